@@ -1,0 +1,18 @@
+"""Lightning callbacks: what to show, keep and watch while a model trains and predicts."""
+
+from lit_seq2seq.callbacks.averaging import EMA, average_checkpoints
+from lit_seq2seq.callbacks.checkpoint import Checkpoint
+from lit_seq2seq.callbacks.guard import NonFiniteLoss
+from lit_seq2seq.callbacks.predictions import PredictionWriter
+from lit_seq2seq.callbacks.progress import Seq2SeqProgressBar
+from lit_seq2seq.callbacks.samples import SampleTranslations
+
+__all__ = [
+    "EMA",
+    "Checkpoint",
+    "NonFiniteLoss",
+    "PredictionWriter",
+    "SampleTranslations",
+    "Seq2SeqProgressBar",
+    "average_checkpoints",
+]

@@ -1,0 +1,153 @@
+"""Averages of weights: over the steps of one run, and over saved checkpoints."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from lit_seq2seq.types import UserError
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights, used for validation, checkpoints and the final model.
+
+    After optimizer step t the average moves by `average += (1 - d_t) * (weights - average)` with the decay warmed up,
+    `d_t = min(decay, (1 + t) / (10 + t))`, so that the random start is soon forgotten (Polyak and Juditsky, 1992; the
+    warm-up is that of TensorFlow's `ExponentialMovingAverage`). Buffers are copied. Checkpoints hold the average as
+    `state_dict` and all that a resumed run needs to go on as if never interrupted.
+
+    Args:
+        decay: from 0 (the average is the weights) to below 1.
+
+    Raises:
+        UserError: if the decay is out of range.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lit_seq2seq.callbacks import EMA
+        >>> trainer = Trainer(callbacks=[EMA(decay=0.999)], accelerator="cpu", logger=False, barebones=False)
+        >>> trainer.callbacks[0].decay_at(0), trainer.callbacks[0].decay_at(100_000)
+        (0.1, 0.999)
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise UserError(f"EMA expects a decay from 0 to below 1, but got {decay}: set decay to 0.999 or so")
+        super().__init__(use_buffers=False, multi_avg_fn=self._move)
+        self.decay = decay
+        self._swapped = False
+
+    def decay_at(self, updates: int) -> float:
+        """Return the decay of the next update after `updates` of them."""
+        return min(self.decay, (1 + updates) / (10 + updates))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier run, whose average the model holds: validating another checkpoint must not see it."""
+        self._average_model = None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Restore the weights and their average; outside of training the loaded weights are the average already."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._start(pl_module)
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the average from the initial weights, or move the restored one to the model's device."""
+        if self._average_model is None:
+            self._start(pl_module)
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save the average as `state_dict` and the weights beside it."""
+        if self._average_model is not None:
+            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the weights back where an interrupted validation had swapped them, before anything is saved."""
+        if self._swapped:
+            self._swap_models(pl_module)
+
+    def _start(self, pl_module: LightningModule) -> None:
+        average = AveragedModel(pl_module, multi_avg_fn=self._move, use_buffers=False)
+        average.n_averaged = average.n_averaged.cpu()  # reading the count must not wait for the GPU
+        self._average_model = average
+
+    def _move(self, averages: Sequence[Tensor], weights: Sequence[Tensor], _: Tensor | int) -> None:
+        assert self._average_model is not None
+        decay = self.decay_at(int(self._average_model.n_averaged))
+        torch._foreach_lerp_(list(averages), list(weights), 1 - decay)
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self._swapped = not self._swapped
+
+
+def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Tensor]:
+    """Return the equal-weight average of the weights in several checkpoints, as in Vaswani et al. (2017, section 6.1).
+
+    Args:
+        paths: Lightning checkpoints, or files with a bare state dictionary; floating-point tensors are averaged in
+            double precision, others are taken from the last.
+
+    Returns:
+        A state dictionary on the CPU, in the types of the first checkpoint.
+
+    Raises:
+        UserError: if a file is missing or damaged, or the checkpoints do not hold the same tensors.
+
+    Example:
+        >>> import pathlib, tempfile, torch
+        >>> from lit_seq2seq.callbacks import average_checkpoints
+        >>> paths = [pathlib.Path(tempfile.mkdtemp()) / "one.ckpt" for _ in range(2)]
+        >>> for value, path in enumerate(paths):
+        ...     torch.save({"state_dict": {"weight": torch.full((2,), float(value))}}, path)
+        >>> average_checkpoints(paths)
+        {'weight': tensor([0.5000, 0.5000])}
+    """
+    if not paths:
+        raise UserError("average_checkpoints expects one or more checkpoint files, but got none")
+    first = _load_weights(paths[0])
+    total = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in first.items()}
+    for path in paths[1:]:
+        weights = _load_weights(path)
+        _check_same_tensors(first, weights, path)
+        total = {
+            name: tensor + weights[name] if tensor.is_floating_point() else weights[name]
+            for name, tensor in total.items()
+        }
+    return {
+        name: (tensor / len(paths)).to(first[name].dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in total.items()
+    }
+
+
+def _load_weights(path: str | Path) -> dict[str, Tensor]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"cannot read checkpoint {path}: {str(error).splitlines()[0]}") from error
+    weights = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    if not weights or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise UserError(f"{path} holds no weights: give a Lightning checkpoint or a state dictionary of tensors")
+    return dict(weights)
+
+
+def _check_same_tensors(first: dict[str, Tensor], other: dict[str, Tensor], path: str | Path) -> None:
+    advice = "average checkpoints of one and the same model"
+    for name in first.keys() ^ other.keys():
+        side = "lacks" if name in first else "has the extra"
+        raise UserError(f"checkpoint {path} {side} tensor {name}: {advice}")
+    for name, tensor in first.items():
+        if tensor.shape != other[name].shape:
+            shapes = f"{tuple(other[name].shape)}, not {tuple(tensor.shape)} as in the first"
+            raise UserError(f"tensor {name} of checkpoint {path} is {shapes}: {advice}")

@@ -1,0 +1,81 @@
+"""Stops a training run whose loss is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from lit_seq2seq.types import UserError
+
+
+class NonFiniteLoss(Callback):
+    """Stops training when the loss is NaN or infinite, before a checkpoint of it can be written.
+
+    On a CPU every loss is looked at before its gradient is taken. On a GPU, where looking means waiting, the first bad
+    step is noted on the device and read every `every_n_steps` batches, before each validation and before each save.
+
+    Args:
+        every_n_steps: batches between two looks on a GPU, at least 1.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lit_seq2seq.callbacks import NonFiniteLoss
+        >>> trainer = Trainer(callbacks=[NonFiniteLoss(every_n_steps=100)], accelerator="cpu", logger=False)
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"NonFiniteLoss expects every_n_steps of at least 1, but got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._first_bad_step: Tensor | None = None
+        self._batches = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier run."""
+        self._first_bad_step = torch.tensor(-1, device=pl_module.device)
+        self._batches = 0
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Note a bad loss, and stop where looking is due."""
+        assert self._first_bad_step is not None
+        is_new = ~torch.isfinite(loss.detach()).all() & (self._first_bad_step < 0)
+        self._first_bad_step = torch.where(is_new, trainer.global_step, self._first_bad_step)
+        self._batches += 1
+        if loss.device.type == "cpu" or self._batches % self.every_n_steps == 0:
+            self._stop_if_bad(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Spend no validation on a lost model."""
+        self._stop_if_bad(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look once more before the end of the epoch is recorded."""
+        self._stop_if_bad(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save no lost model."""
+        self._stop_if_bad(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the run."""
+        self._first_bad_step = None
+
+    def _stop_if_bad(self, trainer: Trainer) -> None:
+        step = -1 if self._first_bad_step is None else int(self._first_bad_step)
+        if step >= 0:
+            raise UserError(
+                f"the training loss became NaN or infinite at step {step}: {_last_checkpoint(trainer)}; "
+                "try a lower learning rate, trainer.gradient_clip_val: 1.0, "
+                "or trainer.precision: bf16-mixed instead of 16-mixed"
+            )
+
+
+def _last_checkpoint(trainer: Trainer) -> str:
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and (callback.last_model_path or callback.best_model_path):
+            return f"the last good checkpoint is kept in {callback.last_model_path or callback.best_model_path}"
+    return "no checkpoint had been saved yet"

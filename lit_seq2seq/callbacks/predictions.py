@@ -1,0 +1,133 @@
+"""Writes predictions to a file in the order of the input, whatever the batching and the number of processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal, TypedDict
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_seq2seq.types import Batch, UserError
+
+
+class PredictedText(TypedDict):
+    """One hypothesis of a prediction; more keys may follow, which "jsonl" files keep."""
+
+    text: str
+    score: float
+
+
+class Prediction(TypedDict):
+    """What `predict_step` returns per example: its row in the input, and its hypotheses, best first."""
+
+    row: int
+    hypotheses: list[PredictedText]
+
+
+class PredictionWriter(Callback):
+    """Writes what `Trainer.predict` yields to one file, ordered by row.
+
+    Every process writes a part beside the file, on a file system that all share; at the end the first one merges the
+    parts, drops the repeated rows that pad a distributed sampler, and puts the file in place in one step.
+
+    Args:
+        path: the file; its folder is made if missing, a file already there is replaced.
+        format: "text" writes the best output of row n on line n (from zero; line breaks in it become spaces, rows
+            without a prediction become empty lines); "jsonl" writes one object per row with all hypotheses.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lit_seq2seq.callbacks import PredictionWriter
+        >>> writer = PredictionWriter("translations.jsonl", format="jsonl")
+        >>> trainer = Trainer(callbacks=[writer], accelerator="cpu", logger=False)
+    """
+
+    def __init__(self, path: str | Path, format: Literal["text", "jsonl"] = "text") -> None:
+        self.path = Path(path)
+        self.format = format
+        self._part: BinaryIO | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open this process's part, so that a path that cannot be written fails before the work."""
+        if stage == "predict":
+            with self._explain():
+                if self.path.is_dir():
+                    raise IsADirectoryError("it is a folder")
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._part = self._part_path(trainer.global_rank).open("wb")
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: list[Prediction],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Append the predictions of a batch to this process's part."""
+        assert self._part is not None
+        with self._explain():
+            for prediction in outputs:
+                self._part.write(json.dumps(prediction, ensure_ascii=False).encode() + b"\n")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Merge the parts of all processes."""
+        assert self._part is not None
+        with self._explain():
+            self._part.close()
+        trainer.strategy.barrier("predictions written")
+        if trainer.is_global_zero:
+            with self._explain():
+                self._merge([self._part_path(rank) for rank in range(trainer.world_size)])
+        trainer.strategy.barrier("predictions merged")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no part behind."""
+        if self._part is not None:
+            self._part.close()
+            self._part_path(trainer.global_rank).unlink(missing_ok=True)
+
+    def _part_path(self, rank: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{rank}.part")
+
+    def _merge(self, parts: list[Path]) -> None:
+        merged = self.path.with_name(f"{self.path.name}.part")
+        with ExitStack() as stack:
+            files = [stack.enter_context(part.open("rb")) for part in parts]
+            places = {row: (file, start) for file in files for row, start in _rows(file)}
+            output = stack.enter_context(merged.open("wb"))
+            wanted = range(max(places, default=-1) + 1) if self.format == "text" else sorted(places)
+            for row in wanted:
+                output.write(self._line(*places[row]) if row in places else b"\n")
+        merged.replace(self.path)
+        for part in parts:
+            part.unlink()
+
+    def _line(self, file: BinaryIO, start: int) -> bytes:
+        file.seek(start)
+        line = file.readline()
+        if self.format == "jsonl":
+            return line
+        prediction: Prediction = json.loads(line)
+        return " ".join(prediction["hypotheses"][0]["text"].splitlines()).encode() + b"\n"
+
+    @contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"cannot write predictions to {self.path} ({reason}): choose another path") from error
+
+
+def _rows(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Yield the row and the position of every line; only these stay in memory."""
+    start = 0
+    for line in file:
+        prediction: Prediction = json.loads(line)
+        yield prediction["row"], start
+        start += len(line)

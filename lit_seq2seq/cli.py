@@ -1,0 +1,199 @@
+"""The command line: Lightning's subcommands over one YAML, and the commands that use a trained model."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lit_seq2seq import commands
+from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, SampleTranslations, Seq2SeqProgressBar
+from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.hub import load_checkpoint
+from lit_seq2seq.module import LitSeq2Seq
+from lit_seq2seq.types import UserError
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "generate": commands.generate,
+    "average": commands.average,
+}
+USAGE = """usage: lit-seq2seq COMMAND [options]
+
+train and evaluate (one YAML recipe for all; lit-seq2seq fit --help lists every setting):
+  fit        train a model                      lit-seq2seq fit --config FILE [--data.dataset PATH_OR_HUB_ID ...]
+  validate   score the validation split         lit-seq2seq validate --config FILE --ckpt_path FILE
+  test       score the test split               lit-seq2seq test --config FILE --ckpt_path FILE
+  predict    write outputs for a dataset        lit-seq2seq predict --config FILE --ckpt_path FILE
+use a trained model:
+  generate   texts in, texts out                lit-seq2seq generate --model DIR_OR_HUB_ID [--input FILE] [--output FILE]
+  average    average checkpoints of a run       lit-seq2seq average --checkpoints FILE FILE ... --output DIR
+"""
+
+
+class Parser(LightningArgumentParser):
+    """The argument parser, with one-line errors that suggest the name that was meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and exit with status 2."""
+        text = " ".join(str(message).split())
+        known = _names(self)
+        for wrong in _unknown(text):
+            close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
+            last = difflib.get_close_matches(wrong.split(".")[-1], {name.split(".")[-1] for name in known}, n=1)
+            if close or last:
+                text += f" - did you mean {(close or last)[0]}?"
+        print(f"error: {text:.1200}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _unknown(message: str) -> list[str]:
+    pattern = (
+        r"Option '([\w.]+)' is not accepted|[Uu]nrecognized arguments?: --([\w.]+)|[Kk]ey '([\w.]+)' is not expected"
+    )
+    return [next(group for group in found if group) for found in re.findall(pattern, message)]
+
+
+def _names(parser: LightningArgumentParser) -> set[str]:
+    names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    if parser._subcommands_action is not None:
+        for child in parser._subcommands_action._name_parser_map.values():
+            names |= _names(child)
+    return names
+
+
+class Seq2SeqCLI(LightningCLI):
+    """Lightning's command line for `LitSeq2Seq` and `Seq2SeqDataModule`, with this package's callbacks and loggers.
+
+    Args:
+        args: arguments; the process' own if `None`.
+        run: whether a subcommand is expected and run; else everything is built and nothing runs.
+    """
+
+    def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        super().__init__(
+            LitSeq2Seq,
+            Seq2SeqDataModule,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"use_distributed_sampler": False},
+            seed_everything_default=1,
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that every run has, each with a section of its own in the YAML."""
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
+        parser.add_lightning_class_args(SampleTranslations, "samples")
+        parser.add_lightning_class_args(Seq2SeqProgressBar, "progress")
+        parser.add_lightning_class_args(NonFiniteLoss, "guard")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; unless the YAML names loggers, with CSV and TensorBoard logs in one folder."""
+        config = self._get(self.config_init, "trainer", default={})
+        root = config.get("default_root_dir") or "runs"
+        if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
+            csv = CSVLogger(root, name=None)
+            kwargs.setdefault("logger", [csv, TensorBoardLogger(root, name=None, version=csv.version)])
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        return trainer
+
+    def _parse_ckpt_path(self) -> None:
+        """Check a checkpoint before anything is built; Lightning would merge its settings into the recipe's."""
+        path = self.config.get(self.config.get("subcommand") or "", {}).get("ckpt_path")
+        if path and path.endswith(".ckpt"):
+            load_checkpoint(path)
+
+    def after_fit(self) -> None:
+        """Leave a folder that `from_pretrained` takes."""
+        commands.save_best(self.trainer, self.model)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the `lit-seq2seq` command; return its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    known = [*COMMANDS, "fit", "validate", "test", "predict"]
+    if arguments[0] not in known:
+        close = difflib.get_close_matches(arguments[0], known, n=1)
+        hint = f" - did you mean {close[0]}?" if close else ""
+        print(f"error: there is no command {arguments[0]!r}: choose among {', '.join(known)}{hint}", file=sys.stderr)
+        return 2
+    if arguments[0] in COMMANDS:
+        return guarded(partial(COMMANDS[arguments[0]], arguments[1:]))
+    return guarded(partial(Seq2SeqCLI, arguments))
+
+
+def guarded(function: Callable[[], object]) -> int:
+    """Call `function`; turn a user's mistake into one line on standard error and a status, without a traceback.
+
+    Set `LIT_SEQ2SEQ_DEBUG=1` to see the traceback all the same.
+    """
+    _quieten()
+    try:
+        function()
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        message = _explain(error)
+        if message is None or os.environ.get("LIT_SEQ2SEQ_DEBUG"):
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _explain(error: Exception) -> str | None:
+    """Say in one line what a user can do about `error`; `None` if it is not a user's to mend."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError | MisconfigurationException):
+        return text
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "out of memory: lower data.max_tokens (or batch_size), or accumulate with trainer.accumulate_grad_batches"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error.filename or text}): free space, then resume with --ckpt_path"
+    if isinstance(error, PermissionError):
+        return f"no permission to write {error.filename or text}: choose another trainer.default_root_dir or --output"
+    if "No space left on device" in text or "PytorchStreamWriter failed" in text:
+        return "the disk is full: free space, then resume with --ckpt_path"
+    return None
+
+
+def _quieten() -> None:
+    """Hide hints of Lightning that do not apply here."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*isinstance.treespec, LeafSpec.. is deprecated.*",
+        ".*is smaller than the logging interval.*",
+        ".*LightningCLI's args parameter is intended to run from within Python.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

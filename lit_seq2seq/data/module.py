@@ -1,0 +1,271 @@
+"""The Lightning data module: any dataset of text pairs, as length-bucketed batches."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets.distributed import split_dataset_by_node
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from lit_seq2seq.data.batching import BucketBatchSampler, check_limits
+from lit_seq2seq.data.encoding import Encoder, Examples, Limits
+from lit_seq2seq.data.rows import RowMapper
+from lit_seq2seq.data.sources import Split, Splits, open_dataset
+from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split
+from lit_seq2seq.data.streaming import BatchStream
+from lit_seq2seq.data.synthetic import BuiltinDataset
+from lit_seq2seq.data.vocabulary import learn_processor
+from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.types import Batch, UserError
+
+
+class Seq2SeqDataModule(LightningDataModule):
+    """Reads text pairs with Hugging Face `datasets`, learns tokenizers, and gives batches of similar length.
+
+    Tokenizers and ids are computed once and kept in the cache of `datasets`; nothing but lengths stays in memory.
+
+    Args:
+        dataset: a hub id; a folder; a csv, tsv, json, jsonl, parquet, arrow or text file, or a list of them; a mapping
+            from split to files; two line-aligned text files; a `BuiltinDataset`; or a dataset in memory.
+        name: configuration of a hub dataset.
+        revision: git revision of a hub dataset.
+        streaming: read the training split as it comes, without a copy on disk.
+        source_column: column of the source; `translation.de` reaches into a nested column.
+        target_column: column of the target; several columns, a pattern such as `caption_*`, or a column of lists give
+            alternative targets: each a training example, all of them references.
+        reference_columns: further columns with references, for the metrics only.
+        source_prefix: text put before every source.
+        train_split: name of the training split.
+        validation_split: name of the validation split.
+        test_split: name of the test split.
+        validation_size: where there is no split called `validation`: how much to carve out of the training split, a
+            number of rows (a tenth of the split at most) or, below 1, a share; 0 for none.
+        test_size: the same for `test`.
+        seed: of carving and shuffling.
+        source_tokenizer: settings of the source tokenizer; 8,000 BPE units if unset.
+        target_tokenizer: settings of the target tokenizer; those of the source if unset.
+        shared_vocabulary: use one tokenizer for both sides, learned from both.
+        tokenizer_rows: learn tokenizers from so many rows at most, spread over the training split.
+        max_source_length: greatest number of source ids, EOS counted.
+        max_target_length: greatest number of target ids, EOS counted.
+        overlong: cut longer rows, or drop them from the training split; rows to evaluate are always cut.
+        empty: drop rows without source or target, keep them, or raise an error.
+        max_tokens: greatest number of tokens in a batch, source and target, padding counted.
+        batch_size: greatest number of examples in a batch.
+        eval_max_tokens: the same as `max_tokens` outside training; `max_tokens` if unset.
+        eval_batch_size: the same as `batch_size` outside training; `batch_size` if unset.
+        longest_first: start each epoch with the largest batch, so that one too large for the memory fails at once.
+        num_workers: processes that load batches.
+        num_proc: processes that tokenise.
+        predict_dataset: what to predict for, named as `dataset` is; the test split if unset. Needs no targets.
+        processor: a trained processor, or the folder of one, to use instead of learning tokenizers.
+
+    Raises:
+        UserError: if data or settings do not fit.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> rows = Dataset.from_dict({"source": ["ein Hund", "ein Mann"] * 20, "target": ["a dog", "a man"] * 20})
+        >>> data = Seq2SeqDataModule(rows, source_tokenizer=Tokenizer("word"), batch_size=4)
+        >>> data.setup("fit")
+        >>> next(iter(data.train_dataloader())).source.values.shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(
+        self,
+        dataset: str
+        | list[str]
+        | BuiltinDataset
+        | Dataset
+        | DatasetDict
+        | IterableDataset
+        | IterableDatasetDict
+        | dict[str, str | list[str]],
+        name: str | None = None,
+        revision: str | None = None,
+        streaming: bool = False,
+        source_column: str = "source",
+        target_column: str | list[str] = "target",
+        reference_columns: str | list[str] | None = None,
+        source_prefix: str = "",
+        train_split: str = "train",
+        validation_split: str = "validation",
+        test_split: str = "test",
+        validation_size: int | float = 1000,
+        test_size: int | float = 1000,
+        seed: int = 0,
+        source_tokenizer: Tokenizer | None = None,
+        target_tokenizer: Tokenizer | None = None,
+        shared_vocabulary: bool = False,
+        tokenizer_rows: int = 1_000_000,
+        max_source_length: int | None = None,
+        max_target_length: int | None = None,
+        overlong: Literal["truncate", "drop"] = "truncate",
+        empty: Literal["drop", "keep", "error"] = "drop",
+        max_tokens: int | None = None,
+        batch_size: int | None = None,
+        eval_max_tokens: int | None = None,
+        eval_batch_size: int | None = None,
+        longest_first: bool = False,
+        num_workers: int = 0,
+        num_proc: int | None = None,
+        predict_dataset: str | list[str] | BuiltinDataset | Dataset | DatasetDict | None = None,
+        processor: Processor | str | None = None,
+    ) -> None:
+        super().__init__()
+        if max_tokens is None and batch_size is None:
+            max_tokens = 4096
+        unset = eval_max_tokens is None and eval_batch_size is None
+        self.train_budget = (max_tokens, batch_size)
+        self.eval_budget = self.train_budget if unset else (eval_max_tokens, eval_batch_size)
+        check_limits(*self.train_budget)
+        check_limits(*self.eval_budget)
+        if processor is not None and not (source_tokenizer is None and target_tokenizer is None):
+            raise UserError("expected a processor or tokenizers, but both are set: unset one")
+        self.dataset, self.name, self.revision, self.streaming = dataset, name, revision, streaming
+        self.mapper = RowMapper(source_column, target_column, reference_columns)
+        self.source_prefix = source_prefix
+        self.split_names = {"train": train_split, "validation": validation_split, "test": test_split}
+        self.split_sizes = {"validation": validation_size, "test": test_size}
+        self.seed = seed
+        self.tokenizers = (source_tokenizer, target_tokenizer, shared_vocabulary)
+        self.tokenizer_rows = tokenizer_rows
+        self.limits = Limits(max_source_length, max_target_length, overlong, empty)
+        self.longest_first, self.num_workers, self.num_proc = longest_first, num_workers, num_proc
+        self.predict_dataset = predict_dataset
+        self._processor = Processor.load(processor) if isinstance(processor, str) else processor
+        self._splits: Splits | None = None
+        self._examples: dict[str, Examples] = {}
+
+    @property
+    def processor(self) -> Processor:
+        """The trained source feature and target tokenizer; learned from the training split when first asked for."""
+        if self._processor is None:
+            train = self._split("train")
+            mapper = self.mapper.resolve(columns_of(train), targets=True)
+            self._processor = learn_processor(train, mapper, *self.tokenizers, self.source_prefix, self.tokenizer_rows)
+        return self._processor
+
+    def prepare_data(self) -> None:
+        """Download, learn tokenizers and encode, once per machine."""
+        self.setup(str(self.trainer.state.fn or "fit") if self.trainer is not None else "fit")
+
+    def setup(self, stage: str) -> None:
+        """Load what `stage` needs: `fit`, `validate`, `test` or `predict`."""
+        if stage == "fit":
+            if not self.streaming:
+                self._encoded("train")
+            if "validation" in self._opened():
+                self._encoded("validation")
+        else:
+            self._encoded("validation" if stage == "validate" else str(stage))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches of the training split."""
+        if self.streaming:
+            return self._loader(self._stream(), None)
+        return self._loader(self._encoded("train"), self._sampler("train"))
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Batches of the validation split, with texts and references; none where there is no such split."""
+        if "validation" not in self._opened():
+            return []
+        return self._loader(self._encoded("validation"), self._sampler("validation"))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split, with texts and references."""
+        return self._loader(self._encoded("test"), self._sampler("test"))
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of `predict_dataset`, or of the test split, with texts; every row is there."""
+        return self._loader(self._encoded("predict"), self._sampler("predict"))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what a resumed run must share with this one."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on with the seed of the interrupted run."""
+        self.seed = state_dict["seed"]
+
+    def _opened(self) -> Splits:
+        if self._splits is None:
+            columns = (self.mapper.source, self.mapper.target if isinstance(self.mapper.target, str) else "target")
+            train = self.split_names["train"]
+            opened = open_dataset(self.dataset, self.name, self.revision, self.streaming, columns, train)
+            self._splits = carve(opened, self.split_names, self.split_sizes, self.seed)
+        return self._splits
+
+    def _split(self, split: str) -> Split:
+        if split == "predict" and self.predict_dataset is not None:
+            opened = open_dataset(self.predict_dataset, columns=(self.mapper.source, "target"), train_split="test")
+            return only_split(opened, self.split_names["test"])
+        role = "test" if split == "predict" else split
+        if role not in self._opened():
+            raise UserError(
+                f"expected a {role} split, but the splits are {', '.join(self._opened())}: set {role}_split or dataset"
+            )
+        return self._opened()[role]
+
+    def _encoded(self, split: str) -> Examples:
+        if split not in self._examples:
+            raw = on_disk(self._split(split))
+            encoder = self._encoder(raw, split)
+            encoded = encoder.encode_all(raw, self.num_proc, f"tokenising {split}")
+            training = split == "train"
+            limits = self.limits
+            if not training:
+                limits = replace(limits, overlong="truncate", empty="keep" if split == "predict" else limits.empty)
+            augment = training and self.processor.augments
+            examples = Examples(raw, encoder, encoded, limits, texts=not training, augment=augment)
+            rank_zero_info(f"{split}: {examples.report}")
+            self._examples[split] = examples
+        return self._examples[split]
+
+    def _encoder(self, rows: Split, split: str) -> Encoder:
+        targets = split != "predict"
+        mapper = self.mapper.resolve(columns_of(rows), targets)
+        return Encoder(mapper, self.processor, targets, alternatives=split == "train")
+
+    def _sampler(self, split: str) -> BucketBatchSampler:
+        examples, training = self._encoded(split), split == "train"
+        return BucketBatchSampler(
+            examples.source_lengths,
+            examples.target_lengths,
+            *(self.train_budget if training else self.eval_budget),
+            indices=examples.kept,
+            shuffle=training,
+            longest_first=training and self.longest_first,
+            seed=self.seed,
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+            world_size=1 if self.trainer is None else self.trainer.world_size,
+        )
+
+    def _stream(self) -> BatchStream:
+        rows = self._split("train")
+        encoder = self._encoder(rows, "train")
+        if self.trainer is not None:
+            rows = split_dataset_by_node(rows, self.trainer.global_rank, self.trainer.world_size)
+        return BatchStream(rows, encoder, self.limits, *self.train_budget, seed=self.seed)
+
+    def _loader(self, dataset: Examples | BatchStream, sampler: BucketBatchSampler | None) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_start_worker,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def _start_worker(worker: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

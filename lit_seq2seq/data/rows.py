@@ -1,0 +1,129 @@
+"""Source and target texts in the rows of a dataset, whatever its columns are called."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Features, LargeList, List, Value
+
+from lit_seq2seq.types import UserError
+
+Rows = Mapping[str, Sequence[Any]]  # several rows, column by column
+
+
+@dataclass(frozen=True)
+class RowMapper:
+    """Finds source text and target texts in rows with any column names.
+
+    A column may be nested (`"translation.en"`), a pattern (`"caption_*"`), or hold a list of texts.
+
+    Args:
+        source: column of the source.
+        target: column, or columns, of the target; more than one text per row are alternatives, each a training example.
+        references: further columns that only the metrics see.
+
+    Example:
+        >>> mapper = RowMapper("translation.de", ["translation.en"])
+        >>> mapper.sources({"translation": [{"de": "ein Hund", "en": "a dog"}]})
+        ['ein Hund']
+    """
+
+    source: str = "source"
+    target: str | list[str] = "target"
+    references: str | list[str] | None = None
+
+    def resolve(self, features: Features, targets: bool) -> RowMapper:
+        """Check the columns against a dataset and write out the patterns.
+
+        Args:
+            features: the columns of the dataset.
+            targets: whether target columns are needed.
+
+        Raises:
+            UserError: if a column is missing or does not hold text.
+        """
+        known = dict(_leaves(features))
+        _check(known, [self.source], "source_column", lists=False)
+        target = _expand(known, self.target)
+        references = _expand(known, self.references)
+        if targets:
+            _check(known, target, "target_column", lists=True)
+            _check(known, references, "reference_columns", lists=True)
+        return RowMapper(self.source, target if targets else [], references if targets else [])
+
+    @property
+    def columns(self) -> list[str]:
+        """Top-level or nested names of every column that is read."""
+        return list(dict.fromkeys([self.source, *_listed(self.target), *_listed(self.references)]))
+
+    def sources(self, rows: Rows) -> list[str]:
+        """Return the source of each row, `""` where there is none."""
+        return [value or "" for value in _column(rows, self.source)]
+
+    def targets(self, rows: Rows) -> list[list[str]]:
+        """Return the alternative targets of each row, without empty ones."""
+        return _gather(rows, _listed(self.target))
+
+    @property
+    def roots(self) -> list[str]:
+        """Names of the columns that hold everything in `columns`."""
+        return list(dict.fromkeys(self.columns + [name.split(".")[0] for name in self.columns]))
+
+    def all_references(self, rows: Rows) -> list[tuple[str, ...]]:
+        """Return what the metrics compare with: the targets, then the further references of each row."""
+        gathered = _gather(rows, _listed(self.target) + _listed(self.references))
+        return [tuple(texts) or ("",) for texts in gathered]
+
+
+def _listed(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or [])
+
+
+def _expand(known: Mapping[str, object], names: str | list[str] | None) -> list[str]:
+    expanded = []
+    for name in _listed(names):
+        matches = [] if name in known else fnmatch.filter(known, name)
+        expanded += matches or [name]
+    return expanded
+
+
+def _leaves(features: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, object]]:
+    for name, feature in features.items():
+        yield before + name, feature
+        languages = getattr(feature, "languages", None)  # datasets.Translation
+        inner = feature if isinstance(feature, dict) else {code: Value("string") for code in languages or ()}
+        yield from _leaves(inner, f"{before}{name}.")
+
+
+def _check(known: Mapping[str, object], names: list[str], setting: str, lists: bool) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"expected a column '{name}', but the columns are {', '.join(known)}: set {setting}")
+        feature = known[name]
+        if lists and isinstance(feature, List | LargeList):
+            feature = feature.feature
+        if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
+            kind = getattr(feature, "dtype", None) or type(feature).__name__
+            raise UserError(f"expected text in column '{name}', but it holds {kind}: convert it or set {setting}")
+
+
+def _column(rows: Rows, name: str) -> Sequence[Any]:
+    if name in rows or "." not in name:
+        return rows[name]
+    outer, inner = name.split(".", 1)
+    values = [value or {} for value in rows[outer]]
+    return _column({inner.split(".")[0]: [value.get(inner.split(".")[0]) for value in values]}, inner)
+
+
+def _gather(rows: Rows, names: list[str]) -> list[list[str]]:
+    columns = [_column(rows, name) for name in names]
+    count = len(next(iter(rows.values())))
+    gathered: list[list[str]] = []
+    for index in range(count):
+        values = [column[index] for column in columns]
+        texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
+        gathered.append([text for text in texts if text and not text.isspace()])
+    return gathered

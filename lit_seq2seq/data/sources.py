@@ -1,0 +1,245 @@
+"""Open a dataset from wherever it lies: hub, folder, files, memory."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeAlias, cast
+
+import datasets
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
+
+from lit_seq2seq.data.synthetic import BuiltinDataset
+from lit_seq2seq.types import UserError
+
+Split: TypeAlias = Dataset | IterableDataset
+Splits: TypeAlias = dict[str, Split]
+Files: TypeAlias = str | list[str] | dict[str, str | list[str]]
+Source: TypeAlias = Files | BuiltinDataset | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+
+_BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
+
+
+def open_dataset(
+    dataset: Source,
+    name: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    columns: tuple[str, str] = ("source", "target"),
+    train_split: str = "train",
+) -> Splits:
+    """Open every split of a dataset, without running remote code.
+
+    Args:
+        dataset: a hub id; a folder; a csv, tsv, json, jsonl, parquet, arrow or text file; a list of such files; a
+            mapping from split to files; a `BuiltinDataset`; or a dataset in memory. Two text files are line-aligned
+            source and target. A folder, or a path without its ending, also stands for the line-aligned files
+            `FOLDER/SPLIT.SOURCE` and `PATH.SOURCE`, where SOURCE and TARGET are `columns`. Files may end in `.gz`.
+        name: configuration of a hub dataset.
+        revision: git revision of a hub dataset.
+        streaming: read lazily, without keeping a copy on disk.
+        columns: names given to the lines of text files: source and target.
+        train_split: name of the split that a file without a split name belongs to.
+
+    Returns:
+        The splits by name.
+
+    Raises:
+        UserError: if something is missing, empty, unreadable or out of reach.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> open_dataset(Dataset.from_dict({"source": ["a"], "target": ["b"]}))["train"].num_rows
+        1
+    """
+    if isinstance(dataset, BuiltinDataset):
+        dataset = dataset.load()
+    if isinstance(dataset, Dataset | IterableDataset):
+        dataset = DatasetDict({train_split: dataset})
+    if not isinstance(dataset, DatasetDict | IterableDatasetDict):
+        dataset = _open_paths(dataset, name, revision, streaming, columns, train_split)
+    splits = cast(Splits, {str(split): rows for split, rows in dataset.items()})
+    for split, rows in splits.items():
+        if isinstance(rows, Dataset) and not len(rows):
+            raise UserError(f"expected rows in split '{split}' of the dataset, but it is empty: check its file")
+        if streaming and isinstance(rows, Dataset):
+            splits[split] = rows.to_iterable_dataset(num_shards=min(len(rows), 16))
+    return splits
+
+
+def _open_paths(
+    dataset: Files, name: str | None, revision: str | None, streaming: bool, columns: tuple[str, str], train: str
+) -> Mapping[str, Split]:
+    if isinstance(dataset, str):
+        files = _aligned(dataset, columns, train) or _plain(dataset, train)
+    else:
+        files = {train: dataset} if isinstance(dataset, list) else {**dataset}
+    if files:
+        return {split: _open_files(paths, split, streaming, columns) for split, paths in files.items()}
+    path = str(dataset)
+    if _is_saved(Path(path)):
+        saved = datasets.load_from_disk(path)
+        return saved if isinstance(saved, DatasetDict) else {train: saved}
+    with _explained(f"dataset '{path}'"):
+        return cast(DatasetDict, datasets.load_dataset(path, name, revision=revision, streaming=streaming))
+
+
+def _aligned(path: str, columns: tuple[str, str], train: str) -> dict[str, str | list[str]] | None:
+    def pair(stem: Path) -> list[str] | None:
+        sides = [
+            [f"{stem}.{column}{end}" for end in ("", ".gz") if Path(f"{stem}.{column}{end}").is_file()]
+            for column in columns
+        ]
+        return [side[0] for side in sides] if all(sides) else None
+
+    folder = Path(path)
+    if not folder.is_dir():
+        found = pair(folder)
+        return {train: list(found)} if found else None
+    stems = sorted({file.name.split(f".{columns[0]}")[0] for file in folder.glob(f"*.{columns[0]}*")})
+    pairs = {stem: pair(folder / stem) for stem in stems}
+    return {stem: list(files) for stem, files in pairs.items() if files} or None
+
+
+def _plain(path: str, train: str) -> dict[str, str | list[str]] | None:
+    if Path(path).is_file() or "://" in path:
+        return {train: path}
+    if glob.has_magic(path):
+        return {train: sorted(glob.glob(path))}  # noqa: PTH207 - the pattern may be absolute
+    if not Path(path).is_dir() and (_suffix(path) in {*_BUILDERS, ".txt"} or path.count("/") > 1 or path[0] in "./~"):
+        raise UserError(f"expected a file or folder at '{path}', but there is none: check the dataset setting")
+    return None
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _suffix(path: str) -> str:
+    return Path(path.removesuffix(".gz")).suffix.lower()
+
+
+def _open_files(paths: str | list[str], split: str, streaming: bool, columns: tuple[str, str]) -> Split:
+    paths = [paths] if isinstance(paths, str) else list(paths)
+    if not paths:
+        raise UserError(f"expected files for split '{split}', but there is none: check the dataset setting")
+    for path in paths:
+        if "://" not in path:
+            _check_file(path, split)
+    kinds = {_BUILDERS.get(_suffix(path), "lines") for path in paths}
+    if len(kinds) > 1:
+        raise UserError(f"expected files of one kind for split '{split}', but these mix {', '.join(sorted(kinds))}")
+    kind = kinds.pop()
+    label = f"split '{split}' ({', '.join(paths)})"
+    with _explained(label):
+        if kind == "lines":
+            return _open_lines(paths, columns, streaming, split)
+        options = _csv_options(paths[0]) if kind == "csv" else {}
+        return cast(
+            Split, datasets.load_dataset(kind, data_files={split: paths}, split=split, streaming=streaming, **options)
+        )
+
+
+def _check_file(path: str, split: str) -> None:
+    if not Path(path).is_file():
+        raise UserError(
+            f"expected a file at '{path}' for split '{split}', but there is none: check the dataset setting"
+        )
+    if not Path(path).stat().st_size:
+        raise UserError(f"expected rows in '{path}' for split '{split}', but the file is empty")
+    if _BUILDERS.get(_suffix(path)) in ("csv", "json"):
+        for _ in _lines(path):
+            pass
+
+
+def _csv_options(path: str) -> dict[str, Any]:
+    """Read every column as text, so that numbers keep their form and "NA" stays a word."""
+    # Tab-separated corpora quote nothing.
+    tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if _suffix(path) == ".tsv" else {}
+    header = next(csv.reader(_lines(path), **tabs))
+    return tabs | {"keep_default_na": False, "features": Features({name: Value("string") for name in header})}
+
+
+def _open_lines(paths: list[str], columns: tuple[str, str], streaming: bool, split: str) -> Split:
+    if len(paths) > 2:
+        raise UserError(f"expected one text file or two line-aligned ones for split '{split}', but got {len(paths)}")
+    stamps = tuple((str(Path(path).resolve()), Path(path).stat().st_mtime_ns) for path in paths)
+    options = {"files": stamps, "columns": columns}
+    features = Features({column: Value("string") for column in columns[: len(paths)]})
+    if streaming:
+        return IterableDataset.from_generator(aligned_rows, features=features, gen_kwargs=options)
+    return Dataset.from_generator(aligned_rows, features=features, gen_kwargs=options)
+
+
+def aligned_rows(files: Sequence[tuple[str, int]], columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield one row per line of one or two text files.
+
+    Args:
+        files: path and modification time of each file; the time only tells apart versions in the cache.
+        columns: column name of each file.
+
+    Raises:
+        UserError: if the files have different numbers of lines, or are not UTF-8.
+    """
+    paths = [path for path, _ in files]
+    for lines in itertools.zip_longest(*map(_lines, paths)):
+        if None in lines:
+            counts = [str(sum(1 for _ in _lines(path))) for path in paths]
+            raise UserError(f"expected as many lines in {' as in '.join(paths)}, but they have {' and '.join(counts)}")
+        yield dict(zip(columns, lines, strict=False))
+
+
+def _lines(path: str) -> Iterator[str]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield line.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"expected UTF-8 text in {path}, but line {number} is not ({error.reason} at byte {error.start}): "
+                    f"convert it, for example with iconv -f LATIN1 -t UTF-8"
+                ) from error
+
+
+def _open(path: str) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if path.endswith(".gz") else Path(path).open("rb")
+
+
+@contextmanager
+def _explained(label: str) -> Iterator[None]:
+    """Turn the errors of `datasets` into one line each."""
+    logger = logging.getLogger("datasets")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    except Exception as error:
+        causes = list(_causes(error))
+        mine = next((cause for cause in causes if isinstance(cause, UserError)), None)
+        raise mine or UserError(_explain(label, causes)) from error
+    finally:
+        logger.disabled = disabled
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _explain(label: str, causes: list[BaseException]) -> str:
+    first, text = causes[0], " ".join(str(causes[0]).split())
+    if isinstance(first, RuntimeError) and "scripts are no longer supported" in text:
+        return f"{label} is a loading script, which cannot be run: use a version of it in Parquet, or your own files"
+    if isinstance(first, ConnectionError):
+        return (
+            f"{label} is neither a path here nor can the hub be reached: check the name, the network or HF_HUB_OFFLINE"
+        )
+    if isinstance(first, StopIteration) or "corresponds to no data" in text or "No columns" in str(causes[-1]):
+        return f"expected rows in {label}, but it is empty"
+    return f"{label} cannot be read: {' '.join(str(causes[-1]).split()) or text}"

@@ -1,0 +1,121 @@
+"""Translation data made on the machine: dates, times, money, quantities and numbers said in short sentences."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+from datasets import Dataset, DatasetDict, NamedSplit
+
+from lit_seq2seq.data.synthetic_kinds import KINDS, Kind
+from lit_seq2seq.data.synthetic_sentences import SENTENCES
+from lit_seq2seq.types import UserError
+
+VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
+
+
+def shares(size: int, split: str) -> list[int]:
+    """Return how many of `size` pairs each kind gives: the same number each, small kinds at most what they have."""
+    taken = [0] * len(KINDS)
+    ascending = sorted(range(len(KINDS)), key=lambda index: KINDS[index].capacity(split))
+    for position, index in enumerate(ascending):
+        fair = (size - sum(taken)) // (len(KINDS) - position)
+        taken[index] = min(KINDS[index].capacity(split), fair)
+    return taken
+
+
+def generate(
+    languages: tuple[str, ...], split: str, size: int, seed: int, makers: str = ""
+) -> Iterator[dict[str, str]]:
+    """Yield `size` distinct rows of `split` in random order.
+
+    Args:
+        languages: the columns, keys of `SENTENCES`.
+        split: `"train"`, `"validation"` or `"test"`.
+        size: number of rows, at most what the split can hold.
+        seed: draws which values belong to the split, and its rows from them.
+        makers: versions of what makes the rows; changes nothing but the key under which `datasets` caches them.
+    """
+    rng = random.Random(f"{seed}/{split}")
+    chosen: list[tuple[Kind[Any], Any, str]] = []
+    for kind, share in zip(KINDS, shares(size, split), strict=True):
+        values, sentences = kind.split(split, seed), kind.sentences
+        pairs = rng.sample(range(len(values) * len(sentences)), share)
+        chosen += [(kind, values[pair // len(sentences)], sentences[pair % len(sentences)]) for pair in pairs]
+    rng.shuffle(chosen)
+    for kind, value, sentence in chosen:
+        yield {language: kind.say(value, sentence, language) for language in languages} | {"kind": kind.name}
+
+
+class BuiltinDataset(ABC):
+    """Data that is made on the machine, without download."""
+
+    @abstractmethod
+    def load(self) -> DatasetDict:
+        """Return the splits `train`, `validation` and `test`."""
+
+
+class PhraseTranslation(BuiltinDataset):
+    """Short sentences about dates, times, money, quantities, durations and numbers, said in two languages.
+
+    The words come from CLDR (through Babel) and num2words, so that word order, agreement, month names, spelled-out
+    numbers, decimal separators and clock times differ between the languages as they do in life. The splits share no
+    value: a date, time, amount or number of the test split is in no sentence of its kind in the others. A sentence has
+    one translation only. The same arguments give the same rows everywhere; they are kept in the cache of `datasets`.
+
+    Args:
+        source_language: one of `en`, `de`, `fr`, `es`, `it`, `nl`; names the first column.
+        target_language: another of these; names the second column.
+        train_size: rows of the train split.
+        validation_size: rows of the validation split.
+        test_size: rows of the test split.
+        seed: draws which values are held out, and the rows.
+
+    Raises:
+        UserError: for an unknown language, equal languages, or more rows than there are distinct pairs.
+
+    Example:
+        >>> from lit_seq2seq.data.synthetic import PhraseTranslation
+        >>> splits = PhraseTranslation("en", "de", train_size=100, validation_size=20, test_size=20).load()
+        >>> splits["train"].column_names
+        ['en', 'de', 'kind']
+    """
+
+    def __init__(
+        self,
+        source_language: str = "en",
+        target_language: str = "de",
+        train_size: int = 20_000,
+        validation_size: int = 500,
+        test_size: int = 1_000,
+        seed: int = 0,
+    ) -> None:
+        self.languages = (source_language, target_language)
+        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        self.seed = seed
+        self._check()
+
+    def _check(self) -> None:
+        for language in self.languages:
+            if language not in SENTENCES:
+                raise UserError(f"Expected a language of {', '.join(SENTENCES)}, but got {language!r}.")
+        if len(set(self.languages)) == 1:
+            raise UserError(f"Expected two different languages, but got {self.languages[0]!r} twice: change one.")
+        for split, size in self.sizes.items():
+            most = sum(kind.capacity(split) for kind in KINDS)
+            if not 1 <= size <= most:
+                raise UserError(
+                    f"Expected {split}_size from 1 to {most}, the number of distinct pairs, but got {size}."
+                )
+
+    def load(self) -> DatasetDict:
+        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
+        makers = f"{VERSION} babel {version('babel')} num2words {version('num2words')}"
+        return DatasetDict({split: self._load(split, size, makers) for split, size in self.sizes.items()})
+
+    def _load(self, split: str, size: int, makers: str) -> Dataset:
+        arguments = {"languages": self.languages, "split": split, "size": size, "seed": self.seed, "makers": makers}
+        return Dataset.from_generator(generate, gen_kwargs=arguments, split=NamedSplit(split))

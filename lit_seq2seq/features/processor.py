@@ -1,0 +1,119 @@
+"""Both sides of a task: what the model reads and what it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from lit_seq2seq.features.feature import Feature
+from lit_seq2seq.features.tokenizer import Tokenizer
+from lit_seq2seq.types import Padded, UserError
+
+
+class Processor:
+    """The source feature and the target tokenizer of one model.
+
+    Args:
+        source: what turns raw inputs into arrays; the very same object as `target` for a shared vocabulary.
+        target: the tokenizer of the outputs.
+        source_prefix: text put before every source, such as `"translate: "`.
+
+    Example:
+        >>> from lit_seq2seq.features import Processor, Tokenizer
+        >>> tokenizer = Tokenizer(model="char")
+        >>> tokenizer.train(["abc"])
+        >>> Processor(tokenizer, tokenizer).source(["ab", "c"]).values.tolist()
+        [[4, 5, 3], [6, 3, 0]]
+    """
+
+    def __init__(self, source: Feature, target: Tokenizer, source_prefix: str = "") -> None:
+        self.source_feature = source
+        self.target = target
+        self.source_prefix = source_prefix
+
+    @property
+    def shared(self) -> bool:
+        """Whether both sides have one vocabulary."""
+        return self.source_feature is self.target
+
+    @property
+    def augments(self) -> bool:
+        """Whether encoding for training is random."""
+        return self.source_feature.augments or self.target.augments
+
+    def source(self, raw: Sequence[Any], max_length: int | None = None) -> Padded:
+        """Turn raw inputs into the padded batch that the encoder reads.
+
+        Args:
+            raw: one raw value per example.
+            max_length: longer inputs are cut to so many positions.
+        """
+        arrays = self.source_feature.encode(self.prefixed(raw))
+        if max_length is not None:
+            arrays = [self.source_feature.truncate(array, max_length) for array in arrays]
+        return self.source_feature.collate(arrays)
+
+    def prefixed(self, raw: Sequence[Any]) -> Sequence[Any]:
+        """Put the source prefix before each raw input."""
+        return [self.source_prefix + value for value in raw] if self.source_prefix else raw
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the processor by plain JSON values; `source` is `None` for a shared vocabulary."""
+        return {
+            "source_prefix": self.source_prefix,
+            "source": None if self.shared else self.source_feature.to_dict(),
+            "target": self.target.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build the processor that `to_dict` described."""
+        target = Tokenizer.from_dict(values["target"])
+        source = target if values["source"] is None else Tokenizer.from_dict(values["source"])
+        return cls(source, target, values["source_prefix"])
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write `processor.json` and `tokenizer.json`, or `source_tokenizer.json` and `target_tokenizer.json`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        values = self.to_dict()
+        for side, name in _files(self.shared).items():
+            tokenizer = values[side].pop("tokenizer")
+            (folder / name).write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2), encoding="utf-8")
+        (folder / "processor.json").write_text(json.dumps(values, ensure_ascii=False, indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: if a file is missing or damaged.
+        """
+        folder = Path(folder)
+        values = _read(folder / "processor.json")
+        try:
+            for side, name in _files(values["source"] is None).items():
+                values[side]["tokenizer"] = _read(folder / name)
+            return cls.from_dict(values)
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"expected a whole processor in {folder}, but it is damaged ({error!r}): save it again"
+            ) from None
+
+
+def _files(shared: bool) -> dict[str, str]:
+    return {"target": "tokenizer.json"} if shared else {s: f"{s}_tokenizer.json" for s in ("source", "target")}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"expected the file {path}, but there is none: name a folder that a model was saved to"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"expected JSON in {path}, but it is damaged ({error}): save the model again") from error

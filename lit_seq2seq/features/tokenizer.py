@@ -1,0 +1,268 @@
+"""Text to ids and back, over the `tokenizers` library."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import tokenizers
+import torch
+
+from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.features.schemes import SCHEMES
+from lit_seq2seq.types import Padded, SpecialIds, UserError
+
+Model = Literal["word", "char", "byte", "bpe", "unigram"]
+Normalization = Literal["none", "nfc", "nfkc"]
+
+# The first name of each row is what our own vocabularies use; the others are looked for in an existing tokenizer.json.
+_NAMES = {
+    "pad": ("<pad>", "[PAD]", "<|pad|>"),
+    "unk": ("<unk>", "[UNK]", "<|unk|>"),
+    "bos": ("<bos>", "<s>", "[BOS]", "[CLS]", "<|bos|>", "<|startoftext|>"),
+    "eos": ("<eos>", "</s>", "[EOS]", "[SEP]", "<|eos|>", "<|endoftext|>"),
+}
+_TRAINING = ("vocab_size", "min_frequency", "lowercase", "normalization", "pretokenized")
+
+
+class Tokenizer(Feature):
+    """Splits text into units of a vocabulary that is learned from data or read from a `tokenizer.json`.
+
+    `word` splits at white space and around punctuation and keeps a joiner mark on punctuation, so that decoding puts
+    it back in place. `bpe` is byte-pair encoding (Sennrich et al., 2016, https://arxiv.org/abs/1508.07909) and
+    `unigram` the unigram language model (Kudo, 2018, https://arxiv.org/abs/1804.10959), both over words that carry
+    their leading space. Decoding gives the normalised text back wherever no symbol is unknown; `word` and
+    `pretokenized` also turn each run of white space into one space. Raw text never becomes a special symbol, even if
+    it contains `<eos>`.
+
+    Args:
+        model: kind of unit.
+        vocab_size: greatest number of symbols, the four special ones included; `byte` always has 260.
+        min_frequency: units seen less often are unknown (`word`, `char`), pairs seen less often stay apart (`bpe`).
+        lowercase: fold text to lower case.
+        normalization: Unicode normal form that text is brought to.
+        pretokenized: text is already tokenised: split at white space only.
+        dropout: probability of skipping a merge when encoding for training, in [0, 1): BPE-dropout (Provilkov et al.,
+            2020, https://arxiv.org/abs/1910.13267).
+        file: an existing `tokenizer.json`; the other arguments but `dropout` then have no effect.
+
+    Raises:
+        UserError: if an argument is out of range, or `file` is missing, unreadable or without special symbols.
+
+    Example:
+        >>> from lit_seq2seq.features import Tokenizer
+        >>> tokenizer = Tokenizer(model="char")
+        >>> tokenizer.train(["ein Mann"])
+        >>> tokenizer.decode(tokenizer.encode_batch(["Mann"])[0])
+        'Mann'
+    """
+
+    def __init__(
+        self,
+        model: Model = "bpe",
+        vocab_size: int = 8000,
+        min_frequency: int = 1,
+        lowercase: bool = False,
+        normalization: Normalization = "nfc",
+        pretokenized: bool = False,
+        dropout: float = 0.0,
+        file: str | None = None,
+    ) -> None:
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout of the tokenizer must be in [0, 1), but is {dropout}")
+        if dropout and model != "bpe" and file is None:
+            raise UserError(f"dropout of the tokenizer needs model=bpe, but the model is {model}")
+        if vocab_size < 5:
+            raise UserError(f"vocab_size of the tokenizer must be at least 5, but is {vocab_size}")
+        self.config: dict[str, Any] = {
+            "model": model,
+            "vocab_size": vocab_size,
+            "min_frequency": min_frequency,
+            "lowercase": lowercase,
+            "normalization": normalization,
+            "pretokenized": pretokenized,
+            "dropout": dropout,
+            "file": file,
+        }
+        self._backend: tokenizers.Tokenizer | None = None
+        if file is not None:
+            self._adopt(_read(Path(file)), file)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is a vocabulary."""
+        return self._backend is not None
+
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The wrapped `tokenizers.Tokenizer`.
+
+        Raises:
+            UserError: if the tokenizer has no vocabulary yet.
+        """
+        if self._backend is None:
+            raise UserError("this tokenizer has no vocabulary yet: call train(texts) or name a tokenizer.json by file=")
+        return self._backend
+
+    @property
+    def specials(self) -> SpecialIds:
+        """Ids of the special symbols."""
+        self.backend  # noqa: B018 - raises if there is no vocabulary
+        return self._specials
+
+    @property
+    def size(self) -> int:
+        """Number of symbols, the special ones included."""
+        return len(self)
+
+    @property
+    def augments(self) -> bool:
+        """Whether BPE-dropout is on."""
+        return bool(self.config["dropout"])
+
+    def __len__(self) -> int:
+        return int(self.backend.get_vocab_size())
+
+    def train(self, raw: Iterable[str] | Iterable[list[str]], total: int | None = None) -> None:
+        """Learn the vocabulary; a vocabulary that is already there is kept only if it came from `file`.
+
+        Args:
+            raw: the texts, or lists of texts.
+            total: how many items `raw` has, for the progress bar.
+        """
+        if self.config["file"] is None:
+            options = {name: self.config[name] for name in _TRAINING}
+            specials = [names[0] for names in _NAMES.values()]
+            backend, trainer = SCHEMES[self.config["model"]].build(**options, specials=specials)
+            backend.train_from_iterator(_remove(specials, raw), trainer, length=total)
+            self._adopt(backend, "the trained tokenizer")
+
+    def encode_batch(self, texts: Sequence[str], dropout: bool = False) -> list[list[int]]:
+        """Turn texts into ids, without any special symbol added.
+
+        Args:
+            texts: the texts.
+            dropout: whether to apply BPE-dropout with the configured probability.
+        """
+        backend = self.backend
+        if dropout and self.config["dropout"]:
+            backend.model.dropout = self.config["dropout"]
+        try:
+            encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        finally:
+            if dropout and self.config["dropout"]:
+                backend.model.dropout = None
+        return [self._without_specials(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
+
+    def _without_specials(self, text: str, ids: list[int]) -> list[int]:
+        if any(name in text for name in self._special_names):
+            return [self._specials.unk if index in self._skipped else index for index in ids]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids into text; padding, BOS and EOS vanish, unknown symbols show as `<unk>`."""
+        return self.decode_batch([ids])[0]
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        """Turn several sequences of ids into texts, each as by `decode`."""
+        kept = [[index for index in ids if index not in self._skipped] for ids in batch]
+        return list(self.backend.decode_batch(kept, skip_special_tokens=False))
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Name each id by its vocabulary entry, to label a plot or look up a word vector."""
+        return [str(self.backend.id_to_token(index)) for index in ids]
+
+    def encode(self, raw: Sequence[str], training: bool = False) -> list[Array]:
+        """Turn texts into id arrays `(T,)` that end with EOS, with BPE-dropout when training."""
+        eos = self.specials.eos
+        return [np.array([*ids, eos], dtype=np.int32) for ids in self.encode_batch(raw, dropout=training)]
+
+    def truncate(self, array: Array, length: int) -> Array:
+        """Shorten ids that end with EOS to at most `length` ids that end with EOS."""
+        return array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]])
+
+    def collate(self, arrays: Sequence[Array]) -> Padded:
+        """Pad id arrays into int64 `values (B, T)`."""
+        lengths = torch.tensor([len(array) for array in arrays])
+        values = np.full((len(arrays), max(map(len, arrays), default=0)), self.specials.pad, dtype=np.int64)
+        for row, array in zip(values, arrays, strict=True):
+            row[: len(array)] = array
+        return Padded(torch.from_numpy(values), lengths)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the `tokenizer.json`, which `tokenizers` and `transformers` can read too."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a `tokenizer.json`."""
+        return cls(file=str(path))
+
+    def to_json(self) -> str:
+        """Return the text of the `tokenizer.json`."""
+        return str(self.backend.to_str(pretty=True))
+
+    @classmethod
+    def from_json(cls, text: str, **config: Any) -> Self:
+        """Build a tokenizer from the text of a `tokenizer.json` and its `config`."""
+        tokenizer = cls(**{**config, "file": None})
+        tokenizer.config["file"] = config.get("file")
+        tokenizer._adopt(tokenizers.Tokenizer.from_str(text), "the given tokenizer.json")
+        return tokenizer
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe settings and vocabulary by plain JSON values."""
+        return {"config": self.config, "tokenizer": json.loads(self.to_json())}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build the tokenizer that `to_dict` described."""
+        return cls.from_json(json.dumps(values["tokenizer"]), **values["config"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.config, "json": None if self._backend is None else self.to_json()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.config, self._backend = state["config"], None
+        if state["json"] is not None:
+            self._adopt(tokenizers.Tokenizer.from_str(state["json"]), "the tokenizer")
+
+    def _adopt(self, backend: tokenizers.Tokenizer, origin: str) -> None:
+        ids = {role: _find(backend, names) for role, names in _NAMES.items()}
+        ids["unk"] = ids["pad"] if ids["unk"] is None else ids["unk"]  # byte-level vocabularies have nothing unknown
+        for role, index in ids.items():
+            if index is None:
+                expected = ", ".join(_NAMES[role])
+                raise UserError(f"expected a {role} symbol in {origin}, one of {expected}, but it has none: add one")
+        backend.encode_special_tokens = True
+        backend.no_padding()
+        backend.no_truncation()
+        self._specials = SpecialIds(**{role: index for role, index in ids.items() if index is not None})
+        self._skipped = {self._specials.pad, self._specials.bos, self._specials.eos}
+        self._special_names = [str(backend.id_to_token(index)) for index in self._skipped]
+        self._backend = backend
+
+
+def _find(backend: tokenizers.Tokenizer, names: Iterable[str]) -> int | None:
+    ids = (backend.token_to_id(name) for name in names)
+    return next((index for index in ids if index is not None), None)
+
+
+def _remove(names: list[str], raw: Iterable[str] | Iterable[list[str]]) -> Iterator[str | list[str]]:
+    found = re.compile("|".join(map(re.escape, names)))
+    for item in raw:
+        yield found.sub(" ", item) if isinstance(item, str) else [found.sub(" ", text) for text in item]
+
+
+def _read(path: Path) -> tokenizers.Tokenizer:
+    if not path.is_file():
+        raise UserError(f"expected a tokenizer.json at {path}, but there is no such file: check the file setting")
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"expected a tokenizer.json of the tokenizers library at {path}, but: {error}") from error

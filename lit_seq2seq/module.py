@@ -1,0 +1,447 @@
+"""`LitSeq2Seq`: the one Lightning module that trains, evaluates and uses every model of the package."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_seq2seq import spec
+from lit_seq2seq.card import model_card
+from lit_seq2seq.features import Processor
+from lit_seq2seq.hub import load_folder, save_folder
+from lit_seq2seq.metrics import TextMetric, TokenAverage
+from lit_seq2seq.nn import EncoderDecoder, ParallelDecoder, TextEncoder
+from lit_seq2seq.nn.network import DecoderFactory, EncoderFactory, Tie
+from lit_seq2seq.schedules import OneCycle
+from lit_seq2seq.search import GenerationConfig, search
+from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, UserError
+from lit_seq2seq.vectors import load_vectors
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+    from lit_seq2seq.data.module import Seq2SeqDataModule
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+MetricFactory = Callable[[], TextMetric]
+
+
+class EvaluationOutput(TypedDict):
+    """What a validation or test step returns for callbacks: per example of the batch, in its order."""
+
+    loss: Tensor
+    hypotheses: list[str]
+    references: tuple[tuple[str, ...], ...]
+    sources: tuple[str, ...]
+    rows: Tensor
+
+
+class Prediction(TypedDict):
+    """What `predict_step` returns per example: its row in the dataset, and its hypotheses, best first."""
+
+    row: int
+    hypotheses: list[dict[str, Any]]
+
+
+class LitSeq2Seq(lightning.LightningModule):
+    """An encoder-decoder with its loss, search, metrics and optimizer.
+
+    Sizes come from the data: the network is built when the trainer has set up the data module, or from the saved
+    processor. Every argument is a plain value or a factory, so that a YAML recipe, a checkpoint and a model folder can
+    all describe the model alike.
+
+    Args:
+        encoder: makes the encoder from the size of the source vocabulary (or features).
+        decoder: makes the decoder from the size of the target vocabulary and the encoder's shape.
+        tie_embeddings: which embeddings share weights; see `EncoderDecoder`.
+        label_smoothing: probability mass spread over the vocabulary (Szegedy et al. 2016), from 0 to below 1.
+        optimizer: makes the optimizer from the parameters.
+        lr_scheduler: makes the schedule from the optimizer, stepped with the optimizer; `None` for a constant rate.
+        generation: options of search for validate, test and predict.
+        fit_num_beams: beams of the search that runs after each training epoch.
+        metrics: makes each of the corpus metrics.
+        task: the hub's name of the task, for the model card and the pipeline.
+        source_vectors: file of pretrained word vectors for the source embedding; see `load_vectors`.
+        target_vectors: the same for the target embedding.
+
+    Example:
+        >>> from functools import partial
+        >>> from lit_seq2seq.features import Processor, Tokenizer
+        >>> tokenizer = Tokenizer(model="char")
+        >>> tokenizer.train(["abc"])
+        >>> small = dict(embedding_dim=4, hidden_size=6)
+        >>> model = LitSeq2Seq(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
+        >>> model.attach(Processor(tokenizer, tokenizer))
+        >>> encoded = model.encode(model.processor.source(["ab", "cab"]))
+        >>> encoded.memory.values.shape
+        torch.Size([2, 4, 6])
+        >>> hypotheses = model.decode(encoded, GenerationConfig(max_new_tokens=5))
+        >>> len(hypotheses)
+        2
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderFactory = TextEncoder,
+        decoder: DecoderFactory = ParallelDecoder,
+        tie_embeddings: Tie = "none",
+        label_smoothing: float = 0.0,
+        optimizer: OptimizerFactory = torch.optim.Adam,
+        lr_scheduler: SchedulerFactory | None = None,
+        generation: GenerationConfig = GenerationConfig(),  # noqa: B008  (immutable)
+        fit_num_beams: int = 1,
+        metrics: Sequence[MetricFactory] = (),
+        task: str = "translation",
+        source_vectors: str | None = None,
+        target_vectors: str | None = None,
+    ) -> None:
+        super().__init__()
+        given = dict(locals())
+        given = {key: given[key] for key in _ARGUMENTS}
+        self._set_hparams({key: spec.describe(value) for key, value in given.items()})
+        self._hparams_initial = dict(self.hparams)
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
+        self.make_network = partial(
+            EncoderDecoder, encoder=_factory(encoder), decoder=_factory(decoder), tie_embeddings=tie_embeddings
+        )
+        self.label_smoothing = label_smoothing
+        self.make_optimizer: OptimizerFactory = _factory(optimizer)
+        self.make_scheduler: SchedulerFactory | None = _factory(lr_scheduler)
+        self.generation = GenerationConfig(**generation) if isinstance(generation, Mapping) else generation
+        self.fit_generation = replace(self.generation, num_beams=fit_num_beams, num_return_sequences=1, do_sample=False)
+        self.metrics = nn.ModuleList(_factory(metric)() for metric in metrics)
+        self.average_nll = TokenAverage()
+        self.task = task
+        self.vectors = (source_vectors, target_vectors)
+        self.network: EncoderDecoder | None = None
+        self._processor: Processor | None = None
+        self._window_tokens: Tensor | None = None
+
+    # ---------------------------------------------------------------------------------------------- building
+
+    @property
+    def processor(self) -> Processor:
+        """Source feature and target tokenizer; known once attached to data, or loaded."""
+        if self._processor is None:
+            raise UserError(
+                "the model has no vocabulary yet: fit it with a Seq2SeqDataModule, attach or load one first"
+            )
+        return self._processor
+
+    @property
+    def net(self) -> EncoderDecoder:
+        """The network; built once the vocabulary is known."""
+        if self.network is None:
+            raise UserError("the model has no network yet: fit it with a Seq2SeqDataModule, attach or load one first")
+        return self.network
+
+    def attach(self, processor: Processor) -> None:
+        """Give the model its vocabulary and build the network for it.
+
+        Raises:
+            UserError: it was built for another vocabulary.
+        """
+        if self._processor is not None and self._processor.to_dict() != processor.to_dict():
+            raise UserError(
+                "the data was tokenised with another vocabulary than the model's: pass the model's own one, "
+                "Seq2SeqDataModule(..., processor=model.processor), or give the settings it was trained with"
+            )
+        self._processor = processor
+        if self.network is not None:
+            return
+        try:
+            self.network = self.make_network(
+                processor.source_feature.size, processor.target.size, specials=processor.target.specials
+            )
+        except (ValueError, TypeError) as error:
+            raise UserError(f"the model cannot be built: {error}") from error
+
+    def configure_model(self) -> None:
+        """Build the network from the trainer's data module (Lightning calls this after `setup`)."""
+        if self._trainer is None or getattr(self.trainer, "datamodule", None) is None:
+            return
+        fresh = self.network is None
+        self.attach(cast("Seq2SeqDataModule", self.trainer.datamodule).processor)  # type: ignore[attr-defined]
+        if fresh:
+            self._load_vectors()
+
+    def _load_vectors(self) -> None:
+        source, target = self.vectors
+        tokenizer = self.processor.source_feature
+        for path, feature, embedding in (
+            (source, tokenizer, self.net.encoder.token_embedding),
+            (target, self.processor.target, self.net.decoder.embedding),
+        ):
+            if path is not None:
+                if embedding is None:
+                    raise UserError("source_vectors needs an encoder with a token embedding")
+                names = feature.vocabulary()  # type: ignore[attr-defined]
+                found = load_vectors(path, names, embedding.weight)
+                lightning.pytorch.utilities.rank_zero_info(f"{path}: vectors for {found:,} of {len(names):,} symbols")
+
+    # ---------------------------------------------------------------------------------------------- using
+
+    def encode(self, source: Padded) -> Encoded:
+        """Encode a batch of sources: one memory vector per position, and final states."""
+        return self.net.encode(source)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        encoded: Encoded,
+        config: GenerationConfig | None = None,
+        prefix: Tensor | None = None,
+        return_attention: bool = False,
+    ) -> list[list[Hypothesis]]:
+        """Search for the best outputs of an encoded batch.
+
+        Args:
+            encoded: from `encode`.
+            config: options of search; those of the model if `None`.
+            prefix: `(B, P)` target ids that every output must start with.
+            return_attention: also return the attention weights of every token.
+
+        Returns:
+            Per source a list of `num_return_sequences` hypotheses, best first.
+        """
+        return search(
+            self.net.step,
+            self.net.start(encoded),
+            batch_size=encoded.memory.values.shape[0],
+            specials=self.net.specials,
+            config=config or self.generation,
+            prefix=prefix,
+            source_mask=encoded.memory.mask,
+            device=encoded.memory.values.device,
+            return_attention=return_attention,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        source: Padded,
+        config: GenerationConfig | None = None,
+        prefix: Tensor | None = None,
+        return_attention: bool = False,
+    ) -> list[list[Hypothesis]]:
+        """Encode and decode; see `decode`."""
+        return self.decode(self.encode(source), config, prefix, return_attention)
+
+    def forward(self, source: Padded, target: Padded) -> Tensor:
+        """Score every symbol at every position of given targets: logits `(B, T, V)`."""
+        logits: Tensor = self.net(source, target)
+        return logits
+
+    # ---------------------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute the loss of a batch, to be averaged over all target tokens of the optimizer step."""
+        assert batch.target is not None
+        tokens = batch.target.total
+        loss, nll = self.net.loss(batch.source, batch.target, self.label_smoothing)
+        self.log("train_loss", loss.detach() / tokens, prog_bar=True, batch_size=len(batch))
+        self.log("train_ppl", (nll.detach() / tokens).exp(), batch_size=len(batch))
+        if not self._normalise_gradients:
+            return loss / tokens
+        self._window_tokens = tokens if self._window_tokens is None else self._window_tokens + tokens
+        return loss
+
+    @property
+    def _normalise_gradients(self) -> bool:
+        """Whether an optimizer step spans several batches, so that only then the number of its tokens is known."""
+        return self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Divide the summed gradients by the number of target tokens in the whole step, over batches and processes.
+
+        Lightning has averaged them over `accumulate_grad_batches` and processes, which this undoes: a mean of batch
+        means would weight the tokens of small batches more (lightning #20350).
+        """
+        if not self._normalise_gradients or self._window_tokens is None:
+            return
+        world = self.trainer.world_size
+        total = self.trainer.strategy.reduce(self._window_tokens.float(), reduce_op="sum")
+        self._window_tokens = None
+        scale = self.trainer.accumulate_grad_batches * world / total
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        torch._foreach_mul_(gradients, scale)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients (Pascanu et al. 2013) and log the norm before.
+
+        Lightning refuses to clip for fused optimizers under mixed precision; that holds for float16, which needs scaled
+        gradients, and is left to it there.
+        """
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not gradient_clip_val or scaled or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        self.log("grad_norm", norm, batch_size=1)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the optimizer and, if any, the schedule, stepped with it."""
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer)
+        if isinstance(scheduler, OneCycle) and scheduler.total_steps is None:
+            scheduler.total_steps = self._total_steps()
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _total_steps(self) -> int:
+        """Count the optimizer steps of the run without touching the trainer's loaders (lightning #20550)."""
+        trainer = self.trainer
+        if trainer.max_steps > 0:
+            return trainer.max_steps
+        batches: Any = getattr(getattr(trainer, "datamodule", None), "batches_per_epoch", None)
+        if trainer.max_epochs is None or trainer.max_epochs < 0 or batches is None:
+            raise UserError(
+                "OneCycle needs the number of steps: set total_steps, trainer.max_epochs or trainer.max_steps"
+            )
+        limit = trainer.limit_train_batches
+        used: int = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return trainer.max_epochs * math.ceil(used / trainer.accumulate_grad_batches)
+
+    # ---------------------------------------------------------------------------------------------- evaluation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> EvaluationOutput:
+        """Score and decode a batch."""
+        fitting = self.trainer.state.fn == "fit"
+        return self._evaluate(batch, self.fit_generation if fitting else self.generation)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> EvaluationOutput:
+        """Score and decode a batch."""
+        return self._evaluate(batch, self.generation)
+
+    def _evaluate(self, batch: Batch, config: GenerationConfig) -> EvaluationOutput:
+        assert batch.target is not None
+        _, nll = self.net.loss(batch.source, batch.target)
+        self.average_nll.update(nll, batch.target.total)
+        hypotheses = self._texts(self.generate(batch.source, config))
+        best = [texts[0] for texts in hypotheses]
+        for metric in self.metrics:
+            cast(TextMetric, metric).update(best, batch.references)
+        return EvaluationOutput(
+            loss=nll / batch.target.total,
+            hypotheses=best,
+            references=batch.references,
+            sources=batch.texts,
+            rows=batch.rows,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the whole validation split."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the whole test split."""
+        self._log_scores("test")
+
+    def _log_scores(self, split: str) -> None:
+        nll = self.average_nll.compute()
+        self.average_nll.reset()
+        self.log_dict({f"{split}_loss": nll, f"{split}_ppl": nll.exp()}, prog_bar=True)
+        for metric in self.metrics:
+            text_metric = cast(TextMetric, metric)
+            self.log(f"{split}_{text_metric.name}", text_metric.compute(), prog_bar=True)
+            text_metric.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+        """Decode a batch; `row` tells where each prediction belongs."""
+        found = self.generate(batch.source)
+        texts = self._texts(found)
+        return [
+            Prediction(
+                row=int(row),
+                hypotheses=[
+                    {"text": text, "score": hypothesis.score}
+                    for text, hypothesis in zip(texts[position], found[position], strict=True)
+                ],
+            )
+            for position, row in enumerate(batch.rows.tolist())
+        ]
+
+    def _texts(self, hypotheses: list[list[Hypothesis]]) -> list[list[str]]:
+        flat = self.processor.target.decode_batch([h.tokens.tolist() for row in hypotheses for h in row])
+        texts = iter(flat)
+        return [[next(texts) for _ in row] for row in hypotheses]
+
+    # ---------------------------------------------------------------------------------------------- saving
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the processor into the checkpoint, so that it can be used without the data."""
+        checkpoint["processor"] = self.processor.to_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the network for the processor of the checkpoint, or check that it is the same."""
+        if "processor" not in checkpoint:
+            raise UserError("the checkpoint has no vocabulary: it was not written by lit_seq2seq")
+        self.attach(Processor.from_dict(checkpoint["processor"]))
+
+    def save_pretrained(self, folder: str | os.PathLike[str], scores: Mapping[str, float] | None = None) -> None:
+        """Write `config.json`, `model.safetensors`, the tokenizers and a model card to `folder`.
+
+        Args:
+            folder: made if needed.
+            scores: measured figures for the model card, such as `{"test_bleu": 41.4}`.
+        """
+        signatures = {cast(TextMetric, m).name: cast(TextMetric, m).signature() for m in self.metrics}
+        config = {"model": dict(self.hparams), "task": self.task, "scores": dict(scores or {})}
+        card = model_card(config, signatures, sum(p.numel() for p in self.net.parameters()))
+        save_folder(folder, config, self.net, self.processor, card)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        revision: str | None = None,
+        token: str | None = None,
+        trust: tuple[str, ...] = (),
+    ) -> Self:
+        """Load a model from a folder or a hub repository, ready to use.
+
+        Args:
+            name: folder or hub id.
+            revision: branch, tag or commit on the hub.
+            token: access token for private repositories.
+            trust: packages, beyond this one and torch, whose classes the description may name.
+
+        Raises:
+            UserError: the folder is missing, damaged or not trusted.
+        """
+        folder = load_folder(name, revision, token)
+        arguments = spec.build(folder.config["model"], trust)
+        assert isinstance(arguments, dict)
+        try:
+            model = cls(**arguments)
+        except TypeError as error:
+            raise UserError(f"{folder.path} describes a model that this version cannot build: {error}") from error
+        model.attach(folder.processor)
+        folder.load_weights(model.net)
+        return model.eval()
+
+
+_ARGUMENTS = tuple(name for name in LitSeq2Seq.__init__.__annotations__ if name != "return")
+
+
+def _factory(value: Any) -> Any:
+    """Accept a description (from a checkpoint) wherever a factory is expected."""
+    return spec.build(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,57 @@
+"""The network: cells, encoders, attentions, bridges, decoders and the model they make."""
+
+from lit_seq2seq.nn.attention import (
+    AdditiveAttention,
+    Attention,
+    AttentionHistory,
+    AttentionMemory,
+    DotAttention,
+    GeneralAttention,
+    LocationAwareAttention,
+    MultiHeadAttention,
+)
+from lit_seq2seq.nn.bridges import Bridge, DenseBridge, LastState, LearnedBridge, MeanBridge, StateShape, ZeroBridge
+from lit_seq2seq.nn.cells import RecurrentLayer, RecurrentStack
+from lit_seq2seq.nn.decoders import (
+    ConditionalGRUDecoder,
+    Decoder,
+    DecoderOutput,
+    DecoderState,
+    InputFeedingDecoder,
+    ParallelDecoder,
+)
+from lit_seq2seq.nn.encoders import Encoder, EncoderShape, TextEncoder
+from lit_seq2seq.nn.losses import label_smoothed_nll
+from lit_seq2seq.nn.network import EncoderDecoder, OutputLayer
+
+__all__ = [
+    "AdditiveAttention",
+    "Attention",
+    "AttentionHistory",
+    "AttentionMemory",
+    "Bridge",
+    "ConditionalGRUDecoder",
+    "Decoder",
+    "DecoderOutput",
+    "DecoderState",
+    "DenseBridge",
+    "DotAttention",
+    "Encoder",
+    "EncoderDecoder",
+    "EncoderShape",
+    "GeneralAttention",
+    "InputFeedingDecoder",
+    "LastState",
+    "LearnedBridge",
+    "LocationAwareAttention",
+    "MeanBridge",
+    "MultiHeadAttention",
+    "OutputLayer",
+    "ParallelDecoder",
+    "RecurrentLayer",
+    "RecurrentStack",
+    "StateShape",
+    "TextEncoder",
+    "ZeroBridge",
+    "label_smoothed_nll",
+]

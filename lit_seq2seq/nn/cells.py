@@ -1,0 +1,326 @@
+"""Recurrent layers and stacks: fused over whole sequences, or one step at a time, with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lit_seq2seq.types import CellState, Value
+
+CellName = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
+LayerState = tuple[Tensor, Tensor | None]
+"""h `(N, H)` and, for LSTMs, c `(N, H)`; both directions concatenated."""
+
+
+def dropout_mask(like: Tensor, shape: Iterable[int], probability: float) -> Tensor:
+    """Sample an inverted-dropout mask: 0 with `probability`, else 1 / (1 - probability)."""
+    keep = 1.0 - probability
+    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device).bernoulli_(keep).div_(keep)
+
+
+class RecurrentLayer(nn.Module):
+    """One LSTM (Hochreiter & Schmidhuber 1997), GRU (Cho et al. 2014) or Elman layer, in one or both directions.
+
+    Input weights start Glorot-uniform (Glorot & Bengio 2010), recurrent weights orthogonal per gate (Saxe et al. 2014),
+    biases at zero but for an LSTM's forget gate, which starts at 1 (Gers et al. 2000; Jozefowicz et al. 2015).
+
+    Args:
+        input_size: size of the input vectors.
+        hidden_size: size of the state, per direction.
+        cell: kind of cell.
+        bidirectional: also run from the end to the start and concatenate the two (Schuster & Paliwal 1997).
+        state_dropout: probability of dropping units of the recurrent state, with one mask per sequence
+            (Gal & Ghahramani 2016). Above 0, training runs step by step, which is slower than the fused kernels.
+
+    Example:
+        >>> layer = RecurrentLayer(3, 4, bidirectional=True)
+        >>> outputs, (h, c) = layer(torch.zeros(2, 5, 3), lengths=torch.tensor([5, 2]))
+        >>> outputs.shape, h.shape
+        (torch.Size([2, 5, 8]), torch.Size([2, 8]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        cell: CellName = "lstm",
+        bidirectional: bool = False,
+        state_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.directions = 2 if bidirectional else 1
+        self.cell = cell
+        self.state_dropout = state_dropout
+        kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}[cell]
+        options = {"nonlinearity": cell.removeprefix("rnn_")} if kind is nn.RNN else {}
+        self.rnn: nn.RNNBase = kind(input_size, hidden_size, batch_first=True, bidirectional=bidirectional, **options)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights as the class describes."""
+        for name, parameter in self.rnn.named_parameters():
+            if name.startswith("weight"):
+                for gate in parameter.data.view(-1, self.hidden_size, parameter.shape[1]):
+                    (nn.init.xavier_uniform_ if "_ih_" in name else nn.init.orthogonal_)(gate)
+            else:
+                nn.init.zeros_(parameter)
+                if self.cell == "lstm" and "_ih_" in name:
+                    parameter.data[self.hidden_size : 2 * self.hidden_size] = 1.0
+
+    def forward(
+        self, x: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, LayerState]:
+        """Run over whole sequences.
+
+        Args:
+            x: `(B, T, D)` inputs.
+            state: where to start; zeros if `None`.
+            lengths: `(B,)` real lengths; `None` if nothing is padded.
+
+        Returns:
+            Outputs `(B, T, H * directions)`, zero at padding, and the state after each sequence's last real step.
+        """
+        if self.training and self.state_dropout > 0:
+            mask = dropout_mask(x, (x.shape[0], self.hidden_size * self.directions), self.state_dropout)
+            return self.forward_stepwise(x, state, lengths, mask)
+        if state is None:
+            state = self._zeros(x)
+        if lengths is None:
+            outputs, final = self.rnn(x, self._split(state))
+            return outputs, self._join(final)
+        # cuDNN and CPU kernels skip padding when packed; an empty sequence reads one padding step, undone below.
+        packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+        packed_outputs, final = self.rnn(packed, self._split(state))
+        outputs, _ = pad_packed_sequence(packed_outputs, batch_first=True, total_length=x.shape[1])
+        real = (lengths > 0)[:, None]  # (B, 1)
+        h, c = self._join(final)
+        c = None if c is None or state[1] is None else torch.where(real, c, state[1])
+        return outputs * real[..., None].to(outputs.dtype), (torch.where(real, h, state[0]), c)
+
+    def forward_stepwise(
+        self,
+        x: Tensor,
+        state: LayerState | None = None,
+        lengths: Tensor | None = None,
+        state_mask: Tensor | None = None,
+    ) -> tuple[Tensor, LayerState]:
+        """Do what `forward` does with a masked loop over time, optionally dropping state units by `state_mask`."""
+        if state is None:
+            state = self._zeros(x)
+        steps = x.shape[1]
+        positions = torch.arange(steps, device=x.device)
+        real = None if lengths is None else positions[None] < lengths[:, None]  # (B, T)
+        outputs, finals = [], []
+        for direction in range(self.directions):
+            part = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
+            h, c = state[0][:, part], None if state[1] is None else state[1][:, part]
+            mask = None if state_mask is None else state_mask[:, part]
+            hs: list[Tensor] = [h] * steps
+            for t in range(steps) if direction == 0 else range(steps - 1, -1, -1):
+                new_h, new_c = self._cell(x[:, t], (h, c), direction, mask)
+                keep = None if real is None else real[:, t, None]  # (B, 1)
+                h = new_h if keep is None else torch.where(keep, new_h, h)
+                c = new_c if keep is None or new_c is None or c is None else torch.where(keep, new_c, c)
+                hs[t] = new_h if keep is None else new_h * keep
+            outputs.append(torch.stack(hs, dim=1))  # (B, T, H)
+            finals.append((h, c))
+        cs = [c for _, c in finals if c is not None]
+        final_h = torch.cat([h for h, _ in finals], dim=-1)
+        return torch.cat(outputs, dim=-1), (final_h, torch.cat(cs, dim=-1) if cs else None)
+
+    def step(self, x: Tensor, state: LayerState, state_mask: Tensor | None = None) -> tuple[Tensor, LayerState]:
+        """Advance a one-directional layer by one input `(N, D)`; return its output `(N, H)` and state."""
+        new = self._cell(x, state, 0, state_mask)
+        return new[0], new
+
+    def _zeros(self, x: Tensor) -> LayerState:
+        zeros = x.new_zeros(x.shape[0], self.hidden_size * self.directions)
+        return zeros, zeros if self.cell == "lstm" else None
+
+    def _cell(self, x: Tensor, state: LayerState, direction: int, mask: Tensor | None) -> LayerState:
+        suffix = "_l0_reverse" if direction else "_l0"
+        weights = [getattr(self.rnn, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        h, c = state
+        dropped = h if mask is None else h * mask
+        if self.cell == "lstm":
+            assert c is not None
+            new_h, new_c = torch.lstm_cell(x, (dropped, c), *weights)
+            return new_h, new_c
+        cells = {"gru": torch.gru_cell, "rnn_tanh": torch.rnn_tanh_cell, "rnn_relu": torch.rnn_relu_cell}
+        new_h = cells[self.cell](x, dropped, *weights)
+        if self.cell == "gru" and mask is not None:
+            # In h' = (1 - z) n + z h only the gates see h dropped: carried on, the mask's scale would grow with time.
+            w_x, w_h, b_x, b_h = (weight.chunk(3)[1] for weight in weights)
+            new_h = new_h + torch.sigmoid(linear(x, w_x, b_x) + linear(dropped, w_h, b_h)) * (h - dropped)
+        return new_h, None
+
+    def _split(self, state: LayerState) -> Tensor | tuple[Tensor, Tensor]:
+        def split(tensor: Tensor) -> Tensor:  # (B, directions * H) -> (directions, B, H)
+            return tensor.view(tensor.shape[0], self.directions, self.hidden_size).transpose(0, 1).contiguous()
+
+        return split(state[0]) if state[1] is None else (split(state[0]), split(state[1]))
+
+    def _join(self, final: Tensor | tuple[Tensor, Tensor]) -> LayerState:
+        def join(tensor: Tensor) -> Tensor:  # (directions, B, H) -> (B, directions * H)
+            return tensor.transpose(0, 1).reshape(tensor.shape[1], -1)
+
+        return (join(final), None) if isinstance(final, Tensor) else (join(final[0]), join(final[1]))
+
+
+@dataclass(frozen=True)
+class StackMasks(Value):
+    """Dropout masks held fixed over one sequence, so that stepping drops what a parallel pass would.
+
+    Attributes:
+        inputs: per layer `(N, D_l)`, or `None` where nothing is locked.
+        states: per layer `(N, H)`, or `None`.
+    """
+
+    inputs: tuple[Tensor | None, ...]
+    states: tuple[Tensor | None, ...]
+
+
+class RecurrentStack(nn.Module):
+    """Recurrent layers on top of each other, with optional residual connections, normalisation and dropout.
+
+    Args:
+        input_size: size of the input vectors.
+        hidden_size: size of each layer's output; with `bidirectional`, half of it goes to either direction.
+        num_layers: depth, 0 or more (0 passes its input through).
+        cell: kind of cell.
+        bidirectional: both directions in every layer.
+        residual: add each layer's input to its output where their sizes agree (He et al. 2016; Wu et al. 2016).
+        layer_norm: normalise each layer's output (Ba et al. 2016).
+        dropout: probability of dropping inputs of every layer but the first (Zaremba et al. 2014).
+        locked_dropout: use one dropout mask for all steps of a sequence (Gal & Ghahramani 2016).
+        state_dropout: see `RecurrentLayer`.
+        context_size: size of a context vector concatenated to every layer's input; 0 for none (Wu et al. 2016).
+        drop_input: drop inputs of the first layer too.
+
+    Example:
+        >>> stack = RecurrentStack(3, 4, num_layers=2)
+        >>> outputs, state = stack(torch.zeros(2, 5, 3))
+        >>> outputs.shape, state.h.shape
+        (torch.Size([2, 5, 4]), torch.Size([2, 2, 4]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        cell: CellName = "lstm",
+        bidirectional: bool = False,
+        residual: bool = False,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        locked_dropout: bool = False,
+        state_dropout: float = 0.0,
+        context_size: int = 0,
+        drop_input: bool = False,
+    ) -> None:
+        super().__init__()
+        directions = 2 if bidirectional else 1
+        if hidden_size % directions:
+            raise ValueError(f"hidden_size must be even when bidirectional, got {hidden_size}")
+        self.output_size = hidden_size if num_layers else input_size
+        self.hidden_size = hidden_size
+        self.has_c = cell == "lstm"
+        self.residual = residual
+        self.dropout = dropout
+        self.locked_dropout = locked_dropout
+        self.first_dropped = 0 if drop_input else 1
+        self.input_sizes = [input_size] + [hidden_size] * (num_layers - 1) if num_layers else []
+        self.layers = nn.ModuleList(
+            RecurrentLayer(size + context_size, hidden_size // directions, cell, bidirectional, state_dropout)
+            for size in self.input_sizes
+        )
+        norm = nn.LayerNorm if layer_norm else nn.Identity
+        self.state_dropout = state_dropout
+        self.norms = nn.ModuleList(norm(hidden_size) for _ in self.input_sizes)
+
+    def forward(
+        self, x: Tensor, state: CellState | None = None, lengths: Tensor | None = None, context: Tensor | None = None
+    ) -> tuple[Tensor, CellState]:
+        """Run over whole sequences.
+
+        Args:
+            x: `(B, T, D)` inputs.
+            state: `(B, L, H)` where to start; zeros if `None`.
+            lengths: `(B,)` real lengths, or `None`.
+            context: `(B, T, C)` for every layer, when built with `context_size`.
+
+        Returns:
+            Outputs of the top layer `(B, T, H)` and the final state `(B, L, H)`.
+        """
+        finals = []
+        for index, (layer, norm) in enumerate(zip(self._recurrent_layers(), self.norms, strict=True)):
+            inputs = self._drop(x, index)
+            joined = inputs if context is None else torch.cat([inputs, context], dim=-1)
+            outputs, final = layer(joined, None if state is None else _layer(state, index), lengths)
+            x = self._finish(norm(outputs), inputs)
+            finals.append(final)
+        return x, self._stack(finals, x)
+
+    def step(
+        self, x: Tensor, state: CellState, context: Tensor | None = None, masks: StackMasks | None = None
+    ) -> tuple[Tensor, CellState]:
+        """Advance by one input `(N, D)`: the same computation as `forward` over one time step."""
+        finals = []
+        for index, (layer, norm) in enumerate(zip(self._recurrent_layers(), self.norms, strict=True)):
+            inputs = self._drop(x, index, masks)
+            joined = inputs if context is None else torch.cat([inputs, context], dim=-1)
+            outputs, final = layer.step(joined, _layer(state, index), None if masks is None else masks.states[index])
+            x = self._finish(norm(outputs), inputs)
+            finals.append(final)
+        return x, self._stack(finals, x)
+
+    def sample_masks(self, like: Tensor) -> StackMasks | None:
+        """Draw the masks that one pass of `step`s over sequences must share; `like` gives batch size and type."""
+        locked = self.training and self.locked_dropout and self.dropout > 0
+        batch = like.shape[0]
+        inputs = [
+            dropout_mask(like, (batch, size), self.dropout) if locked and index >= self.first_dropped else None
+            for index, size in enumerate(self.input_sizes)
+        ]
+        states = [
+            dropout_mask(like, (batch, self.hidden_size), self.state_dropout)
+            if self.training and self.state_dropout > 0
+            else None
+            for _ in self.layers
+        ]
+        return StackMasks(tuple(inputs), tuple(states)) if any(m is not None for m in (*inputs, *states)) else None
+
+    def _recurrent_layers(self) -> list[RecurrentLayer]:
+        return cast(list[RecurrentLayer], list(self.layers))
+
+    def _drop(self, x: Tensor, index: int, masks: StackMasks | None = None) -> Tensor:
+        if index < self.first_dropped or not self.training or self.dropout == 0:
+            return x
+        if not self.locked_dropout:
+            return nn.functional.dropout(x, self.dropout)
+        mask = masks.inputs[index] if masks is not None else None
+        if mask is None:
+            mask = dropout_mask(x, (x.shape[0], x.shape[-1]), self.dropout)
+        return x * (mask if x.dim() == 2 else mask[:, None])
+
+    def _finish(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        return outputs + inputs if self.residual and outputs.shape == inputs.shape else outputs
+
+    def _stack(self, finals: list[LayerState], like: Tensor) -> CellState:
+        if not finals:
+            empty = like.new_zeros(like.shape[0], 0, self.hidden_size)
+            return CellState(empty, empty if self.has_c else None)
+        cs = [c for _, c in finals if c is not None]
+        return CellState(torch.stack([h for h, _ in finals], dim=1), torch.stack(cs, dim=1) if cs else None)
+
+
+def _layer(state: CellState, index: int) -> LayerState:
+    return state.h[:, index], None if state.c is None else state.c[:, index]

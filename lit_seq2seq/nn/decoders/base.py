@@ -1,0 +1,211 @@
+"""What every decoder promises, its state, and the parts they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from lit_seq2seq.nn.attention import Attention, AttentionHistory, AttentionMemory
+from lit_seq2seq.nn.bridges import Bridge, LastState, StateShape
+from lit_seq2seq.nn.cells import StackMasks
+from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.nn.encoders.text import embed, new_embedding
+from lit_seq2seq.types import CellState, Encoded, Value
+
+AttentionFactory = Callable[[int, int], Attention]
+BridgeFactory = Callable[[EncoderShape, StateShape], Bridge]
+Combine = Literal["concat", "tanh", "deep"]
+
+
+class DecoderOutput(NamedTuple):
+    """What a decoder hands to the output layer.
+
+    Attributes:
+        features: `(B, T, F)` one vector per target position; `(N, F)` for a single step.
+        attention: `(B, T, S)` or `(N, S)` weights over the source; `None` without attention.
+    """
+
+    features: Tensor
+    attention: Tensor | None
+
+
+@dataclass(frozen=True)
+class DecoderState(Value):
+    """Where a decoder stands, for N = B * K hypotheses of B sources. Implements `SearchState`.
+
+    Attributes:
+        memory: the source as attention wants it, one row per *source*: never copied for the hypotheses of a beam.
+        summary: `(B, F)` fixed-length vector of each source, for decoders that see it at every step.
+        cells: `(N, L, H)` recurrent state.
+        fed: `(N, F)` features of the step before, for decoders that feed them back.
+        history: attention weights so far, for attentions that use them.
+        masks: dropout masks held fixed over the sequence while training; `None` otherwise.
+    """
+
+    memory: AttentionMemory | None
+    summary: Tensor | None
+    cells: CellState
+    fed: Tensor | None = None
+    history: AttentionHistory | None = None
+    masks: StackMasks | None = None
+
+    def select(self, index: Tensor) -> Self:
+        """Reorder hypotheses by `index (B', K')` and drop the sources that are missing from it; see `SearchState`."""
+        flat = index.flatten()
+        state = replace(
+            self,
+            cells=self.cells.select(flat),
+            fed=None if self.fed is None else self.fed.index_select(0, flat),
+            history=None if self.history is None else self.history.select(flat),
+            masks=None if self.masks is None else self.masks.select(flat),
+        )
+        sources = self._sources
+        if index.shape[0] == sources:
+            return state
+        kept = index[:, 0] // (self.cells.h.shape[0] // sources)  # (B',)
+        return replace(
+            state,
+            memory=None if self.memory is None else self.memory.select(kept),
+            summary=None if self.summary is None else self.summary.index_select(0, kept),
+        )
+
+    @property
+    def _sources(self) -> int:
+        known = self.memory.keys if self.memory is not None else self.summary
+        assert known is not None, "a decoder state holds a memory or a summary"
+        return known.shape[0]
+
+    def per_source(self, x: Tensor) -> Tensor:
+        """View `(B * K, D)` as `(B, K, D)`, so that the K hypotheses of a source attend to it side by side."""
+        return x.view(self._sources, -1, x.shape[-1])
+
+    def summaries(self, hypotheses: int) -> Tensor:
+        """Return the summary of each hypothesis' source, `(N, F)`."""
+        assert self.summary is not None
+        return self.summary.repeat_interleave(hypotheses // self.summary.shape[0], dim=0)
+
+
+class Combination(nn.Module):
+    """Join the decoder's hidden vector, the context and the last embedding into the vector given to the output layer.
+
+    `concat`: `[h; c]`. `tanh`: `tanh(W [h; c])` (Luong et al. 2015, eq. 5). `deep`: `tanh(W [h; c; e])`, the deep
+    output of Pascanu et al. (2014) as Bahdanau et al. (2015) use it, with tanh for maxout.
+
+    Args:
+        mode: which of the three.
+        hidden_size: size of h.
+        context_size: size of c, 0 for none.
+        embedding_dim: size of e.
+        size: size of the result of `tanh` and `deep`; `hidden_size` if `None`.
+    """
+
+    def __init__(
+        self, mode: Combine, hidden_size: int, context_size: int, embedding_dim: int, size: int | None = None
+    ) -> None:
+        super().__init__()
+        joined = hidden_size + context_size + (embedding_dim if mode == "deep" else 0)
+        self.deep = mode == "deep"
+        self.size = joined if mode == "concat" else size or hidden_size
+        self.dense = None if mode == "concat" else nn.Linear(joined, self.size)
+
+    def forward(self, hidden: Tensor, context: Tensor | None, embedded: Tensor) -> Tensor:
+        """Join vectors of equal leading dimensions: `(..., size)`."""
+        parts = [hidden] + ([] if context is None else [context]) + ([embedded] if self.deep else [])
+        joined = torch.cat(parts, dim=-1) if len(parts) > 1 else hidden
+        return joined if self.dense is None else torch.tanh(self.dense(joined))
+
+
+class Decoder(nn.Module, ABC):
+    """Base of all decoders: teacher-forced over whole targets (`forward`), or one token at a time (`step`), alike.
+
+    Args:
+        vocab_size: number of target symbols.
+        encoder: sizes of the encoder's result.
+        state: shape of the recurrent state.
+        embedding_dim: size of the symbol vectors.
+        bridge: makes the first state from the encoder's result.
+        use_summary: keep the encoder's top final state for every step.
+        dropout: probability of dropping units of embeddings and features.
+        locked_dropout: use one mask on the embeddings of a sequence (Gal & Ghahramani 2016).
+    """
+
+    output_size: int
+    """Size F of the feature vectors."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        encoder: EncoderShape,
+        state: StateShape,
+        embedding_dim: int,
+        bridge: BridgeFactory = LastState,
+        use_summary: bool = False,
+        dropout: float = 0.0,
+        locked_dropout: bool = False,
+    ) -> None:
+        super().__init__()
+        if state.num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {state.num_layers}")
+        self.dropout = dropout
+        self.locked_dropout = locked_dropout
+        self.embedding = new_embedding(vocab_size, embedding_dim)
+        self.bridge = bridge(encoder, state)
+        self.use_summary = use_summary
+
+    def start(self, encoded: Encoded) -> DecoderState:
+        """Make the first state: bridge, attention keys, summary."""
+        attention = self.attention_module
+        memory = None if attention is None else attention.prepare(encoded.memory)
+        keep_summary = self.use_summary or memory is None
+        history = None
+        if attention is not None and attention.uses_history:
+            zeros = encoded.memory.mask.to(encoded.memory.values.dtype) * 0.0  # (B, S)
+            history = AttentionHistory(zeros, zeros)
+        return DecoderState(
+            memory, encoded.final.h[:, -1] if keep_summary else None, self.bridge(encoded), history=history
+        )
+
+    @property
+    @abstractmethod
+    def attention_module(self) -> Attention | None:
+        """The attention, if there is one."""
+
+    @abstractmethod
+    def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
+        """Read one embedded token per hypothesis, `(N, E)`; return features `(N, F)` and the state after."""
+
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
+        """Read one token per hypothesis, `(N,)`; return features `(N, F)` and the state after."""
+        return self.advance(self.embed(tokens[:, None])[:, 0], state)
+
+    def forward(self, tokens: Tensor, state: DecoderState) -> DecoderOutput:
+        """Read whole targets `(B, T)`, BOS first; equal to T calls of `step`.
+
+        Returns:
+            Features `(B, T, F)` and attention `(B, T, S)`.
+        """
+        features, weights = [], []
+        state = self.lock_masks(state)
+        for embedded in self.embed(tokens).unbind(dim=1):
+            output, state = self.advance(embedded, state)
+            features.append(output.features)
+            if output.attention is not None:
+                weights.append(output.attention)
+        return DecoderOutput(torch.stack(features, dim=1), torch.stack(weights, dim=1) if weights else None)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Look up target symbols `(B, T)`: `(B, T, E)`."""
+        return embed(tokens, self.embedding, self.dropout, self.locked_dropout, self.training)
+
+    def drop(self, features: Tensor) -> Tensor:
+        """Drop units of the features that go to the output layer."""
+        return nn.functional.dropout(features, self.dropout, self.training)
+
+    def lock_masks(self, state: DecoderState) -> DecoderState:
+        """Draw the dropout masks that all steps of a training sequence share."""
+        return state

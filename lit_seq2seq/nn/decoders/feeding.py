@@ -1,0 +1,115 @@
+"""The decoder that feeds its attentional vector back into its next step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.nn.attention import Attention, GeneralAttention
+from lit_seq2seq.nn.bridges import LastState, StateShape
+from lit_seq2seq.nn.cells import CellName, RecurrentStack
+from lit_seq2seq.nn.decoders.base import (
+    AttentionFactory,
+    BridgeFactory,
+    Combination,
+    Combine,
+    Decoder,
+    DecoderOutput,
+    DecoderState,
+)
+from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.types import Encoded
+
+
+class InputFeedingDecoder(Decoder):
+    """Attention on top, whose vector `h~ = tanh(W [h; c])` joins the next input (Luong et al. 2015, section 3.3).
+
+    Each step needs the one before, so training is a loop over time. Attentions with a history work here.
+
+    Args:
+        vocab_size: number of target symbols.
+        encoder: sizes of the encoder's result.
+        embedding_dim: size of the symbol vectors.
+        hidden_size: size of the recurrent layers.
+        num_layers: number of recurrent layers.
+        cell: kind of cell.
+        attention: how to look at the source.
+        bridge: makes the first state.
+        combine: how the features are joined; see `Combination`.
+        residual: see `RecurrentStack`.
+        layer_norm: see `RecurrentStack`.
+        dropout: probability of dropping units of embeddings, between layers, and of the features.
+        locked_dropout: see `RecurrentStack`.
+        state_dropout: see `RecurrentLayer`.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        encoder: EncoderShape,
+        embedding_dim: int = 256,
+        hidden_size: int = 512,
+        num_layers: int = 1,
+        cell: CellName = "lstm",
+        attention: AttentionFactory = GeneralAttention,
+        bridge: BridgeFactory = LastState,
+        combine: Combine = "tanh",
+        residual: bool = False,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        locked_dropout: bool = False,
+        state_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            vocab_size,
+            encoder,
+            StateShape(num_layers, hidden_size, cell == "lstm"),
+            embedding_dim,
+            bridge,
+            False,
+            dropout,
+            locked_dropout,
+        )
+        self.attention = attention(hidden_size, encoder.memory_size)
+        self.combination = Combination(combine, hidden_size, self.attention.context_size, embedding_dim)
+        self.output_size = self.combination.size
+        self.stack = RecurrentStack(
+            embedding_dim + self.output_size,
+            hidden_size,
+            num_layers,
+            cell,
+            False,
+            residual,
+            layer_norm,
+            dropout,
+            locked_dropout,
+            state_dropout,
+        )
+
+    @property
+    def attention_module(self) -> Attention:
+        """The attention."""
+        return self.attention
+
+    def start(self, encoded: Encoded) -> DecoderState:
+        """Make the first state; the vector fed back starts at zero."""
+        state = super().start(encoded)
+        return replace(state, fed=state.cells.h.new_zeros(state.cells.h.shape[0], self.output_size))
+
+    def lock_masks(self, state: DecoderState) -> DecoderState:
+        """Draw the dropout masks that all steps share."""
+        return replace(state, masks=self.stack.sample_masks(state.cells.h))
+
+    def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
+        """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
+        assert state.fed is not None
+        assert state.memory is not None
+        inputs = torch.cat([embedded, state.fed.to(embedded.dtype)], dim=-1)
+        hidden, cells = self.stack.step(inputs, state.cells, masks=state.masks)  # (N, H)
+        context, weights = self.attention(state.per_source(hidden), state.memory, state.history)
+        context, weights = context.flatten(0, 1), weights.flatten(0, 1)  # (N, C), (N, S)
+        features = self.drop(self.combination(hidden, context, embedded))  # (N, F)
+        history = None if state.history is None else state.history.add(weights)
+        return DecoderOutput(features, weights), replace(state, cells=cells, fed=features, history=history)

@@ -1,0 +1,150 @@
+"""The decoder whose teacher-forced pass is one fused call per layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.nn.attention import Attention
+from lit_seq2seq.nn.bridges import LastState, StateShape
+from lit_seq2seq.nn.cells import CellName, RecurrentStack
+from lit_seq2seq.nn.decoders.base import (
+    AttentionFactory,
+    BridgeFactory,
+    Combination,
+    Combine,
+    Decoder,
+    DecoderOutput,
+    DecoderState,
+)
+from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.types import CellState
+
+
+class ParallelDecoder(Decoder):
+    """Recurrent layers that never wait for attention: all target steps are computed at once when training.
+
+    Without attention this is the encoder-decoder of Sutskever et al. (2014), or, with `use_summary`, that of Cho et al.
+    (2014), which shows the fixed-length vector to every step. With attention on top it is Luong et al. (2015) without
+    input feeding. With attention after the `first` layer the context is fed to every layer above (GNMT v2, after Wu et
+    al. 2016).
+
+    Args:
+        vocab_size: number of target symbols.
+        encoder: sizes of the encoder's result.
+        embedding_dim: size of the symbol vectors.
+        hidden_size: size of the recurrent layers.
+        num_layers: number of recurrent layers.
+        cell: kind of cell.
+        attention: how to look at the source; `None` for the fixed-length vector alone.
+        attention_after: the layer whose output is the query.
+        bridge: makes the first state.
+        use_summary: concatenate the fixed-length vector to the input of every step.
+        combine: how the features are joined; see `Combination`.
+        residual: see `RecurrentStack`.
+        layer_norm: see `RecurrentStack`.
+        dropout: probability of dropping units of embeddings, between layers, and of the features.
+        locked_dropout: see `RecurrentStack`.
+        state_dropout: see `RecurrentLayer`.
+
+    Example:
+        >>> from lit_seq2seq.nn import DotAttention, TextEncoder
+        >>> from lit_seq2seq.types import Padded
+        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
+        >>> decoder = ParallelDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6, attention=DotAttention)
+        >>> state = decoder.start(encoder(Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))))
+        >>> features, weights = decoder(torch.tensor([[2, 7]]), state)
+        >>> features.shape, weights.shape
+        (torch.Size([1, 2, 6]), torch.Size([1, 2, 3]))
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        encoder: EncoderShape,
+        embedding_dim: int = 256,
+        hidden_size: int = 512,
+        num_layers: int = 1,
+        cell: CellName = "lstm",
+        attention: AttentionFactory | None = None,
+        attention_after: Literal["first", "top"] = "top",
+        bridge: BridgeFactory = LastState,
+        use_summary: bool = False,
+        combine: Combine = "tanh",
+        residual: bool = False,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        locked_dropout: bool = False,
+        state_dropout: float = 0.0,
+    ) -> None:
+        shape = StateShape(num_layers, hidden_size, cell == "lstm")
+        super().__init__(vocab_size, encoder, shape, embedding_dim, bridge, use_summary, dropout, locked_dropout)
+        self.attention = None if attention is None else attention(hidden_size, encoder.memory_size)
+        if self.attention is not None and self.attention.uses_history:
+            raise ValueError(
+                f"{type(self.attention).__name__} depends on earlier weights, which the ParallelDecoder cannot give: "
+                "use InputFeedingDecoder or ConditionalGRUDecoder"
+            )
+        context_size = 0 if self.attention is None else self.attention.context_size
+        below = 1 if attention_after == "first" and self.attention is not None else num_layers
+        inputs = embedding_dim + (encoder.final_size if use_summary else 0)
+        shared = (cell, False, residual, layer_norm, dropout, locked_dropout, state_dropout)
+        self.below = RecurrentStack(inputs, hidden_size, below, *shared)
+        self.above = RecurrentStack(
+            hidden_size, hidden_size, num_layers - below, *shared, context_size, drop_input=True
+        )
+        self.combination = Combination(combine, hidden_size, context_size, embedding_dim)
+        self.output_size = self.combination.size
+
+    @property
+    def attention_module(self) -> Attention | None:
+        """The attention, if there is one."""
+        return self.attention
+
+    def forward(self, tokens: Tensor, state: DecoderState) -> DecoderOutput:
+        """Read whole targets `(B, T)` in one pass; see `Decoder.forward`."""
+        embedded = self.embed(tokens)  # (B, T, E)
+        inputs = embedded
+        if self.use_summary:
+            summary = state.summaries(tokens.shape[0])[:, None].expand(-1, tokens.shape[1], -1)
+            inputs = torch.cat([embedded, summary], dim=-1)
+        cut = len(self.below.layers)
+        hidden, _ = self.below(inputs, _part(state.cells, 0, cut))  # (B, T, H)
+        context, weights = None, None
+        if self.attention is not None:
+            assert state.memory is not None
+            context, weights = self.attention(hidden, state.memory)  # (B, T, C), (B, T, S)
+        hidden, _ = self.above(hidden, _part(state.cells, cut, None), context=context)
+        return self._output(hidden, context, embedded, weights)
+
+    def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
+        """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
+        inputs = torch.cat([embedded, state.summaries(len(embedded))], dim=-1) if self.use_summary else embedded
+        cut = len(self.below.layers)
+        hidden, lower = self.below.step(inputs, _part(state.cells, 0, cut))  # (N, H)
+        context, weights = None, None
+        if self.attention is not None:
+            assert state.memory is not None
+            context, weights = self.attention(state.per_source(hidden), state.memory)  # (B, K, C), (B, K, S)
+            context, weights = context.flatten(0, 1), weights.flatten(0, 1)
+        hidden, upper = self.above.step(hidden, _part(state.cells, cut, None), context=context)
+        output = self._output(hidden, context, embedded, weights)
+        return output, replace(state, cells=_join(lower, upper))
+
+    def _output(
+        self, hidden: Tensor, context: Tensor | None, embedded: Tensor, weights: Tensor | None
+    ) -> DecoderOutput:
+        features = self.combination(hidden, context, embedded)
+        return DecoderOutput(self.drop(features), weights)
+
+
+def _part(cells: CellState, start: int, stop: int | None) -> CellState:
+    return CellState(cells.h[:, start:stop], None if cells.c is None else cells.c[:, start:stop])
+
+
+def _join(lower: CellState, upper: CellState) -> CellState:
+    c = None if lower.c is None or upper.c is None else torch.cat([lower.c, upper.c], dim=1)
+    return CellState(torch.cat([lower.h, upper.h], dim=1), c)

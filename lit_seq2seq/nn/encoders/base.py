@@ -1,0 +1,45 @@
+"""What every encoder promises, whatever it reads."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import nn
+
+from lit_seq2seq.types import Encoded, Padded
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """Sizes that a decoder needs to know of its encoder.
+
+    Attributes:
+        memory_size: size M of the memory vectors.
+        final_layers: number of layers whose final states are given.
+        final_size: size F of each final state.
+        has_c: whether the final states include LSTM cell vectors.
+    """
+
+    memory_size: int
+    final_layers: int
+    final_size: int
+    has_c: bool
+
+
+class Encoder(nn.Module, ABC):
+    """Base of all encoders: a padded source in, one memory vector per position and final states out."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> EncoderShape:
+        """Sizes of what `forward` returns."""
+
+    @property
+    def token_embedding(self) -> nn.Embedding | None:
+        """The embedding of source symbols, for tying and for pretrained vectors; `None` where there is none."""
+        return None
+
+    @abstractmethod
+    def forward(self, source: Padded) -> Encoded:
+        """Encode `source`, ids `(B, S)` or features `(B, S, F)`; padding must not influence the result."""

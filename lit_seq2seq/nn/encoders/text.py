@@ -1,0 +1,123 @@
+"""Encoder of symbol sequences: words, subwords, characters, bytes."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lit_seq2seq.nn.cells import CellName, RecurrentStack, dropout_mask
+from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
+from lit_seq2seq.types import Encoded, Padded
+
+
+def embed(tokens: Tensor, embedding: nn.Embedding, dropout: float, locked: bool, training: bool) -> Tensor:
+    """Look up `tokens (B, T)` and drop units of the vectors, with one mask per sequence if `locked`: `(B, T, E)`."""
+    vectors: Tensor = embedding(tokens)
+    if not training or dropout == 0:
+        return vectors
+    if locked:
+        return vectors * dropout_mask(vectors, (vectors.shape[0], 1, vectors.shape[2]), dropout)
+    return nn.functional.dropout(vectors, dropout)
+
+
+def new_embedding(num_embeddings: int, embedding_dim: int) -> nn.Embedding:
+    """Create an embedding drawn from N(0, 1 / embedding_dim), small enough to be tied to an output layer."""
+    embedding = nn.Embedding(num_embeddings, embedding_dim)
+    nn.init.normal_(embedding.weight, std=embedding_dim**-0.5)
+    return embedding
+
+
+class TextEncoder(Encoder):
+    """Embedding and recurrent layers over symbol ids (Sutskever et al. 2014; Cho et al. 2014; Bahdanau et al. 2015).
+
+    Args:
+        vocab_size: number of source symbols.
+        embedding_dim: size of the symbol vectors.
+        hidden_size: size of the memory vectors; with `bidirectional`, half of it goes to either direction.
+        num_layers: number of recurrent layers.
+        cell: kind of cell.
+        bidirectional: read in both directions.
+        residual: see `RecurrentStack`.
+        layer_norm: see `RecurrentStack`.
+        dropout: probability of dropping units of embeddings, between layers, and of the memory.
+        locked_dropout: use one mask for all steps of a sequence (Gal & Ghahramani 2016).
+        state_dropout: see `RecurrentLayer`.
+        reverse: feed the source last symbol first (Sutskever et al. 2014, section 3.3); for one direction only.
+
+    Example:
+        >>> import torch
+        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
+        >>> encoded = encoder(Padded(torch.tensor([[4, 5, 6], [7, 0, 0]]), torch.tensor([3, 1])))
+        >>> encoded.memory.values.shape, encoded.final.h.shape
+        (torch.Size([2, 3, 6]), torch.Size([2, 1, 6]))
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embedding_dim: int = 256,
+        hidden_size: int = 512,
+        num_layers: int = 1,
+        cell: CellName = "lstm",
+        bidirectional: bool = True,
+        residual: bool = False,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        locked_dropout: bool = False,
+        state_dropout: float = 0.0,
+        reverse: bool = False,
+    ) -> None:
+        super().__init__()
+        if reverse and bidirectional:
+            raise ValueError(
+                "reverse needs bidirectional: false, since a bidirectional encoder already reads both ways"
+            )
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        self.embedding = new_embedding(vocab_size, embedding_dim)
+        self.stack = RecurrentStack(
+            embedding_dim,
+            hidden_size,
+            num_layers,
+            cell,
+            bidirectional,
+            residual,
+            layer_norm,
+            dropout,
+            locked_dropout,
+            state_dropout,
+        )
+        self.dropout = dropout
+        self.locked_dropout = locked_dropout
+        self.reverse = reverse
+        self._shape = EncoderShape(hidden_size, num_layers, hidden_size, self.stack.has_c)
+
+    @property
+    def shape(self) -> EncoderShape:
+        """Sizes of what `forward` returns."""
+        return self._shape
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """The embedding of source symbols."""
+        return self.embedding
+
+    def forward(self, source: Padded) -> Encoded:
+        """Encode ids `(B, S)`."""
+        tokens = _reverse(source) if self.reverse else source.values
+        vectors = embed(tokens, self.embedding, self.dropout, self.locked_dropout, self.training)  # (B, S, E)
+        outputs, final = self.stack(vectors, lengths=source.lengths)  # (B, S, H)
+        memory = Padded(outputs, source.lengths)
+        if self.reverse:  # position s of the memory belongs to position s of the source
+            memory = Padded(_reverse(memory), source.lengths)
+        if self.training and self.dropout > 0:
+            memory = Padded(nn.functional.dropout(memory.values, self.dropout), source.lengths)
+        return Encoded(memory, final)
+
+
+def _reverse(sequences: Padded) -> Tensor:
+    """Reverse each sequence within its real length, leaving padding in place."""
+    values = sequences.values
+    positions = sequences.mask.long().cumsum(dim=1) - 1  # (B, S): 0 1 2 2 2 ...
+    index = (sequences.lengths.clamp(min=1)[:, None] - 1 - positions).clamp(min=0)
+    index = index.where(sequences.mask, positions.new_tensor(range(values.shape[1])))
+    return values.gather(1, index if values.dim() == 2 else index[..., None].expand_as(values))

@@ -1,0 +1,124 @@
+"""The main job of every recipe script: fit, test, save, and show what came out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from lightning import Trainer
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from lit_seq2seq.cli import Seq2SeqCLI, guarded
+from lit_seq2seq.commands import save_best
+from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.module import LitSeq2Seq
+from lit_seq2seq.plots import AttentionExample, plot_attention_grid, plot_curves
+from lit_seq2seq.predictor import Predictor
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Seq2SeqCLI:
+    """Build everything that a YAML recipe describes, without running it.
+
+    Args:
+        path: the YAML file.
+        overrides: command-line style settings, such as `["--trainer.max_epochs", "3"]`.
+
+    Returns:
+        An object with `.model`, `.datamodule` and `.trainer`.
+
+    Example:
+        >>> recipe = load_recipe("recipes/translation/builtin.yaml", ["--trainer.max_epochs", "1"])
+        >>> recipe.trainer.max_epochs
+        1
+    """
+    return Seq2SeqCLI(["--config", str(path), *(overrides or [])], run=False)
+
+
+def main(default: Path, argv: list[str] | None = None) -> int:
+    """Run a recipe script with `default` as its YAML, unless `--config` names another; return the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not any(argument.split("=")[0] == "--config" for argument in arguments) and "--help" not in arguments:
+        arguments = ["--config", str(default), *arguments]
+    return guarded(partial(run, arguments))
+
+
+class _RecipeCLI(Seq2SeqCLI):
+    def add_arguments_to_parser(self, parser: object) -> None:
+        super().add_arguments_to_parser(parser)  # type: ignore[arg-type]
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to resume")  # type: ignore[attr-defined]
+
+
+def run(arguments: list[str]) -> None:
+    """Fit, test, save and show."""
+    cli = _RecipeCLI(arguments, run=False)
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    started = time.monotonic()
+    trainer.fit(model, datamodule=data, ckpt_path=cli.config.get("ckpt_path"))
+    minutes = (time.monotonic() - started) / 60
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trainer.test(model, datamodule=data, verbose=False)
+        return
+    save_best(trainer, model)
+    trainer.test(model, datamodule=data, verbose=False)
+    scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test_")}
+    folder = save_best(trainer, model, scores)
+    if folder is not None:
+        show(trainer, model, data, scores, minutes, folder)
+
+
+def _first_rows(data: Seq2SeqDataModule, count: int) -> list[tuple[str, str]]:
+    """Return source and first reference of the first rows of the test split."""
+    found = {
+        row: (text, references[0])
+        for batch in data.test_dataloader()
+        for row, text, references in zip(batch.rows.tolist(), batch.texts, batch.references, strict=True)
+        if row < count
+    }
+    return [found[row] for row in sorted(found)]
+
+
+@rank_zero_only
+def show(
+    trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule, scores: dict[str, float], minutes: float, folder: Path
+) -> None:
+    """Print scores and samples, draw the pictures, and say what to type next."""
+    console = Console()
+    rows = _first_rows(data, 10)
+    predictor = Predictor(model.cpu())
+    best = [outputs[0] for outputs in predictor.stream([source for source, _ in rows], return_attention=True)]
+    samples = Table(title="Ten translations of the test split", show_lines=True)
+    for column in ("source", "output", "reference"):
+        samples.add_column(column, overflow="fold")
+    for (source, reference), output in zip(rows, best, strict=True):
+        samples.add_row(source, output.text, reference)
+    console.print(samples)
+    table = Table(title=f"Test scores after {minutes:.1f} minutes of training")
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    for name, value in scores.items():
+        table.add_row(name.removeprefix("test_"), f"{value:.3f}" if name.endswith(("loss", "ppl")) else f"{value:.2f}")
+    console.print(table)
+    pictures = []
+    run = folder.parent
+    examples = [AttentionExample(o.attention, o.source_tokens, o.tokens) for o in best if o.attention is not None]
+    if examples:
+        plot_attention_grid(examples[:4], path=run / "attention.png")
+        pictures.append(run / "attention.png")
+    if (run / "metrics.csv").is_file():
+        plot_curves(run / "metrics.csv", path=run / "curves.png")
+        pictures.append(run / "curves.png")
+    console.print(f"model     {folder}")
+    for picture in pictures:
+        console.print(f"picture   {picture}")
+    console.print("\nNext:", style="bold")
+    commands = [
+        f"echo {rows[0][0]!r} | lit-seq2seq generate --model {folder} --num_beams 5",
+        f"tensorboard --logdir {run.parent}",
+        "python recipes/translation.py --config recipes/translation/your_files.yaml --data.dataset YOUR_FOLDER",
+    ]
+    for command in commands:
+        console.print(f"  {command}", soft_wrap=True, highlight=False)

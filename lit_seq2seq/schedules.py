@@ -1,0 +1,89 @@
+"""Learning-rate schedules beyond those of torch, stepped once per optimizer step."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_seq2seq.types import UserError
+
+
+class InverseSquareRoot(LambdaLR):
+    """Linear warm-up, then decay by the inverse square root of the step (Vaswani et al. 2017, section 5.3).
+
+    `lr(t) = lr * min(t / warmup_steps, sqrt(warmup_steps / t))`, so the optimizer's `lr` is the peak.
+
+    Args:
+        optimizer: whose learning rates are scaled.
+        warmup_steps: number of steps to the peak, at least 1.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> schedule = InverseSquareRoot(optimizer, warmup_steps=4)
+        >>> [schedule.factor(step) for step in (0, 3, 15)]
+        [0.25, 1.0, 0.5]
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: int = 4000) -> None:
+        if warmup_steps < 1:
+            raise UserError(f"warmup_steps must be at least 1, got {warmup_steps}")
+        self.warmup_steps = warmup_steps
+        super().__init__(optimizer, self.factor)
+
+    def factor(self, step: int) -> float:
+        """Multiplier of the learning rate at `step`, counted from 0."""
+        t = step + 1
+        return min(t / self.warmup_steps, math.sqrt(self.warmup_steps / t))
+
+
+class OneCycle(LambdaLR):
+    """Cosine rise to the optimizer's `lr`, then cosine fall to almost nothing (Smith & Topin 2019).
+
+    Unlike `torch.optim.lr_scheduler.OneCycleLR` it takes the number of steps from the trainer when it is not given, and
+    stays at the end value instead of failing when training goes on longer.
+
+    Args:
+        optimizer: whose `lr` is the peak.
+        total_steps: optimizer steps in the whole run; `None` lets `LitSeq2Seq` fill it in.
+        warmup: share of the steps spent rising, from 0 to 1.
+        start: learning rate at the beginning, as a share of the peak.
+        end: learning rate at the end, as a share of the peak.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> schedule = OneCycle(optimizer, total_steps=101, warmup=0.5, start=0.0, end=0.0)
+        >>> [round(schedule.factor(step), 3) for step in (0, 25, 50, 100, 1000)]
+        [0.0, 0.5, 1.0, 0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        warmup: float = 0.25,
+        start: float = 0.04,
+        end: float = 0.001,
+    ) -> None:
+        if not 0 <= warmup <= 1:
+            raise UserError(f"warmup is a share of all steps, between 0 and 1, got {warmup}")
+        self.total_steps = total_steps
+        self.warmup = warmup
+        self.start = start
+        self.end = end
+        super().__init__(optimizer, self.factor)
+
+    def factor(self, step: int) -> float:
+        """Multiplier of the learning rate at `step`, counted from 0."""
+        last = max(1, (self.total_steps or 1) - 1)
+        progress = min(1.0, step / last)
+        if progress < self.warmup:
+            return _cosine(self.start, 1.0, progress / self.warmup)
+        return _cosine(1.0, self.end, 1.0 if self.warmup == 1 else (progress - self.warmup) / (1 - self.warmup))
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

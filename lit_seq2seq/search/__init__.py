@@ -1,0 +1,78 @@
+"""Search for outputs; it knows no model, only a step function and a state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.search.beam import beam_search
+from lit_seq2seq.search.config import GenerationConfig, LengthNormalization
+from lit_seq2seq.search.greedy import greedy_search
+from lit_seq2seq.search.sample import sample_search
+from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction
+
+__all__ = ["GenerationConfig", "LengthNormalization", "beam_search", "greedy_search", "sample_search", "search"]
+
+
+def search(
+    step: StepFunction[S],
+    state: S,
+    *,
+    batch_size: int,
+    specials: SpecialIds,
+    config: GenerationConfig,
+    prefix: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    return_attention: bool = False,
+) -> list[list[Hypothesis]]:
+    """Search as the options say: by sampling, with a beam, or greedily.
+
+    Args:
+        step: advances every hypothesis by one token.
+        state: state before BOS, one hypothesis per sentence.
+        batch_size: number of sentences B.
+        specials: ids of the special symbols.
+        config: the options.
+        prefix: see `beam_search`.
+        source_mask: see `beam_search`.
+        device: where the tokens are kept.
+        return_attention: whether hypotheses carry their attention weights.
+
+    Returns:
+        For each sentence up to `num_return_sequences` hypotheses, best first, with their tensors on the CPU.
+
+    Raises:
+        UserError: the prefix is malformed, or there is a coverage penalty but no attention.
+
+    Example:
+        >>> import torch
+        >>> from lit_seq2seq.search import GenerationConfig, search
+        >>> from lit_seq2seq.types import SpecialIds, StepOutput, Value
+        >>> table = torch.eye(6).roll(1, dims=1).log()  # each token is followed by the next
+        >>> class Nothing(Value):
+        ...     pass
+        >>> def step(tokens, state):
+        ...     return StepOutput(table[tokens], state)
+        >>> specials = SpecialIds(bos=2, eos=5)
+        >>> config = GenerationConfig(num_beams=4)
+        >>> search(step, Nothing(), batch_size=1, specials=specials, config=config)[0][0].tokens
+        tensor([3, 4])
+    """
+    if config.do_sample:
+        method = sample_search
+    elif config.num_beams > 1:
+        method = beam_search
+    else:
+        method = greedy_search
+    return method(
+        step,
+        state,
+        batch_size=batch_size,
+        specials=specials,
+        config=config,
+        prefix=prefix,
+        source_mask=source_mask,
+        device=device,
+        return_attention=return_attention,
+    )

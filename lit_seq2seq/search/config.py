@@ -1,0 +1,116 @@
+"""Options of the search, under the names that transformers gives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lit_seq2seq.types import UserError
+
+LengthNormalization = Literal["none", "average", "power", "wu"]
+"""How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How outputs are searched for; names and meanings are those of transformers' `GenerationConfig`.
+
+    The differences: `top_k` is off by default (transformers 4: 50); `early_stopping=False` is exact (see there);
+    `num_beams > 1` cannot be joined with `do_sample`; the options from `length_normalization` on are our own.
+
+    A length is the number of generated tokens, *EOS included* where it was produced and a forced prefix excluded, here
+    and in `max_new_tokens`, as in transformers.
+
+    Args:
+        num_beams: hypotheses kept per sentence, >= 1; 1 is greedy search.
+        num_return_sequences: hypotheses returned per sentence, >= 1, and <= `num_beams` unless `do_sample`.
+        max_new_tokens: most tokens generated, >= 1. What is still open then ends without EOS and competes as it is.
+        min_new_tokens: EOS is not produced before this many other tokens; 0 to `max_new_tokens`.
+        do_sample: draw each token at random instead of searching for the most probable output.
+        temperature: sampling from p ** (1 / temperature), > 0.
+        top_k: sampling from the `top_k` most probable tokens only; 0 is off.
+        top_p: sampling from the smallest set of tokens whose probabilities sum to at least `top_p`, in (0, 1]; 1 is off
+            (nucleus sampling, Holtzman et al. 2020).
+        no_repeat_ngram_size: no n-gram of this size occurs twice in an output; 0 is off.
+        early_stopping: with `True` a sentence is finished when `num_beams` hypotheses are. With `False` or `"never"` it
+            is finished when no open hypothesis can still reach the best `num_return_sequences`, whatever follows: this
+            never misses a better hypothesis of the beam. (transformers does so for `"never"`; its `False` compares open
+            hypotheses at their present length and may stop too soon when `length_penalty > 0`.)
+        length_penalty: the exponent of `"power"` and `"wu"`: above 0 favours long outputs, below 0 short ones.
+        length_normalization: what the log-probability is divided by: `"none"`: 1; `"average"`: length; `"power"`:
+            length ** length_penalty, as transformers does; `"wu"`: ((5 + length) / 6) ** length_penalty
+            (Wu et al. 2016, eq. 14).
+        coverage_penalty: weight beta >= 0 of the penalty on source positions that received little attention
+            (Wu et al. 2016, eq. 14); 0 is off.
+        seed: seed of the sampling; `None` takes torch's global random state. One seed draws the same random numbers in
+            every call: set it for one reproducible call, not for a loop over batches.
+
+    Raises:
+        UserError: an option is out of its range.
+
+    Example:
+        >>> from lit_seq2seq.search import GenerationConfig
+        >>> GenerationConfig(num_beams=5, length_penalty=0.6).num_beams
+        5
+    """
+
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    max_new_tokens: int = 128
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    no_repeat_ngram_size: int = 0
+    early_stopping: bool | Literal["never"] = False
+    length_penalty: float = 1.0
+    length_normalization: LengthNormalization = "power"
+    coverage_penalty: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
+            self._expect_integer(name, minimum=1)
+        for name in ("min_new_tokens", "top_k", "no_repeat_ngram_size"):
+            self._expect_integer(name, minimum=0)
+        self._expect_number("temperature", lambda value: 0 < value < math.inf, "a number above 0")
+        self._expect_number("top_p", lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+        self._expect_number("coverage_penalty", lambda value: 0 <= value < math.inf, "a number of at least 0")
+        self._expect_number("length_penalty", math.isfinite, "a finite number")
+        choices = get_args(LengthNormalization)
+        self._expect("length_normalization", self.length_normalization in choices, f"one of {', '.join(choices)}")
+        early = self.early_stopping
+        self._expect("early_stopping", isinstance(early, bool) or early == "never", "True, False or 'never'")
+        self._expect_agreement()
+
+    def _expect_agreement(self) -> None:
+        self._expect(
+            "min_new_tokens",
+            self.min_new_tokens <= self.max_new_tokens,
+            f"at most max_new_tokens={self.max_new_tokens}",
+        )
+        self._expect(
+            "num_beams", self.num_beams == 1 or not self.do_sample, "1 with do_sample=True; set one or the other"
+        )
+        self._expect(
+            "num_return_sequences",
+            self.do_sample or self.num_return_sequences <= self.num_beams,
+            f"at most num_beams={self.num_beams}; raise num_beams or set do_sample=True",
+        )
+
+    def _expect_integer(self, name: str, minimum: int) -> None:
+        value: object = getattr(self, name)
+        valid = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+        self._expect(name, valid, f"an integer of at least {minimum}")
+
+    def _expect_number(self, name: str, valid: Callable[[float], bool], expected: str) -> None:
+        value: object = getattr(self, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        self._expect(name, number and valid(getattr(self, name)), expected)
+
+    def _expect(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
+            raise UserError(f"{name}={getattr(self, name)!r}: must be {expected}")

@@ -1,0 +1,176 @@
+"""Search along a single path per output: greedy search, and the loop that sampling shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.history import History
+from lit_seq2seq.search.rules import Rules
+from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction, StepOutput, Value
+
+Choice = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`choose(log_probs (B, K, V), sentences (B,), positions (B,)) -> tokens (B, K)`.
+
+`sentences` are places in the whole batch, `positions` count generated tokens from 0 (below 0 within a prefix).
+"""
+
+
+@torch.no_grad()
+def greedy_search(
+    step: StepFunction[S],
+    state: S,
+    *,
+    batch_size: int,
+    specials: SpecialIds,
+    config: GenerationConfig,
+    prefix: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    return_attention: bool = False,
+) -> list[list[Hypothesis]]:
+    """Take the most probable token at each step: `beam_search` with one beam, without its bookkeeping.
+
+    Args:
+        step: advances every hypothesis by one token.
+        state: state before BOS, one hypothesis per sentence.
+        batch_size: number of sentences B.
+        specials: ids of the special symbols.
+        config: the options; `num_beams` and those of sampling are not looked at.
+        prefix: see `beam_search`.
+        source_mask: see `beam_search`.
+        device: where the tokens are kept.
+        return_attention: whether hypotheses carry their attention weights.
+
+    Returns:
+        For each sentence a list of one hypothesis.
+
+    Raises:
+        UserError: the prefix is malformed, or there is a coverage penalty but no attention.
+
+    Example:
+        >>> import torch
+        >>> from lit_seq2seq.search import GenerationConfig, greedy_search
+        >>> from lit_seq2seq.types import SpecialIds, StepOutput, Value
+        >>> table = torch.eye(6).roll(1, dims=1).log()  # each token is followed by the next
+        >>> class Nothing(Value):
+        ...     pass
+        >>> def step(tokens, state):
+        ...     return StepOutput(table[tokens], state)
+        >>> specials = SpecialIds(bos=2, eos=5)
+        >>> greedy_search(step, Nothing(), batch_size=1, specials=specials, config=GenerationConfig())[0][0].tokens
+        tensor([3, 4])
+    """
+    rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
+    return follow(step, state, lambda log_probs, *_: log_probs.argmax(-1), rules, 1, return_attention)
+
+
+def follow(
+    step: StepFunction[S], state: S, choose: Choice, rules: Rules, outputs: int, return_attention: bool
+) -> list[list[Hypothesis]]:
+    """Produce `outputs` independent hypotheses per sentence, token by token as `choose` says.
+
+    A sentence leaves the batch when all its hypotheses have ended; finding out which do is the only wait for the
+    device within a step.
+
+    Args:
+        step: advances every hypothesis by one token.
+        state: state before BOS, one hypothesis per sentence.
+        choose: picks the next tokens from the constrained log-probabilities.
+        rules: what holds for each sentence.
+        outputs: hypotheses per sentence K.
+        return_attention: whether hypotheses carry their attention weights.
+
+    Returns:
+        For each sentence its hypotheses, best first.
+    """
+    device = rules.prefix.device
+    batch_size = rules.prefix.shape[0]
+    history = History(return_attention)
+    paths = _Paths.start(rules, batch_size, outputs)
+    if outputs > 1:
+        state = state.select(paths.sentences[:, None].expand(batch_size, outputs))
+    finished: list[_Paths] = []
+    for time in range(rules.max_time):
+        output = step(paths.last.flatten(), state)
+        state, paths = output.state, _advance(paths, output, choose, history, time)
+        done = paths.ended.all(1).cpu()  # (B,), the one wait for the device
+        if done.any():
+            finished.append(paths.select(done.nonzero()[:, 0].to(device)))
+            if done.all():
+                break
+            remaining = (~done).nonzero()[:, 0].to(device)
+            paths = paths.select(remaining)
+            state = state.select(remaining[:, None] * outputs + torch.arange(outputs, device=device))
+    order = torch.cat([part.sentences for part in finished]).argsort()  # (B,)
+    nodes = torch.cat([part.nodes for part in finished])[order]  # (B, K)
+    scores = torch.cat([part.scores for part in finished])[order]
+    return history.hypotheses(nodes, scores, rules.specials.eos)
+
+
+@dataclass(frozen=True)
+class _Paths(Value):
+    """Hypotheses of the sentences not yet done.
+
+    Attributes:
+        rules: what holds for each sentence.
+        sentences: `(B,)` place of each sentence in the whole batch.
+        tokens: `(B, K, T)` tokens so far.
+        last: `(B, K)` the token to be read next.
+        nodes: `(B, K)` last nodes in the history.
+        log_probs: `(B, K)` log-probabilities.
+        coverage: `(B, K, S)` summed attention weights, if there is a coverage penalty.
+        scores: `(B, K)` scores of those that have ended.
+        ended: `(B, K)` true where the hypothesis has ended; what is added to it afterwards does not count.
+    """
+
+    rules: Rules
+    sentences: Tensor
+    tokens: Tensor
+    last: Tensor
+    nodes: Tensor
+    log_probs: Tensor
+    coverage: Tensor | None
+    scores: Tensor
+    ended: Tensor
+
+    @classmethod
+    def start(cls, rules: Rules, batch_size: int, outputs: int) -> Self:
+        device, shape = rules.prefix.device, (batch_size, outputs)
+        return cls(
+            rules=rules,
+            sentences=torch.arange(batch_size, device=device),
+            tokens=torch.zeros(*shape, 0, dtype=torch.long, device=device),
+            last=torch.full(shape, rules.specials.bos, device=device),
+            nodes=torch.full(shape, History.ROOT, device=device),
+            log_probs=torch.zeros(shape, device=device),
+            coverage=None,
+            scores=torch.zeros(shape, device=device),
+            ended=torch.zeros(shape, dtype=torch.bool, device=device),
+        )
+
+
+def _advance(paths: _Paths, output: StepOutput[S], choose: Choice, history: History, time: int) -> _Paths:
+    rules, (batch, outputs) = paths.rules, paths.last.shape
+    constrained = rules.constrain(output.log_probs, paths.tokens, time).view(batch, outputs, -1)  # (B, K, V)
+    tokens = choose(constrained, paths.sentences, time - rules.prefix_lengths)  # (B, K)
+    token_scores = constrained.gather(2, tokens[:, :, None])[:, :, 0]  # (B, K)
+    rows = torch.arange(batch * outputs, device=tokens.device).view(batch, outputs)
+    nodes = history.append(paths.nodes, tokens, token_scores, rows, output.attention)
+    log_probs = paths.log_probs + token_scores
+    coverage = rules.add_coverage(paths.coverage, output.attention, outputs)
+    return replace(
+        paths,
+        tokens=torch.cat([paths.tokens, tokens[:, :, None]], dim=2),
+        last=tokens,
+        nodes=paths.nodes.where(paths.ended, nodes),
+        log_probs=log_probs,
+        coverage=coverage,
+        scores=paths.scores.where(paths.ended, rules.score(log_probs, time, coverage)),
+        ended=paths.ended | rules.ends(tokens, time),
+    )

@@ -1,0 +1,100 @@
+"""Sampling of outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.constraints import keep_top_k, keep_top_p
+from lit_seq2seq.search.greedy import follow
+from lit_seq2seq.search.rules import Rules
+from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction
+
+
+@torch.no_grad()
+def sample_search(
+    step: StepFunction[S],
+    state: S,
+    *,
+    batch_size: int,
+    specials: SpecialIds,
+    config: GenerationConfig,
+    prefix: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    return_attention: bool = False,
+) -> list[list[Hypothesis]]:
+    """Draw `num_return_sequences` independent outputs per sentence, each token from the model's distribution.
+
+    The distribution is first sharpened by `temperature`, then cut to `top_k`, then to `top_p`. The scores in the result
+    do not show this: they are log-probabilities under the model itself, comparable with those of `beam_search`. All
+    random numbers are drawn on the CPU beforehand, so that an output depends on the seed and on the sentence's place in
+    the batch, but neither on its batch mates nor on the device.
+
+    Args:
+        step: advances every hypothesis by one token.
+        state: state before BOS, one hypothesis per sentence.
+        batch_size: number of sentences B.
+        specials: ids of the special symbols.
+        config: the options.
+        prefix: see `beam_search`.
+        source_mask: see `beam_search`.
+        device: where the tokens are kept.
+        return_attention: whether hypotheses carry their attention weights.
+
+    Returns:
+        For each sentence `num_return_sequences` hypotheses, best first; the same output may occur more than once.
+
+    Raises:
+        UserError: the prefix is malformed, or there is a coverage penalty but no attention.
+
+    Example:
+        >>> import torch
+        >>> from lit_seq2seq.search import GenerationConfig, sample_search
+        >>> from lit_seq2seq.types import SpecialIds, StepOutput, Value
+        >>> table = torch.zeros(6, 6).log_softmax(-1)
+        >>> config = GenerationConfig(do_sample=True, num_return_sequences=3, max_new_tokens=4, seed=1)
+        >>> class Nothing(Value):
+        ...     pass
+        >>> def step(tokens, state):
+        ...     return StepOutput(table[tokens].expand(len(tokens), 6), state)
+        >>> def draw():
+        ...     return sample_search(step, Nothing(), batch_size=1, specials=SpecialIds(), config=config)[0]
+        >>> [hypothesis.tokens.tolist() for hypothesis in draw()] == [again.tokens.tolist() for again in draw()]
+        True
+    """
+    rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
+    generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
+    shape = (batch_size, config.num_return_sequences, config.max_new_tokens)
+    uniform = torch.rand(shape, generator=generator).to(device)  # (B, K, max_new_tokens)
+
+    def choose(log_probs: Tensor, sentences: Tensor, positions: Tensor) -> Tensor:
+        logits = (log_probs - log_probs.amax(-1, keepdim=True)) / config.temperature  # (B, K, V)
+        if config.top_k:
+            logits = keep_top_k(logits, config.top_k)
+        if config.top_p < 1:
+            logits = keep_top_p(logits, config.top_p)
+        return draw(logits.softmax(-1), uniform[sentences, :, positions.clamp(min=0)])
+
+    return follow(step, state, choose, rules, config.num_return_sequences, return_attention)
+
+
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Turn uniform random numbers into tokens by inversion: the first token whose cumulative probability exceeds them.
+
+    Args:
+        probabilities: `(..., V)` distributions.
+        uniform: `(...)` numbers in [0, 1).
+
+    Returns:
+        `(...)` tokens; those of probability 0 are never drawn.
+
+    Example:
+        >>> import torch
+        >>> draw(torch.tensor([[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]), torch.tensor([0.4, 0.5]))
+        tensor([0, 2])
+    """
+    cumulative = probabilities.cumsum(-1).masked_fill(probabilities == 0, 0)  # (..., V)
+    threshold = uniform[..., None] * cumulative.amax(-1, keepdim=True)  # (..., 1)
+    return (cumulative > threshold).byte().argmax(-1)

@@ -1,0 +1,93 @@
+"""Length normalisation and coverage penalty: how finished hypotheses are ranked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.search.config import LengthNormalization
+
+
+def length_divisor(lengths: Tensor, normalization: LengthNormalization, penalty: float) -> Tensor:
+    """Compute what the log-probability of a hypothesis of some length is divided by.
+
+    `"none"`: 1; `"average"`: length; `"power"`: length ** penalty; `"wu"`: ((5 + length) / 6) ** penalty
+    (Wu et al. 2016, "Google's Neural Machine Translation System", eq. 14).
+
+    Args:
+        lengths: number of generated tokens with EOS, >= 1, floating point, any shape.
+        normalization: the kind.
+        penalty: the exponent of `"power"` and `"wu"`.
+
+    Returns:
+        The divisors, positive and finite, in the shape of `lengths`.
+
+    Example:
+        >>> import torch
+        >>> length_divisor(torch.tensor([1.0, 4.0]), "power", 0.5)
+        tensor([1., 2.])
+    """
+    if normalization == "none":
+        return torch.ones_like(lengths)
+    if normalization == "average":
+        return lengths
+    base = (5 + lengths) / 6 if normalization == "wu" else lengths
+    limits = torch.finfo(lengths.dtype)
+    return base.pow(penalty).clamp(limits.tiny, limits.max)
+
+
+def normalize(log_probs: Tensor, divisor: Tensor) -> Tensor:
+    """Divide log-probabilities by length divisors; the result stays finite, however extreme the length penalty."""
+    return (log_probs / divisor).clamp(min=torch.finfo(log_probs.dtype).min)
+
+
+def best_reachable(
+    log_probs: Tensor, lengths: Tensor, max_lengths: Tensor, normalization: LengthNormalization, penalty: float
+) -> Tensor:
+    """Bound from above the score that an open hypothesis can end with.
+
+    A log-probability can only fall and the divisor is monotone in the length, so no end is better than one that costs
+    nothing at whichever of the shortest and the longest possible lengths has the larger divisor. The coverage penalty
+    is never positive and drops out.
+
+    Args:
+        log_probs: log-probabilities of open hypotheses, <= 0, any shape.
+        lengths: the shortest length at which each can end, broadcast against `log_probs`.
+        max_lengths: the longest.
+        normalization: see `length_divisor`.
+        penalty: see `length_divisor`.
+
+    Returns:
+        The bounds, in the shape of `log_probs`.
+
+    Example:
+        >>> import torch
+        >>> best_reachable(torch.tensor([-4.0]), torch.tensor([2.0]), torch.tensor([8.0]), "average", 1.0)
+        tensor([-0.5000])
+    """
+    shortest = length_divisor(lengths, normalization, penalty)
+    longest = length_divisor(max_lengths, normalization, penalty)
+    return normalize(log_probs, torch.maximum(shortest, longest))
+
+
+def coverage_score(attention: Tensor, source_mask: Tensor | None, penalty: float) -> Tensor:
+    """Compute penalty * sum_i log(min(sum_j a_ij, 1)) over real source positions i (Wu et al. 2016, eq. 14).
+
+    Args:
+        attention: `(..., S)` attention weights summed over all target tokens, EOS included.
+        source_mask: booleans, true at real source positions, broadcast against `attention`; `None`: all are real.
+        penalty: the weight beta, >= 0.
+
+    Returns:
+        `(...)` scores, <= 0: zero where every real position has received a total weight of one. A position without any
+        weight counts as the smallest positive number, so that scores stay finite.
+
+    Example:
+        >>> import torch
+        >>> coverage_score(torch.tensor([[1.5, 1.0], [1.0, 0.5]]), None, penalty=1.0)
+        tensor([ 0.0000, -0.6931])
+    """
+    logs = attention.clamp(torch.finfo(attention.dtype).tiny, 1).log()  # (..., S)
+    if source_mask is not None:
+        logs = logs.masked_fill(~source_mask, 0)
+    return penalty * logs.sum(-1)

@@ -1,0 +1,107 @@
+"""Objects from plain mappings and back: the one description that recipes, checkpoints and model folders share.
+
+A *factory* is a callable that lacks a few leading arguments (sizes, parameters), which its parent supplies: a class, or
+a `functools.partial` of one. Its description is `{"class_path": ..., "init_args": {...}}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from functools import partial
+
+from lit_seq2seq.types import UserError
+
+Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
+
+TRUSTED = ("lit_seq2seq", "torch.optim", "torch.nn")
+"""Packages whose classes a description may name. Others only run when the caller says so."""
+
+
+def describe(value: object) -> Plain:
+    """Turn a factory, dataclass, class, function or plain value into a plain, JSON-able description.
+
+    Args:
+        value: what to describe. `functools.partial` objects become `class_path` and `init_args`.
+
+    Returns:
+        Nested dictionaries, lists, strings, numbers, booleans and `None`.
+
+    Raises:
+        TypeError: a value that has no plain description, such as a lambda or a module instance.
+
+    Example:
+        >>> from lit_seq2seq.nn import TextEncoder
+        >>> describe(partial(TextEncoder, hidden_size=8))
+        {'class_path': 'lit_seq2seq.nn.encoders.text.TextEncoder', 'init_args': {'hidden_size': 8}}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [describe(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, partial):
+        # jsonargparse wraps the class in instantiators of its own and passes it as the last positional argument.
+        function = next((arg for arg in reversed(value.args) if isinstance(arg, type)), value.func)
+        return {"class_path": _path(function), "init_args": describe(value.keywords)}
+    if isinstance(value, type) or callable(value):
+        return {"class_path": _path(value), "init_args": {}}
+    raise TypeError(f"expected a factory or a plain value, got {type(value).__name__}: {value!r:.80}")
+
+
+def build(description: object, trust: tuple[str, ...] = ()) -> object:
+    """Turn a description back into factories and plain values; what is not a description comes back unchanged.
+
+    Args:
+        description: made by `describe` or written by hand.
+        trust: packages, beyond `TRUSTED`, whose classes may be imported.
+
+    Returns:
+        For each `class_path` a `functools.partial`, in place.
+
+    Raises:
+        UserError: a class that is not trusted or does not exist.
+
+    Example:
+        >>> build({"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}})
+        functools.partial(<class 'torch.optim.adam.Adam'>, lr=0.1)
+    """
+    if isinstance(description, Mapping):
+        if "class_path" in description:
+            arguments = description.get("init_args") or {}
+            return partial(
+                import_class(str(description["class_path"]), trust),
+                **{key: build(value, trust) for key, value in arguments.items()},
+            )
+        return {key: build(value, trust) for key, value in description.items()}
+    if isinstance(description, list):
+        return [build(item, trust) for item in description]
+    return description
+
+
+def import_class(path: str, trust: tuple[str, ...] = ()) -> type:
+    """Import `package.module.Name`, if its package is trusted."""
+    if not any(path.startswith(package + ".") for package in (*TRUSTED, *trust)):
+        raise UserError(
+            f"the description names {path}, which is outside the trusted packages {', '.join(TRUSTED)}: if you trust "
+            f"its author, pass trust=({path.split('.')[0]!r},)"
+        )
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"there is no class {path}: check the spelling or install the version that has it") from error
+    if not isinstance(found, type):
+        raise UserError(f"{path} is not a class, but {type(found).__name__}: class_path must name a class")
+    return found
+
+
+def _path(function: object) -> str:
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module is None or name is None or "<" in name:
+        raise TypeError(f"expected an importable class or function, got {function!r:.80}")
+    return f"{module}.{name}"

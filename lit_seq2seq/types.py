@@ -1,0 +1,208 @@
+"""The values that flow between layers: small, immutable, and able to move, reorder and repeat themselves.
+
+Everything in the package may import this module; it imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: wrong path, column, option, file or setting.
+
+    The message is one line that says what was expected, what came, and what to change. Command-line entry points print
+    it without a traceback and exit with a non-zero status.
+    """
+
+
+@dataclass(frozen=True)
+class Value:
+    """Base of the immutable tensor records; every tensor field has the batch as its first dimension.
+
+    Subclasses are frozen dataclasses whose fields are tensors, other `Value`s, tuples of these, or `None`; anything
+    else is carried along untouched.
+    """
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Return a copy with `function` applied to every tensor, however deeply it is nested."""
+        changes = {field.name: _map(getattr(self, field.name), function) for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **changes)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Return a copy on `device`."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Return a copy in page-locked memory, for fast transfer to a GPU."""
+        return self.map(Tensor.pin_memory)
+
+    def select(self, index: Tensor) -> Self:
+        """Return the rows named by `index`, `(M,)` integers, in that order."""
+        return self.map(lambda tensor: tensor.index_select(0, index))
+
+    def repeat(self, times: int) -> Self:
+        """Return a copy with each row repeated `times` times in place: `a a b b ...`."""
+        return self.map(lambda tensor: tensor.repeat_interleave(times, dim=0))
+
+
+def _map(value: object, function: Callable[[Tensor], Tensor]) -> object:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Value):
+        return value.map(function)
+    if isinstance(value, tuple):
+        return tuple(_map(item, function) for item in value)
+    return value
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Integer ids of the four special symbols of a vocabulary."""
+
+    pad: int = 0
+    unk: int = 1
+    bos: int = 2
+    eos: int = 3
+
+
+@dataclass(frozen=True)
+class Padded(Value):
+    """A batch of sequences of different lengths, padded at the end.
+
+    Attributes:
+        values: `(B, S)` integer ids, or `(B, S, F)` floating-point features.
+        lengths: `(B,)` integers, each from 0 to S.
+
+    Example:
+        >>> import torch
+        >>> from lit_seq2seq.types import Padded
+        >>> Padded(torch.tensor([[4, 5], [6, 0]]), torch.tensor([2, 1])).mask
+        tensor([[ True,  True],
+                [ True, False]])
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """`(B, S)` booleans, true at real positions."""
+        positions = torch.arange(self.values.shape[1], device=self.lengths.device)
+        return positions[None, :] < self.lengths[:, None]  # (B, S)
+
+    @property
+    def total(self) -> Tensor:
+        """Number of real positions in the batch, a scalar tensor."""
+        return self.lengths.sum()
+
+
+@dataclass(frozen=True)
+class Batch(Value):
+    """What the data loader gives the model.
+
+    Attributes:
+        source: the inputs.
+        target: `(B, T)` ids *ending with EOS* (no BOS), or `None` when predicting.
+        rows: `(B,)` index of each example in its split, so that predictions can be put back in order.
+        references: per example the tuple of reference texts, for metrics; empty when predicting.
+        texts: per example the raw source as text, for display; empty where the source is not text.
+    """
+
+    source: Padded
+    target: Padded | None
+    rows: Tensor
+    references: tuple[tuple[str, ...], ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+
+@dataclass(frozen=True)
+class CellState(Value):
+    """State of a stack of recurrent layers.
+
+    Attributes:
+        h: `(N, L, H)` hidden vectors.
+        c: `(N, L, H)` LSTM cell vectors; `None` for cells without them.
+    """
+
+    h: Tensor
+    c: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Encoded(Value):
+    """What an encoder makes of a source batch.
+
+    Attributes:
+        memory: `(B, S, M)` one vector per source position.
+        final: last state of every encoder layer, `(B, L, F)`, directions concatenated.
+    """
+
+    memory: Padded
+    final: CellState
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One decoded output.
+
+    Attributes:
+        tokens: `(T,)` ids without BOS and without EOS.
+        score: the number by which hypotheses are ranked: log-probability after the length and coverage penalties.
+        log_prob: plain sum of the log-probabilities of the tokens and of EOS, where it was produced.
+        token_scores: `(T,)` or `(T + 1,)` log-probability of each token, then of EOS where it was produced.
+        attention: `(T or T + 1, S)` attention weights beside `token_scores`; `None` for models without attention.
+    """
+
+    tokens: Tensor
+    score: float
+    log_prob: float
+    token_scores: Tensor
+    attention: Tensor | None = None
+
+
+class SearchState(Protocol):
+    """What search asks of a decoding state: to be reordered, nothing more."""
+
+    def select(self, index: Tensor) -> Self:
+        """Return the state whose hypotheses are `index`.
+
+        Args:
+            index: `(B', K')` integers, positions in the present flat list of B * K hypotheses (K per sentence,
+                sentences in order). Each row holds hypotheses of one and the same sentence; sentences keep their
+                order, and some may be missing (they are finished).
+        """
+
+
+S = TypeVar("S", bound=SearchState)
+
+
+@dataclass(frozen=True)
+class StepOutput(Generic[S]):
+    """Result of one decoding step for N = B * K hypotheses.
+
+    Attributes:
+        log_probs: `(N, V)` log-probabilities of the next token.
+        state: the state after the step.
+        attention: `(N, S)` weights over source positions, or `None`.
+    """
+
+    log_probs: Tensor
+    state: S
+    attention: Tensor | None = None
+
+
+class StepFunction(Protocol[S]):
+    """`step(tokens (N,), state) -> StepOutput`: all that search knows of a model."""
+
+    def __call__(self, tokens: Tensor, state: S) -> StepOutput[S]:
+        """Advance every hypothesis by the token `tokens (N,)` it just received."""

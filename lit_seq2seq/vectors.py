@@ -1,0 +1,70 @@
+"""Pretrained word vectors: word2vec, GloVe and fastText text files, or NumPy archives."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lit_seq2seq.types import UserError
+
+
+def load_vectors(path: str | os.PathLike[str], symbols: Sequence[str], weight: Tensor) -> int:
+    """Copy pretrained vectors into the rows of an embedding, in place.
+
+    Args:
+        path: text file with `word v1 v2 ...` lines, with or without the `count size` line of word2vec, possibly
+            gzipped; or an `.npz` archive with arrays `words (W,)` and `vectors (W, E)`.
+        symbols: name of each of the V symbols.
+        weight: `(V, E)` embedding.
+
+    Returns:
+        Number of symbols that got a vector; the others keep theirs.
+
+    Raises:
+        UserError: the file is missing or unreadable, or its vectors have another size.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"there is no file of word vectors {file}: check source_vectors or target_vectors")
+    rows: dict[str, list[int]] = {}
+    for row, symbol in enumerate(symbols):
+        rows.setdefault(symbol, []).append(row)
+    found = 0
+    with torch.no_grad():
+        for word, vector in _read_npz(file) if file.suffix == ".npz" else _read_text(file):
+            if word not in rows:
+                continue
+            if vector.shape != (weight.shape[1],):
+                raise UserError(
+                    f"{file} has vectors of size {vector.size}, but embedding_dim is {weight.shape[1]}: make them equal"
+                )
+            for row in rows.pop(word):
+                weight[row] = torch.from_numpy(vector)
+                found += 1
+    return found
+
+
+def _read_npz(file: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    with np.load(file, allow_pickle=False) as archive:
+        if not {"words", "vectors"} <= set(archive):
+            raise UserError(f"{file} must hold arrays 'words' and 'vectors', but holds {', '.join(archive)}")
+        yield from zip(archive["words"].tolist(), archive["vectors"].astype(np.float32), strict=True)
+
+
+def _read_text(file: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            word, *values = line.rstrip("\n").rstrip().split(" ")
+            if number == 1 and len(values) == 1:  # word2vec's header: number of words, size
+                continue
+            try:
+                yield word, np.array(values, dtype=np.float32)
+            except ValueError as error:
+                raise UserError(f"{file}, line {number}: expected a word and numbers, got {line!r:.60}") from error

@@ -1,0 +1,186 @@
+"""The one table of parts that the contract tests run over: a new part joins all of them by one line here."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.nn import (
+    AdditiveAttention,
+    Attention,
+    Bridge,
+    ConditionalGRUDecoder,
+    Decoder,
+    DecoderState,
+    DenseBridge,
+    DotAttention,
+    Encoder,
+    EncoderDecoder,
+    EncoderShape,
+    GeneralAttention,
+    InputFeedingDecoder,
+    LastState,
+    LearnedBridge,
+    LocationAwareAttention,
+    MeanBridge,
+    MultiHeadAttention,
+    ParallelDecoder,
+    StateShape,
+    TextEncoder,
+    ZeroBridge,
+)
+from lit_seq2seq.nn.cells import CellName
+from lit_seq2seq.types import Padded, SpecialIds, Value
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+HIDDEN = 6
+SOURCE_SIZE, TARGET_SIZE = 9, 8
+SIZES = {"embedding_dim": 5, "hidden_size": HIDDEN}
+
+CELLS: tuple[CellName, ...] = get_args(CellName)
+
+ATTENTIONS: dict[str, Callable[[int, int], Attention]] = {
+    "dot": DotAttention,
+    "scaled dot": partial(DotAttention, scaled=True),
+    "general": GeneralAttention,
+    "additive": AdditiveAttention,
+    "additive coverage": partial(AdditiveAttention, attention_size=4, coverage=True),
+    "multi-head": partial(MultiHeadAttention, num_heads=2),
+    "location": partial(LocationAwareAttention, filters=2, kernel_size=3),
+    "location cumulative": partial(LocationAwareAttention, filters=2, kernel_size=3, cumulative=True),
+}
+BRIDGES: dict[str, Callable[[EncoderShape, StateShape], Bridge]] = {
+    "last": LastState,
+    "dense": DenseBridge,
+    "mean": MeanBridge,
+    "zero": ZeroBridge,
+    "learned": LearnedBridge,
+}
+ENCODERS: dict[str, Callable[[int], Encoder]] = {
+    **{f"bidirectional {cell}": partial(TextEncoder, cell=cell, **SIZES) for cell in CELLS},
+    **{f"forward {cell}": partial(TextEncoder, cell=cell, bidirectional=False, **SIZES) for cell in CELLS},
+    "two layers": partial(TextEncoder, num_layers=2, **SIZES),
+    "three layers": partial(TextEncoder, num_layers=3, cell="gru", **SIZES),
+    "reverse": partial(TextEncoder, bidirectional=False, reverse=True, **SIZES),
+    "residual norm": partial(TextEncoder, num_layers=3, residual=True, layer_norm=True, **SIZES),
+}
+KINDS: dict[str, Callable[..., Decoder]] = {
+    "parallel": partial(ParallelDecoder, **SIZES),
+    "parallel first": partial(ParallelDecoder, attention_after="first", **SIZES),
+    "parallel summary": partial(ParallelDecoder, use_summary=True, **SIZES),
+    "feeding": partial(InputFeedingDecoder, **SIZES),
+    "conditional": partial(ConditionalGRUDecoder, **SIZES),
+}
+
+
+def works_together(kind: str, attention: str) -> bool:
+    """Whether the decoder can give the attention what it asks for."""
+    return not (kind.startswith("parallel") and ATTENTIONS[attention](2, 2).uses_history)
+
+
+DECODERS: dict[str, Callable[[int, EncoderShape], Decoder]] = {
+    "parallel no attention": KINDS["parallel"],
+    "parallel summary no attention": KINDS["parallel summary"],
+    "parallel three layers no attention": partial(KINDS["parallel summary"], num_layers=3, residual=True),
+    "feeding default": KINDS["feeding"],
+    "conditional default": KINDS["conditional"],
+    **{
+        f"{kind} {attention}": partial(decoder, attention=ATTENTIONS[attention], num_layers=2)
+        for kind, decoder in KINDS.items()
+        for attention in ATTENTIONS
+        if works_together(kind, attention)
+    },
+    **{
+        f"{kind} {cell} {depth}": partial(KINDS[kind], cell=cell, num_layers=depth, attention=AdditiveAttention)
+        for kind in ("parallel", "parallel first", "feeding")
+        for cell in CELLS
+        for depth in (1, 2, 3)
+    },
+    **{f"conditional {depth}": partial(KINDS["conditional"], num_layers=depth) for depth in (1, 2, 3)},
+    **{
+        f"{kind} {name}": partial(KINDS[kind], num_layers=3, attention=GeneralAttention, **options)
+        for kind in ("parallel first", "feeding", "conditional")
+        for name, options in {
+            "residual": {"residual": True},
+            "norm": {"layer_norm": True},
+            "residual norm": {"residual": True, "layer_norm": True},
+            **{f"combine {combine}": {"combine": combine} for combine in ("concat", "tanh", "deep")},
+            **{f"bridge {bridge}": {"bridge": factory} for bridge, factory in BRIDGES.items()},
+        }.items()
+    },
+}
+NETWORKS: dict[str, tuple[str, str]] = {
+    **{decoder: ("bidirectional lstm", decoder) for decoder in DECODERS},
+    **{f"{encoder} encoder": (encoder, "parallel first additive") for encoder in ENCODERS},
+    **{f"{encoder} encoder, no attention": (encoder, "parallel no attention") for encoder in ENCODERS},
+}
+MAIN = ["parallel no attention", "parallel summary no attention", "parallel general", "parallel first additive"]
+MAIN += ["feeding general", "feeding location", "conditional additive coverage"]
+
+SPECIALS = SpecialIds()
+SOURCE = Padded(
+    torch.tensor([[4, 5, 6, 7, 3], [8, 3, 0, 0, 0], [5, 5, 8, 3, 0], [3, 0, 0, 0, 0]]), torch.tensor([5, 2, 4, 1])
+)
+TARGET = Padded(
+    torch.tensor([[4, 6, 7, 5, 5, 3], [7, 3, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0], [6, 5, 4, 3, 0, 0]]),
+    torch.tensor([6, 2, 1, 4]),
+)
+
+
+def network(name: str, **options: object) -> EncoderDecoder:
+    """Build the case in evaluation mode, with no parameter left at a special value such as zero or one."""
+    encoder, decoder = NETWORKS[name]
+    made = EncoderDecoder(SOURCE_SIZE, TARGET_SIZE, ENCODERS[encoder], partial(DECODERS[decoder], **options))
+    return disturb(made).eval()
+
+
+def disturb(module: Module, scale: float = 0.3) -> Module:
+    """Add noise to every parameter."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=scale)
+    return module
+
+
+def tensors(value: Value) -> list[Tensor]:
+    """List the tensors of a value, to be compared."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    value.map(note)
+    return found
+
+
+def row(padded: Padded, index: int) -> Padded:
+    """Take one sequence alone, without padding."""
+    length = int(padded.lengths[index])
+    return Padded(padded.values[index : index + 1, :length], padded.lengths[index : index + 1])
+
+
+def widen(padded: Padded, columns: int, fill: int) -> Padded:
+    """Add padding columns and put `fill` wherever there is padding."""
+    more = torch.cat([padded.values, padded.values.new_zeros(len(padded.values), columns)], dim=1)
+    wide = Padded(more, padded.lengths)
+    return Padded(wide.values.where(wide.mask, torch.tensor(fill)), padded.lengths)
+
+
+def step_through(
+    model: EncoderDecoder, tokens: Tensor, state: DecoderState
+) -> tuple[Tensor, Tensor, Tensor | None, DecoderState]:
+    """Feed `tokens (N, T)` one by one: features `(N, T, F)`, log-probabilities `(N, T, V)`, attention, last state."""
+    features, log_probs, weights = [], [], []
+    for column in tokens.unbind(dim=1):
+        features.append(model.decoder.step(column, state)[0].features)
+        output = model.step(column, state)
+        state = output.state
+        log_probs.append(output.log_probs)
+        if output.attention is not None:
+            weights.append(output.attention)
+    attention = torch.stack(weights, dim=1) if weights else None
+    return torch.stack(features, dim=1), torch.stack(log_probs, dim=1), attention, state

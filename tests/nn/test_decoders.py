@@ -1,0 +1,212 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lit_seq2seq.nn import (
+    ConditionalGRUDecoder,
+    DecoderState,
+    EncoderDecoder,
+    EncoderShape,
+    InputFeedingDecoder,
+    LocationAwareAttention,
+    ParallelDecoder,
+)
+from lit_seq2seq.types import Padded
+from tests.nn.cases import DECODERS, KINDS, NETWORKS, SIZES, SOURCE, TARGET, network, row, step_through, widen
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+SHAPE = EncoderShape(memory_size=6, final_layers=1, final_size=6, has_c=True)
+
+
+def start(model: EncoderDecoder, source: Padded = SOURCE) -> DecoderState:
+    return model.start(model.encode(source))
+
+
+def beam(state: DecoderState, hypotheses: int) -> DecoderState:
+    """Grow from one hypothesis per source to several."""
+    sources = state.cells.h.shape[0]
+    return state.select(torch.arange(sources)[:, None].expand(sources, hypotheses))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_stepping_equals_the_parallel_pass(name: str) -> None:
+    model = network(name)
+    tokens = model.shift(TARGET)
+    output = model.decoder(tokens, start(model))
+    features, log_probs, weights, _ = step_through(model, tokens, start(model))
+    assert_close(features, output.features, **CLOSE)
+    assert_close(log_probs, model(SOURCE, TARGET).log_softmax(dim=-1), **CLOSE)
+    assert_close(weights, output.attention, **CLOSE)
+    assert features.shape == (*tokens.shape, model.decoder.output_size)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_hypotheses_of_a_beam_step_like_targets_of_their_own(name: str) -> None:
+    model, hypotheses = network(name), 3
+    sources = len(SOURCE.lengths)
+    tokens = torch.randint(4, 8, (sources, hypotheses, 4))  # (B, K, T)
+    features, log_probs, weights, _ = step_through(model, tokens.flatten(0, 1), beam(start(model), hypotheses))
+    for k in range(hypotheses):
+        output = model.decoder(tokens[:, k], start(model))
+        assert_close(features.unflatten(0, (sources, hypotheses))[:, k], output.features, **CLOSE)
+        expected = model.output(output.features).log_softmax(dim=-1)
+        assert_close(log_probs.unflatten(0, (sources, hypotheses))[:, k], expected, **CLOSE)
+        if weights is not None:
+            assert_close(weights.unflatten(0, (sources, hypotheses))[:, k], output.attention, **CLOSE)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@torch.no_grad()
+def test_select_reorders_hypotheses_and_drops_sources(name: str) -> None:
+    model, hypotheses = network(name), 2
+    sources = len(SOURCE.lengths)
+    before = torch.randint(4, 8, (sources, hypotheses, 2))
+    after = torch.randint(4, 8, (2, 3, 2))
+    *_, state = step_through(model, before.flatten(0, 1), beam(start(model), hypotheses))
+    index = torch.tensor([[3, 2, 3], [6, 6, 7]])  # sources 1 and 3 go on, with three hypotheses each
+    features, _, weights, _ = step_through(model, after.flatten(0, 1), state.select(index))
+
+    past = before.flatten(0, 1)[index]  # (2, 3, 2)
+    for k in range(3):
+        whole = torch.cat([past[:, k], after[:, k]], dim=1)
+        kept = Padded(SOURCE.values[[1, 3]], SOURCE.lengths[[1, 3]])
+        output = model.decoder(whole, start(model, kept))
+        assert_close(features.unflatten(0, (2, 3))[:, k], output.features[:, 2:], **CLOSE)
+        if weights is not None:
+            assert output.attention is not None
+            assert_close(weights.unflatten(0, (2, 3))[:, k], output.attention[:, 2:], **CLOSE)
+
+
+@torch.no_grad()
+def test_a_beam_shares_the_memory_of_its_source() -> None:
+    state = beam(start(network("feeding general")), 5)
+    assert state.memory is not None
+    assert state.memory.keys.shape[0] == len(SOURCE.lengths)
+    assert state.cells.h.shape[0] == 5 * len(SOURCE.lengths)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_batch_mates_and_padding_change_nothing(name: str) -> None:
+    model = network(name)
+    batch = model(SOURCE, TARGET)
+    weights = model.decoder(model.shift(TARGET), start(model)).attention
+    padded = model(widen(SOURCE, 3, fill=7), widen(TARGET, 2, fill=6))
+    for index, (width, length) in enumerate(zip(SOURCE.lengths, TARGET.lengths, strict=True)):
+        source, target = row(SOURCE, index), row(TARGET, index)
+        alone = model(source, target)[0]
+        assert_close(batch[index, :length], alone, **CLOSE)
+        assert_close(padded[index, :length], alone, **CLOSE)
+        if weights is not None:
+            expected = model.decoder(model.shift(target), start(model, source)).attention
+            assert_close(weights[index, :length, :width], expected[0], **CLOSE)
+            assert (weights[index, :, width:] == 0).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_batch_order_changes_nothing(name: str) -> None:
+    model, order = network(name), torch.tensor([2, 0, 3, 1])
+    shuffled = model(SOURCE.select(order), TARGET.select(order))
+    assert_close(shuffled, model(SOURCE, TARGET)[order], **CLOSE)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_padding_has_no_gradient(name: str) -> None:
+    model = network(name)
+    source, target = widen(SOURCE, 1, fill=1), widen(TARGET, 1, fill=1)  # 1 occurs nowhere else
+    model.loss(source, target)[0].backward()
+    for embedding in (model.encoder.token_embedding, model.decoder.embedding):
+        assert embedding is not None
+        assert embedding.weight.grad is not None
+        assert (embedding.weight.grad[1] == 0).all()
+        assert (embedding.weight.grad[5] != 0).any()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_an_empty_source_gives_finite_scores_that_padding_does_not_touch(name: str) -> None:
+    model = network(name)
+    empty = Padded(SOURCE.values, SOURCE.lengths.clone().index_fill_(0, torch.tensor([1]), 0))
+    logits = model(empty, TARGET)
+    assert logits.isfinite().all()
+    assert_close(model(widen(empty, 2, fill=8), TARGET), logits, **CLOSE)
+    assert_close(logits[[0, 2, 3]], model(SOURCE, TARGET)[[0, 2, 3]], **CLOSE)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_later_tokens_do_not_touch_earlier_features(name: str) -> None:
+    model = network(name)
+    tokens = model.shift(TARGET)
+    changed = torch.cat([tokens[:, :3], 7 - tokens[:, 3:]], dim=1)
+    before, after = (model.decoder(x, start(model)).features for x in (tokens, changed))
+    assert_close(after[:, :3], before[:, :3])
+    assert not torch.allclose(after[:, 3:], before[:, 3:])
+
+
+@pytest.mark.parametrize("kind", ["parallel first", "feeding", "conditional"])
+def test_dropout_changes_training_but_not_evaluation(kind: str) -> None:
+    options = {"dropout": 0.5, "locked_dropout": True, "state_dropout": 0.5}
+    model = network(f"{kind} residual", **options)
+    assert_close(model(SOURCE, TARGET), model(SOURCE, TARGET), rtol=0, atol=0)
+    model.train()
+    assert not torch.allclose(model(SOURCE, TARGET), model(SOURCE, TARGET))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_locked_dropout_of_embeddings_holds_over_time_and_differs_between_rows(kind: str) -> None:
+    decoder = KINDS[kind](8, SHAPE, dropout=0.5, locked_dropout=True).train()
+    torch.nn.init.ones_(decoder.embedding.weight)
+    vectors = decoder.embed(torch.full((16, 7), 4))  # (16, 7, 5)
+    assert (vectors == vectors[:, :1]).all()
+    assert len(vectors[:, 0].unique(dim=0)) > 1
+    assert set(vectors.unique().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize("kind", ["feeding", "conditional"])
+def test_stepping_decoders_hold_their_masks_over_a_sequence(kind: str) -> None:
+    """The only dropout left is locked or on states, so that equal masks must give the parallel pass."""
+    model = network(f"{kind} residual", dropout=0.0, locked_dropout=True, state_dropout=0.5).train()
+    stack = next(module for name, module in model.decoder.named_children() if name in ("stack", "above"))
+    stack.dropout = 0.5
+    tokens = model.shift(TARGET)
+    torch.manual_seed(1)
+    expected = model.decoder(tokens, start(model)).features
+    torch.manual_seed(1)
+    state = model.decoder.lock_masks(start(model))
+    assert state.masks is not None
+    features, *_ = step_through(model, tokens, state)
+    assert_close(features, expected, **CLOSE)
+    assert not torch.allclose(step_through(model, tokens, replace(state, masks=None))[0], expected)
+
+    order = torch.tensor([[2], [0], [3], [1]])
+    mixed = model.decoder.lock_masks(start(model)).select(order).masks
+    assert mixed is not None
+    assert all(mask is None or mask.shape[0] == 4 for mask in mixed.states)
+    chosen = state.select(order).masks
+    assert chosen is not None
+    assert_close(chosen.states[0], state.masks.states[0][order[:, 0]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decoder_without_layers_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
+        KINDS[kind](8, SHAPE, num_layers=0)
+
+
+def test_the_parallel_decoder_refuses_attention_that_depends_on_the_past() -> None:
+    with pytest.raises(ValueError, match=r"LocationAwareAttention depends on earlier weights.*use InputFeedingDecoder"):
+        ParallelDecoder(8, SHAPE, attention=LocationAwareAttention, **SIZES)
+
+
+def test_sizes_of_features() -> None:
+    shape = EncoderShape(memory_size=10, final_layers=1, final_size=6, has_c=True)
+    assert ParallelDecoder(8, shape, combine="concat", **SIZES).output_size == 6
+    assert InputFeedingDecoder(8, shape, combine="concat", **SIZES).output_size == 16
+    assert ConditionalGRUDecoder(8, shape, combine="concat", **SIZES).output_size == 16
+    assert ConditionalGRUDecoder(8, shape, **SIZES).output_size == 6

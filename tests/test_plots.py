@@ -1,0 +1,125 @@
+import itertools
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lit_seq2seq.plots import AttentionExample, plot_attention, plot_attention_grid, plot_curves
+from lit_seq2seq.types import UserError
+
+ROWS = [
+    *({"step": step, "train_loss": 4.0 - step / 50, "lr": 1e-3} for step in range(0, 100, 5)),
+    *({"step": step, "val_loss": 4.0 - step / 60, "val_bleu": step / 3, "val_wer": 90.0 - step} for step in (49, 99)),
+]
+
+
+def tokens(count: int, kind: str) -> list[str]:
+    words = ["▁Ein", "Mann", "##s", "$x$", "\\$5", "a_b^c", "Ġthe", "<eos>", "für", "@@", " "]
+    return [f"{kind}{word}" for word, _ in zip(itertools.cycle(words), range(count), strict=False)]
+
+
+def label_boxes(figure: Figure, axis: str):
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    return [label.get_window_extent(renderer) for label in getattr(figure.axes[0], f"get_{axis}ticklabels")()]
+
+
+@pytest.mark.parametrize(("targets", "sources"), [(1, 1), (3, 3), (3, 60), (60, 3), (25, 30), (60, 60)])
+def test_every_token_is_labelled_inside_the_picture_without_overlap(targets, sources):
+    weights = torch.rand(targets, sources, dtype=torch.bfloat16).softmax(-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = plot_attention(weights, tokens(sources, "s"), tokens(targets, "t"), title="100 $ → 90 €")
+        columns, rows = label_boxes(figure, "x"), label_boxes(figure, "y")
+    assert len(columns) == sources
+    assert len(rows) == targets
+    width, height = figure.get_size_inches() * figure.dpi
+    for box in [*columns, *rows]:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+    assert all(left.x1 <= right.x0 + 1 for left, right in itertools.pairwise(columns))
+    assert all(upper.y0 >= lower.y1 - 1 for upper, lower in itertools.pairwise(rows))
+
+
+def test_attention_picture_shows_the_weights_and_invisible_tokens():
+    weights = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    axes = plot_attention(weights, ["a", " "], ["x", "\n", "z"]).axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), weights)
+    assert axes.images[0].get_clim() == (0, 1)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "␣"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "⏎", "z"]
+
+
+def test_attention_takes_weights_that_require_gradients_and_saves(tmp_path: Path):
+    path = tmp_path / "new" / "attention.png"
+    plot_attention(torch.eye(3).requires_grad_(), tokens(3, "s"), tokens(3, "t"), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 3), (6,)])
+def test_attention_refuses_wrong_shape(shape):
+    with pytest.raises(UserError, match=r"\(target tokens, source tokens\) = \(3, 2\), but are"):
+        plot_attention(torch.zeros(shape), ["a", "b"], ["x", "y", "z"])
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 2), (3, 2), (4, 3)])
+def test_grid_has_a_panel_per_example_and_one_colour_bar(count, columns):
+    sizes = range(2, count + 2)
+    examples = [AttentionExample(torch.eye(n), tokens(n, "s"), tokens(n, "t"), str(n)) for n in sizes]
+    figure = plot_attention_grid(examples, columns=columns)
+    assert [axes.get_title() for axes in figure.axes[:-1]] == [str(n) for n in sizes]
+    assert figure.axes[-1].get_ylabel() == "attention weight"
+
+
+def test_grid_refuses_nothing():
+    with pytest.raises(UserError, match="expects one or more examples"):
+        plot_attention_grid([])
+
+
+def test_curves_from_the_csv_logger(tmp_path: Path):
+    logger = CSVLogger(tmp_path, name="", version="")
+    for row in ROWS:
+        logger.log_metrics({key: value for key, value in row.items() if key != "step"}, step=row["step"])
+    logger.save()
+    figure = plot_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    panels = {axes.get_ylabel(): axes for axes in figure.axes}
+    assert list(panels) == ["loss", "score (%)", "error rate (%)", "learning rate"]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"optimizer step"}
+    bleu = panels["score (%)"].lines[0]
+    assert bleu.get_label() == "BLEU"
+    np.testing.assert_allclose(bleu.get_xydata(), [[49, 49 / 3], [99, 33]])
+    assert [line.get_label() for line in panels["loss"].lines[1:]] == ["training (running mean)", "validation"]
+
+
+def test_smoothing_of_a_constant_is_the_constant():
+    rows = [{"step": step, "train_loss": 2.0} for step in range(10)]
+    raw, smooth = plot_curves(rows, smoothing=0.9).axes[0].lines
+    np.testing.assert_allclose(smooth.get_ydata(), raw.get_ydata())
+    (only,) = plot_curves(ROWS[:20], smoothing=0.0).axes[0].lines
+    np.testing.assert_allclose(only.get_ydata(), [row["train_loss"] for row in ROWS[:20]])
+
+
+def test_curves_leave_out_absent_panels():
+    assert [axes.get_ylabel() for axes in plot_curves([{"step": 1, "val_cer": 7.0}]).axes] == ["error rate (%)"]
+
+
+def test_curves_refuse_missing_file_and_columns(tmp_path: Path):
+    with pytest.raises(UserError, match=r"there is no file .*metrics\.csv"):
+        plot_curves(tmp_path / "metrics.csv")
+    with pytest.raises(UserError, match="but found step, accuracy"):
+        plot_curves([{"step": 1, "accuracy": 0.5}])
+
+
+def test_no_global_pyplot_state():
+    plot_curves(ROWS)
+    plot_attention(torch.eye(2), "ab", "cd")
+    assert pyplot.get_fignums() == []
