@@ -155,7 +155,7 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download, learn tokenizers and encode, once per machine."""
-        self.setup(str(self.trainer.state.fn or "fit") if self.trainer is not None else "fit")
+        self.setup((self.trainer and self.trainer.state.fn) or "fit")
 
     def setup(self, stage: str) -> None:
         """Load what `stage` needs: `fit`, `validate`, `test` or `predict`."""
@@ -165,7 +165,7 @@ class Seq2SeqDataModule(LightningDataModule):
             if "validation" in self._opened():
                 self._encoded("validation")
         else:
-            self._encoded("validation" if stage == "validate" else str(stage))
+            self._encoded({"validate": "validation", "test": "test", "predict": "predict"}[stage])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the training split."""

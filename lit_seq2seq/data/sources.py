@@ -14,6 +14,7 @@ from typing import IO, Any, TypeAlias, cast
 
 import datasets
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
+from datasets.exceptions import DatasetGenerationError
 
 from lit_seq2seq.data.synthetic import BuiltinDataset
 from lit_seq2seq.types import UserError
@@ -84,8 +85,8 @@ def _open_paths(
         return {split: _open_files(paths, split, streaming, columns) for split, paths in files.items()}
     path = str(dataset)
     if _is_saved(Path(path)):
-        saved = datasets.load_from_disk(path)
-        return saved if isinstance(saved, DatasetDict) else {train: saved}
+        saved: Dataset | DatasetDict = datasets.load_from_disk(path)
+        return cast("Mapping[str, Split]", {train: saved} if isinstance(saved, Dataset) else saved)
     with _explained(f"dataset '{path}'"):
         return cast(DatasetDict, datasets.load_dataset(path, name, revision=revision, streaming=streaming))
 
@@ -161,7 +162,7 @@ def _check_file(path: str, split: str) -> None:
 def _csv_options(path: str) -> dict[str, Any]:
     """Read every column as text, so that numbers keep their form and "NA" stays a word."""
     # Tab-separated corpora quote nothing.
-    tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if _suffix(path) == ".tsv" else {}
+    tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if _suffix(path) == ".tsv" else {}
     header = next(csv.reader(_lines(path), **tabs))
     return tabs | {"keep_default_na": False, "features": Features({name: Value("string") for name in header})}
 
@@ -233,13 +234,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _explain(label: str, causes: list[BaseException]) -> str:
-    first, text = causes[0], " ".join(str(causes[0]).split())
-    if isinstance(first, RuntimeError) and "scripts are no longer supported" in text:
+    telling = causes[1] if isinstance(causes[0], DatasetGenerationError) and len(causes) > 1 else causes[0]
+    text = " ".join(str(telling).split())
+    if "scripts are no longer supported" in text:
         return f"{label} is a loading script, which cannot be run: use a version of it in Parquet, or your own files"
-    if isinstance(first, ConnectionError):
-        return (
-            f"{label} is neither a path here nor can the hub be reached: check the name, the network or HF_HUB_OFFLINE"
-        )
-    if isinstance(first, StopIteration) or "corresponds to no data" in text or "No columns" in str(causes[-1]):
+    if isinstance(telling, ConnectionError):
+        return f"{label} is neither a path here nor can the hub be reached: check name, network and HF_HUB_OFFLINE"
+    if isinstance(telling, StopIteration) or "corresponds to no data" in text:
         return f"expected rows in {label}, but it is empty"
-    return f"{label} cannot be read: {' '.join(str(causes[-1]).split()) or text}"
+    return f"{label} cannot be read: {text or type(telling).__name__}"

@@ -16,6 +16,7 @@ _SUBWORDS = Regex(rf"{SPACE}?[\p{{L}}\p{{M}}]+|{SPACE}?\p{{N}}+|{SPACE}?[^{SPACE
 _TOUCHING = Regex(r"(?<=\S)(?=[^\w\s])|(?<=[^\w\s])(?=\w)")
 _WORDS = Regex(rf"{JOINER}?[^\w\s{JOINER}](?:{JOINER}(?=\w))?|\w+")
 _ONE_SPACE: list[Any] = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Replace(Regex("^ | $"), "")]
+_NORMAL: dict[str, list[Any]] = {"none": [], "nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()]}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Scheme:
         tokenizer = Tokenizer(self.model(specials[1]))
         last, tokenizer.pre_tokenizer, tokenizer.decoder = self.parts(pretokenized)
         normal: list[Any] = [normalizers.Lowercase()] if lowercase else []
-        normal += {"none": [], "nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()]}[normalization]
+        normal += _NORMAL[normalization]
         tokenizer.normalizer = normalizers.Sequence(normal + (_ONE_SPACE if pretokenized else []) + last)
         return tokenizer, self.trainer(vocab_size, min_frequency, specials)
 

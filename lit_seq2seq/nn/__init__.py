@@ -21,7 +21,7 @@ from lit_seq2seq.nn.decoders import (
     ParallelDecoder,
 )
 from lit_seq2seq.nn.encoders import Encoder, EncoderShape, TextEncoder
-from lit_seq2seq.nn.losses import label_smoothed_nll
+from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder, OutputLayer
 
 __all__ = [
@@ -53,5 +53,5 @@ __all__ = [
     "StateShape",
     "TextEncoder",
     "ZeroBridge",
-    "label_smoothed_nll",
+    "projected_cross_entropy",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -11,17 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from lit_seq2seq.nn.ops import dropout, dropout_mask
 from lit_seq2seq.types import CellState, Value
 
 CellName = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
 LayerState = tuple[Tensor, Tensor | None]
 """h `(N, H)` and, for LSTMs, c `(N, H)`; both directions concatenated."""
-
-
-def dropout_mask(like: Tensor, shape: Iterable[int], probability: float) -> Tensor:
-    """Sample an inverted-dropout mask: 0 with `probability`, else 1 / (1 - probability)."""
-    keep = 1.0 - probability
-    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device).bernoulli_(keep).div_(keep)
 
 
 class RecurrentLayer(nn.Module):
@@ -305,7 +299,7 @@ class RecurrentStack(nn.Module):
         if index < self.first_dropped or not self.training or self.dropout == 0:
             return x
         if not self.locked_dropout:
-            return nn.functional.dropout(x, self.dropout)
+            return dropout(x, self.dropout)
         mask = masks.inputs[index] if masks is not None else None
         if mask is None:
             mask = dropout_mask(x, (x.shape[0], x.shape[-1]), self.dropout)

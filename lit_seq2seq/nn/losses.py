@@ -1,31 +1,92 @@
-"""Losses."""
+"""Cross-entropy over large vocabularies, without ever holding all scores."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+CHUNK_SCORES = 1 << 20
+"""Scores held at a time: few enough for a processor's cache, enough for a fast matrix product."""
 
 
-def label_smoothed_nll(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Cross-entropy against `(1 - e) * one_hot + e / V` (Szegedy et al. 2016, section 7), summed over tokens.
+def projected_cross_entropy(
+    features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of `features W' + b` against `(1 - e) one_hot + e / V` (Szegedy et al. 2016), summed over tokens.
+
+    The scores `(N, V)` are made a few rows at a time, and their gradient with them, so that memory grows with N and V
+    but never with N * V.
 
     Args:
-        logits: `(N, V)` unnormalised scores.
+        features: `(N, F)`.
+        weight: `(V, F)` output weights.
+        bias: `(V,)`.
         targets: `(N,)` ids.
         smoothing: e, from 0 to below 1.
 
     Returns:
-        The sum to minimise, and the plain sum of negative log-likelihoods in nats, for perplexity.
+        The sum to minimise, and, without gradient, the sum of plain negative log-likelihoods in nats.
 
     Example:
-        >>> import torch
-        >>> loss, nll = label_smoothed_nll(torch.zeros(3, 4), torch.tensor([0, 1, 2]), smoothing=0.1)
+        >>> x, targets = torch.zeros(3, 2), torch.tensor([0, 1, 2])
+        >>> loss, nll = projected_cross_entropy(x, torch.zeros(4, 2), torch.zeros(4), targets, smoothing=0.1)
         >>> round(loss.item() / 3, 4), round(nll.item() / 3, 4)
         (1.3863, 1.3863)
     """
-    scores = logits.float()
-    nll = F.cross_entropy(scores, targets, reduction="sum")
-    if smoothing == 0:
-        return nll, nll
-    uniform = scores.logsumexp(dim=-1).sum() - scores.mean(dim=-1).sum()
-    return (1 - smoothing) * nll + smoothing * uniform, nll
+    arguments = (features, weight, bias, targets, smoothing, torch.is_grad_enabled())
+    result: tuple[Tensor, Tensor] = _ProjectedCrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _ProjectedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, train: bool
+    ) -> tuple[Tensor, Tensor]:
+        dtype = features.dtype
+        if torch.is_autocast_enabled(features.device.type):
+            dtype = torch.get_autocast_dtype(features.device.type)
+        x, w = features.to(dtype), weight.to(dtype)
+        vocab = w.shape[0]
+        loss = features.new_zeros((), dtype=torch.float32)
+        nll = torch.zeros_like(loss)
+        grad_x = torch.empty_like(x) if train else None
+        grad_w = torch.zeros_like(weight, dtype=torch.float32) if train else None
+        grad_b = torch.zeros_like(bias, dtype=torch.float32) if train else None
+        rows = max(1, CHUNK_SCORES // vocab)
+        with torch.autocast(features.device.type, enabled=False):
+            for part in (slice(start, start + rows) for start in range(0, x.shape[0], rows)):
+                scores = (x[part] @ w.t()).float().add_(bias)  # (n, V)
+                chosen = targets[part, None]
+                highest = scores.amax(dim=1, keepdim=True)
+                picked = scores.gather(1, chosen)  # (n, 1)
+                mean = scores.mean(dim=1, keepdim=True) if smoothing else picked
+                exponentials = scores.sub_(highest).exp_()  # (n, V)
+                total = exponentials.sum(dim=1, keepdim=True)
+                log_total = total.log() + highest
+                nll += (log_total - picked).sum()
+                loss += (log_total - (1 - smoothing) * picked - smoothing * mean).sum()
+                if grad_x is None or grad_w is None or grad_b is None:
+                    continue
+                grad = exponentials.div_(total)
+                if smoothing:
+                    grad.sub_(smoothing / vocab)
+                grad.scatter_add_(1, chosen, torch.full_like(picked, smoothing - 1.0))
+                grad_b += grad.sum(dim=0)
+                reduced = grad.to(dtype)
+                torch.mm(reduced, w, out=grad_x[part])
+                grad_w += reduced.t() @ x[part]
+        ctx.save_for_backward(grad_x, grad_w, grad_b)
+        ctx.dtypes = features.dtype, weight.dtype, bias.dtype
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        made = (
+            None if saved is None else (saved * grads[0]).to(dtype)
+            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return (*made, None, None, None)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_seq2seq.nn.decoders.base import Decoder, DecoderState
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
-from lit_seq2seq.nn.losses import label_smoothed_nll
+from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.types import Encoded, Padded, SpecialIds, StepOutput
 
 EncoderFactory = Callable[[int], Encoder]
@@ -124,10 +124,11 @@ class EncoderDecoder(nn.Module):
         return logits
 
     def loss(self, source: Padded, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Compute the summed loss over real target tokens; see `label_smoothed_nll`."""
+        """Compute the summed loss over real target tokens; see `projected_cross_entropy`."""
         mask = target.mask
-        logits = self.output(self.features(source, target)[mask])  # (tokens, V)
-        return label_smoothed_nll(logits, target.values[mask], label_smoothing)
+        features = self.output.bottleneck(self.features(source, target)[mask])  # (tokens, F)
+        last = self.output.projection
+        return projected_cross_entropy(features, last.weight, last.bias, target.values[mask], label_smoothing)
 
     @torch.no_grad()
     def score(self, source: Padded, target: Padded) -> Tensor:

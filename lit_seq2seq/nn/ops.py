@@ -2,8 +2,60 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+
+def dropout_mask(like: Tensor, shape: Sequence[int], probability: float) -> Tensor:
+    """Sample an inverted-dropout mask: 0 with `probability`, else `1 / (1 - probability)` (Srivastava et al. 2014).
+
+    On a CPU, whose generator is serial, four masks come from each 64-bit draw; the probability is then rounded to
+    multiples of 2^-16.
+
+    Args:
+        like: gives type and device.
+        shape: shape of the mask.
+        probability: from 0 to below 1.
+
+    Returns:
+        A tensor of `shape`.
+
+    Example:
+        >>> mask = dropout_mask(torch.ones(1), (1000,), 0.5)
+        >>> sorted(set(mask.tolist()))
+        [0.0, 2.0]
+    """
+    keep = 1.0 - probability
+    if like.device.type != "cpu":
+        return torch.empty(tuple(shape), dtype=like.dtype, device=like.device).bernoulli_(keep).div_(keep)
+    count = math.prod(shape)
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    threshold = round(probability * 65536) - 32768
+    kept = bits.view(torch.int16)[:count].view(tuple(shape)) >= threshold
+    return kept.to(like.dtype).mul_(1.0 / keep)
+
+
+def dropout(x: Tensor, probability: float, training: bool = True) -> Tensor:
+    """Drop units of `x` with `probability` while training, and scale the others up.
+
+    Args:
+        x: any shape.
+        probability: from 0 to below 1.
+        training: without it, `x` comes back unchanged.
+
+    Example:
+        >>> dropout(torch.ones(2), 0.5, training=False)
+        tensor([1., 1.])
+    """
+    if not training or probability == 0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, probability)
+    return x * dropout_mask(x, x.shape, probability)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:

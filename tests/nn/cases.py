@@ -36,9 +36,10 @@ from lit_seq2seq.types import Padded, SpecialIds, Value
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
-HIDDEN = 6
+assert_close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+
 SOURCE_SIZE, TARGET_SIZE = 9, 8
-SIZES = {"embedding_dim": 5, "hidden_size": HIDDEN}
+SIZES = {"embedding_dim": 5, "hidden_size": 6}
 
 CELLS: tuple[CellName, ...] = get_args(CellName)
 
@@ -170,17 +171,24 @@ def widen(padded: Padded, columns: int, fill: int) -> Padded:
     return Padded(wide.values.where(wide.mask, torch.tensor(fill)), padded.lengths)
 
 
-def step_through(
+def step_features(
     model: EncoderDecoder, tokens: Tensor, state: DecoderState
-) -> tuple[Tensor, Tensor, Tensor | None, DecoderState]:
-    """Feed `tokens (N, T)` one by one: features `(N, T, F)`, log-probabilities `(N, T, V)`, attention, last state."""
-    features, log_probs, weights = [], [], []
+) -> tuple[Tensor, Tensor | None, DecoderState]:
+    """Feed `tokens (N, T)` one by one: features `(N, T, F)`, attention `(N, T, S)` and the last state."""
+    features, weights = [], []
     for column in tokens.unbind(dim=1):
-        features.append(model.decoder.step(column, state)[0].features)
+        output, state = model.decoder.step(column, state)
+        features.append(output.features)
+        if output.attention is not None:
+            weights.append(output.attention)
+    return torch.stack(features, dim=1), torch.stack(weights, dim=1) if weights else None, state
+
+
+def step_log_probs(model: EncoderDecoder, tokens: Tensor, state: DecoderState) -> Tensor:
+    """Feed `tokens (N, T)` one by one: log-probabilities of the next `(N, T, V)`."""
+    log_probs = []
+    for column in tokens.unbind(dim=1):
         output = model.step(column, state)
         state = output.state
         log_probs.append(output.log_probs)
-        if output.attention is not None:
-            weights.append(output.attention)
-    attention = torch.stack(weights, dim=1) if weights else None
-    return torch.stack(features, dim=1), torch.stack(log_probs, dim=1), attention, state
+    return torch.stack(log_probs, dim=1)

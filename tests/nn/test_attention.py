@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch.testing import assert_close
 
 from lit_seq2seq.nn import (
     AdditiveAttention,
@@ -15,14 +14,13 @@ from lit_seq2seq.nn import (
     MultiHeadAttention,
 )
 from lit_seq2seq.types import Padded
-from tests.nn.cases import ATTENTIONS, disturb
+from tests.nn.cases import ATTENTIONS, assert_close, disturb
 
 Array = NDArray[np.float64]
 Weights = dict[str, Array]
 Score = Callable[[Weights, Array, Array, Array, Array], float]
 QUERY_SIZE, MEMORY_SIZE, BATCH, QUERIES = 6, 4, 3, 2
 LENGTHS = torch.tensor([5, 2, 3])
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 all_attentions = pytest.mark.parametrize("name", ATTENTIONS)
 
 
@@ -146,8 +144,8 @@ def test_queries_of_one_source_do_not_touch_each_other(name: str) -> None:
     for k in range(QUERIES):
         own = history.select(torch.arange(BATCH) * QUERIES + k)
         alone, alone_weights = attention(query[:, k : k + 1], attention.prepare(memory), own)
-        assert_close(context[:, k : k + 1], alone, **CLOSE)
-        assert_close(weights[:, k : k + 1], alone_weights, **CLOSE)
+        assert_close(context[:, k : k + 1], alone)
+        assert_close(weights[:, k : k + 1], alone_weights)
 
 
 @all_attentions
@@ -163,8 +161,8 @@ def test_padding_changes_nothing_and_has_no_gradient(name: str) -> None:
     wide = Padded(torch.cat([values.where(memory.mask[..., None], 9.0), torch.ones(BATCH, 2, MEMORY_SIZE)], 1), LENGTHS)
     longer = AttentionHistory(*(torch.nn.functional.pad(h, (0, 2)) for h in (history.last, history.total)))
     wide_context, wide_weights = attention(query, attention.prepare(wide), longer)
-    assert_close(wide_context, context, **CLOSE)
-    assert_close(wide_weights[..., :5], weights, **CLOSE)
+    assert_close(wide_context, context)
+    assert_close(wide_weights[..., :5], weights)
 
 
 @all_attentions

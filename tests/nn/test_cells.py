@@ -6,13 +6,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.testing import assert_close
 
 from lit_seq2seq.nn.cells import CellName, LayerState, RecurrentLayer, RecurrentStack, StackMasks, dropout_mask
 from lit_seq2seq.types import CellState
-from tests.nn.cases import CELLS, disturb
+from tests.nn.cases import CELLS, assert_close, disturb
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 LENGTHS = torch.tensor([5, 2, 0, 4])
 Array = NDArray[np.float32]
 both_directions = pytest.mark.parametrize("bidirectional", [False, True])
@@ -37,7 +35,7 @@ def test_the_fused_pass_equals_the_loop(
     layer = disturb(RecurrentLayer(3, 4, cell, bidirectional))
     x = torch.randn(4, 5, 3)
     state = first_state(cell, 8 if bidirectional else 4) if given else None
-    assert_close(layer(x, state, lengths), layer.forward_stepwise(x, state, lengths), **CLOSE)
+    assert_close(layer(x, state, lengths), layer.forward_stepwise(x, state, lengths))
 
 
 @all_cells
@@ -55,8 +53,8 @@ def test_padding_is_not_read_and_an_empty_sequence_keeps_its_state(cell: CellNam
         assert (outputs[~real] == 0).all()
         assert_close(rows(final, 2), rows(state, 2))
         alone, alone_final = run(x[1:2, :2], rows(state, 1))
-        assert_close(outputs[1:2, :2], alone, **CLOSE)
-        assert_close(rows(final, 1), alone_final, **CLOSE)
+        assert_close(outputs[1:2, :2], alone)
+        assert_close(rows(final, 1), alone_final)
 
 
 @all_cells
@@ -75,13 +73,13 @@ def test_a_stack_equals_torch(cell: CellName, bidirectional: bool, depth: int) -
 
     packed, final = reference(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
     outputs, state = stack(x, lengths=lengths)
-    assert_close(outputs, pad_packed_sequence(packed, batch_first=True)[0], **CLOSE)
+    assert_close(outputs, pad_packed_sequence(packed, batch_first=True)[0])
     for ours, theirs in zip([state.h, state.c], final if cell == "lstm" else [final, None], strict=True):
         if theirs is None:
             assert ours is None
         else:
             theirs = theirs.unflatten(0, (depth, directions)).permute(2, 0, 1, 3).flatten(2)
-            assert_close(ours, theirs, **CLOSE)
+            assert_close(ours, theirs)
 
 
 def sigmoid(x: Array) -> Array:
@@ -136,7 +134,7 @@ def test_initialisation(cell: CellName, bidirectional: bool) -> None:
     count = {"lstm": 4, "gru": 3}.get(cell, 1)
     for suffix in ("_l0", "_l0_reverse") if bidirectional else ("_l0",):
         for gate in getattr(layer.rnn, f"weight_hh{suffix}").view(count, size, size):
-            assert_close(gate @ gate.T, torch.eye(size), **CLOSE)
+            assert_close(gate @ gate.T, torch.eye(size))
         for gate in getattr(layer.rnn, f"weight_ih{suffix}").view(count, size, 5):
             assert 0 < gate.abs().max() <= (6 / (size + 5)) ** 0.5
         bias = (getattr(layer.rnn, f"bias_ih{suffix}") + getattr(layer.rnn, f"bias_hh{suffix}")).view(count, size)
@@ -159,8 +157,8 @@ def test_a_stack_steps_like_it_runs(cell: CellName, options: dict[str, int], dep
     outputs, final = stack(x, state, context=context)
     for t in range(5):
         output, state = stack.step(x[:, t], state, None if context is None else context[:, t])
-        assert_close(output, outputs[:, t], **CLOSE)
-    assert_close((final.h, final.c), (state.h, state.c), **CLOSE)
+        assert_close(output, outputs[:, t])
+    assert_close((final.h, final.c), (state.h, state.c))
     assert outputs.shape == (3, 5, stack.output_size)
 
 
@@ -195,9 +193,9 @@ def test_state_dropout_uses_one_mask_per_sequence(cell: CellName, bidirectional:
     assert len(mask.unique(dim=0)) > 1
     torch.manual_seed(7)
     outputs = layer.train()(x, state, LENGTHS)
-    assert_close(outputs, layer.forward_stepwise(x, state, LENGTHS, mask), **CLOSE)
+    assert_close(outputs, layer.forward_stepwise(x, state, LENGTHS, mask))
     assert not torch.allclose(outputs[0], layer.forward_stepwise(x, state, LENGTHS)[0])
-    assert_close(layer.eval()(x, state, LENGTHS), layer.forward_stepwise(x, state, LENGTHS), **CLOSE)
+    assert_close(layer.eval()(x, state, LENGTHS), layer.forward_stepwise(x, state, LENGTHS))
 
 
 @all_cells
@@ -206,8 +204,8 @@ def test_the_state_mask_drops_what_the_gates_see(cell: CellName) -> None:
     x, (h, c) = torch.randn(4, 3), first_state(cell, 4)
     nothing, other = torch.zeros(4, 4), torch.randn(4, 4)
     same = h if cell == "gru" else other  # a GRU carries its state past the gates, and that is never dropped
-    assert_close(layer.step(x, (h, c), nothing), layer.step(x, (same, c), nothing), **CLOSE)
-    assert_close(layer.step(x, (h, c), torch.ones(4, 4)), layer.step(x, (h, c)), **CLOSE)
+    assert_close(layer.step(x, (h, c), nothing), layer.step(x, (same, c), nothing))
+    assert_close(layer.step(x, (h, c), torch.ones(4, 4)), layer.step(x, (h, c)))
 
 
 @all_cells
@@ -266,8 +264,8 @@ def test_stepping_with_masks_equals_the_locked_pass(cell: CellName) -> None:
         expected.append(final[0])
     for t in range(5):
         output, state = stack.step(x[:, t], state, masks=masks)
-        assert_close(output, hidden[:, t], **CLOSE)
-    assert_close(state.h, torch.stack(expected, dim=1), **CLOSE)
+        assert_close(output, hidden[:, t])
+    assert_close(state.h, torch.stack(expected, dim=1))
 
 
 def test_there_are_no_masks_without_locked_dropout_or_outside_training() -> None:

@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.testing import assert_close
 
 from lit_seq2seq.nn import (
     ConditionalGRUDecoder,
     DecoderState,
+    DotAttention,
     EncoderDecoder,
     EncoderShape,
     InputFeedingDecoder,
@@ -14,9 +14,21 @@ from lit_seq2seq.nn import (
     ParallelDecoder,
 )
 from lit_seq2seq.types import Padded
-from tests.nn.cases import DECODERS, KINDS, NETWORKS, SIZES, SOURCE, TARGET, network, row, step_through, widen
+from tests.nn.cases import (
+    DECODERS,
+    KINDS,
+    NETWORKS,
+    SIZES,
+    SOURCE,
+    TARGET,
+    assert_close,
+    network,
+    row,
+    step_features,
+    step_log_probs,
+    widen,
+)
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 SHAPE = EncoderShape(memory_size=6, final_layers=1, final_size=6, has_c=True)
 
 
@@ -36,10 +48,11 @@ def test_stepping_equals_the_parallel_pass(name: str) -> None:
     model = network(name)
     tokens = model.shift(TARGET)
     output = model.decoder(tokens, start(model))
-    features, log_probs, weights, _ = step_through(model, tokens, start(model))
-    assert_close(features, output.features, **CLOSE)
-    assert_close(log_probs, model(SOURCE, TARGET).log_softmax(dim=-1), **CLOSE)
-    assert_close(weights, output.attention, **CLOSE)
+    features, weights, _ = step_features(model, tokens, start(model))
+    log_probs = step_log_probs(model, tokens, start(model))
+    assert_close(features, output.features)
+    assert_close(log_probs, model(SOURCE, TARGET).log_softmax(dim=-1))
+    assert_close(weights, output.attention)
     assert features.shape == (*tokens.shape, model.decoder.output_size)
 
 
@@ -49,14 +62,12 @@ def test_hypotheses_of_a_beam_step_like_targets_of_their_own(name: str) -> None:
     model, hypotheses = network(name), 3
     sources = len(SOURCE.lengths)
     tokens = torch.randint(4, 8, (sources, hypotheses, 4))  # (B, K, T)
-    features, log_probs, weights, _ = step_through(model, tokens.flatten(0, 1), beam(start(model), hypotheses))
+    features, weights, _ = step_features(model, tokens.flatten(0, 1), beam(start(model), hypotheses))
     for k in range(hypotheses):
         output = model.decoder(tokens[:, k], start(model))
-        assert_close(features.unflatten(0, (sources, hypotheses))[:, k], output.features, **CLOSE)
-        expected = model.output(output.features).log_softmax(dim=-1)
-        assert_close(log_probs.unflatten(0, (sources, hypotheses))[:, k], expected, **CLOSE)
+        assert_close(features.unflatten(0, (sources, hypotheses))[:, k], output.features)
         if weights is not None:
-            assert_close(weights.unflatten(0, (sources, hypotheses))[:, k], output.attention, **CLOSE)
+            assert_close(weights.unflatten(0, (sources, hypotheses))[:, k], output.attention)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -66,19 +77,19 @@ def test_select_reorders_hypotheses_and_drops_sources(name: str) -> None:
     sources = len(SOURCE.lengths)
     before = torch.randint(4, 8, (sources, hypotheses, 2))
     after = torch.randint(4, 8, (2, 3, 2))
-    *_, state = step_through(model, before.flatten(0, 1), beam(start(model), hypotheses))
+    *_, state = step_features(model, before.flatten(0, 1), beam(start(model), hypotheses))
     index = torch.tensor([[3, 2, 3], [6, 6, 7]])  # sources 1 and 3 go on, with three hypotheses each
-    features, _, weights, _ = step_through(model, after.flatten(0, 1), state.select(index))
+    features, weights, _ = step_features(model, after.flatten(0, 1), state.select(index))
 
     past = before.flatten(0, 1)[index]  # (2, 3, 2)
     for k in range(3):
         whole = torch.cat([past[:, k], after[:, k]], dim=1)
         kept = Padded(SOURCE.values[[1, 3]], SOURCE.lengths[[1, 3]])
         output = model.decoder(whole, start(model, kept))
-        assert_close(features.unflatten(0, (2, 3))[:, k], output.features[:, 2:], **CLOSE)
+        assert_close(features.unflatten(0, (2, 3))[:, k], output.features[:, 2:])
         if weights is not None:
             assert output.attention is not None
-            assert_close(weights.unflatten(0, (2, 3))[:, k], output.attention[:, 2:], **CLOSE)
+            assert_close(weights.unflatten(0, (2, 3))[:, k], output.attention[:, 2:])
 
 
 @torch.no_grad()
@@ -87,6 +98,16 @@ def test_a_beam_shares_the_memory_of_its_source() -> None:
     assert state.memory is not None
     assert state.memory.keys.shape[0] == len(SOURCE.lengths)
     assert state.cells.h.shape[0] == 5 * len(SOURCE.lengths)
+
+
+@torch.no_grad()
+def test_the_summary_is_the_top_final_state_and_is_kept_only_where_needed() -> None:
+    encoded = network("three layers encoder").encode(SOURCE)
+    shape = EncoderShape(memory_size=6, final_layers=3, final_size=6, has_c=False)
+    for attention, use_summary in [(None, False), (None, True), (DotAttention, True)]:
+        decoder = ParallelDecoder(8, shape, attention=attention, use_summary=use_summary, **SIZES)
+        assert_close(decoder.start(encoded).summary, encoded.final.h[:, 2])
+    assert ParallelDecoder(8, shape, attention=DotAttention, **SIZES).start(encoded).summary is None
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -99,11 +120,11 @@ def test_batch_mates_and_padding_change_nothing(name: str) -> None:
     for index, (width, length) in enumerate(zip(SOURCE.lengths, TARGET.lengths, strict=True)):
         source, target = row(SOURCE, index), row(TARGET, index)
         alone = model(source, target)[0]
-        assert_close(batch[index, :length], alone, **CLOSE)
-        assert_close(padded[index, :length], alone, **CLOSE)
+        assert_close(batch[index, :length], alone)
+        assert_close(padded[index, :length], alone)
         if weights is not None:
             expected = model.decoder(model.shift(target), start(model, source)).attention
-            assert_close(weights[index, :length, :width], expected[0], **CLOSE)
+            assert_close(weights[index, :length, :width], expected[0])
             assert (weights[index, :, width:] == 0).all()
 
 
@@ -112,7 +133,7 @@ def test_batch_mates_and_padding_change_nothing(name: str) -> None:
 def test_batch_order_changes_nothing(name: str) -> None:
     model, order = network(name), torch.tensor([2, 0, 3, 1])
     shuffled = model(SOURCE.select(order), TARGET.select(order))
-    assert_close(shuffled, model(SOURCE, TARGET)[order], **CLOSE)
+    assert_close(shuffled, model(SOURCE, TARGET)[order])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -134,8 +155,8 @@ def test_an_empty_source_gives_finite_scores_that_padding_does_not_touch(name: s
     empty = Padded(SOURCE.values, SOURCE.lengths.clone().index_fill_(0, torch.tensor([1]), 0))
     logits = model(empty, TARGET)
     assert logits.isfinite().all()
-    assert_close(model(widen(empty, 2, fill=8), TARGET), logits, **CLOSE)
-    assert_close(logits[[0, 2, 3]], model(SOURCE, TARGET)[[0, 2, 3]], **CLOSE)
+    assert_close(model(widen(empty, 2, fill=8), TARGET), logits)
+    assert_close(logits[[0, 2, 3]], model(SOURCE, TARGET)[[0, 2, 3]])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -180,9 +201,9 @@ def test_stepping_decoders_hold_their_masks_over_a_sequence(kind: str) -> None:
     torch.manual_seed(1)
     state = model.decoder.lock_masks(start(model))
     assert state.masks is not None
-    features, *_ = step_through(model, tokens, state)
-    assert_close(features, expected, **CLOSE)
-    assert not torch.allclose(step_through(model, tokens, replace(state, masks=None))[0], expected)
+    features, *_ = step_features(model, tokens, state)
+    assert_close(features, expected)
+    assert not torch.allclose(step_features(model, tokens, replace(state, masks=None))[0], expected)
 
     order = torch.tensor([[2], [0], [3], [1]])
     mixed = model.decoder.lock_masks(start(model)).select(order).masks

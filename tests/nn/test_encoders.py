@@ -2,13 +2,11 @@ from functools import partial
 
 import pytest
 import torch
-from torch.testing import assert_close
 
 from lit_seq2seq.nn import Encoder, TextEncoder
 from lit_seq2seq.types import Encoded, Padded
-from tests.nn.cases import ENCODERS, SIZES, SOURCE, SOURCE_SIZE, disturb, row, tensors, widen
+from tests.nn.cases import ENCODERS, SIZES, SOURCE, SOURCE_SIZE, assert_close, disturb, row, tensors, widen
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 all_encoders = pytest.mark.parametrize("name", ENCODERS)
 
 
@@ -18,12 +16,12 @@ def build(name: str) -> Encoder:
 
 def assert_same(encoded: Encoded, expected: Encoded) -> None:
     """Compare final states, lengths and the real part of the memory."""
-    assert_close(tensors(encoded.final), tensors(expected.final), **CLOSE)
+    assert_close(tensors(encoded.final), tensors(expected.final))
     assert_close(encoded.memory.lengths, expected.memory.lengths)
     mask = expected.memory.mask
     width = mask.shape[1]
     assert not encoded.memory.mask[:, width:].any()
-    assert_close(encoded.memory.values[:, :width][mask], expected.memory.values[mask], **CLOSE)
+    assert_close(encoded.memory.values[:, :width][mask], expected.memory.values[mask])
 
 
 @all_encoders
@@ -97,7 +95,7 @@ def test_reverse_reads_the_last_symbol_first() -> None:
         encoded = forward(Padded(source.values.flip(1), source.lengths))
         expected = Encoded(Padded(encoded.memory.values.flip(1), source.lengths), encoded.final)
         assert_same(reverse(source), expected)
-        assert_close(reverse(SOURCE).memory.values[index, :length], expected.memory.values[0], **CLOSE)
+        assert_close(reverse(SOURCE).memory.values[index, :length], expected.memory.values[0])
 
 
 def test_locked_dropout_of_embeddings_holds_over_time_and_differs_between_rows() -> None:

@@ -19,12 +19,13 @@ VOCABULARY = 6  # three tokens that may be produced: 1, 4, 5
 
 @dataclass(frozen=True)
 class ChainState:
-    """Sentence and last token but one of every hypothesis."""
+    """Sentence and last token but one of every hypothesis, and the number of steps taken."""
 
     sentences: Tensor
     previous: Tensor
     seen: list[list[int]]
     beams: int = 1
+    time: int = 0
 
     def select(self, index: Tensor) -> ChainState:
         assert index.dim() == 2
@@ -32,34 +33,38 @@ class ChainState:
         assert (sentences == sentences[:, :1]).all(), "a row mixes sentences"
         assert (sentences[1:, 0] > sentences[:-1, 0]).all(), "sentences changed their order"
         flat = index.flatten()
-        return ChainState(self.sentences[flat], self.previous[flat], self.seen, index.shape[1])
+        return ChainState(self.sentences[flat], self.previous[flat], self.seen, index.shape[1], self.time)
 
 
 @dataclass
 class Chains:
-    """Second-order Markov chains, one per sentence; attention depends on the token read."""
+    """Second-order Markov chains, one per sentence; attention depends on the token read.
+
+    Log-probabilities may grow by a share `drift` with each step, so that no two orders of the same transitions tie.
+    """
 
     table: Tensor  # (B, V, V, V): sentence, last token but one, last token, next token
     attention: Tensor  # (B, V, S)
     mask: Tensor  # (B, S)
+    drift: float = 0.0
     seen: list[list[int]] = field(default_factory=list)  # the sentence of each row, step by step
 
     @classmethod
-    def random(cls, batch: int, seed: int, zeros: float = 0.0, sharpness: float = 1.5) -> Chains:
+    def random(cls, batch: int, seed: int, zeros: float = 0.0, sharpness: float = 1.5, drift: float = 0.0) -> Chains:
         generator = torch.Generator().manual_seed(seed)
         shape = (batch, VOCABULARY, VOCABULARY, VOCABULARY)
         logits = sharpness * torch.randn(shape, generator=generator, dtype=torch.float64)
         log_probs = logits.log_softmax(-1).masked_fill(torch.rand(shape, generator=generator) < zeros, -math.inf)
         attention = torch.randn(batch, VOCABULARY, 3, generator=generator).softmax(-1)
         mask = torch.arange(3) < torch.randint(1, 4, (batch, 1), generator=generator)
-        return cls(log_probs, attention, mask)
+        return cls(log_probs, attention, mask, drift)
 
     @property
     def batch_size(self) -> int:
         return self.table.shape[0]
 
     def rows(self, index: list[int]) -> Chains:
-        return Chains(self.table[index], self.attention[index], self.mask[index])
+        return Chains(self.table[index], self.attention[index], self.mask[index], self.drift)
 
     def start(self) -> ChainState:
         self.seen.clear()
@@ -68,9 +73,10 @@ class Chains:
 
     def step(self, tokens: Tensor, state: ChainState) -> StepOutput[ChainState]:
         state.seen.append(state.sentences.tolist())
-        log_probs = self.table[state.sentences, state.previous, tokens]
+        log_probs = self.table[state.sentences, state.previous, tokens] * (1 + self.drift * state.time)
         attention = self.attention[state.sentences, tokens]
-        return StepOutput(log_probs, ChainState(state.sentences, tokens, state.seen, state.beams), attention)
+        state = ChainState(state.sentences, tokens, state.seen, state.beams, state.time + 1)
+        return StepOutput(log_probs, state, attention)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class PlainModel:
             too_early = token == SPECIALS.eos and len(tokens) - len(self.prefix) < self.config.min_new_tokens
             banned = token in (SPECIALS.pad, SPECIALS.bos) or repeats or too_early
             if not banned and log_prob > -math.inf:
-                allowed[token] = log_prob
+                allowed[token] = log_prob * (1 + self.chains.drift * len(tokens))
         return allowed or {SPECIALS.eos: 0.0}
 
     def ends(self, tokens: tuple[int, ...]) -> bool:

@@ -50,7 +50,7 @@ def configs(draw: st.DrawFn, beams: st.SearchStrategy[int]) -> GenerationConfig:
 
 
 PREFIXES = st.lists(st.lists(st.sampled_from([1, 4, 5]), max_size=2).map(tuple), min_size=3, max_size=3)
-CHAINS = st.builds(Chains.random, st.just(3), st.integers(0, 10**6), st.sampled_from([0.0, 0.2]))
+CHAINS = st.builds(Chains.random, st.just(3), st.integers(0, 10**6), st.sampled_from([0.0, 0.2]), drift=st.just(0.01))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -15,6 +15,7 @@ from lit_seq2seq.nn.bridges import Bridge, LastState, StateShape
 from lit_seq2seq.nn.cells import StackMasks
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.encoders.text import embed, new_embedding
+from lit_seq2seq.nn.ops import dropout
 from lit_seq2seq.types import CellState, Encoded, Value
 
 AttentionFactory = Callable[[int, int], Attention]
@@ -204,7 +205,7 @@ class Decoder(nn.Module, ABC):
 
     def drop(self, features: Tensor) -> Tensor:
         """Drop units of the features that go to the output layer."""
-        return nn.functional.dropout(features, self.dropout, self.training)
+        return dropout(features, self.dropout, self.training)
 
     def lock_masks(self, state: DecoderState) -> DecoderState:
         """Draw the dropout masks that all steps of a training sequence share."""

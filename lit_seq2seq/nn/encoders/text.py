@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lit_seq2seq.nn.cells import CellName, RecurrentStack, dropout_mask
+from lit_seq2seq.nn.cells import CellName, RecurrentStack
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
+from lit_seq2seq.nn.ops import dropout, dropout_mask
 from lit_seq2seq.types import Encoded, Padded
 
 
-def embed(tokens: Tensor, embedding: nn.Embedding, dropout: float, locked: bool, training: bool) -> Tensor:
+def embed(tokens: Tensor, embedding: nn.Embedding, probability: float, locked: bool, training: bool) -> Tensor:
     """Look up `tokens (B, T)` and drop units of the vectors, with one mask per sequence if `locked`: `(B, T, E)`."""
     vectors: Tensor = embedding(tokens)
-    if not training or dropout == 0:
-        return vectors
-    if locked:
-        return vectors * dropout_mask(vectors, (vectors.shape[0], 1, vectors.shape[2]), dropout)
-    return nn.functional.dropout(vectors, dropout)
+    if locked and training and probability > 0:
+        return vectors * dropout_mask(vectors, (vectors.shape[0], 1, vectors.shape[2]), probability)
+    return dropout(vectors, probability, training)
 
 
 def new_embedding(num_embeddings: int, embedding_dim: int) -> nn.Embedding:
@@ -109,9 +108,7 @@ class TextEncoder(Encoder):
         memory = Padded(outputs, source.lengths)
         if self.reverse:  # position s of the memory belongs to position s of the source
             memory = Padded(_reverse(memory), source.lengths)
-        if self.training and self.dropout > 0:
-            memory = Padded(nn.functional.dropout(memory.values, self.dropout), source.lengths)
-        return Encoded(memory, final)
+        return Encoded(Padded(dropout(memory.values, self.dropout, self.training), source.lengths), final)
 
 
 def _reverse(sequences: Padded) -> Tensor:

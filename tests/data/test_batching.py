@@ -1,0 +1,129 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lit_seq2seq.data.batching import BucketBatchSampler
+from lit_seq2seq.types import UserError
+
+
+def lengths(count=3000, seed=0):
+    rng = np.random.default_rng(seed)
+    source = rng.lognormal(np.log(14), 0.4, count).astype(np.int32).clip(1, 100) + 1
+    return source, (source * rng.lognormal(0, 0.2, count)).astype(np.int32) + 1
+
+
+def tokens(batch, source, target):
+    return len(batch) * (source[batch].max() + target[batch].max())
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("budget", [{"max_tokens": 1000}, {"batch_size": 7}, {"max_tokens": 1000, "batch_size": 7}])
+def test_every_epoch_covers_every_row_once_within_the_budget(world_size, budget, shuffle):
+    source, target = lengths()
+    ranks = [
+        BucketBatchSampler(source, target, **budget, shuffle=shuffle, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for epoch in range(4):
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        batches = [list(sampler) for sampler in ranks]
+        assert [len(mine) for mine in batches] == [len(ranks[0])] * world_size
+        assert sorted(row for mine in batches for batch in mine for row in batch) == list(range(len(source)))
+        for batch in (batch for mine in batches for batch in mine):
+            assert len(batch) <= budget.get("batch_size", len(source))
+            assert tokens(batch, source, target) <= budget.get("max_tokens", 10**9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=1, max_size=40),
+    world_size=st.integers(1, 4),
+    max_tokens=st.one_of(st.none(), st.integers(1, 200)),
+    batch_size=st.integers(1, 9),
+    epoch=st.integers(0, 5),
+)
+def test_small_sets_are_covered_too(pairs, world_size, max_tokens, batch_size, epoch):
+    source, target = np.array(pairs, dtype=np.int32).T
+    if len(source) < world_size:
+        return
+    ranks = [
+        BucketBatchSampler(source, target, max_tokens, batch_size, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for sampler in ranks:
+        sampler.set_epoch(epoch)
+    batches = [list(sampler) for sampler in ranks]
+    assert {len(mine) for mine in batches} == {len(ranks[0])}
+    assert sorted(row for mine in batches for batch in mine for row in batch) == list(range(len(source)))
+    assert all(batch for mine in batches for batch in mine)
+
+
+def test_an_epoch_depends_on_seed_and_number_only():
+    source, target = lengths()
+
+    def epoch(seed, number):
+        sampler = BucketBatchSampler(source, target, max_tokens=1000, seed=seed)
+        sampler.set_epoch(number)
+        return list(sampler)
+
+    assert epoch(0, 1) == epoch(0, 1)
+    assert epoch(0, 0) != epoch(0, 1)
+    assert epoch(0, 0) != epoch(1, 0)
+    assert {tuple(sorted(batch)) for batch in epoch(0, 0)}.isdisjoint({tuple(sorted(b)) for b in epoch(0, 1)})
+
+
+def test_padding_is_small():
+    source, target = lengths(20_000)
+    for shuffle, share in ((False, 0.06), (True, 0.11)):
+        batches = list(BucketBatchSampler(source, target, max_tokens=4096, shuffle=shuffle))
+        real = source.sum() + target.sum()
+        assert 1 - real / sum(tokens(batch, source, target) for batch in batches) < share
+
+
+def test_longest_first():
+    source, target = lengths()
+    for epoch in range(3):
+        sampler = BucketBatchSampler(source, target, batch_size=16, longest_first=True)
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        sizes = [tokens(batch, source, target) for batch in batches]
+        assert sizes[0] == max(sizes)
+        assert sizes != sorted(sizes, reverse=True)
+
+
+def test_without_shuffling_epochs_are_equal_and_lengths_rise():
+    source, target = lengths()
+    sampler = BucketBatchSampler(source, target, batch_size=16, shuffle=False)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) == first
+    means = [source[batch].mean() for batch in first]
+    assert means[0] == min(means)
+    assert means[-1] == max(means)
+
+
+def test_indices_name_the_rows():
+    sampler = BucketBatchSampler(np.array([3, 3]), np.array([3, 3]), batch_size=1, indices=np.array([7, 9]))
+    assert sorted(sampler) == [[7], [9]]
+
+
+def test_a_million_rows_take_seconds():
+    source, target = lengths(1_000_000)
+    start = time.process_time()
+    assert sum(map(len, BucketBatchSampler(source, target, max_tokens=8192))) == 1_000_000
+    assert time.process_time() - start < 10  # about 2.5 s on an idle core
+
+
+def test_mistakes_are_explained():
+    ones = np.ones(3, dtype=np.int32)
+    with pytest.raises(UserError, match="expected max_tokens or batch_size, but both are unset"):
+        BucketBatchSampler(ones, ones)
+    with pytest.raises(UserError, match="expected batch_size to be at least 1, but it is 0"):
+        BucketBatchSampler(ones, ones, batch_size=0)
+    with pytest.raises(UserError, match="expected at least 4 examples for 4 processes, but got 3"):
+        BucketBatchSampler(ones, ones, batch_size=1, world_size=4)

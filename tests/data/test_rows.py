@@ -1,0 +1,77 @@
+import pytest
+from datasets import Dataset, Features, Translation, Value
+
+from lit_seq2seq.data.rows import RowMapper
+from lit_seq2seq.types import UserError
+
+ROWS = {
+    "id": [1, 2],
+    "text": ["eins", None],
+    "translation": [{"de": "ein", "en": "a"}, {"de": None, "en": " "}],
+    "captions": [["x", "", "y"], []],
+    "caption_0": ["p", "q"],
+    "caption_1": [None, "r"],
+    "answers": [{"text": ["s"]}, {"text": []}],
+}
+FEATURES = Dataset.from_dict(ROWS).features
+
+
+def resolved(source="text", target="caption_0", references=None, targets=True, features=FEATURES):
+    return RowMapper(source, target, references).resolve(features, targets)
+
+
+def test_missing_sources_are_empty():
+    assert resolved("text").sources(ROWS) == ["eins", ""]
+    assert resolved("translation.de").sources(ROWS) == ["ein", ""]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("translation.en", [["a"], []]),
+        ("captions", [["x", "y"], []]),
+        ("answers.text", [["s"], []]),
+        ("caption_*", [["p"], ["q", "r"]]),
+        (["caption_1", "captions"], [["x", "y"], ["r"]]),
+    ],
+)
+def test_targets_come_from_nested_columns_lists_and_patterns(target, expected):
+    assert resolved(target=target).targets(ROWS) == expected
+
+
+def test_references_are_targets_and_further_columns():
+    mapper = resolved(target="caption_0", references=["captions", "translation.en"])
+    assert mapper.all_references(ROWS) == [("p", "x", "y", "a"), ("q",)]
+    assert resolved(target="captions").all_references(ROWS) == [("x", "y"), ("",)]
+
+
+def test_translation_features_are_nested():
+    features = Features({"translation": Translation(["de", "en"]), "id": Value("int64")})
+    assert resolved("translation.de", "translation.en", features=features).columns == [
+        "translation.de",
+        "translation.en",
+    ]
+
+
+def test_a_dot_in_a_name_is_taken_as_it_is():
+    rows = {"a.b": ["x"], "c": ["y"]}
+    assert resolved("a.b", "c", features=Dataset.from_dict(rows).features).sources(rows) == ["x"]
+
+
+def test_targets_may_be_absent_when_not_needed():
+    mapper = resolved(target="nowhere", targets=False)
+    assert mapper.columns == ["text"]
+    assert mapper.targets(ROWS) == [[], []]
+
+
+def test_mistakes_are_explained():
+    with pytest.raises(UserError, match=r"expected a column 'src', but the columns are id, text, .*translation.de"):
+        resolved("src")
+    with pytest.raises(UserError, match="set target_column"):
+        resolved(target=["caption_0", "caption_9"])
+    with pytest.raises(UserError, match="set reference_columns"):
+        resolved(references="refs_*")
+    with pytest.raises(UserError, match="expected text in column 'id', but it holds int64: convert it or set source_c"):
+        resolved("id")
+    with pytest.raises(UserError, match="expected text in column 'captions', but it holds List"):
+        resolved("captions")

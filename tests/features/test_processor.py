@@ -1,0 +1,70 @@
+import json
+
+import pytest
+import torch
+
+from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.types import UserError
+
+
+def characters(text):
+    tokenizer = Tokenizer("char")
+    tokenizer.train([text])
+    return tokenizer
+
+
+def separate():
+    return Processor(characters("abc: "), characters("xyz"), source_prefix="a: ")
+
+
+def shared():
+    tokenizer = characters("abc")
+    return Processor(tokenizer, tokenizer)
+
+
+@pytest.mark.parametrize("make", [separate, shared])
+def test_folder_and_mapping_give_the_same_processor(make, tmp_path):
+    processor = make()
+    processor.save(tmp_path / "model")
+    plain = json.loads(json.dumps(processor.to_dict()))
+    for copy in (Processor.load(tmp_path / "model"), Processor.from_dict(plain)):
+        assert copy.to_dict() == processor.to_dict()
+        assert copy.shared == processor.shared
+        assert torch.equal(copy.source(["ab", "c"]).values, processor.source(["ab", "c"]).values)
+
+
+def test_mapping_goes_into_a_checkpoint(tmp_path):
+    torch.save(separate().to_dict(), tmp_path / "x.ckpt")
+    assert torch.load(tmp_path / "x.ckpt", weights_only=True) == separate().to_dict()
+
+
+def test_file_names(tmp_path):
+    shared().save(tmp_path / "one")
+    separate().save(tmp_path / "two")
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"processor.json", "tokenizer.json"}
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {
+        "processor.json",
+        "source_tokenizer.json",
+        "target_tokenizer.json",
+    }
+    assert Tokenizer.load(tmp_path / "two" / "target_tokenizer.json").encode_batch(["xy"]) == [[4, 5]]
+
+
+def test_source_puts_the_prefix_and_cuts():
+    processor = separate()
+    assert processor.source_feature.decode(processor.source(["b"]).values[0].tolist()) == "a: b"
+    padded = processor.source(["b", ""], max_length=2)
+    assert padded.lengths.tolist() == [2, 2]
+    assert (padded.values[:, -1] == processor.source_feature.specials.eos).all()
+
+
+def test_a_missing_or_damaged_folder_is_explained(tmp_path):
+    with pytest.raises(UserError, match=r"expected the file .*processor.json, but there is none"):
+        Processor.load(tmp_path)
+    separate().save(tmp_path)
+    (tmp_path / "source_tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"expected JSON in .*source_tokenizer.json, but it is damaged"):
+        Processor.load(tmp_path)
+    (tmp_path / "processor.json").write_text("{}")
+    with pytest.raises(UserError, match=r"expected a whole processor in .*, but it is damaged"):
+        Processor.load(tmp_path)
