@@ -56,10 +56,11 @@ class Seq2SeqDataModule(LightningDataModule):
         max_target_length: greatest number of target ids, EOS counted.
         overlong: cut longer rows, or drop them from the training split; rows to evaluate are always cut.
         empty: drop rows without source or target, keep them, or raise an error.
-        max_tokens: greatest number of tokens in a batch, source and target, padding counted.
+        max_tokens: greatest number of tokens in a batch, source and target, padding counted; 4,096 if neither
+            this nor `batch_size` is set.
         batch_size: greatest number of examples in a batch.
-        eval_max_tokens: the same as `max_tokens` outside training; `max_tokens` if unset.
-        eval_batch_size: the same as `batch_size` outside training; `batch_size` if unset.
+        eval_max_tokens: greatest number of tokens in a batch outside training.
+        eval_batch_size: greatest number of examples in a batch outside training; if neither is set, as in training.
         longest_first: start each epoch with the largest batch, so that one too large for the memory fails at once.
         num_workers: processes that load batches.
         num_proc: processes that tokenise.
@@ -172,6 +173,11 @@ class Seq2SeqDataModule(LightningDataModule):
         if self.streaming:
             return self._loader(self._stream(), None)
         return self._loader(self._encoded("train"), self._sampler("train"))
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """Number of training batches of this process in an epoch; `None` when streaming."""
+        return None if self.streaming else len(self._sampler("train"))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches of the validation split, with texts and references; none where there is no such split."""

@@ -88,7 +88,7 @@ def _open_paths(
         saved: Dataset | DatasetDict = datasets.load_from_disk(path)
         return cast("Mapping[str, Split]", {train: saved} if isinstance(saved, Dataset) else saved)
     with _explained(f"dataset '{path}'"):
-        return cast(DatasetDict, datasets.load_dataset(path, name, revision=revision, streaming=streaming))
+        return cast("Mapping[str, Split]", datasets.load_dataset(path, name, revision=revision, streaming=streaming))
 
 
 def _aligned(path: str, columns: tuple[str, str], train: str) -> dict[str, str | list[str]] | None:
