@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 
 import torch
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_seq2seq import commands
-from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, SampleTranslations, Seq2SeqProgressBar
+from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleTranslations, Seq2SeqProgressBar
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.hub import load_checkpoint
 from lit_seq2seq.module import LitSeq2Seq
@@ -38,7 +38,7 @@ train and evaluate (one YAML recipe for all; lit-seq2seq fit --help lists every 
   test       score the test split               lit-seq2seq test --config FILE --ckpt_path FILE
   predict    write outputs for a dataset        lit-seq2seq predict --config FILE --ckpt_path FILE
 use a trained model:
-  generate   texts in, texts out                lit-seq2seq generate --model DIR_OR_HUB_ID [--input FILE] [--output FILE]
+  generate   texts in, texts out                lit-seq2seq generate --model DIR_OR_HUB_ID [--input FILE] [...]
   average    average checkpoints of a run       lit-seq2seq average --checkpoints FILE FILE ... --output DIR
 """
 
@@ -103,6 +103,7 @@ class Seq2SeqCLI(LightningCLI):
         parser.add_lightning_class_args(SampleTranslations, "samples")
         parser.add_lightning_class_args(Seq2SeqProgressBar, "progress")
         parser.add_lightning_class_args(NonFiniteLoss, "guard")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; unless the YAML names loggers, with CSV and TensorBoard logs in one folder."""
@@ -192,7 +193,9 @@ def _quieten() -> None:
         ".*LightningCLI's args parameter is intended to run from within Python.*",
     ):
         warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
 
 
 if __name__ == "__main__":

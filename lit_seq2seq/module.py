@@ -17,14 +17,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_seq2seq import spec
 from lit_seq2seq.card import model_card
-from lit_seq2seq.features import Processor
+from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.hub import load_folder, save_folder
 from lit_seq2seq.metrics import TextMetric, TokenAverage
 from lit_seq2seq.nn import EncoderDecoder, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import DecoderFactory, EncoderFactory, Tie
 from lit_seq2seq.schedules import OneCycle
 from lit_seq2seq.search import GenerationConfig, search
-from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, UserError
+from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, PredictedText, Prediction, UserError
 from lit_seq2seq.vectors import load_vectors
 
 if TYPE_CHECKING:
@@ -45,13 +45,6 @@ class EvaluationOutput(TypedDict):
     references: tuple[tuple[str, ...], ...]
     sources: tuple[str, ...]
     rows: Tensor
-
-
-class Prediction(TypedDict):
-    """What `predict_step` returns per example: its row in the dataset, and its hypotheses, best first."""
-
-    row: int
-    hypotheses: list[dict[str, Any]]
 
 
 class LitSeq2Seq(lightning.LightningModule):
@@ -123,6 +116,7 @@ class LitSeq2Seq(lightning.LightningModule):
         self.fit_generation = replace(self.generation, num_beams=fit_num_beams, num_return_sequences=1, do_sample=False)
         self.metrics = nn.ModuleList(_factory(metric)() for metric in metrics)
         self.average_nll = TokenAverage()
+        self.signatures: dict[str, str] = {}
         self.task = task
         self.vectors = (source_vectors, target_vectors)
         self.network: EncoderDecoder | None = None
@@ -187,7 +181,7 @@ class LitSeq2Seq(lightning.LightningModule):
             if path is not None:
                 if embedding is None:
                     raise UserError("source_vectors needs an encoder with a token embedding")
-                names = feature.vocabulary()  # type: ignore[attr-defined]
+                names = cast(Tokenizer, feature).words()
                 found = load_vectors(path, names, embedding.weight)
                 lightning.pytorch.utilities.rank_zero_info(f"{path}: vectors for {found:,} of {len(names):,} symbols")
 
@@ -362,6 +356,7 @@ class LitSeq2Seq(lightning.LightningModule):
         for metric in self.metrics:
             text_metric = cast(TextMetric, metric)
             self.log(f"{split}_{text_metric.name}", text_metric.compute(), prog_bar=True)
+            self.signatures[text_metric.name] = text_metric.signature()
             text_metric.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
@@ -372,7 +367,7 @@ class LitSeq2Seq(lightning.LightningModule):
             Prediction(
                 row=int(row),
                 hypotheses=[
-                    {"text": text, "score": hypothesis.score}
+                    PredictedText(text=text, score=hypothesis.score)
                     for text, hypothesis in zip(texts[position], found[position], strict=True)
                 ],
             )
@@ -403,9 +398,8 @@ class LitSeq2Seq(lightning.LightningModule):
             folder: made if needed.
             scores: measured figures for the model card, such as `{"test_bleu": 41.4}`.
         """
-        signatures = {cast(TextMetric, m).name: cast(TextMetric, m).signature() for m in self.metrics}
         config = {"model": dict(self.hparams), "task": self.task, "scores": dict(scores or {})}
-        card = model_card(config, signatures, sum(p.numel() for p in self.net.parameters()))
+        card = model_card(config, self.signatures, sum(p.numel() for p in self.net.parameters()))
         save_folder(folder, config, self.net, self.processor, card)
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -168,6 +168,20 @@ class Hypothesis:
     log_prob: float
     token_scores: Tensor
     attention: Tensor | None = None
+
+
+class PredictedText(TypedDict):
+    """One hypothesis of a prediction, as text."""
+
+    text: str
+    score: float
+
+
+class Prediction(TypedDict):
+    """What `predict_step` returns per example: its row in the dataset, and its hypotheses, best first."""
+
+    row: int
+    hypotheses: list[PredictedText]
 
 
 class SearchState(Protocol):

@@ -6,25 +6,12 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, TypedDict
+from typing import BinaryIO, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
-from lit_seq2seq.types import Batch, UserError
-
-
-class PredictedText(TypedDict):
-    """One hypothesis of a prediction; more keys may follow, which "jsonl" files keep."""
-
-    text: str
-    score: float
-
-
-class Prediction(TypedDict):
-    """What `predict_step` returns per example: its row in the input, and its hypotheses, best first."""
-
-    row: int
-    hypotheses: list[PredictedText]
+from lit_seq2seq.types import Batch, Prediction, UserError
 
 
 class PredictionWriter(Callback):
@@ -34,7 +21,8 @@ class PredictionWriter(Callback):
     parts, drops the repeated rows that pad a distributed sampler, and puts the file in place in one step.
 
     Args:
-        path: the file; its folder is made if missing, a file already there is replaced.
+        path: the file, its folder is made if missing and a file already there is replaced; `predictions.txt` (or
+            `.jsonl`) in the run's folder if `None`.
         format: "text" writes the best output of row n on line n (from zero; line breaks in it become spaces, rows
             without a prediction become empty lines); "jsonl" writes one object per row with all hypotheses.
 
@@ -45,14 +33,18 @@ class PredictionWriter(Callback):
         >>> trainer = Trainer(callbacks=[writer], accelerator="cpu", logger=False)
     """
 
-    def __init__(self, path: str | Path, format: Literal["text", "jsonl"] = "text") -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | None = None, format: Literal["text", "jsonl"] = "text") -> None:
+        self.path = Path(path or "")
+        self.named = path is not None
         self.format = format
         self._part: BinaryIO | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open this process's part, so that a path that cannot be written fails before the work."""
         if stage == "predict":
+            if not self.named:
+                name = "predictions.txt" if self.format == "text" else "predictions.jsonl"
+                self.path = Path(trainer.log_dir or trainer.default_root_dir) / name
             with self._explain():
                 if self.path.is_dir():
                     raise IsADirectoryError("it is a folder")
@@ -83,6 +75,7 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             with self._explain():
                 self._merge([self._part_path(rank) for rank in range(trainer.world_size)])
+            rank_zero_info(f"predictions are in {self.path}")
         trainer.strategy.barrier("predictions merged")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

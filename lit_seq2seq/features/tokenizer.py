@@ -14,7 +14,7 @@ import tokenizers
 import torch
 
 from lit_seq2seq.features.feature import Array, Feature
-from lit_seq2seq.features.schemes import SCHEMES
+from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE
 from lit_seq2seq.types import Padded, SpecialIds, UserError
 
 Model = Literal["word", "char", "byte", "bpe", "unigram"]
@@ -176,6 +176,10 @@ class Tokenizer(Feature):
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Name each id by its vocabulary entry, to label a plot or look up a word vector."""
         return [str(self.backend.id_to_token(index)) for index in ids]
+
+    def words(self) -> list[str]:
+        """Return the text of every symbol of the vocabulary, without the marks that say where it touches others."""
+        return [name.strip(JOINER).removeprefix(SPACE) for name in self.tokens(range(len(self)))]
 
     def encode(self, raw: Sequence[str], training: bool = False) -> list[Array]:
         """Turn texts into id arrays `(T,)` that end with EOS, with BPE-dropout when training."""

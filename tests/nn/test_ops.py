@@ -1,10 +1,8 @@
 import pytest
 import torch
-from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lit_seq2seq.nn import label_smoothed_nll
-from lit_seq2seq.nn.ops import masked_mean, masked_softmax
+from lit_seq2seq.nn.ops import dropout, dropout_mask, masked_mean, masked_softmax
 
 
 def test_masked_softmax_is_the_softmax_of_what_is_left() -> None:
@@ -41,21 +39,28 @@ def test_masked_mean() -> None:
     assert_close(mean, torch.stack([values[0].mean(dim=0), values[1, 0], torch.zeros(2)]))
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-def test_label_smoothing_equals_cross_entropy(smoothing: float) -> None:
-    logits, targets = torch.randn(7, 5) * 3, torch.randint(5, (7,))
-    loss, nll = label_smoothed_nll(logits, targets, smoothing)
-    assert_close(loss, F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing))
-    assert_close(nll, F.cross_entropy(logits, targets, reduction="sum"))
+@pytest.mark.parametrize("shape", [(0,), (1,), (3, 5), (2, 3, 7)])
+def test_dropout_masks_have_the_shape_and_type_asked_for(shape: tuple[int, ...]) -> None:
+    mask = dropout_mask(torch.zeros(1, dtype=torch.bfloat16), shape, 0.5)
+    assert (tuple(mask.shape), mask.dtype) == (shape, torch.bfloat16)
+    assert set(mask.flatten().tolist()) <= {0.0, 2.0}
 
 
-def test_the_loss_is_computed_in_float32() -> None:
-    logits, targets = torch.randn(7, 5).bfloat16(), torch.randint(5, (7,))
-    loss, _ = label_smoothed_nll(logits, targets, 0.1)
-    assert loss.dtype == torch.float32
-    assert_close(loss, label_smoothed_nll(logits.float(), targets, 0.1)[0])
+@pytest.mark.parametrize("probability", [0.1, 0.25, 0.5, 0.9])
+def test_dropout_masks_drop_units_independently_and_keep_the_mean(probability: float) -> None:
+    mask = dropout_mask(torch.zeros(1), (50_000, 4), probability)
+    assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - probability)])
+    dropped = (mask == 0).float()
+    assert_close(dropped.mean(dim=0), torch.full((4,), probability), rtol=0, atol=0.01)
+    assert_close(dropped.T.corrcoef(), torch.eye(4), rtol=0, atol=0.02)
 
 
-def test_the_loss_of_no_tokens_is_zero() -> None:
-    loss, nll = label_smoothed_nll(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long), 0.1)
-    assert (loss.item(), nll.item()) == (0, 0)
+def test_dropout_scales_what_is_left_and_its_gradient() -> None:
+    x = torch.randn(30, 30, requires_grad=True)
+    dropped = dropout(x, 0.25)
+    dropped.sum().backward()
+    assert x.grad is not None
+    assert_close(dropped, x * x.grad)
+    assert x.grad.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert dropout(x, 0.25, training=False) is x
+    assert dropout(x, 0.0) is x
