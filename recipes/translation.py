@@ -1,4 +1,4 @@
-"""Train, evaluate and try out a translation model: `python recipes/translation.py [--config FILE] [--trainer.X ...]`"""
+"""Train, evaluate and try out a translation model: `python recipes/translation.py [--config FILE] [--trainer.X]`."""
 
 import sys
 from pathlib import Path
