@@ -43,4 +43,5 @@ def model_card(config: Mapping[str, object], signatures: Mapping[str, str], para
 
 
 def _signature(name: str, signatures: Mapping[str, str]) -> str:
-    return next((text for metric, text in signatures.items() if name.endswith("_" + metric)), "")
+    found = next((text for metric, text in signatures.items() if name.endswith("_" + metric)), "")
+    return found.replace("|", "\\|")

@@ -26,10 +26,6 @@ from lit_seq2seq.hub import load_checkpoint
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.types import UserError
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "generate": commands.generate,
-    "average": commands.average,
-}
 USAGE = """usage: lit-seq2seq COMMAND [options]
 
 train and evaluate (one YAML recipe for all; lit-seq2seq fit --help lists every setting):
@@ -44,24 +40,33 @@ use a trained model:
 
 
 class Parser(LightningArgumentParser):
-    """The argument parser, with one-line errors that suggest the name that was meant."""
+    """The argument parser: names in full, files never read as settings, one-line errors that suggest what was meant."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the arguments of a class; the value of none is replaced by the contents of a file of that name."""
+        names: list[str] = super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+        return names
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one line and exit with status 2."""
+        """Raise the one line."""
         text = " ".join(str(message).split())
+        if "arguments are required" in text and text.endswith("data.dataset"):
+            text = "no data is named: give a recipe with --config FILE, or --data.dataset PATH_OR_HUB_ID"
         known = _names(self)
         for wrong in _unknown(text):
             close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
             last = difflib.get_close_matches(wrong.split(".")[-1], {name.split(".")[-1] for name in known}, n=1)
             if close or last:
                 text += f" - did you mean {(close or last)[0]}?"
-        print(f"error: {text:.1200}", file=sys.stderr)
-        sys.exit(2)
+        raise UserError(f"{text:.1200}") from ex
 
 
 def _unknown(message: str) -> list[str]:
     pattern = (
-        r"Option '([\w.]+)' is not accepted|[Uu]nrecognized arguments?: --([\w.]+)|[Kk]ey '([\w.]+)' is not expected"
+        r"Option '([\w.]+)' is not accepted|[Uu]nrecognized arguments?: --([\w.]+)|does not accept option '([\w.]+)'"
     )
     return [next(group for group in found if group) for found in re.findall(pattern, message)]
 
@@ -72,6 +77,12 @@ def _names(parser: LightningArgumentParser) -> set[str]:
         for child in parser._subcommands_action._name_parser_map.values():
             names |= _names(child)
     return names
+
+
+COMMANDS: dict[str, Callable[[Parser, list[str]], None]] = {
+    "generate": commands.generate,
+    "average": commands.average,
+}
 
 
 class Seq2SeqCLI(LightningCLI):
@@ -105,6 +116,19 @@ class Seq2SeqCLI(LightningCLI):
         parser.add_lightning_class_args(NonFiniteLoss, "guard")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments, without Lightning's warning that those of the process are not looked at."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LightningCLI's args parameter is intended to run from within Python.*")
+            super().parse_arguments(parser, args)
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what does not fit together is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            raise UserError(f"these settings do not fit: {' '.join(str(error).split())}") from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; unless the YAML names loggers, with CSV and TensorBoard logs in one folder."""
         config = self._get(self.config_init, "trainer", default={})
@@ -117,9 +141,12 @@ class Seq2SeqCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Check a checkpoint before anything is built; Lightning would merge its settings into the recipe's."""
-        path = self.config.get(self.config.get("subcommand") or "", {}).get("ckpt_path")
-        if path and path.endswith(".ckpt"):
+        subcommand = self.config.get("subcommand")
+        path = (self.config[subcommand] if subcommand else self.config).get("ckpt_path")
+        if path:
             load_checkpoint(path)
+        elif subcommand in ("validate", "test", "predict"):
+            raise UserError(f"{subcommand} needs a trained model: give --ckpt_path FILE, such as checkpoints/last.ckpt")
 
     def after_fit(self) -> None:
         """Leave a folder that `from_pretrained` takes."""
@@ -132,15 +159,20 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    known = [*COMMANDS, "fit", "validate", "test", "predict"]
-    if arguments[0] not in known:
-        close = difflib.get_close_matches(arguments[0], known, n=1)
+    return guarded(partial(_run, *arguments))
+
+
+def _run(name: str, *arguments: str) -> None:
+    known = ["fit", "validate", "test", "predict", *COMMANDS]
+    if name in COMMANDS:
+        command = COMMANDS[name]
+        command(Parser(prog=f"lit-seq2seq {name}", description=command.__doc__ or ""), list(arguments))
+    elif name in known:
+        Seq2SeqCLI([name, *arguments])
+    else:
+        close = difflib.get_close_matches(name, known, n=1)
         hint = f" - did you mean {close[0]}?" if close else ""
-        print(f"error: there is no command {arguments[0]!r}: choose among {', '.join(known)}{hint}", file=sys.stderr)
-        return 2
-    if arguments[0] in COMMANDS:
-        return guarded(partial(COMMANDS[arguments[0]], arguments[1:]))
-    return guarded(partial(Seq2SeqCLI, arguments))
+        raise UserError(f"there is no command {name!r}: choose among {', '.join(known)}{hint}")
 
 
 def guarded(function: Callable[[], object]) -> int:
@@ -152,7 +184,7 @@ def guarded(function: Callable[[], object]) -> int:
     try:
         function()
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what reads our output has seen enough
         return 1
     except KeyboardInterrupt:
         return 130
@@ -174,12 +206,12 @@ def _explain(error: Exception) -> str | None:
         return (
             "out of memory: lower data.max_tokens (or batch_size), or accumulate with trainer.accumulate_grad_batches"
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full ({error.filename or text}): free space, then resume with --ckpt_path"
-    if isinstance(error, PermissionError):
-        return f"no permission to write {error.filename or text}: choose another trainer.default_root_dir or --output"
-    if "No space left on device" in text or "PytorchStreamWriter failed" in text:
-        return "the disk is full: free space, then resume with --ckpt_path"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"the disk is full ({text}): free space and run again; a training run goes on with --ckpt_path LAST_CKPT"
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or (
+        isinstance(error, OSError) and error.errno == errno.EROFS
+    ):
+        return f"cannot write here ({text}): choose another trainer.default_root_dir or --output"
     return None
 
 
@@ -188,9 +220,9 @@ def _quieten() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The dirpath has changed from.*",
         ".*isinstance.treespec, LeafSpec.. is deprecated.*",
         ".*is smaller than the logging interval.*",
-        ".*LightningCLI's args parameter is intended to run from within Python.*",
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

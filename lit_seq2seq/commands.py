@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -14,7 +14,7 @@ from typing import IO, Literal
 import torch
 from jsonargparse import ArgumentParser
 from lightning import Trainer
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 from lit_seq2seq.callbacks import average_checkpoints
@@ -25,9 +25,8 @@ from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 
 
-def generate(arguments: list[str]) -> None:
+def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     """Read texts line by line and write an output for each, in order: `lit-seq2seq generate`."""
-    parser = ArgumentParser(prog="lit-seq2seq generate", description=generate.__doc__)
     parser.add_argument("--model", type=str, required=True, help="model folder or hub id")
     parser.add_argument("--input", type=str, default="-", help="text file, one input a line; - for standard input")
     parser.add_argument("--output", type=str, default="-", help="output file; - for standard output")
@@ -96,10 +95,14 @@ def _decode(raw: IO[bytes], name: str) -> Iterator[str]:
 def _writer(name: str) -> Iterator[IO[str]]:
     """Open an output; a file appears under its name only when it is complete."""
     if name == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         return
     path = Path(name)
     part = path.with_name(path.name + ".part")
+    if path.is_dir():
+        raise UserError(f"cannot write {name}: it is a folder: choose another --output")
     try:
         handle = part.open("w", encoding="utf-8")
     except OSError as error:
@@ -109,38 +112,46 @@ def _writer(name: str) -> Iterator[IO[str]]:
     part.replace(path)
 
 
-def average(arguments: list[str]) -> None:
+def average(parser: ArgumentParser, arguments: list[str]) -> None:
     """Average the weights of several checkpoints of one run into a model folder: `lit-seq2seq average`."""
-    parser = ArgumentParser(prog="lit-seq2seq average", description=average.__doc__)
-    parser.add_argument("--checkpoints", type=list[str], nargs="+", required=True, help="two or more .ckpt files")
+    parser.add_argument("--checkpoints", type=str, nargs="+", required=True, help="two or more .ckpt files")
     parser.add_argument("--output", type=str, required=True, help="model folder to write")
     options = parser.parse_args(arguments)
+    weights = average_checkpoints(options.checkpoints)
     model = LitSeq2Seq.load_from_checkpoint(options.checkpoints[0], map_location="cpu", weights_only=True)
-    model.load_state_dict(average_checkpoints(options.checkpoints))
+    model.load_state_dict(weights)
     model.save_pretrained(options.output)
     print(f"averaged {len(options.checkpoints)} checkpoints into {options.output}")
 
 
-@rank_zero_only
 def save_best(trainer: Trainer, model: LitSeq2Seq, scores: dict[str, float] | None = None) -> Path | None:
     """Write the best checkpoint of a finished run (or its last weights) as the model folder `model/` of the run.
+
+    To be called on every process; the first one writes.
 
     Args:
         trainer: after `fit`.
         model: the trained model; it ends with the saved weights.
-        scores: measured figures for the model card.
+        scores: measured figures for the model card; where absent, the score that made this checkpoint the best.
 
     Returns:
         The folder; `None` if the run keeps no files.
     """
-    if trainer.fast_dev_run or not trainer.log_dir:  # type: ignore[attr-defined]
+    log_dir = trainer.log_dir
+    if trainer.fast_dev_run or log_dir is None:  # type: ignore[attr-defined]
         return None
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if best and os.path.exists(best):  # noqa: PTH110
-        model.load_state_dict(tensors_of(load_checkpoint(best)))
-    folder = Path(trainer.log_dir) / "model"
-    known = {
-        name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("val_", "test_"))
-    }
-    model.save_pretrained(folder, scores or known)
+    folder, known = Path(log_dir) / "model", _scores(trainer)
+    callback = trainer.checkpoint_callback
+    if isinstance(callback, ModelCheckpoint) and Path(callback.best_model_path).is_file():
+        model.load_state_dict(tensors_of(load_checkpoint(callback.best_model_path)))
+        score = callback.best_model_score
+        known = {} if score is None or callback.monitor is None else {callback.monitor: float(score)}
+    if trainer.is_global_zero:
+        model.save_pretrained(folder, scores or known)
+    trainer.strategy.barrier("model saved")
     return folder
+
+
+def _scores(trainer: Trainer) -> dict[str, float]:
+    metrics = trainer.callback_metrics
+    return {name: float(value) for name, value in metrics.items() if name.startswith(("val_", "test_"))}

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import safetensors.torch
 import torch
@@ -61,7 +62,7 @@ def save_folder(
     processor: Processor,
     card: str,
 ) -> Path:
-    """Write a model folder; files are completed under temporary names first, so that no half-written file is left.
+    """Write a model folder; its files take their place when all are written, so that no half-written one is left.
 
     Args:
         path: the folder, made if needed.
@@ -76,12 +77,15 @@ def save_folder(
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        processor.save(folder)
-        _write(folder / CONFIG, json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False) + "\n")
-        _write(folder / CARD, card)
-        part = folder / (WEIGHTS + ".part")
-        safetensors.torch.save_model(network, str(part), metadata={"format": "pt"})
-        part.replace(folder / WEIGHTS)
+        with TemporaryDirectory(prefix=".saving-", dir=folder) as name:
+            part = Path(name)
+            text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False) + "\n"
+            (part / CONFIG).write_text(text, encoding="utf-8")
+            (part / CARD).write_text(card, encoding="utf-8")
+            processor.save(part)
+            safetensors.torch.save_model(network, str(part / WEIGHTS), metadata={"format": "pt"})
+            for file in part.iterdir():
+                file.replace(folder / file.name)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot save the model to {folder}: {error}: free space or choose another folder") from error
     return folder
@@ -110,7 +114,13 @@ def load_folder(name: str | os.PathLike[str], revision: str | None = None, token
         raise UserError(f"{file} does not describe a lit_seq2seq model: its 'model' entry is missing")
     if config.get("format") != FORMAT:
         raise UserError(f"{file} has format {config.get('format')}, this version reads {FORMAT}: upgrade lit_seq2seq")
-    return ModelFolder(config, Processor.load(path), path)
+    try:
+        processor = Processor.load(path)
+    except UserError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise UserError(f"a tokenizer in {path} is damaged ({error}): copy or save the model again") from error
+    return ModelFolder(config, processor, path)
 
 
 def _download(name: str, revision: str | None, token: str | None) -> Path:
@@ -126,12 +136,6 @@ def _download(name: str, revision: str | None, token: str | None) -> Path:
         raise UserError(f"there is no folder {name}, and the hub could not give it: {reason}") from error
 
 
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, object]:
     """Read a Lightning checkpoint without running code from it.
 
@@ -140,7 +144,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, object]:
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"there is no checkpoint {file}: give the path of a .ckpt file, `last` or `best`")
+        raise UserError(f"there is no checkpoint {file}: give the path of a .ckpt file")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

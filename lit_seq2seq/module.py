@@ -13,7 +13,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lit_seq2seq import spec
 from lit_seq2seq.card import model_card
@@ -147,10 +147,10 @@ class LitSeq2Seq(lightning.LightningModule):
         Raises:
             UserError: it was built for another vocabulary.
         """
-        if self._processor is not None and self._processor.to_dict() != processor.to_dict():
+        if self._processor is not None and _vocabulary(self._processor) != _vocabulary(processor):
             raise UserError(
-                "the data was tokenised with another vocabulary than the model's: pass the model's own one, "
-                "Seq2SeqDataModule(..., processor=model.processor), or give the settings it was trained with"
+                "the data was tokenised with another vocabulary than the model's: give the settings it was trained "
+                "with, or set data.processor to the model's folder and data.source_tokenizer to null"
             )
         self._processor = processor
         if self.network is not None:
@@ -168,7 +168,7 @@ class LitSeq2Seq(lightning.LightningModule):
             return
         fresh = self.network is None
         self.attach(cast("Seq2SeqDataModule", self.trainer.datamodule).processor)  # type: ignore[attr-defined]
-        if fresh:
+        if fresh and self.trainer.state.fn == "fit":
             self._load_vectors()
 
     def _load_vectors(self) -> None:
@@ -290,29 +290,47 @@ class LitSeq2Seq(lightning.LightningModule):
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         self.log("grad_norm", norm, batch_size=1)
 
+    @property
+    def learning_rate(self) -> float | None:
+        """The optimizer's `lr`, `None` if it is left at its default; Lightning's learning-rate finder sets it."""
+        description: dict[str, dict[str, float]] = self.hparams["optimizer"]
+        return description["init_args"].get("lr")
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.make_optimizer = cast(OptimizerFactory, partial(cast(Any, self.make_optimizer), lr=value))
+        self.hparams["optimizer"] = spec.describe(self.make_optimizer)
+        for config in [] if self._trainer is None else self.trainer.lr_scheduler_configs:
+            config.scheduler.base_lrs = [value] * len(config.scheduler.base_lrs)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer and, if any, the schedule, stepped with it."""
+        """Make the optimizer and, if any, the schedule, stepped with it; on a plateau of `val_loss` each epoch."""
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)
         if isinstance(scheduler, OneCycle) and scheduler.total_steps is None:
             scheduler.total_steps = self._total_steps()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _total_steps(self) -> int:
         """Count the optimizer steps of the run without touching the trainer's loaders (lightning #20550)."""
         trainer = self.trainer
-        if trainer.max_steps > 0:
-            return trainer.max_steps
         batches: Any = getattr(getattr(trainer, "datamodule", None), "batches_per_epoch", None)
-        if trainer.max_epochs is None or trainer.max_epochs < 0 or batches is None:
+        limit = trainer.limit_train_batches
+        if batches is None and isinstance(limit, int):
+            batches = limit
+        bounds = [trainer.max_steps] if trainer.max_steps > 0 else []
+        if batches is not None and trainer.max_epochs is not None and trainer.max_epochs > 0:
+            used: int = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+            bounds.append(trainer.max_epochs * math.ceil(used / trainer.accumulate_grad_batches))
+        if not bounds:
             raise UserError(
                 "OneCycle needs the number of steps: set total_steps, trainer.max_epochs or trainer.max_steps"
             )
-        limit = trainer.limit_train_batches
-        used: int = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        return trainer.max_epochs * math.ceil(used / trainer.accumulate_grad_batches)
+        return min(bounds)
 
     # ---------------------------------------------------------------------------------------------- evaluation
 
@@ -341,6 +359,19 @@ class LitSeq2Seq(lightning.LightningModule):
             rows=batch.rows,
         )
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scores of the validation before, which may have been interrupted."""
+        self._reset_scores()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the scores of the test before."""
+        self._reset_scores()
+
+    def _reset_scores(self) -> None:
+        self.average_nll.reset()
+        for metric in self.metrics:
+            cast(TextMetric, metric).reset()
+
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole validation split."""
         self._log_scores("val")
@@ -351,13 +382,13 @@ class LitSeq2Seq(lightning.LightningModule):
 
     def _log_scores(self, split: str) -> None:
         nll = self.average_nll.compute()
-        self.average_nll.reset()
-        self.log_dict({f"{split}_loss": nll, f"{split}_ppl": nll.exp()}, prog_bar=True)
+        scores = {"loss": nll, "ppl": nll.exp()}
         for metric in self.metrics:
             text_metric = cast(TextMetric, metric)
-            self.log(f"{split}_{text_metric.name}", text_metric.compute(), prog_bar=True)
+            scores[text_metric.name] = text_metric.compute()
             self.signatures[text_metric.name] = text_metric.signature()
-            text_metric.reset()
+        # Equal on all processes; `sync_dist` only tells Lightning so.
+        self.log_dict({f"{split}_{name}": score for name, score in scores.items()}, prog_bar=True, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Decode a batch; `row` tells where each prediction belongs."""
@@ -434,6 +465,13 @@ class LitSeq2Seq(lightning.LightningModule):
 
 
 _ARGUMENTS = tuple(name for name in LitSeq2Seq.__init__.__annotations__ if name != "return")
+
+
+def _vocabulary(processor: Processor) -> list[object]:
+    """What two processors must share to give a model the same ids; settings of training a tokenizer are not in it."""
+    values = processor.to_dict()
+    sides = [values["source"], values["target"]]
+    return [values["source_prefix"], *(side and side.get("tokenizer", side) for side in sides)]
 
 
 def _factory(value: Any) -> Any:

@@ -77,7 +77,10 @@ class Predictor:
         max_tokens: int = 8192,
         max_source_length: int | None = 1024,
     ) -> None:
-        self.model = model.eval().to(device)
+        try:
+            self.model = model.eval().to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
         self.dtype = dtype
         self.max_tokens = max_tokens
         self.max_source_length = max_source_length
@@ -130,8 +133,8 @@ class Predictor:
             sources = tuple(feature.tokens(values[:length].tolist())) if hasattr(feature, "tokens") else ()
             finished = []
             for hypothesis in row:
-                pieces = target.tokens(hypothesis.tokens.tolist())
-                pieces += ["</s>"] * (len(hypothesis.token_scores) - len(pieces))
+                ended = len(hypothesis.token_scores) > len(hypothesis.tokens)
+                pieces = target.tokens(hypothesis.tokens.tolist() + [target.specials.eos] * ended)
                 finished.append(
                     Output(
                         next(texts),

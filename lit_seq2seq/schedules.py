@@ -82,7 +82,7 @@ class OneCycle(LambdaLR):
         progress = min(1.0, step / last)
         if progress < self.warmup:
             return _cosine(self.start, 1.0, progress / self.warmup)
-        return _cosine(1.0, self.end, 1.0 if self.warmup == 1 else (progress - self.warmup) / (1 - self.warmup))
+        return _cosine(1.0, self.end, 0.0 if self.warmup == 1 else (progress - self.warmup) / (1 - self.warmup))
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

@@ -20,7 +20,7 @@ TRUSTED = ("lit_seq2seq", "torch.optim", "torch.nn")
 
 
 def describe(value: object) -> Plain:
-    """Turn a factory, dataclass, class, function or plain value into a plain, JSON-able description.
+    """Turn a factory, dataclass, class or plain value into a plain, JSON-able description.
 
     Args:
         value: what to describe. `functools.partial` objects become `class_path` and `init_args`.
@@ -29,7 +29,7 @@ def describe(value: object) -> Plain:
         Nested dictionaries, lists, strings, numbers, booleans and `None`.
 
     Raises:
-        TypeError: a value that has no plain description, such as a lambda or a module instance.
+        UserError: a value that has no plain description, such as a function or a module instance.
 
     Example:
         >>> from lit_seq2seq.nn import TextEncoder
@@ -46,11 +46,9 @@ def describe(value: object) -> Plain:
         return {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, partial):
         # jsonargparse wraps the class in instantiators of its own and passes it as the last positional argument.
-        function = next((arg for arg in reversed(value.args) if isinstance(arg, type)), value.func)
-        return {"class_path": _path(function), "init_args": describe(value.keywords)}
-    if isinstance(value, type) or callable(value):
-        return {"class_path": _path(value), "init_args": {}}
-    raise TypeError(f"expected a factory or a plain value, got {type(value).__name__}: {value!r:.80}")
+        cls = next((arg for arg in reversed(value.args) if isinstance(arg, type)), value.func)
+        return {"class_path": _path(cls), "init_args": describe(value.keywords)}
+    return {"class_path": _path(value), "init_args": {}}
 
 
 def build(description: object, trust: tuple[str, ...] = ()) -> object:
@@ -97,11 +95,15 @@ def import_class(path: str, trust: tuple[str, ...] = ()) -> type:
         raise UserError(f"there is no class {path}: check the spelling or install the version that has it") from error
     if not isinstance(found, type):
         raise UserError(f"{path} is not a class, but {type(found).__name__}: class_path must name a class")
+    if path != (home := f"{found.__module__}.{found.__qualname__}"):
+        return import_class(home, trust)  # what a trusted package merely imports from elsewhere is not trusted
     return found
 
 
-def _path(function: object) -> str:
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    if module is None or name is None or "<" in name:
-        raise TypeError(f"expected an importable class or function, got {function!r:.80}")
-    return f"{module}.{name}"
+def _path(value: object) -> str:
+    if not isinstance(value, type) or "<" in value.__qualname__:
+        raise UserError(
+            f"expected a plain value, an importable class or a functools.partial of one, got {value!r:.80}: functions "
+            "and objects cannot be saved with a model"
+        )
+    return f"{value.__module__}.{value.__qualname__}"

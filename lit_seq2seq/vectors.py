@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +38,19 @@ def load_vectors(path: str | os.PathLike[str], symbols: Sequence[str], weight: T
     for row, symbol in enumerate(symbols):
         rows.setdefault(symbol, []).append(row)
     found = 0
-    with torch.no_grad():
-        for word, vector in _read_npz(file) if file.suffix == ".npz" else _read_text(file):
-            if word not in rows:
-                continue
-            if vector.shape != (weight.shape[1],):
-                raise UserError(
-                    f"{file} has vectors of size {vector.size}, but embedding_dim is {weight.shape[1]}: make them equal"
-                )
-            for row in rows.pop(word):
-                weight[row] = torch.from_numpy(vector)
-                found += 1
+    try:
+        with torch.no_grad():
+            for word, vector in _read_npz(file) if file.suffix == ".npz" else _read_text(file, rows.keys()):
+                if vector.shape != (weight.shape[1],):
+                    raise UserError(
+                        f"{file} has vectors of size {vector.size}, but embedding_dim is {weight.shape[1]}: make them "
+                        "equal"
+                    )
+                for row in rows.pop(word, []):
+                    weight[row] = torch.from_numpy(vector)
+                    found += 1
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} cannot be read as word vectors ({error}): get or write it again") from error
     return found
 
 
@@ -58,13 +61,19 @@ def _read_npz(file: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
         yield from zip(archive["words"].tolist(), archive["vectors"].astype(np.float32), strict=True)
 
 
-def _read_text(file: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+def _read_text(file: Path, wanted: Container[str]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    size = 0
+    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            word, *values = line.rstrip("\n").rstrip().split(" ")
-            if number == 1 and len(values) == 1:  # word2vec's header: number of words, size
+            text = line.decode("utf-8", errors="replace").rstrip()
+            fields = text.split(" ")
+            if number == 1 and len(fields) == 2:  # word2vec's header: number of words, size
+                continue
+            size = size or len(fields) - 1
+            word, *values = text.rsplit(" ", size)  # a few words of GloVe hold spaces
+            if word not in wanted:
                 continue
             try:
                 yield word, np.array(values, dtype=np.float32)
             except ValueError as error:
-                raise UserError(f"{file}, line {number}: expected a word and numbers, got {line!r:.60}") from error
+                raise UserError(f"{file}, line {number}: expected a word and numbers, got {text!r:.60}") from error

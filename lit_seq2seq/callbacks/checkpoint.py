@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
@@ -42,10 +44,39 @@ class Checkpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
         )
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the best, and the last in any case: Lightning 2.6 does so only where the last is among the best."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._should_save_on_train_epoch_end(trainer):
+            self._save_last_of_epoch(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do the same where validation does not come once an epoch."""
+        super().on_validation_end(trainer, pl_module)
+        if not self._should_skip_saving_checkpoint(trainer) and not self._should_save_on_train_epoch_end(trainer):
+            self._save_last_of_epoch(trainer)
+
+    def _save_last_of_epoch(self, trainer: Trainer) -> None:
+        due = self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
+        if due and not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save when the user interrupts, but not after an error, whose weights may be spoilt."""
         if not isinstance(exception, KeyboardInterrupt) or trainer.fast_dev_run or trainer.sanity_checking:  # type: ignore[attr-defined]
             return
-        if trainer.state.fn == "fit" and trainer.global_step:
+        if trainer.state.fn == "fit" and trainer.global_step and self.save_last:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
             rank_zero_info(f"Interrupted: resume with --ckpt_path {self.last_model_path}")
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Write under another name first, so that a full disk leaves an older checkpoint of this name whole."""
+        part = Path(f"{filepath}.part")
+        try:
+            super()._save_checkpoint(trainer, str(part))
+            if trainer.is_global_zero:
+                part.replace(filepath)
+        finally:
+            part.unlink(missing_ok=True)
+        trainer.strategy.barrier("checkpoint in place")
+        self._last_checkpoint_saved = filepath

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from lit_seq2seq.types import UserError
 
 
 class NonFiniteLoss(Callback):
-    """Stops training when the loss is NaN or infinite, before a checkpoint of it can be written.
+    """Stops training when a loss or the weights are NaN or infinite, before a checkpoint of it can be written.
 
     On a CPU every loss is looked at before its gradient is taken. On a GPU, where looking means waiting, the first bad
     step is noted on the device and read every `every_n_steps` batches, before each validation and before each save.
@@ -41,9 +44,7 @@ class NonFiniteLoss(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note a bad loss, and stop where looking is due."""
-        assert self._first_bad_step is not None
-        is_new = ~torch.isfinite(loss.detach()).all() & (self._first_bad_step < 0)
-        self._first_bad_step = torch.where(is_new, trainer.global_step, self._first_bad_step)
+        self._note(trainer, loss)
         self._batches += 1
         if loss.device.type == "cpu" or self._batches % self.every_n_steps == 0:
             self._stop_if_bad(trainer)
@@ -52,30 +53,50 @@ class NonFiniteLoss(Callback):
         """Spend no validation on a lost model."""
         self._stop_if_bad(trainer)
 
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, *args: Any, **kwargs: Any
+    ) -> None:
+        """Note a bad loss of the weights after the last step."""
+        if isinstance(outputs, Mapping) and "loss" in outputs and self._first_bad_step is not None:
+            self._note(trainer, outputs["loss"])
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look once more before the end of the epoch is recorded."""
         self._stop_if_bad(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save no lost model."""
+        """Save no lost model, not even one whose last step was taken with a bad gradient of a good loss."""
         self._stop_if_bad(trainer)
+        weights = [tensor for tensor in checkpoint["state_dict"].values() if tensor.is_floating_point()]
+        if trainer.state.fn == "fit" and weights and not torch.stack([t.isfinite().all() for t in weights]).all():
+            raise UserError(f"the weights became NaN or infinite by step {trainer.global_step}: {_advice(trainer)}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the run."""
         self._first_bad_step = None
 
+    def _note(self, trainer: Trainer, loss: Tensor) -> None:
+        assert self._first_bad_step is not None
+        is_new = ~torch.isfinite(loss.detach()).all() & (self._first_bad_step < 0)
+        self._first_bad_step = torch.where(is_new, trainer.global_step, self._first_bad_step)
+
     def _stop_if_bad(self, trainer: Trainer) -> None:
         step = -1 if self._first_bad_step is None else int(self._first_bad_step)
         if step >= 0:
-            raise UserError(
-                f"the training loss became NaN or infinite at step {step}: {_last_checkpoint(trainer)}; "
-                "try a lower learning rate, trainer.gradient_clip_val: 1.0, "
-                "or trainer.precision: bf16-mixed instead of 16-mixed"
-            )
+            raise UserError(f"the loss became NaN or infinite at step {step}: {_advice(trainer)}")
+
+
+def _advice(trainer: Trainer) -> str:
+    return (
+        f"{_last_checkpoint(trainer)}; try a lower learning rate, trainer.gradient_clip_val: 1.0, "
+        "or trainer.precision: bf16-mixed instead of 16-mixed"
+    )
 
 
 def _last_checkpoint(trainer: Trainer) -> str:
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and (callback.last_model_path or callback.best_model_path):
-            return f"the last good checkpoint is kept in {callback.last_model_path or callback.best_model_path}"
+        if isinstance(callback, ModelCheckpoint):
+            for path in (callback.last_model_path, callback.best_model_path):
+                if path and Path(path).is_file():
+                    return f"the last good checkpoint is kept in {path}"
     return "no checkpoint had been saved yet"

@@ -1,0 +1,222 @@
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_seq2seq import LitSeq2Seq, pipeline
+from lit_seq2seq.cli import COMMANDS, main
+from lit_seq2seq.hub import load_checkpoint, tensors_of
+from tests.tiny import Trained, pairs
+
+Stdin = Callable[[str | bytes], None]
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Stdin:
+    def give(text: str | bytes) -> None:
+        raw = io.BytesIO(text.encode() if isinstance(text, str) else text)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, encoding="utf-8"))
+
+    return give
+
+
+def succeed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run the command and return what it wrote to standard output."""
+    capsys.readouterr()
+    status = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    return out
+
+
+# fit, validate, test, predict
+
+
+def test_fit_leaves_checkpoints_logs_settings_and_a_folder(trained: Trained) -> None:
+    names = {path.relative_to(trained.run).as_posix() for path in trained.run.rglob("*") if path.is_file()}
+    assert {"config.yaml", "metrics.csv", "checkpoints/last.ckpt", "model/model.safetensors"} <= names
+    assert not [name for name in names if name.endswith(".part")]
+    assert pipeline("translation", trained.model)("eins zwei")[0]["translation_text"] is not None
+    assert "val_bleu" in (trained.model / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_settings_of_a_run_are_a_recipe(trained: Trained, tmp_path: Path, capsys) -> None:
+    settings = trained.run / "config.yaml"
+    root = ("--trainer.default_root_dir", tmp_path, "--trainer.max_epochs", 1)
+    succeed(capsys, "fit", "--config", settings, *root)
+    assert (tmp_path / "version_0" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("command", "prefix"), [("validate", "val_"), ("test", "test_")])
+def test_a_checkpoint_is_scored(trained: Trained, tmp_path: Path, capsys, command: str, prefix: str) -> None:
+    root = ("--trainer.default_root_dir", tmp_path)
+    out = succeed(capsys, command, "--config", trained.recipe, "--ckpt_path", trained.last, *root)
+    for name in ("loss", "ppl", "bleu", "exact_match"):
+        assert prefix + name in out
+
+
+def test_predict_writes_a_line_for_each_row(trained: Trained, tmp_path: Path, capsys) -> None:
+    options = ("--config", trained.recipe, "--ckpt_path", trained.last, "--trainer.default_root_dir", tmp_path)
+    succeed(capsys, "predict", *options, "--predictions.path", tmp_path / "out.txt")
+    model = LitSeq2Seq.load_from_checkpoint(trained.last, weights_only=True)
+    expected = [row["translation_text"] for row in pipeline("translation", model)(pairs(10, seed=2)["source"])]
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8").splitlines() == expected
+
+
+def test_fit_goes_on_from_a_checkpoint(trained: Trained, tmp_path: Path, capsys) -> None:
+    options = ("--trainer.default_root_dir", tmp_path, "--trainer.max_epochs", 3)
+    succeed(capsys, "fit", "--config", trained.recipe, "--ckpt_path", trained.last, *options)
+    checkpoint = load_checkpoint(tmp_path / "version_0" / "checkpoints" / "last.ckpt")
+    assert checkpoint["epoch"] == 2
+    assert checkpoint["global_step"] == load_checkpoint(trained.last)["global_step"] // 2 * 3
+
+
+# generate
+
+INPUTS = ["eins zwei", "", "fünf", "drei vier fünf zwei", "unbekannt", "   ", "zwei"]
+
+
+def test_generate_from_file_to_file(trained: Trained, tmp_path: Path, capsys) -> None:
+    (tmp_path / "in.txt").write_text("\n".join(INPUTS) + "\n", encoding="utf-8")
+    files = ("--input", tmp_path / "in.txt", "--output", tmp_path / "out.txt")
+    assert succeed(capsys, "generate", "--model", trained.model, *files) == ""
+    expected = [row["translation_text"] for row in pipeline("translation", trained.model)(INPUTS)]
+    assert expected[1] == expected[5] == ""
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "\n".join(expected) + "\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt"]
+
+
+@pytest.mark.parametrize("text", ["eins\r\nzwei\r\n", "eins\nzwei"], ids=["windows", "no newline at the end"])
+def test_generate_from_standard_input(trained: Trained, capsys, stdin: Stdin, text: str) -> None:
+    stdin(text)
+    out = succeed(capsys, "generate", "--model", trained.model)
+    expected = [row["translation_text"] for row in pipeline("translation", trained.model)(["eins", "zwei"])]
+    assert out.splitlines() == expected
+
+
+def test_generate_streams_more_than_a_chunk(trained: Trained, capsys, stdin: Stdin) -> None:
+    inputs = pairs(300, seed=7)["source"]
+    stdin("\n".join(inputs) + "\n")
+    options = ("--max_tokens", 100, "--min_new_tokens", 2, "--max_new_tokens", 4)
+    out = succeed(capsys, "generate", "--model", trained.model, *options)
+    expected = pipeline("translation", trained.model)(inputs, min_new_tokens=2, max_new_tokens=4)
+    assert out.splitlines() == [row["translation_text"] for row in expected]
+    assert len(set(out.splitlines())) > 1
+
+
+def test_generate_gives_several_with_scores(trained: Trained, capsys, stdin: Stdin) -> None:
+    options = ("--num_beams", 4, "--num_return_sequences", 3, "--min_new_tokens", 1, "--length_normalization", "none")
+    stdin("eins zwei\n\n")
+    lines = succeed(capsys, "generate", "--model", trained.model, *options, "--scores", "true").splitlines()
+    assert len(lines) == 6
+    scores = [float(line.split("\t")[0]) for line in lines]
+    assert scores[:3] == sorted(scores[:3], reverse=True)
+    assert lines[3:] == ["0.0000\t"] * 3
+    stdin("eins zwei\n\n")
+    rows = succeed(capsys, "generate", "--model", trained.model, *options, "--format", "jsonl").splitlines()
+    first, second = map(json.loads, rows)
+    assert [output["text"] for output in first] == [line.split("\t")[1] for line in lines[:3]]
+    assert [output["score"] for output in first] == pytest.approx(scores[:3], abs=1e-4)
+    assert [output["text"] for output in second] == ["", "", ""]
+
+
+def test_generate_samples_by_seed(trained: Trained, capsys, stdin: Stdin) -> None:
+    found = []
+    for seed in (1, 1, 2):
+        stdin("eins zwei drei\n" * 20)
+        options = ("--do_sample", "true", "--temperature", 2.0, "--seed", seed, "--max_new_tokens", 8)
+        found.append(succeed(capsys, "generate", "--model", trained.model, *options))
+    assert found[0] == found[1] != found[2]
+
+
+def test_generate_says_what_was_cut(trained: Trained, capsys, stdin: Stdin) -> None:
+    stdin("eins zwei drei vier fünf\neins\n")
+    assert main(["generate", "--model", str(trained.model), "--max_source_length", "3"]) == 0
+    assert "1 inputs were cut to 3 symbols" in capsys.readouterr().err
+
+
+# average
+
+
+def test_average_writes_the_mean(trained: Trained, tmp_path: Path, capsys) -> None:
+    paths = sorted(trained.last.parent.glob("*.ckpt"))
+    out = succeed(capsys, "average", "--checkpoints", *paths, "--output", tmp_path / "mean")
+    assert out == f"averaged 2 checkpoints into {tmp_path / 'mean'}\n"
+    first, second = (tensors_of(load_checkpoint(path)) for path in paths)
+    expected = {name: (tensor + second[name]) / 2 for name, tensor in first.items()}
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    torch.testing.assert_close(dict(LitSeq2Seq.from_pretrained(tmp_path / "mean").state_dict()), expected)
+
+
+# the command itself
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_names_every_command(capsys, arguments: list[str]) -> None:
+    out = succeed(capsys, *arguments)
+    for name in ("fit", "validate", "test", "predict", *COMMANDS):
+        assert f"lit-seq2seq {name} " in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(capsys, name: str) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    assert (COMMANDS[name].__doc__ or "").splitlines()[0] in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["genrate"], "there is no command 'genrate': choose among .* did you mean generate"),
+        (["xyz"], "there is no command 'xyz': choose among fit, validate, test, predict, generate, average$"),
+        (["fit", "--data.dataset=x", "--trainer.max_epoch", "3"], "did you mean trainer.max_epochs"),
+        (["fit", "--data.dataset=x", "--max_epochs", "3"], "did you mean trainer.max_epochs"),
+        (["fit", "--data.dataset=x", "--data.source_colum=x"], "did you mean data.source_column"),
+        (["fit", "--trainer.max_epochs=3"], "no data is named: give a recipe with --config FILE, or --data.dataset"),
+        (["generate", "--model", "x", "--beams", "3"], "did you mean num_beams"),
+        (["generate", "--num_beams", "3"], "model"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(capsys, arguments: list[str], hint: str) -> None:
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: ")
+    assert re.search(hint, err.strip()), err
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "lit_seq2seq.cli", *map(str, arguments)]
+
+
+def test_a_pipe_in_any_locale_that_is_closed_early(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("eins zwei\n" * 100_000, encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    options = ("--input", tmp_path / "in.txt", "--min_new_tokens", 2)
+    process = subprocess.Popen(
+        command("generate", "--model", trained.model, *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline().decode("utf-8")
+    process.stdout.close()
+    _, err = process.communicate(timeout=120)
+    assert first.strip()
+    assert process.returncode == 1
+    assert b"Traceback" not in err
+    assert b"BrokenPipe" not in err
+
+
+def test_the_command_is_installed() -> None:
+    assert shutil.which("lit-seq2seq", path=str(Path(sys.executable).parent))

@@ -1,0 +1,148 @@
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lit_seq2seq
+from tests.tiny import make_data, make_model
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(lit_seq2seq.__file__).parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SMALL = ["--data.dataset.init_args.train_size", "200", "--data.dataset.init_args.validation_size", "20"]
+SMALL += ["--data.dataset.init_args.test_size", "20", "--trainer.fast_dev_run", "true"]
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """Yield the language and the text of every fenced block."""
+    yield from re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def shell(text: str) -> str:
+    """Run a shell block with this environment's commands; return what it printed."""
+    path = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    command = ["bash", "-euo", "pipefail", "-c", f"export {path}\n{text}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_page(page: Path) -> tuple[dict[str, Any], list[str]]:
+    """Run the blocks of a page in order; return the names it defines and what its shell blocks printed."""
+    names: dict[str, Any] = {"__name__": page.stem}
+    printed = []
+    for number, (language, text) in enumerate(blocks(page), start=1):
+        if language == "python":
+            exec(compile(text, f"{page.name}, block {number}", "exec"), names)
+        elif language == "bash":
+            printed.append(shell(text))
+        elif language == "yaml":
+            Path(text.split("\n")[0].removeprefix("# ")).write_text(text, encoding="utf-8")
+    return names, printed
+
+
+def test_the_guide_runs_and_what_it_claims_is_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names, printed = run_page(ROOT / "docs" / "guide.md")
+    assert names["scores"]["val_exact_match"] > 90
+    exact = names["exact"]
+    assert exact["without attention", 1] > 80
+    assert exact["without attention", 17] < 20
+    assert exact["with attention", 9] > 90
+    assert exact["with attention", 17] > exact["without attention", 17] + 30
+    assert printed[0] == "egacdaeh\ncba\n"
+    assert (tmp_path / "runs" / "version_0" / "model" / "model.safetensors").is_file()
+    assert (tmp_path / "attention.png").is_file()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the recipes, a file of pairs, and the model folder that the demo leaves."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    rows = "".join(f"{number} Hunde,{number} dogs\n" for number in range(2, 60))
+    (tmp_path / "pairs.csv").write_text("german,english\n" + rows, encoding="utf-8")
+    model = make_model()
+    model.attach(make_data().processor)
+    model.save_pretrained(tmp_path / "runs" / "demo" / "version_0" / "model")
+    return tmp_path
+
+
+def test_the_python_of_the_readme_runs(workplace: Path) -> None:
+    names: dict[str, Any] = {}
+    for language, text in blocks(ROOT / "README.md"):
+        if language == "python":
+            exec(text.replace('["--trainer.max_epochs", "1"]', repr(SMALL)), names)
+    assert len(names["hypotheses"]) == 1
+    assert (workplace / "my-model" / "config.json").is_file()
+
+
+def readme_commands() -> list[str]:
+    return [line for language, text in blocks(ROOT / "README.md") if language == "bash" for line in text.splitlines()]
+
+
+def test_the_readme_names_no_command_that_is_not_checked() -> None:
+    known = ("make ", "python recipes/", "echo ", ".venv/bin/", "python -m venv")
+    assert [command for command in readme_commands() if not command.startswith(known)] == []
+
+
+@pytest.mark.parametrize("command", [c for c in readme_commands() if c.startswith("python recipes/")])
+def test_the_recipe_commands_of_the_readme_run_or_parse(
+    command: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, script, *arguments = shlex.split(command)
+    if "pairs.csv" in arguments:
+        arguments += ["--trainer.fast_dev_run", "true"]
+    elif not arguments:
+        arguments = SMALL
+    else:
+        arguments += ["--print_config"]
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(script, run_name="__main__")
+    assert not exit.value.code
+    if "--print_config" in arguments:
+        assert "class_path: lit_seq2seq.nn.TextEncoder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [c for c in readme_commands() if c.startswith("echo ")])
+def test_the_shell_commands_of_the_readme_run(command: str, workplace: Path) -> None:
+    assert shell(command).count("\n") == 1
+
+
+def test_the_readme_names_targets_of_the_makefile() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    named = [command.removeprefix("make ") for command in readme_commands() if command.startswith("make ")]
+    assert named
+    assert set(named) <= set(targets)
+
+
+def test_the_configuration_page_is_up_to_date() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))["page"]()
+    committed = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert committed == made, "run: python docs/make_configuration.py"
+
+
+def test_the_architecture_names_every_file_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = "\n".join(line for line in text.splitlines() if line.startswith("| `"))
+    named = set(re.findall(r"`([\w/]+\.py)`", table))
+    assert named == {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
+
+
+def test_every_other_file_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w/]+\.(?:py|md|yaml))`", text):
+        assert (ROOT / name).is_file() or (PACKAGE / name).is_file(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target

@@ -1,0 +1,127 @@
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_seq2seq import LitSeq2Seq, pipeline
+from lit_seq2seq.predictor import FIRST_CHUNK, Output, Predictor
+from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.types import UserError
+from tests.tiny import make_data, make_model, make_trainer, pairs, rows
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LitSeq2Seq:
+    found = make_model(optimizer=partial(torch.optim.Adam, lr=0.03))
+    folder = tmp_path_factory.mktemp("model")
+    make_trainer(folder, max_epochs=3).fit(found, datamodule=make_data(rows(120), batch_size=16))
+    return found.eval()
+
+
+def texts(outputs: list[list[Output]]) -> list[list[str]]:
+    return [[output.text for output in row] for row in outputs]
+
+
+def test_outputs_keep_the_order_and_do_not_depend_on_company(model: LitSeq2Seq) -> None:
+    inputs = pairs(2 * FIRST_CHUNK + 10, seed=9)["source"]
+    inputs[3] = inputs[FIRST_CHUNK] = ""
+    inputs[5] = "  \t"
+    config = GenerationConfig(num_beams=2, num_return_sequences=2, max_new_tokens=6)
+    together = list(Predictor(model, max_tokens=40).stream(inputs, config))
+    alone = [next(Predictor(model).stream([text], config)) for text in inputs]
+    assert len({row[0].text for row in together}) > 3
+    assert texts(together) == texts(alone)
+    for row, other in zip(together, alone, strict=True):
+        assert [output.score for output in row] == pytest.approx([output.score for output in other], abs=1e-4)
+    for empty in (3, 5, FIRST_CHUNK):
+        assert together[empty] == [Output(""), Output("")]
+
+
+def test_the_first_output_does_not_wait_for_all_inputs(model: LitSeq2Seq) -> None:
+    read = 0
+
+    def inputs() -> Iterator[str]:
+        nonlocal read
+        while True:
+            read += 1
+            yield "eins zwei"
+
+    stream = Predictor(model).stream(inputs())
+    next(stream)
+    assert read == FIRST_CHUNK
+
+
+def test_an_output_tells_its_tokens_scores_and_attention(model: LitSeq2Seq) -> None:
+    config = GenerationConfig(max_new_tokens=6, length_normalization="none")
+    (output,) = next(Predictor(model).stream(["vier fünf drei"], config, return_attention=True))
+    assert output.source_tokens == ("vier", "fünf", "drei", "<eos>")
+    assert output.tokens[-1] == "<eos>"
+    assert output.text == " ".join(output.tokens[:-1])
+    assert output.attention is not None
+    assert output.attention.shape == (len(output.tokens), 4)
+    torch.testing.assert_close(output.attention.sum(-1), torch.ones(len(output.tokens)))
+    assert sum(output.token_scores) == pytest.approx(output.score, abs=1e-4)
+    (cut,) = next(Predictor(model).stream(["vier fünf drei"], GenerationConfig(max_new_tokens=1)))
+    assert len(cut.tokens) == len(cut.token_scores) == 1
+
+
+def test_long_inputs_are_cut_and_counted(model: LitSeq2Seq) -> None:
+    predictor = Predictor(model, max_source_length=3)
+    long, short = predictor.stream(["eins zwei drei vier fünf", "eins zwei"])
+    assert predictor.truncated == 1
+    assert long[0].text == short[0].text
+    assert long[0].source_tokens == ("eins", "zwei", "<eos>")
+
+
+def test_bfloat16_gives_outputs(model: LitSeq2Seq) -> None:
+    assert len(list(Predictor(model, dtype=torch.bfloat16).stream(["eins", "zwei drei"]))) == 2
+
+
+def test_a_device_that_is_not_there_is_explained(model: LitSeq2Seq) -> None:
+    missing = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(UserError, match=f"device {missing} cannot be used here"):
+        Predictor(model, missing)
+    with pytest.raises(UserError, match="device tpuu cannot be used here"):
+        Predictor(model, "tpuu")
+    model.to("cpu")
+
+
+# pipeline
+
+
+def test_a_pipeline_has_the_shapes_of_transformers(model: LitSeq2Seq) -> None:
+    translate = pipeline("translation", model)
+    (one,) = translate("eins zwei")
+    assert list(one) == ["translation_text"]
+    assert translate(["eins zwei", ""]) == [one, {"translation_text": ""}]
+    assert translate([]) == []
+    assert list(translate(text for text in ["eins zwei"])) == [one]
+    several = translate(["eins", "zwei"], num_beams=3, num_return_sequences=2)
+    assert [len(row) for row in several] == [2, 2]
+    assert len(translate("eins", num_beams=2, num_return_sequences=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "key"), [("summarization", "summary_text"), ("text2text-generation", "generated_text")]
+)
+def test_every_task_has_its_key(model: LitSeq2Seq, task: str, key: str) -> None:
+    assert list(pipeline(task, model)("eins")[0]) == [key]
+
+
+def test_a_pipeline_loads_a_folder(model: LitSeq2Seq, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "model")
+    inputs = pairs(8, seed=3)["source"]
+    assert pipeline("translation", tmp_path / "model")(inputs) == pipeline("translation", model)(inputs)
+
+
+def test_mistakes_are_explained(model: LitSeq2Seq) -> None:
+    with pytest.raises(UserError, match=r"there is no task 'translate': choose one of translation, summarization"):
+        pipeline("translate", model)
+    with pytest.raises(UserError, match=r"there is no generation option 'beams': choose among num_beams"):
+        pipeline("translation", model)("eins", beams=3)
+    with pytest.raises(UserError, match=r"num_beams=0: must be an integer of at least 1"):
+        pipeline("translation", model)("eins", num_beams=0)
+    with pytest.raises(UserError, match="input 1 is of type int, expected a text"):
+        pipeline("translation", model)(["eins", 2])
