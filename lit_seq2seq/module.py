@@ -182,7 +182,8 @@ class LitSeq2Seq(lightning.LightningModule):
                 if embedding is None:
                     raise UserError("source_vectors needs an encoder with a token embedding")
                 names = cast(Tokenizer, feature).words()
-                found = load_vectors(path, names, embedding.weight)
+                # undone by the scale of `embed`, so that the layers see the vectors as they are in the file
+                found = load_vectors(path, names, embedding.weight, embedding.embedding_dim**-0.5)
                 lightning.pytorch.utilities.rank_zero_info(f"{path}: vectors for {found:,} of {len(names):,} symbols")
 
     # ---------------------------------------------------------------------------------------------- using

@@ -59,7 +59,9 @@ def test_values_and_records_become_plain() -> None:
     assert build([1, {"x": None}]) == [1, {"x": None}]
 
 
-@pytest.mark.parametrize("value", [lambda size: None, nn.Linear(1, 1), json.dumps, object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", [lambda size: None, nn.Linear(1, 1), json.dumps, object()], ids=["lambda", "module", "function", "object"]
+)
 def test_what_cannot_be_saved_is_refused_at_once(value: object) -> None:
     with pytest.raises(UserError, match="cannot be saved with a model"):
         LitSeq2Seq(encoder=value)

@@ -13,8 +13,8 @@ from lit_seq2seq.types import Encoded, Padded
 def embed(tokens: Tensor, embedding: nn.Embedding, probability: float, locked: bool, training: bool) -> Tensor:
     """Look up `tokens (B, T)`, scaled by sqrt(E), and drop units, with one mask per sequence if `locked`: `(B, T, E)`.
 
-    The scale (Vaswani et al. 2017, section 3.4) gives the recurrent layers inputs of unit variance, though the weights are
-    small enough to be tied to an output layer.
+    The scale (Vaswani et al. 2017, section 3.4) gives the recurrent layers inputs of unit variance, though the weights
+    are small enough to be tied to an output layer.
     """
     vectors: Tensor = embedding(tokens) * embedding.embedding_dim**0.5
     if locked and training and probability > 0:
