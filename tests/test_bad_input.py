@@ -390,6 +390,7 @@ def test_interrupt_saves_and_says_how_to_go_on(fit, tmp_path: Path, record_prope
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # even where the tests run in the background
     )
     started = time.monotonic()
     while not list(tmp_path.rglob("last.ckpt")) and process.poll() is None and time.monotonic() < started + 300:
