@@ -76,7 +76,9 @@ class Checkpoint(ModelCheckpoint):
             super()._save_checkpoint(trainer, str(part))
             if trainer.is_global_zero:
                 part.replace(filepath)
-        finally:
-            part.unlink(missing_ok=True)
+        except Exception:
+            if trainer.is_global_zero:
+                part.unlink(missing_ok=True)
+            raise
         trainer.strategy.barrier("checkpoint in place")
         self._last_checkpoint_saved = filepath
