@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib
 import logging
 import os
 import re
@@ -55,6 +56,9 @@ class Parser(LightningArgumentParser):
         text = " ".join(str(message).split())
         if "arguments are required" in text and text.endswith("data.dataset"):
             text = "no data is named: give a recipe with --config FILE, or --data.dataset PATH_OR_HUB_ID"
+        for module, wrong in re.findall(r"module '([\w.]+)' has no attribute '(\w+)'", text):
+            close = difflib.get_close_matches(wrong, dir(importlib.import_module(module)), n=1)
+            text = f"there is no class {module}.{wrong}" + (f" - did you mean {module}.{close[0]}?" if close else "")
         known = _names(self)
         for wrong in _unknown(text):
             close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)

@@ -241,6 +241,10 @@ class LitSeq2Seq(lightning.LightningModule):
 
     # ---------------------------------------------------------------------------------------------- training
 
+    def on_fit_start(self) -> None:
+        """Turn dropout on: a loaded model comes in evaluation mode, which Lightning would leave it in."""
+        self.train()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, to be averaged over all target tokens of the optimizer step."""
         assert batch.target is not None
@@ -418,10 +422,20 @@ class LitSeq2Seq(lightning.LightningModule):
         checkpoint["processor"] = self.processor.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the network for the processor of the checkpoint, or check that it is the same."""
+        """Build the network for the processor of the checkpoint, or check that both are the same."""
         if "processor" not in checkpoint:
             raise UserError("the checkpoint has no vocabulary: it was not written by lit_seq2seq")
         self.attach(Processor.from_dict(checkpoint["processor"]))
+        mine, theirs = (
+            {name: tuple(tensor.shape) for name, tensor in state.items()}
+            for state in (self.state_dict(), checkpoint["state_dict"])
+        )
+        for name in sorted(mine.keys() | theirs.keys()):
+            if mine.get(name) != theirs.get(name):
+                raise UserError(
+                    f"the checkpoint is of another model: its {name} is {theirs.get(name, 'missing')}, this model's is "
+                    f"{mine.get(name, 'missing')}: give the settings it was trained with"
+                )
 
     def save_pretrained(self, folder: str | os.PathLike[str], scores: Mapping[str, float] | None = None) -> None:
         """Write `config.json`, `model.safetensors`, the tokenizers and a model card to `folder`.

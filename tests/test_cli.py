@@ -55,6 +55,14 @@ def test_the_settings_of_a_run_are_a_recipe(trained: Trained, tmp_path: Path, ca
     assert (tmp_path / "version_0" / "model" / "model.safetensors").is_file()
 
 
+def test_files_are_data_and_not_settings(trained: Trained, tmp_path: Path, capsys) -> None:
+    folder = trained.recipe.parent
+    (tmp_path / "vectors.txt").write_text(f"zwei{' 0.5' * 8}\n", encoding="utf-8")
+    options = ("--trainer.fast_dev_run=true", f"--model.source_vectors={tmp_path / 'vectors.txt'}")
+    for dataset in (folder / "train.csv", f"[{folder / 'train.csv'}, {folder / 'test.csv'}]"):
+        succeed(capsys, "fit", "--config", trained.recipe, f"--data.dataset={dataset}", *options)
+
+
 @pytest.mark.parametrize(("command", "prefix"), [("validate", "val_"), ("test", "test_")])
 def test_a_checkpoint_is_scored(trained: Trained, tmp_path: Path, capsys, command: str, prefix: str) -> None:
     root = ("--trainer.default_root_dir", tmp_path)

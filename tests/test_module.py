@@ -269,7 +269,12 @@ def test_a_loaded_model_trains_on(learned, tmp_path):
     model.save_pretrained(tmp_path / "model")
     loaded = LitSeq2Seq.from_pretrained(tmp_path / "model")
     before = weights(loaded)
-    make_trainer(tmp_path, max_steps=1).fit(loaded, datamodule=make_data(processor=loaded.processor))
+
+    class Mode(Callback):
+        def on_train_batch_start(self, trainer, pl_module, *_):
+            assert all(part.training for part in pl_module.net.modules())
+
+    make_trainer(tmp_path, Mode(), max_steps=1).fit(loaded, datamodule=make_data(processor=loaded.processor))
     assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(loaded).items())
 
 

@@ -76,7 +76,7 @@ class Checkpoint(ModelCheckpoint):
             super()._save_checkpoint(trainer, str(part))
             if trainer.is_global_zero:
                 part.replace(filepath)
-        except Exception:
+        except BaseException:
             if trainer.is_global_zero:
                 part.unlink(missing_ok=True)
             raise
