@@ -69,7 +69,7 @@ def group(title: str, where: str, classes: list[type], given: int = 0) -> list[s
 
 def table(cls: type, given: int = 0) -> str:
     """Return the name, the meaning and the arguments of a class, but for the first `given`."""
-    hints = get_type_hints(cls.__init__)
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     lines = [f"**`{public_path(cls)}`**: {parse(cls.__doc__ or '', DocstringStyle.GOOGLE).short_description}"]
     arguments = list(inspect.signature(cls).parameters.values())[given:]
     if arguments:

@@ -227,6 +227,7 @@ def _quieten() -> None:
         ".*The dirpath has changed from.*",
         ".*isinstance.treespec, LeafSpec.. is deprecated.*",
         ".*is smaller than the logging interval.*",
+        ".*Total length of `list` across ranks is zero.*",
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

@@ -62,7 +62,8 @@ class TextMetric(Metric, ABC):
                 )
         if hypotheses:
             rows = [self._count(hypothesis, row) for hypothesis, row in zip(hypotheses, references, strict=True)]
-            self.counts += torch.tensor(rows, device=self.counts.device).sum(dim=0)  # (C,)
+            # not in place: under ddp_spawn on a CPU the processes share the memory of the first state
+            self.counts = self.counts + torch.tensor(rows, device=self.counts.device).sum(dim=0)  # (C,)
 
     def compute(self) -> Tensor:
         """Return the score of the corpus in percent, a scalar; 0 when there are no segments."""
@@ -332,9 +333,10 @@ class TokenAverage(Metric):
         value = value.detach().float()
         total = self.total + value
         larger = self.total.abs() >= value.abs()
-        self.error += torch.where(larger, (self.total - total) + value, (value - total) + self.total)
+        lost = torch.where(larger, (self.total - total) + value, (value - total) + self.total)
+        self.error = self.error + lost
         self.total = total
-        self.tokens += tokens
+        self.tokens = self.tokens + tokens
 
     def compute(self) -> Tensor:
         """Return the mean per token, a scalar; 0 when there are no tokens."""
