@@ -19,12 +19,13 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq import commands
 from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleTranslations, Seq2SeqProgressBar
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.hub import load_checkpoint
-from lit_seq2seq.module import LitSeq2Seq
+from lit_seq2seq.module import LitSeq2Seq, precision_fits
 from lit_seq2seq.types import UserError
 
 USAGE = """usage: lit-seq2seq COMMAND [options]
@@ -134,13 +135,19 @@ class Seq2SeqCLI(LightningCLI):
             raise UserError(f"these settings do not fit: {' '.join(str(error).split())}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer; unless the YAML names loggers, with CSV and TensorBoard logs in one folder."""
+        """Build the trainer, with CSV and TensorBoard logs in one folder unless the YAML names loggers.
+
+        Where the machine has no kernels for the 16 bits that the YAML asks for, it computes in 32.
+        """
         config = self._get(self.config_init, "trainer", default={})
         root = config.get("default_root_dir") or "runs"
         if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
             csv = CSVLogger(root, name=None)
             kwargs.setdefault("logger", [csv, TensorBoardLogger(root, name=None, version=csv.version)])
         trainer: Trainer = super().instantiate_trainer(**kwargs)
+        if not precision_fits(trainer):
+            rank_zero_info(f"This device has no kernels for {trainer.precision}: computing in 32-true.")
+            trainer = super().instantiate_trainer(**kwargs, precision="32-true")
         return trainer
 
     def _parse_ckpt_path(self) -> None:

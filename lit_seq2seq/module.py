@@ -22,6 +22,7 @@ from lit_seq2seq.hub import load_folder, save_folder
 from lit_seq2seq.metrics import TextMetric, TokenAverage
 from lit_seq2seq.nn import EncoderDecoder, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import DecoderFactory, EncoderFactory, Tie
+from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.schedules import OneCycle
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, PredictedText, Prediction, UserError
@@ -166,6 +167,10 @@ class LitSeq2Seq(lightning.LightningModule):
         """Build the network from the trainer's data module (Lightning calls this after `setup`)."""
         if self._trainer is None or getattr(self.trainer, "datamodule", None) is None:
             return
+        if not precision_fits(self.trainer):
+            raise UserError(
+                f"this device has no kernels for precision {self.trainer.precision}: use Trainer(precision=32)"
+            )
         fresh = self.network is None
         self.attach(cast("Seq2SeqDataModule", self.trainer.datamodule).processor)  # type: ignore[attr-defined]
         if fresh and self.trainer.state.fn == "fit":
@@ -492,3 +497,10 @@ def _vocabulary(processor: Processor) -> list[object]:
 def _factory(value: Any) -> Any:
     """Accept a description (from a checkpoint) wherever a factory is expected."""
     return spec.build(value) if isinstance(value, Mapping) else value
+
+
+def precision_fits(trainer: lightning.Trainer) -> bool:
+    """Whether the trainer's device has kernels for its precision."""
+    numbers = {"bf16": torch.bfloat16, "16": torch.float16}
+    dtype = numbers.get(str(trainer.precision).split("-")[0], torch.float32)
+    return computes_in(dtype, trainer.strategy.root_device.type)

@@ -119,7 +119,7 @@ def plot_attention_grid(
     heights = [
         max(_height(example) for example in examples[row * columns : (row + 1) * columns]) for row in range(rows)
     ]
-    figure = Figure(figsize=(sum(widths) + 1.0, sum(heights) + 0.2), layout="constrained")
+    figure = Figure(figsize=(sum(widths) + 1.0, sum(heights) + 0.2), layout="compressed")
     panels = figure.subplots(rows, columns, squeeze=False, width_ratios=widths, height_ratios=heights)
     used = list(panels.flat[: len(examples)])
     images = [_draw_attention(axes, *pair) for axes, pair in zip(used, zip(examples, arrays, strict=True), strict=True)]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.module import LitSeq2Seq
+from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Padded, UserError
 
@@ -81,6 +82,8 @@ class Predictor:
             self.model = model.eval().to(device)
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
+        if dtype is not None and not computes_in(dtype, self.model.device.type):
+            raise UserError(f"this device has no kernels for {dtype}: leave dtype (--bf16) out")
         self.dtype = dtype
         self.max_tokens = max_tokens
         self.max_source_length = max_source_length

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_seq2seq import LitSeq2Seq, pipeline
+from lit_seq2seq import LitSeq2Seq, load_recipe, pipeline
 from lit_seq2seq.cli import COMMANDS, main
 from lit_seq2seq.hub import load_checkpoint, tensors_of
-from tests.tiny import Trained, pairs
+from lit_seq2seq.types import UserError
+from tests.tiny import Trained, make_data, make_model, make_trainer, pairs, rows
 
 Stdin = Callable[[str | bytes], None]
 
@@ -228,3 +229,13 @@ def test_a_pipe_in_any_locale_that_is_closed_early(trained: Trained, tmp_path: P
 
 def test_the_command_is_installed() -> None:
     assert shutil.which("lit-seq2seq", path=str(Path(sys.executable).parent))
+
+
+def test_a_cpu_without_bfloat16_computes_in_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_seq2seq.module.computes_in", lambda dtype, device: dtype == torch.float32)
+    options = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
+    recipe = load_recipe("recipes/translation/builtin.yaml", options)
+    assert recipe.trainer.precision == "32-true"
+    trainer = make_trainer(tmp_path, precision="bf16-mixed", max_epochs=1)
+    with pytest.raises(UserError, match="no kernels for precision bf16-mixed: use Trainer"):
+        trainer.fit(make_model(), datamodule=make_data(rows(20)))

@@ -4,10 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+@cache
+def computes_in(dtype: torch.dtype, device_type: str) -> bool:
+    """Whether recurrent layers run in `dtype` under autocast: many CPUs (without AVX-512) have no 16-bit kernels.
+
+    Args:
+        dtype: `torch.bfloat16`, `torch.float16` or `torch.float32`.
+        device_type: "cpu", "cuda", ...
+
+    Example:
+        >>> computes_in(torch.float32, "cpu")
+        True
+    """
+    if dtype == torch.float32:
+        return True
+    if device_type == "cuda" and dtype == torch.bfloat16:
+        return bool(torch.cuda.is_bf16_supported())
+    if device_type != "cpu":
+        return True
+    try:
+        with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+            torch.nn.LSTM(8, 8)(torch.zeros(2, 1, 8))
+    except RuntimeError:
+        return False
+    return True
 
 
 def dropout_mask(like: Tensor, shape: Sequence[int], probability: float) -> Tensor:

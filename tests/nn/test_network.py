@@ -17,6 +17,7 @@ from lit_seq2seq.nn import (
     TextEncoder,
     ZeroBridge,
 )
+from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.types import Encoded, Padded, SpecialIds
 from tests.nn.cases import (
     DECODERS,
@@ -49,6 +50,12 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
+needs_bfloat16 = pytest.mark.skipif(
+    not computes_in(torch.bfloat16, "cpu"), reason="this CPU has no kernels for bfloat16 recurrent layers"
+)
+
+
+@needs_bfloat16
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16_comes_close_to_float32(name: str) -> None:
     model = network(name).train()
@@ -61,6 +68,7 @@ def test_bfloat16_comes_close_to_float32(name: str) -> None:
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("name", MAIN)
 @torch.no_grad()
 def test_stepping_works_in_bfloat16(name: str) -> None:

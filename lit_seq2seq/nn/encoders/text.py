@@ -41,7 +41,7 @@ class TextEncoder(Encoder):
         bidirectional: read in both directions.
         residual: see `RecurrentStack`.
         layer_norm: see `RecurrentStack`.
-        dropout: probability of dropping units of embeddings, between layers, and of the memory.
+        dropout: probability of dropping units of embeddings and between layers.
         locked_dropout: use one mask for all steps of a sequence (Gal & Ghahramani 2016).
         state_dropout: see `RecurrentLayer`.
         reverse: feed the source last symbol first (Sutskever et al. 2014, section 3.3); for one direction only.
@@ -112,7 +112,7 @@ class TextEncoder(Encoder):
         memory = Padded(outputs, source.lengths)
         if self.reverse:  # position s of the memory belongs to position s of the source
             memory = Padded(_reverse(memory), source.lengths)
-        return Encoded(Padded(dropout(memory.values, self.dropout, self.training), source.lengths), final)
+        return Encoded(memory, final)
 
 
 def _reverse(sequences: Padded) -> Tensor:

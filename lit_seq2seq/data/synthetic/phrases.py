@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 from datasets import Dataset, DatasetDict, NamedSplit
 
-from lit_seq2seq.data.synthetic_kinds import KINDS, Kind
-from lit_seq2seq.data.synthetic_sentences import SENTENCES
+from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.phrase_kinds import KINDS, Kind
+from lit_seq2seq.data.synthetic.phrase_sentences import SENTENCES
 from lit_seq2seq.types import UserError
 
 VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
@@ -48,14 +48,6 @@ def generate(
     rng.shuffle(chosen)
     for kind, value, sentence in chosen:
         yield {language: kind.say(value, sentence, language) for language in languages} | {"kind": kind.name}
-
-
-class BuiltinDataset(ABC):
-    """Data that is made on the machine, without download."""
-
-    @abstractmethod
-    def load(self) -> DatasetDict:
-        """Return the splits `train`, `validation` and `test`."""
 
 
 class PhraseTranslation(BuiltinDataset):

@@ -18,7 +18,7 @@ from babel.numbers import format_currency, format_decimal, format_percent, get_c
 from babel.units import format_unit
 from num2words import num2words
 
-from lit_seq2seq.data.synthetic_sentences import SENTENCES
+from lit_seq2seq.data.synthetic.phrase_sentences import SENTENCES
 
 V = TypeVar("V")
 

@@ -9,9 +9,10 @@ import unicodedata
 import datasets
 import pytest
 
-from lit_seq2seq.data.synthetic import BuiltinDataset, PhraseTranslation, generate
-from lit_seq2seq.data.synthetic_kinds import KINDS
-from lit_seq2seq.data.synthetic_sentences import SENTENCES
+from lit_seq2seq.data.synthetic import BuiltinDataset, PhraseTranslation
+from lit_seq2seq.data.synthetic.phrase_kinds import KINDS
+from lit_seq2seq.data.synthetic.phrase_sentences import SENTENCES
+from lit_seq2seq.data.synthetic.phrases import generate
 from lit_seq2seq.types import UserError
 
 LANGUAGES = tuple(SENTENCES)

@@ -1,0 +1,147 @@
+"""Right or wrong, and how wrong: exact match, word and character error rates."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from lit_seq2seq.metrics.base import TextMetric, case_of
+
+
+class ExactMatch(TextMetric):
+    """Percentage of outputs that equal one of their references, character by character.
+
+    Args:
+        lowercase: compare without case.
+
+    Example:
+        >>> from lit_seq2seq.metrics import ExactMatch
+        >>> match = ExactMatch()
+        >>> match.update(["one", "two"], [["one"], ["three", "3"]])
+        >>> match.compute()
+        tensor(50.)
+    """
+
+    name = "exact_match"
+    higher_is_better = True
+
+    def __init__(self, lowercase: bool = False) -> None:
+        super().__init__(2)
+        self.lowercase = lowercase
+
+    def signature(self) -> str:
+        """Return the metric's name and its treatment of case."""
+        return f"ExactMatch|case:{case_of(self.lowercase)}"
+
+    def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:
+        if self.lowercase:
+            hypothesis, references = hypothesis.lower(), [text.lower() for text in references]
+        return [int(hypothesis in references), 1]
+
+    def _score(self, counts: list[int]) -> float:
+        correct, segments = counts
+        return 100.0 * correct / max(segments, 1)
+
+
+class _ErrorRate(TextMetric):
+    """Edits per unit of reference text, in percent."""
+
+    higher_is_better = False
+
+    def __init__(self, lowercase: bool = False) -> None:
+        super().__init__(2)
+        self.lowercase = lowercase
+
+    def signature(self) -> str:
+        """Return the metric's name and its treatment of case."""
+        return f"{type(self).__name__}|case:{case_of(self.lowercase)}"
+
+    @abstractmethod
+    def _split(self, text: str) -> Sequence[str]:
+        """Return the units that are compared."""
+
+    def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:
+        candidates = [self._count_one(hypothesis, reference) for reference in references]
+        return min(candidates, key=lambda counts: counts[0] / max(counts[1], 1))
+
+    def _count_one(self, hypothesis: str, reference: str) -> list[int]:
+        if self.lowercase:
+            hypothesis, reference = hypothesis.lower(), reference.lower()
+        units = self._split(reference)
+        return [edit_distance(self._split(hypothesis), units), len(units)]
+
+    def _score(self, counts: list[int]) -> float:
+        edits, length = counts
+        return 100.0 * edits / max(length, 1)
+
+
+class WER(_ErrorRate):
+    """Word error rate: insertions, deletions and substitutions of words per reference word, in percent.
+
+    Words are what stands between white space. Of several references the one with the lowest rate counts.
+
+    Args:
+        lowercase: compare without case.
+
+    Example:
+        >>> from lit_seq2seq.metrics import WER
+        >>> wer = WER()
+        >>> wer.update(["the cat sat"], [["the cat sat down"]])
+        >>> wer.compute()
+        tensor(25.)
+    """
+
+    name = "wer"
+
+    def _split(self, text: str) -> Sequence[str]:
+        return text.split()
+
+
+class CER(_ErrorRate):
+    """Character error rate: insertions, deletions and substitutions per reference character, in percent.
+
+    Characters are Unicode code points, spaces included. Of several references the one with the lowest rate counts.
+
+    Args:
+        lowercase: compare without case.
+
+    Example:
+        >>> from lit_seq2seq.metrics import CER
+        >>> cer = CER()
+        >>> cer.update(["hat"], [["heat"]])
+        >>> cer.compute()
+        tensor(25.)
+    """
+
+    name = "cer"
+
+    def _split(self, text: str) -> Sequence[str]:
+        return text
+
+
+def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
+    """Return the fewest insertions, deletions and substitutions that turn `first` into `second` (Levenshtein, 1966).
+
+    Args:
+        first: S units, such as words or characters.
+        second: T units.
+
+    Returns:
+        An integer from 0 to max(S, T).
+
+    Example:
+        >>> from lit_seq2seq.metrics import edit_distance
+        >>> edit_distance("kitten", "sitting")
+        3
+    """
+    index: dict[str, int] = {}
+    target = np.array([index.setdefault(unit, len(index)) for unit in second], dtype=np.int64)  # (T,)
+    columns = np.arange(len(target) + 1)
+    row = columns
+    for position, unit in enumerate(first, start=1):
+        substituted = row[:-1] + (target != index.get(unit, -1))  # (T,)
+        reached = np.concatenate(([position], np.minimum(substituted, row[1:] + 1)))  # (T + 1,)
+        row = np.minimum.accumulate(reached - columns) + columns  # insertions run from left to right
+    return int(row[-1])
