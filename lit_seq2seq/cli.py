@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -60,6 +61,7 @@ class Parser(LightningArgumentParser):
         for module, wrong in re.findall(r"module '([\w.]+)' has no attribute '(\w+)'", text):
             close = difflib.get_close_matches(wrong, dir(importlib.import_module(module)), n=1)
             text = f"there is no class {module}.{wrong}" + (f" - did you mean {module}.{close[0]}?" if close else "")
+        text = re.sub(_MISMATCH, _say_mismatch, text)
         known = _names(self)
         for wrong in _unknown(text):
             close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
@@ -67,6 +69,22 @@ class Parser(LightningArgumentParser):
             if close or last:
                 text += f" - did you mean {(close or last)[0]}?"
         raise UserError(f"{text:.1200}") from ex
+
+
+_MISMATCH = r"Parser key \"([\w.]+)\": Does not validate against any of the Union subtypes (.*) Given value type: .*"
+
+
+def _say_mismatch(found: re.Match[str]) -> str:
+    """Say what jsonargparse tells in several lines: the setting, what it may be, and what it is."""
+    name, reasons = found[1], found[2]
+    keys = re.findall(r"Parser key \"([\w.]+)\"", reasons)
+    expected = [
+        re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.Literal", r"\1", reason).replace("NoneType", "null").strip("[]")
+        for reason in re.findall(r"Expected a (.+?)(?=\.? Got value| - |$)", reasons)
+    ]
+    given = re.search(r"(?:Got value: (\S+)|Given value: (?!NestedArg)(.*))", found[0])
+    came = "" if given is None else f", got {given[1] or given[2]}"
+    return f"{'.'.join([name, *keys])}: expected {' or '.join(expected)}{came}" if expected else found[0]
 
 
 def _unknown(message: str) -> list[str]:
@@ -144,6 +162,8 @@ class Seq2SeqCLI(LightningCLI):
         if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
             csv = CSVLogger(root, name=None)
             kwargs.setdefault("logger", [csv, TensorBoardLogger(root, name=None, version=csv.version)])
+        if config.get("enable_model_summary") is not False and not config.get("barebones"):
+            self.trainer_defaults["callbacks"] = [RichModelSummary(max_depth=3)]
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         if not precision_fits(trainer):
             rank_zero_info(f"This device has no kernels for {trainer.precision}: computing in 32-true.")
@@ -234,6 +254,7 @@ def _quieten() -> None:
         ".*The dirpath has changed from.*",
         ".*isinstance.treespec, LeafSpec.. is deprecated.*",
         ".*is smaller than the logging interval.*",
+        ".*is not supported by the model summary.*",
         ".*Total length of `list` across ranks is zero.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -187,8 +187,7 @@ class LitSeq2Seq(lightning.LightningModule):
                 if embedding is None:
                     raise UserError("source_vectors needs an encoder with a token embedding")
                 names = cast(Tokenizer, feature).words()
-                # undone by the scale of `embed`, so that the layers see the vectors as they are in the file
-                found = load_vectors(path, names, embedding.weight, embedding.embedding_dim**-0.5)
+                found = load_vectors(path, names, embedding.weight)
                 lightning.pytorch.utilities.rank_zero_info(f"{path}: vectors for {found:,} of {len(names):,} symbols")
 
     # ---------------------------------------------------------------------------------------------- using

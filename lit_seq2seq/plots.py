@@ -130,7 +130,9 @@ def plot_attention_grid(
 
 
 def plot_curves(
-    source: str | Path | Sequence[Mapping[str, str | float]], path: str | Path | None = None, smoothing: float = 0.9
+    source: str | Path | Sequence[Mapping[str, str | float]],
+    path: str | Path | None = None,
+    smoothing: float | None = None,
 ) -> Figure:
     """Draw the training curves over optimizer steps: loss, scores, error rates and learning rate, where present.
 
@@ -138,7 +140,8 @@ def plot_curves(
         source: the `metrics.csv` of Lightning's `CSVLogger`, or its rows; columns `step`, `train_loss`, `val_loss`,
             `val_<metric>` and `lr` or `lr-<optimizer>` are drawn.
         path: where to save it; `None` saves nothing.
-        smoothing: from 0 (none) to below 1, weight of the past in the running mean of `train_loss`.
+        smoothing: from 0 (none) to below 1, weight of the past in the running mean of `train_loss`; by default the mean
+            reaches over a twentieth of the points.
 
     Returns:
         The figure.
@@ -216,8 +219,10 @@ def _draw_attention(axes: Axes, example: AttentionExample, weights: Array) -> Ax
     return image
 
 
-def _draw_train_loss(axes: Axes, train: Series, smoothing: float) -> None:
+def _draw_train_loss(axes: Axes, train: Series, smoothing: float | None) -> None:
     steps, loss = train
+    if smoothing is None:
+        smoothing = 1 - 1 / max(1, len(loss) / 20)
     smooth = np.empty_like(loss)
     mean, weight = 0.0, 0.0
     for position, value in enumerate(loss):
@@ -276,5 +281,5 @@ def _families() -> list[str]:
 def _save(figure: Figure, path: str | Path | None) -> Figure:
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150, bbox_inches="tight")
     return figure

@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_seq2seq.types import UserError
 
 
-def load_vectors(path: str | os.PathLike[str], symbols: Sequence[str], weight: Tensor, scale: float = 1.0) -> int:
+def load_vectors(path: str | os.PathLike[str], symbols: Sequence[str], weight: Tensor) -> int:
     """Copy pretrained vectors into the rows of an embedding, in place.
 
     Args:
@@ -24,7 +24,6 @@ def load_vectors(path: str | os.PathLike[str], symbols: Sequence[str], weight: T
             gzipped; or an `.npz` archive with arrays `words (W,)` and `vectors (W, E)`.
         symbols: name of each of the V symbols.
         weight: `(V, E)` embedding.
-        scale: factor of the copied vectors.
 
     Returns:
         Number of symbols that got a vector; the others keep theirs.
@@ -48,7 +47,7 @@ def load_vectors(path: str | os.PathLike[str], symbols: Sequence[str], weight: T
                         "equal"
                     )
                 for row in rows.pop(word, []):
-                    weight[row] = torch.from_numpy(vector) * scale
+                    weight[row] = torch.from_numpy(vector)
                     found += 1
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} cannot be read as word vectors ({error}): get or write it again") from error

@@ -70,6 +70,19 @@ def test_attention_refuses_wrong_shape(shape):
         plot_attention(torch.zeros(shape), ["a", "b"], ["x", "y", "z"])
 
 
+def test_every_panel_of_a_grid_is_inside_the_picture():
+    sizes = [(15, 12), (14, 14), (22, 16), (14, 14)]
+    examples = [AttentionExample(torch.rand(t, s), tokens(s, "s"), tokens(t, "target")) for t, s in sizes]
+    figure = plot_attention_grid(examples)
+    figure.set_dpi(150)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    width, height = figure.get_size_inches() * figure.dpi
+    boxes = [axes.get_tightbbox(renderer) for axes in figure.axes]
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
 @pytest.mark.parametrize(("count", "columns"), [(1, 2), (3, 2), (4, 3)])
 def test_grid_has_a_panel_per_example_and_one_colour_bar(count, columns):
     sizes = range(2, count + 2)
@@ -89,7 +102,7 @@ def test_curves_from_the_csv_logger(tmp_path: Path):
     for row in ROWS:
         logger.log_metrics({key: value for key, value in row.items() if key != "step"}, step=row["step"])
     logger.save()
-    figure = plot_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    figure = plot_curves(tmp_path / "metrics.csv", tmp_path / "curves.png", smoothing=0.5)
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     panels = {axes.get_ylabel(): axes for axes in figure.axes}
     assert list(panels) == ["loss", "score (%)", "error rate (%)", "learning rate"]

@@ -11,9 +11,10 @@ from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lit_seq2seq.nn.ops import dropout, dropout_mask
-from lit_seq2seq.types import CellState, Value
+from lit_seq2seq.types import CellState, Padded, Value
 
 CellName = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
+_SHUT = 1e4  # adds to a gate what makes it exactly 0 or 1
 LayerState = tuple[Tensor, Tensor | None]
 """h `(N, H)` and, for LSTMs, c `(N, H)`; both directions concatenated."""
 
@@ -84,6 +85,8 @@ class RecurrentLayer(nn.Module):
         if self.training and self.state_dropout > 0:
             mask = dropout_mask(x, (x.shape[0], self.hidden_size * self.directions), self.state_dropout)
             return self.forward_stepwise(x, state, lengths, mask)
+        if lengths is not None and state is None and self.cell == "lstm" and x.device.type == "cpu":
+            return self._forward_held(x, lengths)
         if state is None:
             state = self._zeros(x)
         if lengths is None:
@@ -97,6 +100,31 @@ class RecurrentLayer(nn.Module):
         h, c = self._join(final)
         c = None if c is None or state[1] is None else torch.where(real, c, state[1])
         return outputs * real[..., None].to(outputs.dtype), (torch.where(real, h, state[0]), c)
+
+    def _forward_held(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, LayerState]:
+        """Run an LSTM from zero over padded sequences in one fused call, which CPUs have for unpacked input alone.
+
+        A further input, 1 at padding, shuts the input gate and opens the forget gate: the cell vector is held there, so
+        that it ends as the last real step left it, and stays at zero before a reversed sequence begins.
+        """
+        real = Padded(x, lengths).mask[..., None]  # (B, T, 1)
+        shut = torch.tensor([-_SHUT, _SHUT, 0.0, 0.0], dtype=x.dtype).repeat_interleave(self.hidden_size)  # (4 H,)
+        weights = []
+        for direction in range(self.directions):
+            w_x, *others = self._weights(direction)
+            weights += [torch.cat([w_x, shut[:, None]], dim=1), *others]
+        zeros = x.new_zeros(self.directions, x.shape[0], self.hidden_size)
+        marked = torch.cat([x, (~real).to(x.dtype)], dim=-1)  # (B, T, D + 1)
+        outputs, h, c = torch.lstm(
+            marked, (zeros, zeros), weights, True, 1, 0.0, self.training, self.directions == 2, True
+        )
+        outputs = outputs * real.to(outputs.dtype)
+        last = (lengths.clamp(min=1) - 1)[:, None, None].expand(-1, 1, self.hidden_size)
+        h = torch.cat(
+            [outputs.gather(1, last).transpose(0, 1), h[1:]]
+        )  # what the forward direction gave before padding
+        final_h, final_c = self._join((h, c))
+        return outputs, (final_h, final_c)
 
     def forward_stepwise(
         self,
@@ -138,9 +166,12 @@ class RecurrentLayer(nn.Module):
         zeros = x.new_zeros(x.shape[0], self.hidden_size * self.directions)
         return zeros, zeros if self.cell == "lstm" else None
 
-    def _cell(self, x: Tensor, state: LayerState, direction: int, mask: Tensor | None) -> LayerState:
+    def _weights(self, direction: int) -> list[Tensor]:
         suffix = "_l0_reverse" if direction else "_l0"
-        weights = [getattr(self.rnn, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        return [getattr(self.rnn, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+
+    def _cell(self, x: Tensor, state: LayerState, direction: int, mask: Tensor | None) -> LayerState:
+        weights = self._weights(direction)
         h, c = state
         dropped = h if mask is None else h * mask
         if self.cell == "lstm":

@@ -11,21 +11,23 @@ from lit_seq2seq.types import Encoded, Padded
 
 
 def embed(tokens: Tensor, embedding: nn.Embedding, probability: float, locked: bool, training: bool) -> Tensor:
-    """Look up `tokens (B, T)`, scaled by sqrt(E), and drop units, with one mask per sequence if `locked`: `(B, T, E)`.
-
-    The scale (Vaswani et al. 2017, section 3.4) gives the recurrent layers inputs of unit variance, though the weights
-    are small enough to be tied to an output layer.
-    """
-    vectors: Tensor = embedding(tokens) * embedding.embedding_dim**0.5
+    """Look up `tokens (B, T)` and drop units, with one mask per sequence if `locked`: `(B, T, E)`."""
+    vectors: Tensor = embedding(tokens)
     if locked and training and probability > 0:
         return vectors * dropout_mask(vectors, (vectors.shape[0], 1, vectors.shape[2]), probability)
     return dropout(vectors, probability, training)
 
 
 def new_embedding(num_embeddings: int, embedding_dim: int) -> nn.Embedding:
-    """Create an embedding drawn from N(0, 1 / embedding_dim); see `embed`."""
+    """Create an embedding drawn from N(0, 1 / sqrt(embedding_dim)).
+
+    As input to a recurrent layer it should have a variance of about 1, as tied output weights one of 1 / embedding_dim
+    (Vaswani et al. 2017, section 3.4, scale it in between): this is their geometric mean. Where the weights are small
+    and scaled up instead, each step of Adam moves the inputs by that scale, which keeps a network of recurrent layers
+    from settling (`docs/results.md`).
+    """
     embedding = nn.Embedding(num_embeddings, embedding_dim)
-    nn.init.normal_(embedding.weight, std=embedding_dim**-0.5)
+    nn.init.normal_(embedding.weight, std=embedding_dim**-0.25)
     return embedding
 
 
