@@ -37,7 +37,7 @@ train and evaluate (one YAML recipe for all; lit-seq2seq fit --help lists every 
   test       score the test split               lit-seq2seq test --config FILE --ckpt_path FILE
   predict    write outputs for a dataset        lit-seq2seq predict --config FILE --ckpt_path FILE
 use a trained model:
-  generate   texts in, texts out                lit-seq2seq generate --model DIR_OR_HUB_ID [--input FILE] [...]
+  generate   texts or paths in, texts out       lit-seq2seq generate --model DIR_OR_HUB_ID [--input FILE] [...]
   average    average checkpoints of a run       lit-seq2seq average --checkpoints FILE FILE ... --output DIR
 """
 

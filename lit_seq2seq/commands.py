@@ -26,9 +26,14 @@ from lit_seq2seq.types import UserError
 
 
 def generate(parser: ArgumentParser, arguments: list[str]) -> None:
-    """Read texts line by line and write an output for each, in order: `lit-seq2seq generate`."""
+    """Read inputs line by line and write an output for each, in order: `lit-seq2seq generate`."""
     parser.add_argument("--model", type=str, required=True, help="model folder or hub id")
-    parser.add_argument("--input", type=str, default="-", help="text file, one input a line; - for standard input")
+    parser.add_argument(
+        "--input",
+        type=str,
+        default="-",
+        help="text file, one text (or path of a recording, image, ...) a line; - for standard input",
+    )
     parser.add_argument("--output", type=str, default="-", help="output file; - for standard output")
     parser.add_argument("--format", type=Literal["text", "jsonl"], default="text", help="jsonl: with scores and n-best")
     parser.add_argument(
@@ -36,8 +41,13 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     )
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
     parser.add_argument("--bf16", type=bool, default=False, help="compute in bfloat16")
-    parser.add_argument("--max_tokens", type=int, default=8192, help="size of a batch in padded source symbols")
-    parser.add_argument("--max_source_length", type=int | None, default=1024, help="longer inputs are cut")
+    parser.add_argument("--max_tokens", type=int, default=8192, help="size of a batch in padded source positions")
+    parser.add_argument(
+        "--max_source_length",
+        type=int | Literal["auto"] | None,
+        default="auto",
+        help="longer inputs are cut; auto: texts to 1,024 symbols",
+    )
     parser.add_argument("--revision", type=str | None, default=None, help="branch, tag or commit on the hub")
     for field in fields(GenerationConfig):
         parser.add_argument(f"--{field.name}", type=str | None, default=None, help=f"see GenerationConfig.{field.name}")
@@ -53,7 +63,7 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
             out.write(_render(outputs, options.format, options.scores))
             out.flush()
     if predictor.truncated:
-        print(f"{predictor.truncated} inputs were cut to {options.max_source_length} symbols", file=sys.stderr)
+        print(f"{predictor.truncated} inputs were cut to {predictor.max_source_length} positions", file=sys.stderr)
 
 
 def _plain(text: str) -> object:

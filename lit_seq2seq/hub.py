@@ -91,13 +91,16 @@ def save_folder(
     return folder
 
 
-def load_folder(name: str | os.PathLike[str], revision: str | None = None, token: str | None = None) -> ModelFolder:
+def load_folder(
+    name: str | os.PathLike[str], revision: str | None = None, token: str | None = None, trust: tuple[str, ...] = ()
+) -> ModelFolder:
     """Read a model folder, from disk or from the hub (through its cache).
 
     Args:
         name: a folder, or the id of a hub repository.
         revision: branch, tag or commit on the hub.
         token: access token for private repositories.
+        trust: packages, beyond this one and torch, whose classes the processor may name.
 
     Raises:
         UserError: nothing is there, or it is not a model folder.
@@ -115,7 +118,7 @@ def load_folder(name: str | os.PathLike[str], revision: str | None = None, token
     if config.get("format") != FORMAT:
         raise UserError(f"{file} has format {config.get('format')}, this version reads {FORMAT}: upgrade lit_seq2seq")
     try:
-        processor = Processor.load(path)
+        processor = Processor.load(path, trust)
     except UserError:
         raise
     except Exception as error:  # the tokenizers library raises nothing more special

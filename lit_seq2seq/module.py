@@ -148,10 +148,10 @@ class LitSeq2Seq(lightning.LightningModule):
         Raises:
             UserError: it was built for another vocabulary.
         """
-        if self._processor is not None and _vocabulary(self._processor) != _vocabulary(processor):
+        if self._processor is not None and self._processor.identity() != processor.identity():
             raise UserError(
-                "the data was tokenised with another vocabulary than the model's: give the settings it was trained "
-                "with, or set data.processor to the model's folder and data.source_tokenizer to null"
+                "the data has another vocabulary than the model's: give the settings it was trained with, or set "
+                "data.processor to the model's folder and data.source_tokenizer to null"
             )
         self._processor = processor
         if self.network is not None:
@@ -215,7 +215,7 @@ class LitSeq2Seq(lightning.LightningModule):
         Returns:
             Per source a list of `num_return_sequences` hypotheses, best first.
         """
-        return search(
+        found = search(
             self.net.step,
             self.net.start(encoded),
             batch_size=encoded.memory.values.shape[0],
@@ -226,6 +226,10 @@ class LitSeq2Seq(lightning.LightningModule):
             device=encoded.memory.values.device,
             return_attention=return_attention,
         )
+        return [
+            [_trimmed(hypothesis, length) for hypothesis in hypotheses]
+            for hypotheses, length in zip(found, encoded.memory.lengths.tolist(), strict=True)
+        ]
 
     @torch.no_grad()
     def generate(
@@ -429,7 +433,8 @@ class LitSeq2Seq(lightning.LightningModule):
         """Build the network for the processor of the checkpoint, or check that both are the same."""
         if "processor" not in checkpoint:
             raise UserError("the checkpoint has no vocabulary: it was not written by lit_seq2seq")
-        self.attach(Processor.from_dict(checkpoint["processor"]))
+        here = () if self._processor is None else (type(self._processor.source_feature).__module__.split(".")[0],)
+        self.attach(Processor.from_dict(checkpoint["processor"], trust=here))
         mine, theirs = (
             {name: tuple(tensor.shape) for name, tensor in state.items()}
             for state in (self.state_dict(), checkpoint["state_dict"])
@@ -471,7 +476,7 @@ class LitSeq2Seq(lightning.LightningModule):
         Raises:
             UserError: the folder is missing, damaged or not trusted.
         """
-        folder = load_folder(name, revision, token)
+        folder = load_folder(name, revision, token, trust)
         arguments = spec.build(folder.config["model"], trust)
         assert isinstance(arguments, dict)
         try:
@@ -486,11 +491,10 @@ class LitSeq2Seq(lightning.LightningModule):
 _ARGUMENTS = tuple(name for name in LitSeq2Seq.__init__.__annotations__ if name != "return")
 
 
-def _vocabulary(processor: Processor) -> list[object]:
-    """What two processors must share to give a model the same ids; settings of training a tokenizer are not in it."""
-    values = processor.to_dict()
-    sides = [values["source"], values["target"]]
-    return [values["source_prefix"], *(side and side.get("tokenizer", side) for side in sides)]
+def _trimmed(hypothesis: Hypothesis, length: int) -> Hypothesis:
+    """Cut the attention weights to the real positions of the memory."""
+    attention = hypothesis.attention
+    return hypothesis if attention is None else replace(hypothesis, attention=attention[:, :length])
 
 
 def _factory(value: Any) -> Any:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib import font_manager
@@ -34,6 +34,7 @@ _WIDE_FONTS = (
     "Noto Sans Devanagari",
     "Noto Sans Thai",
 )
+_PLAIN_WIDTH = 4.0  # inches, of a panel whose source has no symbols
 _INVISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
 
 
@@ -42,7 +43,7 @@ class AttentionExample(NamedTuple):
 
     Attributes:
         weights: `(T, S)` attention weights, each from 0 to 1.
-        source_tokens: S tokens.
+        source_tokens: S tokens; none for a source without symbols, whose positions are then numbered.
         target_tokens: T tokens.
         title: what is written above the panel.
     """
@@ -185,7 +186,8 @@ def plot_curves(
 def _weights(example: AttentionExample) -> Array:
     raw = example.weights
     weights = np.asarray(raw.detach().float().cpu() if isinstance(raw, Tensor) else raw, dtype=np.float64)
-    expected = (len(example.target_tokens), len(example.source_tokens))
+    columns = len(example.source_tokens) or weights.shape[-1]
+    expected = (len(example.target_tokens), columns)
     if weights.shape != expected or 0 in expected:
         raise UserError(
             f"attention weights must be (target tokens, source tokens) = {expected}, but are {tuple(weights.shape)}: "
@@ -196,22 +198,27 @@ def _weights(example: AttentionExample) -> Array:
 
 def _width(example: AttentionExample) -> float:
     """Inches that a panel and its row labels need."""
-    return max(0.27 * len(example.source_tokens), 1.4) + 0.09 * max(map(len, example.target_tokens)) + 0.4
+    columns = 0.27 * len(example.source_tokens) if example.source_tokens else _PLAIN_WIDTH
+    return max(columns, 1.4) + 0.09 * max(map(len, example.target_tokens)) + 0.4
 
 
 def _height(example: AttentionExample) -> float:
     """Inches that a panel, its column labels and its title need."""
-    labels = 0.09 * max(map(len, example.source_tokens))
+    labels = 0.09 * max(map(len, example.source_tokens), default=2)
     return max(0.27 * len(example.target_tokens), 1.2) + labels + 0.4 + 0.3 * bool(example.title)
 
 
 def _draw_attention(axes: Axes, example: AttentionExample, weights: Array) -> AxesImage:
-    image = axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect="equal", interpolation="nearest")
+    aspect: Literal["equal", "auto"] = "equal" if example.source_tokens else "auto"
+    image = axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect=aspect, interpolation="nearest")
     axes.set_anchor("NW")
     axes.xaxis.tick_top()
     source = [token.translate(_INVISIBLE) for token in example.source_tokens]
     target = [token.translate(_INVISIBLE) for token in example.target_tokens]
-    axes.set_xticks(range(len(source)), source, rotation=90, family=_families(), fontsize=9, parse_math=False)
+    if source:
+        axes.set_xticks(range(len(source)), source, rotation=90, family=_families(), fontsize=9, parse_math=False)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_yticks(range(len(target)), target, family=_families(), fontsize=9, parse_math=False)
     axes.tick_params(length=0)
     if example.title:

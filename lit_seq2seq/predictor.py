@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lit_seq2seq.features import Feature, Tokenizer
+from lit_seq2seq.features.feature import encode_named
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Padded, UserError
 
-Task = Literal["translation", "summarization", "text2text-generation"]
-RESULT_KEYS: dict[str, str] = {
-    "translation": "translation_text",
-    "summarization": "summary_text",
-    "text2text-generation": "generated_text",
+
+class Results(NamedTuple):
+    """The form in which transformers 4 returns the results of a task.
+
+    Attributes:
+        key: of the text.
+        listed: whether a single input gives a list.
+        each_listed: whether each of several inputs gives a list.
+    """
+
+    key: str
+    listed: bool = True
+    each_listed: bool = False
+
+
+RESULTS: dict[str, Results] = {
+    "translation": Results("translation_text"),
+    "summarization": Results("summary_text"),
+    "text2text-generation": Results("generated_text"),
+    "automatic-speech-recognition": Results("text", listed=False),
+    "image-to-text": Results("generated_text", each_listed=True),
 }
-FIRST_CHUNK, LARGEST_CHUNK = 64, 4096
+FIRST_CHUNK, CHUNK_GROWTH = 64, 4
 
 
 @dataclass(frozen=True)
@@ -34,8 +52,8 @@ class Output:
         score: what hypotheses are ranked by; 0 for an empty input.
         tokens: display form of each output symbol, EOS last where it was produced.
         token_scores: log-probability of each.
-        source_tokens: display form of each source symbol.
-        attention: `(T, S)` weights of each output symbol over the source symbols; `None` unless asked for.
+        source_tokens: display form of each source symbol; empty for a source that has none.
+        attention: `(T, S)` weights of each output symbol over the encoder's positions; `None` unless asked for.
     """
 
     text: str
@@ -53,8 +71,8 @@ class Predictor:
         model: trained model.
         device: where to run.
         dtype: `torch.bfloat16` runs the network under autocast; `None` leaves it as it is.
-        max_tokens: size of a batch, in padded source symbols.
-        max_source_length: longer sources are cut; `None` for no limit.
+        max_tokens: size of a batch, in padded source positions.
+        max_source_length: longer sources are cut; `None` for no limit, `auto` for 1,024 where the source is text.
 
     Example:
         >>> from functools import partial
@@ -76,7 +94,7 @@ class Predictor:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         max_tokens: int = 8192,
-        max_source_length: int | None = 1024,
+        max_source_length: int | Literal["auto"] | None = "auto",
     ) -> None:
         try:
             self.model = model.eval().to(device)
@@ -86,36 +104,50 @@ class Predictor:
             raise UserError(f"this device has no kernels for {dtype}: leave dtype (--bf16) out")
         self.dtype = dtype
         self.max_tokens = max_tokens
-        self.max_source_length = max_source_length
+        limit = model.processor.source_feature.input_limit
+        self.max_source_length = limit if max_source_length == "auto" else max_source_length
         self.truncated = 0
 
     def stream(
-        self, inputs: Iterable[str], config: GenerationConfig | None = None, return_attention: bool = False
+        self, inputs: Iterable[Any], config: GenerationConfig | None = None, return_attention: bool = False
     ) -> Iterator[list[Output]]:
         """Yield the n-best outputs of each input, in the order of the inputs.
 
         Inputs are read in chunks that start small, so that the first output comes soon, and grow, so that batches
-        become even. An input without any symbols yields empty texts.
+        become even. A missing input, such as a blank text, yields empty texts.
+
+        Args:
+            inputs: whatever the source feature of the model accepts: texts, paths, arrays, ...
+            config: options of search; those of the model if `None`.
+            return_attention: also give the attention weights.
+
+        Raises:
+            UserError: an input cannot be read; the message counts inputs from 0.
         """
         config = config or self.model.generation
-        iterator, size = iter(inputs), FIRST_CHUNK
+        iterator, size, position = iter(inputs), FIRST_CHUNK, 0
         while chunk := list(islice(iterator, size)):
-            yield from self._chunk(chunk, config, return_attention)
-            size = min(2 * size, LARGEST_CHUNK)
+            yield from self._chunk(chunk, position, config, return_attention)
+            position += len(chunk)
+            size = min(2 * size, CHUNK_GROWTH * max(self.model.processor.source_feature.rows_at_once, FIRST_CHUNK // 2))
 
-    def _chunk(self, raw: list[str], config: GenerationConfig, return_attention: bool) -> list[list[Output]]:
+    def _chunk(
+        self, raw: list[Any], first: int, config: GenerationConfig, return_attention: bool
+    ) -> list[list[Output]]:
         results: list[list[Output]] = [[Output("")] * config.num_return_sequences for _ in raw]
         feature = self.model.processor.source_feature
-        kept = [index for index, text in enumerate(raw) if text.strip()]
-        arrays = feature.encode(self.model.processor.prefixed([raw[index] for index in kept]))
+        kept = [index for index, value in enumerate(raw) if not feature.is_missing(value)]
+        names = [f"input {first + index}" for index in kept]
+        arrays = encode_named(feature, self.model.processor.prefixed([raw[index] for index in kept]), names)
         if self.max_source_length is not None:
-            self.truncated += sum(len(array) > self.max_source_length for array in arrays)
+            self.truncated += sum(feature.positions(array) > self.max_source_length for array in arrays)
             arrays = [feature.truncate(array, self.max_source_length) for array in arrays]
-        order = sorted(range(len(kept)), key=lambda position: len(arrays[position]))
+        sizes = [feature.positions(array) for array in arrays]
+        order = sorted(range(len(kept)), key=sizes.__getitem__)
         start = 0
         while start < len(order):
             stop = start + 1
-            while stop < len(order) and (stop + 1 - start) * len(arrays[order[stop]]) <= self.max_tokens:
+            while stop < len(order) and (stop + 1 - start) * sizes[order[stop]] <= self.max_tokens:
                 stop += 1
             positions = order[start:stop]
             outputs = self._batch(feature.collate([arrays[p] for p in positions]), config, return_attention)
@@ -132,8 +164,8 @@ class Predictor:
         target, feature = self.model.processor.target, self.model.processor.source_feature
         texts = iter(target.decode_batch([h.tokens.tolist() for row in found for h in row]))
         outputs = []
-        for row, (values, length) in zip(found, zip(source.values, source.lengths.tolist(), strict=True), strict=True):
-            sources = tuple(feature.tokens(values[:length].tolist())) if hasattr(feature, "tokens") else ()
+        for row, values, length in zip(found, source.values, source.lengths.tolist(), strict=True):
+            sources = tuple(feature.tokens(values[:length].tolist())) if isinstance(feature, Tokenizer) else ()
             finished = []
             for hypothesis in row:
                 ended = len(hypothesis.token_scores) > len(hypothesis.tokens)
@@ -145,7 +177,7 @@ class Predictor:
                         tuple(pieces),
                         tuple(hypothesis.token_scores.tolist()),
                         sources,
-                        None if hypothesis.attention is None else hypothesis.attention[:, :length].float().cpu(),
+                        None if hypothesis.attention is None else hypothesis.attention.float().cpu(),
                     )
                 )
             outputs.append(finished)
@@ -166,9 +198,8 @@ class Pipeline:
     """
 
     def __init__(self, task: str, predictor: Predictor) -> None:
-        if task not in RESULT_KEYS:
-            raise UserError(f"there is no task {task!r}: choose one of {', '.join(RESULT_KEYS)}")
         self.task = task
+        self.results = _results(task)
         self.predictor = predictor
 
     @property
@@ -176,30 +207,35 @@ class Pipeline:
         """The model."""
         return self.predictor.model
 
-    def __call__(self, inputs: str | Iterable[str], **options: Any) -> Any:
+    def __call__(self, inputs: Any, **options: Any) -> Any:
         """Generate.
 
         Args:
-            inputs: a text, or a list, generator or dataset column of texts.
+            inputs: one input that the model's source feature accepts (a text, the path of a recording, ...), or a list,
+                generator or dataset column of them.
             **options: fields of `GenerationConfig`, such as `num_beams=5`.
 
         Returns:
-            For one text or a list a list with a `{"translation_text": ...}` (or the task's key) per text, or per text a
-            list of them when `num_return_sequences` is above 1; for any other iterable an iterator of the same.
+            For one input or a list a list with a `{"translation_text": ...}` (or the task's key) per input, or per
+            input a list of them when `num_return_sequences` is above 1; for any other iterable an iterator of the same.
+            As in transformers 4, one recording gives a single mapping, and each of several images a list.
 
         Raises:
-            UserError: an input that is not text, or an unknown option.
+            UserError: an input that the model cannot read, or an unknown option.
         """
         config = override(self.model.generation, options)
-        if isinstance(inputs, str):
-            return self._format(next(self.predictor.stream([inputs], config)))
-        results = self.predictor.stream(_checked(inputs), config)
-        single = config.num_return_sequences == 1
-        shaped = (self._format(outputs)[0] if single else self._format(outputs) for outputs in results)
+        several = config.num_return_sequences > 1
+        feature = self.model.processor.source_feature
+        if feature.accepts(inputs):
+            found = self._format(next(self.predictor.stream([inputs], config)))
+            return found if several or self.results.listed else found[0]
+        listed = several or self.results.each_listed
+        results = map(self._format, self.predictor.stream(_checked(inputs, feature), config))
+        shaped = (found if listed else found[0] for found in results)
         return list(shaped) if isinstance(inputs, Sequence) or hasattr(inputs, "__len__") else shaped
 
     def _format(self, outputs: list[Output]) -> list[dict[str, str]]:
-        return [{RESULT_KEYS[self.task]: output.text} for output in outputs]
+        return [{self.results.key: output.text} for output in outputs]
 
 
 def pipeline(
@@ -213,7 +249,8 @@ def pipeline(
     """Load a model as a function, as transformers 4 did for these tasks.
 
     Args:
-        task: `translation`, `summarization` or `text2text-generation`.
+        task: `translation`, `summarization`, `text2text-generation`, `automatic-speech-recognition` or
+            `image-to-text`; decides the form of the results.
         model: folder, hub id, or a model in memory.
         device: where to run; an integer means that GPU.
         dtype: `torch.bfloat16` for reduced precision.
@@ -226,8 +263,7 @@ def pipeline(
     Raises:
         UserError: no such task or model.
     """
-    if task not in RESULT_KEYS:
-        raise UserError(f"there is no task {task!r}: choose one of {', '.join(RESULT_KEYS)}")
+    _results(task)
     loaded = model if isinstance(model, LitSeq2Seq) else LitSeq2Seq.from_pretrained(model, revision, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
@@ -247,8 +283,19 @@ def override(config: GenerationConfig, options: dict[str, Any]) -> GenerationCon
     return replace(config, **options)
 
 
-def _checked(inputs: Iterable[Any]) -> Iterator[str]:
-    for position, text in enumerate(inputs):
-        if not isinstance(text, str):
-            raise UserError(f"input {position} is of type {type(text).__name__}, expected a text")
-        yield text
+def _results(task: str) -> Results:
+    if task not in RESULTS:
+        raise UserError(f"there is no task {task!r}: choose one of {', '.join(RESULTS)}")
+    return RESULTS[task]
+
+
+def _checked(inputs: object, feature: Feature) -> Iterator[Any]:
+    if not isinstance(inputs, Iterable) or isinstance(inputs, str | bytes | Mapping):
+        raise UserError(f"the input is of type {type(inputs).__name__}, expected {feature.input_kind}, or a list")
+    return (_accepted(raw, position, feature) for position, raw in enumerate(inputs))
+
+
+def _accepted(raw: object, position: int, feature: Feature) -> object:
+    if not feature.accepts(raw):
+        raise UserError(f"input {position} is of type {type(raw).__name__}, expected {feature.input_kind}")
+    return raw

@@ -43,7 +43,7 @@ def main(default: Path, argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if not any(argument.split("=")[0] == "--config" for argument in arguments) and "--help" not in arguments:
         arguments = ["--config", str(default), *arguments]
-    return guarded(partial(run, arguments))
+    return guarded(partial(run, arguments, default))
 
 
 class _RecipeCLI(Seq2SeqCLI):
@@ -52,7 +52,7 @@ class _RecipeCLI(Seq2SeqCLI):
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to resume")  # type: ignore[attr-defined]
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str], default: Path) -> None:
     """Fit, test, save and show."""
     cli = _RecipeCLI(arguments, run=False)
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
@@ -67,34 +67,29 @@ def run(arguments: list[str]) -> None:
     scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test_")}
     folder = save_best(trainer, model, scores)
     if folder is not None:
-        show(trainer, model, data, scores, minutes, folder)
-
-
-def _first_rows(data: Seq2SeqDataModule, count: int) -> list[tuple[str, str]]:
-    """Return source and first reference of the first rows of the test split."""
-    found = {
-        row: (text, references[0])
-        for batch in data.test_dataloader()
-        for row, text, references in zip(batch.rows.tolist(), batch.texts, batch.references, strict=True)
-        if row < count
-    }
-    return [found[row] for row in sorted(found)]
+        show(trainer, model, data, scores, minutes, folder, default)
 
 
 @rank_zero_only
 def show(
-    trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule, scores: dict[str, float], minutes: float, folder: Path
+    trainer: Trainer,
+    model: LitSeq2Seq,
+    data: Seq2SeqDataModule,
+    scores: dict[str, float],
+    minutes: float,
+    folder: Path,
+    default: Path,
 ) -> None:
     """Print scores and samples, draw the pictures, and say what to type next."""
     console = Console()
-    rows = _first_rows(data, 10)
+    rows, feature = data.first_rows("test", 10), model.processor.source_feature
     predictor = Predictor(model.cpu())
     best = [outputs[0] for outputs in predictor.stream([source for source, _ in rows], return_attention=True)]
-    samples = Table(title="Ten translations of the test split", show_lines=True)
+    samples = Table(title="Ten outputs of the test split", show_lines=True)
     for column in ("source", "output", "reference"):
         samples.add_column(column, overflow="fold")
     for (source, reference), output in zip(rows, best, strict=True):
-        samples.add_row(source, output.text, reference)
+        samples.add_row(feature.show(source), output.text, reference)
     console.print(samples)
     table = Table(title=f"Test scores after {minutes:.1f} minutes of training")
     table.add_column("score")
@@ -104,7 +99,11 @@ def show(
     console.print(table)
     pictures = []
     run = folder.parent
-    examples = [AttentionExample(o.attention, o.source_tokens, o.tokens) for o in best if o.attention is not None]
+    examples = [
+        AttentionExample(output.attention, output.source_tokens, output.tokens)
+        for output in best
+        if output.attention is not None and output.attention.shape[1]
+    ]
     if examples:
         plot_attention_grid(examples[:4], path=run / "attention.png")
         pictures.append(run / "attention.png")
@@ -115,10 +114,11 @@ def show(
     for picture in pictures:
         console.print(f"picture   {picture}")
     console.print("\nNext:", style="bold")
-    commands = [
-        f"echo {rows[0][0]!r} | lit-seq2seq generate --model {folder} --num_beams 5",
-        f"tensorboard --logdir {run.parent}",
-        "python recipes/translation.py --config recipes/translation/your_files.yaml --data.dataset YOUR_FOLDER",
-    ]
+    first, own = rows[0][0], default.with_name("your_files.yaml")
+    given = f"echo {first!r} |" if isinstance(first, str) else "ls FILES |"
+    commands = [f"{given} lit-seq2seq generate --model {folder} --num_beams 5", f"tensorboard --logdir {run.parent}"]
+    if own.is_file():
+        task = default.parent.name
+        commands += [f"python recipes/{task}.py --config recipes/{task}/{own.name} --data.dataset YOUR_FOLDER"]
     for command in commands:
         console.print(f"  {command}", soft_wrap=True, highlight=False)

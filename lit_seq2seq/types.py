@@ -77,7 +77,7 @@ class Padded(Value):
     """A batch of sequences of different lengths, padded at the end.
 
     Attributes:
-        values: `(B, S)` integer ids, or `(B, S, F)` floating-point features.
+        values: `(B, S)` integer ids, `(B, S, F)` floating-point features, or `(B, S, ...)` for anything else.
         lengths: `(B,)` integers, each from 0 to S.
 
     Example:
@@ -112,7 +112,7 @@ class Batch(Value):
         target: `(B, T)` ids *ending with EOS* (no BOS), or `None` when predicting.
         rows: `(B,)` index of each example in its split, so that predictions can be put back in order.
         references: per example the tuple of reference texts, for metrics; empty when predicting.
-        texts: per example the raw source as text, for display; empty where the source is not text.
+        texts: per example the source for display, a text or a few words about it; empty when training.
     """
 
     source: Padded

@@ -10,7 +10,8 @@ PACKAGE = "lit_seq2seq"
 ROOT = Path(lit_seq2seq.__file__).parent
 LAYERS = [
     "types",
-    "nn search features spec vectors schedules card",
+    "spec",
+    "nn search features vectors schedules card",
     "metrics plots hub",
     "data",
     "module",

@@ -97,7 +97,7 @@ def test_the_demo_ends_with_scores_samples_pictures_and_the_next_commands(tmp_pa
     run = tmp_path / "version_0"
     for name in ("attention.png", "curves.png", "model"):
         assert (run / name).exists()
-    assert "Ten translations of the test split" in out
+    assert "Ten outputs of the test split" in out
     for score in ("exact_match", "bleu", "chrf", "loss", "ppl"):
         assert score in out
     assert f"lit-seq2seq generate --model {run / 'model'} --num_beams 5" in out

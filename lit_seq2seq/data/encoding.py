@@ -1,7 +1,8 @@
-"""Rows to ids, kept on disk, and ids to batches."""
+"""Rows to arrays, kept on disk, and arrays to batches."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from datasets.fingerprint import Hasher
 
 from lit_seq2seq.data.rows import RowMapper, Rows
 from lit_seq2seq.features import Feature, Processor
-from lit_seq2seq.features.feature import Array
+from lit_seq2seq.features.feature import Array, encode_named
 from lit_seq2seq.types import Batch, Padded, UserError
 
-_VERSION = 1  # of the encoded columns: raise it when their meaning changes
+_VERSION = 2  # of the encoded columns: raise it when their meaning changes
 Lengths = npt.NDArray[np.int32]
 
 
@@ -32,11 +33,33 @@ def cache_folder() -> Path:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """A split as columns on disk; nothing but lengths stays in memory.
+
+    Attributes:
+        sources: a row for each row of the split: `length`, 0 where there is no source, and the array `values`, flat,
+            unless the feature encodes anew for each batch.
+        examples: a row for each example: `row` and `choice`, the alternative target of that row, and the `target` ids.
+    """
+
+    sources: Dataset
+    examples: Dataset
+
+    def lengths(self) -> tuple[Lengths, Lengths]:
+        """Return the source and the target lengths of all examples."""
+        table = self.examples.with_format("arrow").data
+        chunks = [chunk.value_lengths().to_numpy() for chunk in table.column("target").chunks]
+        rows = table.column("row").to_numpy()
+        source = self.sources.with_format("arrow").data.column("length").to_numpy()
+        return source[rows].astype(np.int32), np.concatenate(chunks).astype(np.int32)
+
+
+@dataclass(frozen=True)
 class Encoder:
-    """Turns raw rows into id columns; where text is missing the ids are an empty list.
+    """Turns raw rows into arrays; where a source or a text is missing the array is empty.
 
     Args:
-        mapper: finds the texts; resolved.
+        mapper: finds the sources and texts; resolved.
         processor: encodes them.
         targets: whether there are targets.
         alternatives: make one example of each alternative target, not of the first only.
@@ -47,31 +70,51 @@ class Encoder:
     targets: bool = True
     alternatives: bool = False
 
-    def __call__(self, rows: Rows, indices: Sequence[int], training: bool = False) -> dict[str, list[Any]]:
-        """Encode a batch of rows that stand at `indices`, with random augmentation when training."""
-        sources = self._sources(self.mapper.sources(rows), training)
+    def sources(self, rows: Rows, indices: Sequence[int], training: bool = False) -> list[Array]:
+        """Encode the source of each of the rows that stand at `indices`, with random augmentation when training."""
+        names = [f"row {index}" for index in indices]
+        return _encode(self.processor.source_feature, self._raw(rows), names, training)
+
+    def examples(self, rows: Rows, indices: Sequence[int], training: bool = False) -> dict[str, list[Any]]:
+        """Make the examples of rows: `row`, `choice` and `target` ids."""
         texts = self.mapper.targets(rows) if self.targets else [[] for _ in indices]
         chosen = [(group if self.alternatives else group[:1]) or [""] for group in texts]
         return {
             "row": [index for index, group in zip(indices, chosen, strict=True) for _ in group],
             "choice": [choice for group in chosen for choice in range(len(group))],
-            "source": [ids for ids, group in zip(sources, chosen, strict=True) for _ in group],
-            "target": _encode(self.processor.target, [text for group in chosen for text in group], training),
+            "target": self._targets([text for group in chosen for text in group], training),
         }
 
-    def choose(self, rows: Rows, choices: Sequence[int]) -> dict[str, list[Any]]:
-        """Encode the given alternative of each row anew, with random augmentation."""
+    def choose(self, rows: Rows, choices: Sequence[int]) -> list[Array]:
+        """Encode the given alternative target of each row anew, with random augmentation."""
         chosen = [(group or [""])[choice] for group, choice in zip(self.mapper.targets(rows), choices, strict=True)]
-        return {
-            "source": self._sources(self.mapper.sources(rows), training=True),
-            "target": _encode(self.processor.target, chosen, training=True),
-        }
+        return self._targets(chosen, training=True)
 
-    def _sources(self, texts: list[str], training: bool) -> list[Array]:
+    def show(self, rows: Rows, indices: Sequence[int]) -> tuple[str, ...]:
+        """Describe the source of each row for display: a text as it is, anything else in a few words."""
+        shown = zip(self.mapper.sources(rows), indices, strict=True)
+        show = self.processor.source_feature.show
+        return tuple((raw or "") if _is_text(raw) else f"row {index}: {show(raw)}" for raw, index in shown)
+
+    def measure(self, rows: Rows, indices: Sequence[int]) -> list[int]:
+        """Count the positions of each source, 0 where there is none."""
+        feature, raw = self.processor.source_feature, self._raw(rows)
+        present = [value for value in raw if not feature.is_missing(value)]
+        try:
+            lengths = iter(feature.measure(present))
+        except UserError:
+            self.sources(rows, indices)  # says which row it is
+            raise
+        return [0 if feature.is_missing(value) else next(lengths) for value in raw]
+
+    def _raw(self, rows: Rows) -> list[Any]:
         prefix = self.processor.source_prefix
-        return _encode(self.processor.source_feature, [prefix + text if text else "" for text in texts], training)
+        return [prefix + raw if prefix and raw else raw for raw in self.mapper.sources(rows)]
 
-    def encode_all(self, raw: Dataset, num_proc: int | None, description: str) -> Dataset:
+    def _targets(self, texts: list[str], training: bool) -> list[Array]:
+        return _encode(self.processor.target, texts, texts, training)
+
+    def encode_all(self, raw: Dataset, num_proc: int | None, description: str) -> Encoded:
         """Encode a whole split into columns on disk, or find them in the cache.
 
         Args:
@@ -79,27 +122,70 @@ class Encoder:
             num_proc: number of processes; `None` for this one.
             description: label of the progress bar.
         """
-        state = (_VERSION, raw._fingerprint, self.mapper, self.targets, self.alternatives)
-        fingerprint = Hasher.hash((state, json.dumps(self.processor.to_dict(), sort_keys=True)))
-        ids = List(Value("int32"))
-        return raw.map(
-            self,
-            batched=True,
-            with_indices=True,
-            remove_columns=raw.column_names,
-            features=Features({"row": Value("int64"), "choice": Value("int32"), "source": ids, "target": ids}),
-            num_proc=num_proc,
-            cache_file_name=str(cache_folder() / f"{fingerprint}.arrow"),
-            new_fingerprint=fingerprint,
-            load_from_cache_file=True,
-            desc=description,
+        feature = self.processor.source_feature
+        lengths: dict[str, Any] = {"length": Value("int32")}
+        stored = {} if feature.stored_as is None else {"values": List(Value(feature.stored_as))}
+        state = (_VERSION, raw._fingerprint, self.mapper, json.dumps(self.processor.identity(), sort_keys=True))
+        sources = _map(raw, _Sources(self), lengths | stored, state, feature.rows_at_once, num_proc, description)
+        columns = {"row": Value("int64"), "choice": Value("int32"), "target": List(Value("int32"))}
+        texts = raw.select_columns([name for name in self.mapper.text_roots if name in raw.column_names])
+        return Encoded(
+            sources,
+            _map(
+                texts,
+                self.examples,
+                columns,
+                (state, self.targets, self.alternatives),
+                1000,
+                num_proc,
+                f"{description}: targets",
+            ),
         )
 
 
-def _encode(feature: Feature, texts: list[str], training: bool) -> list[Array]:
-    present = [text for text in texts if text and not text.isspace()]
-    encoded = iter(feature.encode(present, training=training))
-    return [next(encoded) if text and not text.isspace() else np.empty(0, np.int32) for text in texts]
+@dataclass(frozen=True)
+class _Sources:
+    """Makes the rows of `Encoded.sources`."""
+
+    encoder: Encoder
+
+    def __call__(self, rows: Rows, indices: Sequence[int]) -> dict[str, list[Any]]:
+        feature = self.encoder.processor.source_feature
+        if feature.stored_as is None:
+            return {"length": self.encoder.measure(rows, indices)}
+        arrays = self.encoder.sources(rows, indices)
+        return {"length": [len(array) for array in arrays], "values": [array.reshape(-1) for array in arrays]}
+
+
+def _map(
+    raw: Dataset, function: Any, columns: dict[str, Any], state: object, size: int, num_proc: int | None, label: str
+) -> Dataset:
+    fingerprint = Hasher.hash((state, sorted(columns)))
+    return raw.map(
+        function,
+        batched=True,
+        batch_size=size,
+        writer_batch_size=size,
+        with_indices=True,
+        remove_columns=raw.column_names,
+        features=Features(columns),
+        num_proc=num_proc,
+        cache_file_name=str(cache_folder() / f"{fingerprint}.arrow"),
+        new_fingerprint=fingerprint,
+        load_from_cache_file=True,
+        desc=label,
+    )
+
+
+def _is_text(raw: object) -> bool:
+    return raw is None or isinstance(raw, str)
+
+
+def _encode(feature: Feature, raw: Sequence[Any], names: Sequence[str], training: bool) -> list[Array]:
+    present = [not feature.is_missing(value) for value in raw]
+    kept = [value for value, there in zip(raw, present, strict=True) if there]
+    encoded = iter(encode_named(feature, kept, list(itertools.compress(names, present)), training))
+    return [next(encoded) if there else np.empty(0, np.int32) for there in present]
 
 
 @dataclass(frozen=True)
@@ -107,10 +193,10 @@ class Limits:
     """What to do with rows that are empty or too long.
 
     Args:
-        max_source_length: greatest number of source ids, EOS counted; `None` for no limit.
-        max_target_length: the same for targets.
+        max_source_length: greatest number of source positions (of text: ids, EOS counted); `None` for no limit.
+        max_target_length: greatest number of target ids, EOS counted.
         overlong: cut longer rows, or drop them.
-        empty: drop rows without source or target, keep them as a lone EOS, or raise an error.
+        empty: drop rows without source or target, keep them as `Feature.nothing`, or raise an error.
     """
 
     max_source_length: int | None = None
@@ -128,7 +214,7 @@ class Limits:
         """Choose the examples to keep.
 
         Args:
-            source: `(N,)` source lengths, 0 for a missing text.
+            source: `(N,)` source lengths, 0 for a missing source.
             target: `(N,)` target lengths; `None` without targets.
 
         Returns:
@@ -147,7 +233,7 @@ class Limits:
             counts[f"without {side}"] = int(empty.sum())
             if self.empty == "error" and empty.any():
                 raise UserError(
-                    f"expected text in every row, but {empty.sum()} have no {side}, the first is row "
+                    f"expected a source and a target in every row, but {empty.sum()} have no {side}, the first is row "
                     f"{int(np.argmax(empty))}: mend them, or set empty to drop or keep"
                 )
             if self.empty == "drop":
@@ -167,9 +253,7 @@ class Limits:
 
 
 def _collate(feature: Feature, arrays: list[Array], limit: int | None) -> Padded:
-    if any(len(array) == 0 for array in arrays):
-        nothing = feature.encode([""])[0]
-        arrays = [array if len(array) else nothing for array in arrays]
+    arrays = [array if len(array) else feature.nothing() for array in arrays]
     return feature.collate(arrays if limit is None else [feature.truncate(array, limit) for array in arrays])
 
 
@@ -180,13 +264,13 @@ class Examples(torch.utils.data.Dataset[Batch]):
         raw: the split as it came.
         encoder: what encodes it.
         encoded: the columns that `Encoder.encode_all` made of it.
-        limits: how ids are cut.
-        texts: give raw sources and reference texts with the batch.
-        augment: encode anew each time, with random augmentation.
+        limits: how arrays are cut.
+        texts: give sources for display and reference texts with the batch.
+        training: augment at random.
 
     Attributes:
         kept: positions of the examples within the limits.
-        source_lengths: number of source ids of each of them, after the cut.
+        source_lengths: number of source positions of each of them, after the cut.
         target_lengths: number of target ids of each of them, after the cut; 0 without targets.
         report: how many examples are kept, and what is wrong with others.
 
@@ -198,18 +282,21 @@ class Examples(torch.utils.data.Dataset[Batch]):
         self,
         raw: Dataset,
         encoder: Encoder,
-        encoded: Dataset,
+        encoded: Encoded,
         limits: Limits,
         texts: bool = False,
-        augment: bool = False,
+        training: bool = False,
     ) -> None:
         self.raw = raw.select_columns([name for name in encoder.mapper.roots if name in raw.column_names])
         self.encoder = encoder
-        self.encoded = encoded.with_format("arrow")
+        self.encoded = Encoded(encoded.sources.with_format("arrow"), encoded.examples.with_format("arrow"))
         self.limits = limits
         self.texts = texts
-        self.augment = augment
-        source, target = self._lengths("source"), self._lengths("target")
+        self.training = training
+        feature = encoder.processor.source_feature
+        self._anew = feature.stored_as is None or (training and feature.augments)  # whether sources are encoded anew
+        self._targets_anew = training and encoder.processor.target.augments
+        source, target = encoded.lengths()
         kept, counts = limits.select(source, target if encoder.targets else None)
         problems = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         self.report = f"{kept.sum()} of {len(kept)} examples" + (f" ({problems})" if problems else "")
@@ -220,32 +307,49 @@ class Examples(torch.utils.data.Dataset[Batch]):
         self.target_lengths = target.clip(int(encoder.targets), limits.max_target_length)[kept]
 
     def __len__(self) -> int:
-        return len(self.encoded)
-
-    def _lengths(self, side: str) -> Lengths:
-        chunks = self.encoded.data.column(side).chunks
-        return np.concatenate([chunk.value_lengths().to_numpy().astype(np.int32) for chunk in chunks])
+        return len(self.encoded.examples)
 
     def __getitem__(self, positions: Sequence[int]) -> Batch:
-        table = self.encoded[list(positions)]
+        table = self.encoded.examples[list(positions)]
         rows = table["row"].to_numpy()
-        raw: Rows = self.raw[rows.tolist()] if self.texts or self.augment else {}
-        if self.augment:
-            columns = self.encoder.choose(raw, table["choice"].to_pylist())
-        else:
-            columns = {side: _arrays(table[side]) for side in ("source", "target")}
-        source, target = self.limits.collate(self.encoder.processor, columns)
-        mapper, targets = self.encoder.mapper, self.encoder.targets
+        distinct, places = np.unique(rows, return_inverse=True)  # a source shared by several examples is read once
+        raw: Rows = self.raw[distinct.tolist()] if self.texts or self._anew or self._targets_anew else {}
+        sources = self._sources(distinct, raw)
+        chosen = [sources[place] for place in places]
+        if self.training:
+            augment = self.encoder.processor.source_feature.augment
+            chosen = [augment(array) if len(array) else array for array in chosen]
+        raw = {name: [column[place] for place in places] for name, column in raw.items()}
+        anew = self._targets_anew
+        targets = self.encoder.choose(raw, table["choice"].to_pylist()) if anew else _arrays(table["target"])
+        source, target = self.limits.collate(self.encoder.processor, {"source": chosen, "target": targets})
         return Batch(
             source=source,
-            target=target if targets else None,
+            target=target if self.encoder.targets else None,
             rows=torch.tensor(rows),
-            references=tuple(mapper.all_references(raw)) if self.texts and targets else (),
-            texts=tuple(mapper.sources(raw)) if self.texts else (),
+            references=tuple(self.encoder.mapper.all_references(raw)) if self.texts and self.encoder.targets else (),
+            texts=self.encoder.show(raw, rows.tolist()) if self.texts else (),
         )
 
+    def _sources(self, rows: npt.NDArray[np.int64], raw: Rows) -> list[Array]:
+        if self._anew:
+            return self.encoder.sources(raw, rows.tolist(), self.training)
+        table = self.encoded.sources[rows.tolist()]
+        return _arrays(table["values"], table["length"].to_numpy())
 
-def _arrays(column: Any) -> list[Array]:
+    def first(self, count: int) -> list[tuple[Any, str]]:
+        """Return the raw source and the first reference of each of the first `count` rows that are kept."""
+        table = self.encoded.examples[self.kept[:count].tolist()]
+        raw = self.raw[table["row"].to_pylist()]
+        references = self.encoder.mapper.all_references(raw) if self.encoder.targets else [("",)] * len(table)
+        return [(source, texts[0]) for source, texts in zip(self.encoder.mapper.sources(raw), references, strict=True)]
+
+
+def _arrays(column: Any, lengths: Lengths | None = None) -> list[Array]:
+    """Read arrays from a column of flat lists: ids `(T,)`, or vectors `(T, F)` with T = `lengths`."""
     array = column.combine_chunks()
     offsets = array.offsets.to_numpy()
-    return np.split(array.values.to_numpy()[offsets[0] : offsets[-1]], offsets[1:-1] - offsets[0])
+    parts = np.split(array.values.to_numpy()[offsets[0] : offsets[-1]], offsets[1:-1] - offsets[0])
+    if lengths is None or not np.issubdtype(array.values.to_numpy().dtype, np.floating):
+        return parts
+    return [part.reshape(length, -1) if length else part for part, length in zip(parts, lengths, strict=True)]

@@ -1,10 +1,10 @@
-"""The Lightning data module: any dataset of text pairs, as length-bucketed batches."""
+"""The Lightning data module: any dataset of sources and texts, as length-bucketed batches."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -17,16 +17,16 @@ from lit_seq2seq.data.batching import BucketBatchSampler, check_limits
 from lit_seq2seq.data.encoding import Encoder, Examples, Limits
 from lit_seq2seq.data.rows import RowMapper
 from lit_seq2seq.data.sources import Split, Splits, open_dataset
-from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split
+from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, undecoded
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.data.synthetic import BuiltinDataset
 from lit_seq2seq.data.vocabulary import learn_processor
-from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.types import Batch, UserError
 
 
 class Seq2SeqDataModule(LightningDataModule):
-    """Reads text pairs with Hugging Face `datasets`, learns tokenizers, and gives batches of similar length.
+    """Reads sources and texts with Hugging Face `datasets`, learns tokenizers, and gives batches of similar length.
 
     Tokenizers and ids are computed once and kept in the cache of `datasets`; nothing but lengths stays in memory.
 
@@ -48,22 +48,23 @@ class Seq2SeqDataModule(LightningDataModule):
             number of rows (a tenth of the split at most) or, below 1, a share; 0 for none.
         test_size: the same for `test`.
         seed: of carving and shuffling.
-        source_tokenizer: settings of the source tokenizer; 8,000 BPE units if unset.
+        source_feature: how a source that is not text is read, such as `lit_seq2seq.features.LogMel`.
+        source_tokenizer: settings of the source tokenizer; 8,000 BPE units if neither this nor `source_feature` is set.
         target_tokenizer: settings of the target tokenizer; those of the source if unset.
         shared_vocabulary: use one tokenizer for both sides, learned from both.
-        tokenizer_rows: learn tokenizers from so many rows at most, spread over the training split.
-        max_source_length: greatest number of source ids, EOS counted.
+        tokenizer_rows: learn tokenizers and features from so many rows at most, spread over the training split.
+        max_source_length: greatest number of source positions (of text: ids, EOS counted).
         max_target_length: greatest number of target ids, EOS counted.
         overlong: cut longer rows, or drop them from the training split; rows to evaluate are always cut.
         empty: drop rows without source or target, keep them, or raise an error.
-        max_tokens: greatest number of tokens in a batch, source and target, padding counted; 4,096 if neither
-            this nor `batch_size` is set.
+        max_tokens: greatest number of source positions and target tokens in a batch, padding counted; 4,096 if
+            neither this nor `batch_size` is set.
         batch_size: greatest number of examples in a batch.
         eval_max_tokens: greatest number of tokens in a batch outside training.
         eval_batch_size: greatest number of examples in a batch outside training; if neither is set, as in training.
         longest_first: start each epoch with the largest batch, so that one too large for the memory fails at once.
         num_workers: processes that load batches.
-        num_proc: processes that tokenise.
+        num_proc: processes that encode.
         predict_dataset: what to predict for, named as `dataset` is; the test split if unset. Needs no targets.
         processor: a trained processor, or the folder of one, to use instead of learning tokenizers.
 
@@ -102,6 +103,7 @@ class Seq2SeqDataModule(LightningDataModule):
         validation_size: int | float = 1000,
         test_size: int | float = 1000,
         seed: int = 0,
+        source_feature: Feature | None = None,
         source_tokenizer: Tokenizer | None = None,
         target_tokenizer: Tokenizer | None = None,
         shared_vocabulary: bool = False,
@@ -128,15 +130,19 @@ class Seq2SeqDataModule(LightningDataModule):
         self.eval_budget = self.train_budget if unset else (eval_max_tokens, eval_batch_size)
         check_limits(*self.train_budget)
         check_limits(*self.eval_budget)
-        if processor is not None and not (source_tokenizer is None and target_tokenizer is None):
-            raise UserError("expected a processor or tokenizers, but both are set: unset one")
+        settings = (source_feature, source_tokenizer, target_tokenizer)
+        if processor is not None and any(setting is not None for setting in settings):
+            raise UserError("expected a processor or tokenizers and feature, but both are set: unset one")
+        if source_feature is not None and source_tokenizer is not None:
+            raise UserError("expected source_feature or source_tokenizer, but both are set: unset one")
         self.dataset, self.name, self.revision, self.streaming = dataset, name, revision, streaming
         self.mapper = RowMapper(source_column, target_column, reference_columns)
         self.source_prefix = source_prefix
         self.split_names = {"train": train_split, "validation": validation_split, "test": test_split}
         self.split_sizes = {"validation": validation_size, "test": test_size}
         self.seed = seed
-        self.tokenizers = (source_tokenizer, target_tokenizer, shared_vocabulary)
+        self.source = source_tokenizer if source_feature is None else source_feature
+        self.target, self.shared = target_tokenizer, shared_vocabulary
         self.tokenizer_rows = tokenizer_rows
         self.limits = Limits(max_source_length, max_target_length, overlong, empty)
         self.longest_first, self.num_workers, self.num_proc = longest_first, num_workers, num_proc
@@ -150,8 +156,10 @@ class Seq2SeqDataModule(LightningDataModule):
         """The trained source feature and target tokenizer; learned from the training split when first asked for."""
         if self._processor is None:
             train = self._split("train")
-            mapper = self.mapper.resolve(columns_of(train), targets=True)
-            self._processor = learn_processor(train, mapper, *self.tokenizers, self.source_prefix, self.tokenizer_rows)
+            mapper = self.mapper.resolve(columns_of(train), targets=True, source=self.source)
+            self._processor = learn_processor(
+                train, mapper, self.source, self.target, self.shared, self.source_prefix, self.tokenizer_rows
+            )
         return self._processor
 
     def prepare_data(self) -> None:
@@ -193,6 +201,10 @@ class Seq2SeqDataModule(LightningDataModule):
         """Batches of `predict_dataset`, or of the test split, with texts; every row is there."""
         return self._loader(self._encoded("predict"), self._sampler("predict"))
 
+    def first_rows(self, split: str, count: int) -> list[tuple[Any, str]]:
+        """Return the raw source and the first reference of each of the first rows of `split` that are used."""
+        return self._encoded(split).first(count)
+
     def state_dict(self) -> dict[str, int]:
         """Return what a resumed run must share with this one."""
         return {"seed": self.seed}
@@ -206,13 +218,14 @@ class Seq2SeqDataModule(LightningDataModule):
             columns = (self.mapper.source, self.mapper.target if isinstance(self.mapper.target, str) else "target")
             train = self.split_names["train"]
             opened = open_dataset(self.dataset, self.name, self.revision, self.streaming, columns, train)
+            opened = {split: undecoded(rows, self.mapper.source) for split, rows in opened.items()}
             self._splits = carve(opened, self.split_names, self.split_sizes, self.seed)
         return self._splits
 
     def _split(self, split: str) -> Split:
         if split == "predict" and self.predict_dataset is not None:
             opened = open_dataset(self.predict_dataset, columns=(self.mapper.source, "target"), train_split="test")
-            return only_split(opened, self.split_names["test"])
+            return undecoded(only_split(opened, self.split_names["test"]), self.mapper.source)
         role = "test" if split == "predict" else split
         if role not in self._opened():
             raise UserError(
@@ -224,20 +237,19 @@ class Seq2SeqDataModule(LightningDataModule):
         if split not in self._examples:
             raw = on_disk(self._split(split))
             encoder = self._encoder(raw, split)
-            encoded = encoder.encode_all(raw, self.num_proc, f"tokenising {split}")
+            encoded = encoder.encode_all(raw, self.num_proc, f"encoding {split}")
             training = split == "train"
             limits = self.limits
             if not training:
                 limits = replace(limits, overlong="truncate", empty="keep" if split == "predict" else limits.empty)
-            augment = training and self.processor.augments
-            examples = Examples(raw, encoder, encoded, limits, texts=not training, augment=augment)
+            examples = Examples(raw, encoder, encoded, limits, texts=not training, training=training)
             rank_zero_info(f"{split}: {examples.report}")
             self._examples[split] = examples
         return self._examples[split]
 
     def _encoder(self, rows: Split, split: str) -> Encoder:
         targets = split != "predict"
-        mapper = self.mapper.resolve(columns_of(rows), targets)
+        mapper = self.mapper.resolve(columns_of(rows), targets, self.processor.source_feature)
         return Encoder(mapper, self.processor, targets, alternatives=split == "train")
 
     def _sampler(self, split: str) -> BucketBatchSampler:

@@ -1,4 +1,4 @@
-"""Source and target texts in the rows of a dataset, whatever its columns are called."""
+"""Sources and target texts in the rows of a dataset, whatever its columns are called."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Features, LargeList, List, Value
 
+from lit_seq2seq.features import Feature, Tokenizer
 from lit_seq2seq.types import UserError
 
 Rows = Mapping[str, Sequence[Any]]  # several rows, column by column
@@ -16,7 +17,7 @@ Rows = Mapping[str, Sequence[Any]]  # several rows, column by column
 
 @dataclass(frozen=True)
 class RowMapper:
-    """Finds source text and target texts in rows with any column names.
+    """Finds the source and the target texts in rows with any column names.
 
     A column may be nested (`"translation.en"`), a pattern (`"caption_*"`), or hold a list of texts.
 
@@ -35,23 +36,24 @@ class RowMapper:
     target: str | list[str] = "target"
     references: str | list[str] | None = None
 
-    def resolve(self, features: Features, targets: bool) -> RowMapper:
+    def resolve(self, features: Features, targets: bool, source: Feature | None = None) -> RowMapper:
         """Check the columns against a dataset and write out the patterns.
 
         Args:
             features: the columns of the dataset.
             targets: whether target columns are needed.
+            source: what reads the source; text if `None`.
 
         Raises:
-            UserError: if a column is missing or does not hold text.
+            UserError: if a column is missing or does not hold what is expected.
         """
         known = dict(_leaves(features))
-        _check(known, [self.source], "source_column", lists=False)
+        _check(known, [self.source], "source_column", Tokenizer() if source is None else source)
         target = _expand(known, self.target)
         references = _expand(known, self.references)
         if targets:
-            _check(known, target, "target_column", lists=True)
-            _check(known, references, "reference_columns", lists=True)
+            _check(known, target, "target_column", Tokenizer(), lists=True)
+            _check(known, references, "reference_columns", Tokenizer(), lists=True)
         return RowMapper(self.source, target if targets else [], references if targets else [])
 
     @property
@@ -59,9 +61,9 @@ class RowMapper:
         """Top-level or nested names of every column that is read."""
         return list(dict.fromkeys([self.source, *_listed(self.target), *_listed(self.references)]))
 
-    def sources(self, rows: Rows) -> list[str]:
-        """Return the source of each row, `""` where there is none."""
-        return [value or "" for value in _column(rows, self.source)]
+    def sources(self, rows: Rows) -> list[Any]:
+        """Return the source of each row, `None` where there is none."""
+        return list(_column(rows, self.source))
 
     def targets(self, rows: Rows) -> list[list[str]]:
         """Return the alternative targets of each row, without empty ones."""
@@ -70,12 +72,21 @@ class RowMapper:
     @property
     def roots(self) -> list[str]:
         """Names of the columns that hold everything in `columns`."""
-        return list(dict.fromkeys(self.columns + [name.split(".")[0] for name in self.columns]))
+        return _roots(self.columns)
+
+    @property
+    def text_roots(self) -> list[str]:
+        """Names of the columns that hold targets and references, or the source where there are none."""
+        return _roots([*_listed(self.target), *_listed(self.references)] or [self.source])
 
     def all_references(self, rows: Rows) -> list[tuple[str, ...]]:
         """Return what the metrics compare with: the targets, then the further references of each row."""
         gathered = _gather(rows, _listed(self.target) + _listed(self.references))
         return [tuple(texts) or ("",) for texts in gathered]
+
+
+def _roots(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names + [name.split(".")[0] for name in names]))
 
 
 def _listed(names: str | list[str] | None) -> list[str]:
@@ -98,16 +109,18 @@ def _leaves(features: Mapping[str, Any], before: str = "") -> Iterable[tuple[str
         yield from _leaves(inner, f"{before}{name}.")
 
 
-def _check(known: Mapping[str, object], names: list[str], setting: str, lists: bool) -> None:
+def _check(known: Mapping[str, object], names: list[str], setting: str, feature: Feature, lists: bool = False) -> None:
     for name in names:
         if name not in known:
             raise UserError(f"expected a column '{name}', but the columns are {', '.join(known)}: set {setting}")
-        feature = known[name]
-        if lists and isinstance(feature, List | LargeList):
-            feature = feature.feature
-        if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
-            kind = getattr(feature, "dtype", None) or type(feature).__name__
-            raise UserError(f"expected text in column '{name}', but it holds {kind}: convert it or set {setting}")
+        column: Any = known[name]
+        if lists and isinstance(column, List | LargeList):
+            column = column.feature
+        if not feature.accepts_column(column):
+            kind = getattr(column, "dtype", None) or type(column).__name__
+            raise UserError(
+                f"expected {feature.column_kind} in column '{name}', but it holds {kind}: convert it or set {setting}"
+            )
 
 
 def _column(rows: Rows, name: str) -> Sequence[Any]:

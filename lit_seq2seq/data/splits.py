@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -86,6 +87,14 @@ def only_split(opened: Splits, name: str) -> Split:
 def columns_of(rows: Split) -> Features:
     """Return the columns of a split and their types, looked up in the first rows where they are not declared."""
     return rows.features or rows._resolve_features().features
+
+
+def undecoded(rows: Split, column: str) -> Split:
+    """Leave the files of an audio or image column as bytes and paths: the source feature decodes them."""
+    kind = columns_of(rows).get(column)
+    if not getattr(kind, "decode", False):
+        return rows
+    return rows.cast_column(column, dataclasses.replace(kind, decode=False))
 
 
 def on_disk(rows: Split) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         max_tokens: as for `BucketBatchSampler`.
         batch_size: as for `BucketBatchSampler`.
         seed: of the shuffling.
-        buffer_size: number of rows that are sorted by length together.
+        buffer_size: number of rows that are sorted by length together; ten times what the source feature holds in
+            memory at once if `None`.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         max_tokens: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
-        buffer_size: int = 10_000,
+        buffer_size: int | None = None,
     ) -> None:
+        buffer_size = buffer_size or 10 * encoder.processor.source_feature.rows_at_once
         self.raw = raw.shuffle(seed=seed, buffer_size=buffer_size)
         self.encoder, self.limits = encoder, limits
         self.max_tokens, self.batch_size = max_tokens, batch_size
@@ -56,11 +59,17 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
                 return
             names = self.encoder.mapper.roots
             columns = {name: [row[name] for row in buffer] for name in names if name in buffer[0]}
-            encoded = self.encoder(columns, range(part * self.buffer_size, part * self.buffer_size + len(buffer)), True)
-            yield from self._batches(encoded, hash((self.seed, epoch, part)) % 2**32)
+            start = part * self.buffer_size
+            indices = range(start, start + len(buffer))
+            sources = self.encoder.sources(columns, indices, training=True)
+            examples = self.encoder.examples(columns, indices, training=True)
+            examples["source"] = [sources[row - start] for row in examples["row"]]
+            yield from self._batches(examples, hash((self.seed, epoch, part)) % 2**32)
 
-    def _batches(self, encoded: dict[str, list[np.ndarray]], seed: int) -> Iterator[Batch]:
-        source, target = (np.array([len(ids) for ids in encoded[side]], np.int32) for side in ("source", "target"))
+    def _batches(self, examples: dict[str, list[Any]], seed: int) -> Iterator[Batch]:
+        feature = self.encoder.processor.source_feature
+        source = np.array([feature.positions(array) if len(array) else 0 for array in examples["source"]], np.int32)
+        target = np.array([len(ids) for ids in examples["target"]], np.int32)
         kept, _ = self.limits.select(source, target)
         if not kept.any():
             return
@@ -70,6 +79,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
             source, target, self.max_tokens, self.batch_size, indices=np.flatnonzero(kept), seed=seed
         )
         for positions in sampler:
-            columns = {side: [encoded[side][position] for position in positions] for side in ("source", "target")}
+            columns = {side: [examples[side][position] for position in positions] for side in ("source", "target")}
+            columns["source"] = [feature.augment(array) if len(array) else array for array in columns["source"]]
             padded = self.limits.collate(self.encoder.processor, columns)
-            yield Batch(*padded, rows=torch.tensor([encoded["row"][position] for position in positions]))
+            yield Batch(*padded, rows=torch.tensor([examples["row"][position] for position in positions]))

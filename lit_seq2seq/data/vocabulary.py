@@ -1,11 +1,12 @@
-"""Tokenizers learned from the training split, and kept for the next run."""
+"""Tokenizers and other features learned from the training split, and kept for the next run."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import tokenizers
 from datasets import Dataset
@@ -15,79 +16,91 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_seq2seq.data.encoding import cache_folder
 from lit_seq2seq.data.rows import RowMapper
 from lit_seq2seq.data.sources import Split
-from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.types import UserError
 
-_VERSION = 1  # of the way tokenizers are trained: raise it when the same settings give another vocabulary
+_VERSION = 2  # of the way features are trained: raise it when the same settings give another vocabulary
+F = TypeVar("F", bound=Feature)
 Side = Literal["source", "target"]
 
 
 def learn_processor(
     train: Split,
     mapper: RowMapper,
-    source: Tokenizer | None,
+    source: Feature | None,
     target: Tokenizer | None,
     shared: bool,
     prefix: str,
     rows: int,
 ) -> Processor:
-    """Learn the tokenizers of both sides, or find them in the cache.
+    """Learn the features of both sides, or find them in the cache.
 
     Args:
         train: the training split.
-        mapper: finds the texts; resolved.
-        source: settings of the source tokenizer, or one with a vocabulary; 8,000 BPE units if `None`.
-        target: the same for the target; as the source if `None`.
+        mapper: finds the sources and texts; resolved.
+        source: settings of the source feature, or one that has learned; a tokenizer of 8,000 BPE units if `None`.
+        target: the same for the target; as the source if `None` and that is a tokenizer.
         shared: whether both sides share one tokenizer.
         prefix: text put before every source.
         rows: greatest number of rows to learn from.
 
     Raises:
-        UserError: if a shared vocabulary is asked for together with a target tokenizer.
+        UserError: if a shared vocabulary is asked for together with a target tokenizer, or a source that is not text.
     """
     if shared and target is not None:
         raise UserError("expected no target_tokenizer with shared_vocabulary, but it is set: unset one of them")
     source = Tokenizer() if source is None else source
-    if shared:
-        both = _learn(train, mapper, source, ("source", "target"), prefix, rows)
+    if isinstance(source, Tokenizer):
+        target = source if target is None else target
+    elif shared or prefix:
+        setting = "shared_vocabulary" if shared else "source_prefix"
+        raise UserError(f"expected no {setting} with a source_feature that is not text, but it is set: unset it")
+    if shared and target is not None:
+        both = _learn(train, mapper, target, ("source", "target"), prefix, rows)
         return Processor(both, both, prefix)
     return Processor(
         _learn(train, mapper, source, ("source",), prefix, rows),
-        _learn(train, mapper, source if target is None else target, ("target",), prefix, rows),
+        _learn(train, mapper, Tokenizer() if target is None else target, ("target",), prefix, rows),
         prefix,
     )
 
 
-def _learn(
-    train: Split, mapper: RowMapper, settings: Tokenizer, sides: Sequence[Side], prefix: str, rows: int
-) -> Tokenizer:
+def _learn(train: Split, mapper: RowMapper, settings: F, sides: Sequence[Side], prefix: str, rows: int) -> F:
     if settings.is_trained:
         return settings
-    path = None
+    cls, path = type(settings), None
     if isinstance(train, Dataset):
-        config = {name: value for name, value in settings.config.items() if name != "dropout"}
-        state = (_VERSION, tokenizers.__version__, train._fingerprint, mapper, config, tuple(sides), prefix, rows)
-        path = cache_folder() / f"{Hasher.hash(state)}.tokenizer.json"
+        config = {name: value for name, value in settings.config.items() if name not in settings.random_settings}
+        state = (_VERSION, tokenizers.__version__, cls.__qualname__, train._fingerprint, mapper, config, tuple(sides))
+        path = cache_folder() / f"{Hasher.hash((*state, prefix, rows))}.feature.json"
         if path.is_file():
-            return Tokenizer.from_json(path.read_text(encoding="utf-8"), **settings.config)
-    tokenizer = Tokenizer(**settings.config)
+            learned: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return cls.from_dict({**learned, "config": settings.config})
+    feature = cls(**settings.config)
     total = min(len(train), rows) if isinstance(train, Dataset) else None
-    rank_zero_info(f"learning the {' and '.join(sides)} vocabulary ({settings.config['model']})")
-    tokenizer.train(_texts(train, mapper, sides, prefix, rows), total)
+    rank_zero_info(f"learning the {' and '.join(sides)} side from the training data ({_brief(settings)})")
+    feature.train(_raw(train, mapper, sides, prefix, rows, settings.rows_at_once), total)
     if path is not None:
-        _write(path, tokenizer.to_json())
-    return tokenizer
+        _write(path, json.dumps(feature.to_dict(), ensure_ascii=False))
+    return feature
 
 
-def _texts(train: Split, mapper: RowMapper, sides: Sequence[Side], prefix: str, rows: int) -> Iterator[list[str]]:
+def _brief(settings: Feature) -> str:
+    return f"{type(settings).__name__} {settings.config.get('model', '')}".strip()
+
+
+def _raw(
+    train: Split, mapper: RowMapper, sides: Sequence[Side], prefix: str, rows: int, at_once: int
+) -> Iterator[list[Any]]:
+    names = mapper.roots if "source" in sides else mapper.text_roots
     if isinstance(train, Dataset):
-        train = train.select_columns([name for name in mapper.roots if name in train.column_names])
+        train = train.select_columns([name for name in names if name in train.column_names])
         train = train if len(train) <= rows else train.select(range(0, len(train), -(-len(train) // rows)))
     else:
         train = train.take(rows)
-    for batch in train.iter(1000):
+    for batch in train.iter(at_once):
         if "source" in sides:
-            yield [prefix + text for text in mapper.sources(batch) if text]
+            yield [prefix + raw if prefix else raw for raw in mapper.sources(batch) if raw is not None]
         if "target" in sides:
             yield [text for texts in mapper.targets(batch) for text in texts]
 

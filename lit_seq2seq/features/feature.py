@@ -4,22 +4,69 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from lit_seq2seq.types import Padded
+from lit_seq2seq.types import Padded, UserError
 
 Array = npt.NDArray[np.generic]
 
 
 class Feature(ABC):
-    """One kind of model input: text now, later images or speech.
+    """One kind of model input: text, speech, images.
 
-    A feature is learned from data once (`train`), turns raw values into arrays with time as the first dimension
-    (`encode`), and pads arrays into a batch (`collate`).
+    A feature knows which columns and raw inputs it reads, may learn from training data (`train`), turns raw values into
+    arrays whose first dimension is padded (`encode`), and pads arrays into a batch (`collate`). A model folder keeps it
+    as the path of its class and what `to_dict` says.
+
+    What `collate` returns is a contract with the encoder, in which `lengths` always counts dimension 1 of `values`:
+
+    - symbols: `values (B, S)` integer ids;
+    - vectors: `values (B, S, F)` floating-point features, zero at padding, `F = size`;
+    - images: `values (B, H, W, C)` pixels, `C = size`; `lengths` counts pixel rows, all H unless heights differ.
+
+    An encoder is free to return fewer positions than it reads; the lengths of its memory say how many.
+
+    A row with several targets holds its source once: it is stored once, and encoded once for all examples in a batch
+    that share it. Random changes draw from torch's random state, which differs between data-loading processes.
+
+    Attributes:
+        config: arguments of the constructor, as plain values.
+        column_kind: what a dataset's column must hold, for the error message.
+        input_kind: what one raw input must be, with its article, for the error message.
+        random_settings: names in `config` that only act on training batches, not on what is learned or stored.
+        rows_at_once: number of rows that are in memory together when a data set is read; fewer where one is large.
+        input_limit: greatest number of positions of an input when predicting, unless the user says otherwise.
     """
+
+    config: dict[str, Any]
+    column_kind: ClassVar[str]
+    input_kind: ClassVar[str]
+    random_settings: ClassVar[tuple[str, ...]] = ()
+    rows_at_once: ClassVar[int] = 50
+    input_limit: ClassVar[int | None] = None
+
+    # ---------------------------------------------------------------------------------------------- what it reads
+
+    @abstractmethod
+    def accepts_column(self, column: object) -> bool:
+        """Tell whether values of a column of this type of `datasets` can be read; files come undecoded."""
+
+    @abstractmethod
+    def accepts(self, raw: object) -> bool:
+        """Tell whether `raw` is one input, rather than a collection of inputs or something else."""
+
+    def is_missing(self, raw: object) -> bool:
+        """Tell whether a row has no input."""
+        return raw is None
+
+    def show(self, raw: Any) -> str:
+        """Describe an input in a few words, for tables of samples."""
+        return "" if raw is None else type(raw).__name__
+
+    # ---------------------------------------------------------------------------------------------- learning
 
     @property
     @abstractmethod
@@ -27,12 +74,11 @@ class Feature(ABC):
         """Number of symbols of the vocabulary, or the dimension of a feature vector."""
 
     @property
-    def augments(self) -> bool:
-        """Whether `encode` is random when training."""
-        return False
+    def is_trained(self) -> bool:
+        """Whether there is nothing left to learn."""
+        return True
 
-    @abstractmethod
-    def train(self, raw: Iterable[Any], total: int | None = None) -> None:
+    def train(self, raw: Iterable[Any], total: int | None = None) -> None:  # noqa: B027 - most have nothing to learn
         """Learn from raw training values.
 
         Args:
@@ -40,14 +86,48 @@ class Feature(ABC):
             total: how many there are, for the progress bar.
         """
 
+    # ---------------------------------------------------------------------------------------------- encoding
+
+    @property
+    def stored_as(self) -> str | None:
+        """Element type in which encoded arrays are kept on disk: an integer for ids `(T,)`, a float for `(T, F)`.
+
+        `None` keeps lengths only and encodes anew when a batch is made, for what is large and quickly decoded.
+        """
+        return None
+
+    @property
+    def augments(self) -> bool:
+        """Whether `encode` is random when training, so that stored arrays do not serve for it."""
+        return False
+
     @abstractmethod
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
-        """Turn raw values into arrays, each `(T,)` or `(T, F)` with T >= 1.
+        """Turn raw values into arrays, each `(T, ...)` with T >= 1.
 
         Args:
             raw: the values.
             training: whether random augmentation may be applied.
+
+        Raises:
+            UserError: a value cannot be read.
         """
+
+    def augment(self, array: Array) -> Array:
+        """Change an encoded array at random, for one training example; the array itself must stay as it is."""
+        return array
+
+    def positions(self, array: Array) -> int:
+        """Count what an encoded array takes of a batch's token budget."""
+        return len(array)
+
+    def measure(self, raw: Sequence[Any]) -> list[int]:
+        """Count the positions of raw values; a feature that is not stored overrides this where it can be cheaper."""
+        return [self.positions(array) for array in self.encode(raw)]
+
+    @abstractmethod
+    def nothing(self) -> Array:
+        """Return the array that stands for a missing input that must be kept."""
 
     @abstractmethod
     def truncate(self, array: Array, length: int) -> Array:
@@ -57,11 +137,42 @@ class Feature(ABC):
     def collate(self, arrays: Sequence[Array]) -> Padded:
         """Pad encoded arrays at the end into one batch."""
 
-    @abstractmethod
+    # ---------------------------------------------------------------------------------------------- saving
+
     def to_dict(self) -> dict[str, Any]:
-        """Describe the feature by plain JSON values."""
+        """Describe the feature by plain JSON values: `config`, and beside it what was learned."""
+        return {"config": self.config}
 
     @classmethod
-    @abstractmethod
-    def from_dict(cls, values: dict[str, Any]) -> Feature:
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build the feature that `to_dict` described."""
+        return cls(**values["config"])
+
+    def identity(self) -> dict[str, Any]:
+        """Describe what decides the encoded values: two features with the same identity encode alike."""
+        values = self.to_dict()
+        config = {name: value for name, value in values["config"].items() if name not in self.random_settings}
+        return {**values, "config": config}
+
+
+def encode_named(feature: Feature, raw: Sequence[Any], names: Sequence[str], training: bool = False) -> list[Array]:
+    """Encode values; if one cannot be read, say which by its name.
+
+    Args:
+        feature: encodes them.
+        raw: the values.
+        names: of each value, such as `"row 3"`.
+        training: see `Feature.encode`.
+
+    Raises:
+        UserError: a value cannot be read.
+    """
+    try:
+        return feature.encode(raw, training)
+    except UserError:
+        for name, value in zip(names, raw, strict=True):
+            try:
+                feature.encode([value], training)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+        raise

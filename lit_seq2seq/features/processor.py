@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from lit_seq2seq import spec
 from lit_seq2seq.features.feature import Feature
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.types import Padded, UserError
@@ -39,11 +40,6 @@ class Processor:
         """Whether both sides have one vocabulary."""
         return self.source_feature is self.target
 
-    @property
-    def augments(self) -> bool:
-        """Whether encoding for training is random."""
-        return self.source_feature.augments or self.target.augments
-
     def source(self, raw: Sequence[Any], max_length: int | None = None) -> Padded:
         """Turn raw inputs into the padded batch that the encoder reads.
 
@@ -64,48 +60,82 @@ class Processor:
         """Describe the processor by plain JSON values; `source` is `None` for a shared vocabulary."""
         return {
             "source_prefix": self.source_prefix,
-            "source": None if self.shared else self.source_feature.to_dict(),
+            "source": None if self.shared else _describe(self.source_feature),
             "target": self.target.to_dict(),
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build the processor that `to_dict` described."""
+    def from_dict(cls, values: dict[str, Any], trust: tuple[str, ...] = ()) -> Self:
+        """Build the processor that `to_dict` described.
+
+        Args:
+            values: plain values; a source without `class_path` is a tokenizer.
+            trust: packages, beyond this one and torch, whose classes may be named as the source feature.
+
+        Raises:
+            UserError: the source is of a class that is not trusted, not there or not a feature.
+        """
         target = Tokenizer.from_dict(values["target"])
-        source = target if values["source"] is None else Tokenizer.from_dict(values["source"])
+        source = target if values["source"] is None else _build(values["source"], trust)
         return cls(source, target, values["source_prefix"])
 
+    def identity(self) -> dict[str, Any]:
+        """Describe what two processors must share to give a model the same inputs and outputs."""
+        return {
+            "source_prefix": self.source_prefix,
+            "source": None if self.shared else self.source_feature.identity(),
+            "target": self.target.identity(),
+        }
+
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `processor.json` and `tokenizer.json`, or `source_tokenizer.json` and `target_tokenizer.json`."""
+        """Write `processor.json` and a `tokenizer.json` for each vocabulary."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         values = self.to_dict()
-        for side, name in _files(self.shared).items():
+        for side, name in _files(values).items():
             tokenizer = values[side].pop("tokenizer")
             (folder / name).write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2), encoding="utf-8")
         (folder / "processor.json").write_text(json.dumps(values, ensure_ascii=False, indent=2), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
+    def load(cls, folder: str | os.PathLike[str], trust: tuple[str, ...] = ()) -> Self:
+        """Read what `save` wrote; see `from_dict`.
 
         Raises:
-            UserError: if a file is missing or damaged.
+            UserError: if a file is missing or damaged, or names a class that is not trusted.
         """
         folder = Path(folder)
         values = _read(folder / "processor.json")
         try:
-            for side, name in _files(values["source"] is None).items():
+            for side, name in _files(values).items():
                 values[side]["tokenizer"] = _read(folder / name)
-            return cls.from_dict(values)
+            return cls.from_dict(values, trust)
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"expected a whole processor in {folder}, but it is damaged ({error!r}): save it again"
             ) from None
 
 
-def _files(shared: bool) -> dict[str, str]:
-    return {"target": "tokenizer.json"} if shared else {s: f"{s}_tokenizer.json" for s in ("source", "target")}
+def _files(values: dict[str, Any]) -> dict[str, str]:
+    """Name the file of each side's vocabulary."""
+    if values["source"] is None or "class_path" in values["source"]:
+        return {"target": "tokenizer.json"}
+    return {side: f"{side}_tokenizer.json" for side in ("source", "target")}
+
+
+def _describe(feature: Feature) -> dict[str, Any]:
+    cls = type(feature)
+    path = {} if cls is Tokenizer else {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
+    return {**path, **feature.to_dict()}
+
+
+def _build(values: dict[str, Any], trust: tuple[str, ...]) -> Feature:
+    if "class_path" not in values:
+        return Tokenizer.from_dict(values)
+    found = spec.import_class(str(values["class_path"]), trust)
+    if not issubclass(found, Feature):
+        raise UserError(f"expected a feature as the source of the processor, but {values['class_path']} is none")
+    return found.from_dict(values)
 
 
 def _read(path: Path) -> Any:

@@ -7,11 +7,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import tokenizers
 import torch
+from datasets import Value
 
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE
@@ -62,6 +63,12 @@ class Tokenizer(Feature):
         'Mann'
     """
 
+    column_kind: ClassVar[str] = "text"
+    input_kind: ClassVar[str] = "a text"
+    random_settings: ClassVar[tuple[str, ...]] = ("dropout",)
+    rows_at_once: ClassVar[int] = 1000
+    input_limit: ClassVar[int | None] = 1024
+
     def __init__(
         self,
         model: Model = "bpe",
@@ -79,7 +86,7 @@ class Tokenizer(Feature):
             raise UserError(f"dropout of the tokenizer needs model=bpe, but the model is {model}")
         if vocab_size < 5:
             raise UserError(f"vocab_size of the tokenizer must be at least 5, but is {vocab_size}")
-        self.config: dict[str, Any] = {
+        self.config = {
             "model": model,
             "vocab_size": vocab_size,
             "min_frequency": min_frequency,
@@ -92,6 +99,22 @@ class Tokenizer(Feature):
         self._backend: tokenizers.Tokenizer | None = None
         if file is not None:
             self._adopt(_read(Path(file)), file)
+
+    def accepts_column(self, column: object) -> bool:
+        """Tell whether a column holds text."""
+        return isinstance(column, Value) and column.dtype in ("string", "large_string")
+
+    def accepts(self, raw: object) -> bool:
+        """Tell whether `raw` is a text."""
+        return isinstance(raw, str)
+
+    def is_missing(self, raw: object) -> bool:
+        """Tell whether a text is absent or blank."""
+        return raw is None or (isinstance(raw, str) and (not raw or raw.isspace()))
+
+    def show(self, raw: str | None) -> str:
+        """Return the text itself."""
+        return raw or ""
 
     @property
     def is_trained(self) -> bool:
@@ -119,6 +142,11 @@ class Tokenizer(Feature):
     def size(self) -> int:
         """Number of symbols, the special ones included."""
         return len(self)
+
+    @property
+    def stored_as(self) -> str:
+        """Ids are kept on disk."""
+        return "int32"
 
     @property
     def augments(self) -> bool:
@@ -186,6 +214,10 @@ class Tokenizer(Feature):
         eos = self.specials.eos
         return [np.array([*ids, eos], dtype=np.int32) for ids in self.encode_batch(raw, dropout=training)]
 
+    def nothing(self) -> Array:
+        """Return a lone EOS."""
+        return np.array([self.specials.eos], dtype=np.int32)
+
     def truncate(self, array: Array, length: int) -> Array:
         """Shorten ids that end with EOS to at most `length` ids that end with EOS."""
         return array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]])
@@ -227,6 +259,10 @@ class Tokenizer(Feature):
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build the tokenizer that `to_dict` described."""
         return cls.from_json(json.dumps(values["tokenizer"]), **values["config"])
+
+    def identity(self) -> dict[str, Any]:
+        """Return the vocabulary with its rules, whatever it was trained by."""
+        return {"tokenizer": json.loads(self.to_json())}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.config, "json": None if self._backend is None else self.to_json()}

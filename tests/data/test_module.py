@@ -115,7 +115,7 @@ def test_carving_is_stable_disjoint_and_complete():
 def test_a_second_start_computes_nothing(cache, monkeypatch):
     loaded(module(shared_vocabulary=True))
     before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
-    assert len(before) == 3  # a tokenizer, two encoded splits
+    assert len(before) == 5  # a tokenizer; sources and targets of two splits
     for method in ("train", "encode_batch"):
         monkeypatch.setattr(Tokenizer, method, lambda *_, **__: pytest.fail("computed again"))
     data = loaded(module(shared_vocabulary=True))
@@ -137,8 +137,9 @@ def test_other_settings_or_data_are_computed_anew(cache, change):
 def test_encoded_columns_stay_on_disk():
     data = loaded(module())
     examples = data._examples["train"]
-    assert [file["filename"] for file in examples.encoded.cache_files]
-    assert type(examples.encoded.data).__name__ in ("MemoryMappedTable", "ConcatenationTable")
+    for columns in (examples.encoded.sources, examples.encoded.examples):
+        assert [file["filename"] for file in columns.cache_files]
+        assert type(columns.data).__name__ in ("MemoryMappedTable", "ConcatenationTable")
 
 
 def test_several_processes_tokenise_and_load():
@@ -329,13 +330,13 @@ def test_the_command_line_and_yaml_name_every_setting(tmp_path):
     data = parse("--config", str(tmp_path / "data.yaml"), "--data.max_tokens", "77")
     assert data.dataset.sizes["train"] == 100
     assert data.mapper.target == ["en", "fr"]
-    assert data.tokenizers[0].config["min_frequency"] == 2
-    assert data.tokenizers[1].config["vocab_size"] == 99
+    assert data.source.config["min_frequency"] == 2
+    assert data.target.config["vocab_size"] == 99
     assert data.train_budget == (77, None)
     data = parse("--config", str(tmp_path / "data.yaml"), "--data.dataset", "user/name", "--data.batch_size=8")
     assert data.dataset == "user/name"
     data = parse("--data.dataset", "x", "--data.source_tokenizer.vocab_size", "4000", "--data.test_size", "0.2")
-    assert data.tokenizers[0].config["vocab_size"] == 4000
+    assert data.source.config["vocab_size"] == 4000
     assert data.split_sizes["test"] == 0.2
     files = {"train": ["a.en", "a.de"], "validation": "v.csv"}
     assert parse("--data.dataset", json.dumps(files)).dataset == files
@@ -355,7 +356,9 @@ def test_mistakes_are_explained():
         module(DatasetDict(test=splits()["test"])).setup("fit")
     with pytest.raises(UserError, match="expected text in column 'source', but it holds int64"):
         module(Dataset.from_dict({"source": [1] * 30, "target": ["a"] * 30})).setup("fit")
-    with pytest.raises(UserError, match="expected text in every row, but 2 have no source, the first is row 1"):
+    with pytest.raises(
+        UserError, match="expected a source and a target in every row, but 2 have no source, the first is row 1"
+    ):
         module(DatasetDict(train=Dataset.from_dict(flawed())), empty="error", **WHOLE).setup("fit")
     with pytest.raises(UserError, match=r"expected examples to use, but there are 0 of 60 examples \(60 with source"):
         module(max_source_length=2, overlong="drop").setup("fit")

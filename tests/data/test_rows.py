@@ -20,9 +20,9 @@ def resolved(source="text", target="caption_0", references=None, targets=True, f
     return RowMapper(source, target, references).resolve(features, targets)
 
 
-def test_missing_sources_are_empty():
-    assert resolved("text").sources(ROWS) == ["eins", ""]
-    assert resolved("translation.de").sources(ROWS) == ["ein", ""]
+def test_missing_sources_are_none():
+    assert resolved("text").sources(ROWS) == ["eins", None]
+    assert resolved("translation.de").sources(ROWS) == ["ein", None]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,335 @@
+"""Speech and other sequences of vectors: ready frames now, log-mel energies beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from datasets import LargeList, List, Value
+from tqdm import tqdm
+
+from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.types import Padded, UserError
+
+FloatArray = npt.NDArray[np.float32]
+Normalization = Literal["none", "utterance", "global"]
+_SMALLEST_DEVIATION = 1e-5
+
+
+@dataclass(frozen=True)
+class SpecAugment:
+    """Masks blocks of frames and of channels when training (Park et al. 2019, https://arxiv.org/abs/1904.08779, 2).
+
+    Masked values become the mean of their channel. There is no time warping, which the paper finds to matter least.
+
+    Args:
+        time_masks: number of masks over time.
+        time_width: greatest number of positions of one, drawn uniformly from 0; positions are counted after stacking.
+        time_share: greatest share of an utterance that one masks, above 0 and up to 1.
+        channel_masks: number of masks over channels.
+        channel_width: greatest number of neighbouring channels of one; all derivatives of a channel go with it.
+
+    Raises:
+        UserError: a value is out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> masked = SpecAugment(time_masks=1, time_width=3)(np.arange(20.0, dtype=np.float32).reshape(10, 2), 2)
+        >>> masked.shape
+        (10, 2)
+    """
+
+    time_masks: int = 2
+    time_width: int = 20
+    time_share: float = 0.2
+    channel_masks: int = 2
+    channel_width: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("time_masks", "time_width", "channel_masks", "channel_width"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} of spec_augment must be at least 0, but is {getattr(self, name)}")
+        if not 0 < self.time_share <= 1:
+            raise UserError(f"time_share of spec_augment must be above 0 and up to 1, but is {self.time_share}")
+
+    def __call__(self, array: FloatArray, channels: int) -> FloatArray:
+        """Return a masked copy.
+
+        Args:
+            array: `(T, F)`, where F is a multiple of `channels`: the same channels, over and over.
+            channels: number of channels.
+        """
+        masked = array.copy()
+        mean = array.mean(axis=0)
+        longest = min(self.time_width, int(self.time_share * len(array)))
+        for _ in range(self.time_masks):
+            start, stop = _block(len(array), longest)
+            masked[start:stop] = mean
+        groups = masked.reshape(len(array), -1, channels)  # (T, F / channels, channels), a view
+        for _ in range(self.channel_masks):
+            start, stop = _block(channels, min(self.channel_width, channels))
+            groups[:, :, start:stop] = mean.reshape(-1, channels)[:, start:stop]
+        return masked
+
+
+def _block(size: int, longest: int) -> tuple[int, int]:
+    """Draw a block of up to `longest` places among `size`."""
+    width = int(torch.randint(longest + 1, ()))
+    start = int(torch.randint(size - width + 1, ()))
+    return start, start + width
+
+
+class VectorFeature(Feature):
+    """Base of sequences of vectors: derivatives, normalisation, stacking and SpecAugment over frames `(T, F)`.
+
+    Args:
+        deltas: number of derivatives over time that are put beside the frames: 0, 1 or 2.
+        normalize: bring every channel to mean 0 and variance 1: over each utterance, or over the training data.
+        stack: so many neighbouring frames become one.
+        spec_augment: masks for training, as a `SpecAugment` or a mapping of its arguments.
+        store: keep computed frames on disk; otherwise they are computed for each batch.
+    """
+
+    random_settings: ClassVar[tuple[str, ...]] = ("spec_augment", "store")
+
+    def __init__(
+        self,
+        deltas: int = 0,
+        normalize: Normalization = "utterance",
+        stack: int = 1,
+        spec_augment: SpecAugment | None = None,
+        store: bool = True,
+        **config: Any,
+    ) -> None:
+        if deltas not in (0, 1, 2):
+            raise UserError(f"deltas must be 0, 1 or 2, but is {deltas}")
+        if stack < 1:
+            raise UserError(f"stack must be at least 1, but is {stack}")
+        self.spec_augment = SpecAugment(**spec_augment) if isinstance(spec_augment, Mapping) else spec_augment
+        plain = None if self.spec_augment is None else dataclasses.asdict(self.spec_augment)
+        common = {"deltas": deltas, "normalize": normalize, "stack": stack, "spec_augment": plain, "store": store}
+        self.config = {**config, **common}
+        self.statistics: tuple[list[float], list[float]] | None = None
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Number of values of a frame, before derivatives and stacking."""
+
+    @abstractmethod
+    def frames(self, raw: Any) -> FloatArray:
+        """Turn one raw value into `(T, channels)` float32, T >= 1.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+
+    @property
+    def size(self) -> int:
+        """Number of values at a position."""
+        return self.channels * (1 + int(self.config["deltas"])) * int(self.config["stack"])
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there are no statistics to be learned."""
+        return self.config["normalize"] != "global" or self.statistics is not None
+
+    @property
+    def stored_as(self) -> str | None:
+        """Frames are kept on disk as float32 if so configured."""
+        return "float32" if self.config["store"] else None
+
+    def train(self, raw: Iterable[Any], total: int | None = None) -> None:
+        """Learn mean and deviation of each channel, where `normalize` is `global`."""
+        if self.config["normalize"] != "global":
+            return
+        count, summed, squares = 0, np.zeros(1), np.zeros(1)
+        values = (value for item in raw for value in (item if isinstance(item, list) else [item]))
+        for value in tqdm(values, total=total, desc="statistics", disable=None):
+            frames = self._derived(value).astype(np.float64)
+            count, summed, squares = count + len(frames), summed + frames.sum(0), squares + (frames**2).sum(0)
+        if not count:
+            raise UserError("expected data to learn the normalisation from, but there is none: check the source column")
+        mean = summed / count
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, _SMALLEST_DEVIATION**2))
+        self.statistics = (mean.tolist(), deviation.tolist())
+
+    def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
+        """Turn raw values into `(T, F)` float32."""
+        return [self._stacked(self._normalized(self._derived(value))) for value in raw]
+
+    def augment(self, array: Array) -> Array:
+        """Mask blocks of frames and channels, if there is a `spec_augment`."""
+        return array if self.spec_augment is None else self.spec_augment(array.astype(np.float32), self.channels)
+
+    def nothing(self) -> Array:
+        """Return a single position of zeros."""
+        return np.zeros((1, self.size), dtype=np.float32)
+
+    def truncate(self, array: Array, length: int) -> Array:
+        """Drop positions from the end."""
+        return array[:length]
+
+    def collate(self, arrays: Sequence[Array]) -> Padded:
+        """Pad with zeros into float32 `values (B, T, F)`."""
+        lengths = torch.tensor([len(array) for array in arrays])
+        values = np.zeros((len(arrays), max(map(len, arrays), default=0), self.size), dtype=np.float32)
+        for row, array in zip(values, arrays, strict=True):
+            row[: len(array)] = array
+        return Padded(torch.from_numpy(values), lengths)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe settings and statistics."""
+        return {"config": self.config, "statistics": self.statistics}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build the feature that `to_dict` described."""
+        feature = cls(**values["config"])
+        if values["statistics"] is not None:
+            mean, deviation = values["statistics"]
+            feature.statistics = (list(mean), list(deviation))
+        return feature
+
+    def _derived(self, raw: Any) -> FloatArray:
+        parts = [self.frames(raw)]
+        for _ in range(self.config["deltas"]):
+            parts.append(deltas(parts[-1]))
+        return np.concatenate(parts, axis=1)
+
+    def _normalized(self, frames: FloatArray) -> FloatArray:
+        if self.config["normalize"] == "none":
+            return frames
+        if self.config["normalize"] == "utterance":
+            mean, deviation = frames.mean(axis=0), frames.std(axis=0)
+        else:
+            if self.statistics is None:
+                raise UserError("this feature has no statistics yet: call train(values), or set normalize to utterance")
+            mean, deviation = (np.array(numbers, dtype=np.float32) for numbers in self.statistics)
+        scaled: FloatArray = ((frames - mean) / np.maximum(deviation, _SMALLEST_DEVIATION)).astype(np.float32)
+        return scaled
+
+    def _stacked(self, frames: FloatArray) -> FloatArray:
+        stack = int(self.config["stack"])
+        missing = -len(frames) % stack
+        whole = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
+        return np.ascontiguousarray(whole.reshape(len(whole) // stack, -1), dtype=np.float32)
+
+
+def deltas(frames: FloatArray, width: int = 2) -> FloatArray:
+    """Slope of each channel, `sum_n n (c_{t+n} - c_{t-n}) / (2 sum_n n^2)` for n up to `width`; edges are repeated.
+
+    The regression of the HTK book (Young et al. 2006, equation 5.16).
+
+    Args:
+        frames: `(T, F)`.
+        width: frames on either side, at least 1.
+
+    Returns:
+        `(T, F)`.
+
+    Example:
+        >>> import numpy as np
+        >>> deltas(np.arange(6, dtype=np.float32)[:, None])[2:4, 0].tolist()
+        [1.0, 1.0]
+    """
+    padded = np.pad(frames, ((width, width), (0, 0)), mode="edge")
+    total = len(frames)
+    slopes = sum(
+        n * (padded[width + n : width + n + total] - padded[width - n : width - n + total]) for n in range(1, width + 1)
+    )
+    return np.asarray(slopes / (2 * sum(n * n for n in range(1, width + 1))), dtype=np.float32)
+
+
+class Frames(VectorFeature):
+    """Ready feature vectors, such as MFCCs, as they come in a column of lists of frames.
+
+    Args:
+        channels: number of values of a frame.
+        deltas: see `VectorFeature`.
+        normalize: see `VectorFeature`.
+        stack: see `VectorFeature`.
+        spec_augment: see `VectorFeature`.
+        store: see `VectorFeature`.
+
+    Raises:
+        UserError: a setting is out of its range.
+
+    Example:
+        >>> feature = Frames(channels=2, deltas=1, stack=2)
+        >>> feature.collate(feature.encode([[[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]]])).values.shape
+        torch.Size([1, 2, 8])
+    """
+
+    column_kind: ClassVar[str] = "a list of frames, each a list of numbers,"
+    input_kind: ClassVar[str] = "an array of frames (T, F), or a list of lists of numbers"
+    rows_at_once: ClassVar[int] = 200
+
+    def __init__(
+        self,
+        channels: int,
+        deltas: int = 0,
+        normalize: Normalization = "utterance",
+        stack: int = 1,
+        spec_augment: SpecAugment | None = None,
+        store: bool = True,
+    ) -> None:
+        super().__init__(deltas, normalize, stack, spec_augment, store, channels=channels)
+        if channels < 1:
+            raise UserError(f"channels must be at least 1, but is {channels}")
+
+    @property
+    def channels(self) -> int:
+        """Number of values of a frame."""
+        return int(self.config["channels"])
+
+    def accepts_column(self, column: object) -> bool:
+        """Tell whether a column holds lists of lists of numbers."""
+        for _ in range(2):
+            if not isinstance(column, List | LargeList):
+                return False
+            column = column.feature
+        return isinstance(column, Value) and column.dtype.startswith(("float", "int", "uint"))
+
+    def accepts(self, raw: object) -> bool:
+        """Tell whether `raw` is a sequence of frames."""
+        if isinstance(raw, np.ndarray | torch.Tensor):
+            return raw.ndim == 2
+        return isinstance(raw, list) and bool(raw) and isinstance(raw[0], list) and not _nested(raw[0])
+
+    def is_missing(self, raw: object) -> bool:
+        """Tell whether a row has no frames."""
+        return raw is None or (isinstance(raw, list) and not raw)
+
+    def show(self, raw: Any) -> str:
+        """Return the number of frames."""
+        return "no frames" if raw is None else f"{len(raw)} frames"
+
+    def frames(self, raw: Any) -> FloatArray:
+        """Check one sequence of frames."""
+        try:
+            array = np.asarray(raw, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"expected {self.input_kind}, but it cannot be read as numbers: {error}") from error
+        if array.ndim != 2 or not len(array) or array.shape[1] != self.channels:
+            raise UserError(
+                f"expected frames (T, {self.channels}) with T >= 1, but got the shape {array.shape}: mend it, or set "
+                "channels"
+            )
+        if not np.isfinite(array).all():
+            raise UserError("expected finite numbers in the frames, but some are not")
+        return array
+
+    def measure(self, raw: Sequence[Any]) -> list[int]:
+        """Count positions without computing them."""
+        return [-(-len(value) // int(self.config["stack"])) for value in raw]
+
+
+def _nested(frame: list[Any]) -> bool:
+    return bool(frame) and isinstance(frame[0], list)
