@@ -132,7 +132,7 @@ class Seq2SeqDataModule(LightningDataModule):
         check_limits(*self.eval_budget)
         settings = (source_feature, source_tokenizer, target_tokenizer)
         if processor is not None and any(setting is not None for setting in settings):
-            raise UserError("expected a processor or tokenizers and feature, but both are set: unset one")
+            raise UserError("expected a processor, or tokenizers and a source_feature, but both are set: unset one")
         if source_feature is not None and source_tokenizer is not None:
             raise UserError("expected source_feature or source_tokenizer, but both are set: unset one")
         self.dataset, self.name, self.revision, self.streaming = dataset, name, revision, streaming
