@@ -276,7 +276,7 @@ class LitSeq2Seq(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """Turn dropout on: a loaded model comes in evaluation mode, which Lightning would leave it in."""
-        if isinstance(self.network, Ensemble):
+        if isinstance(cast(nn.Module, self.network), Ensemble):
             raise UserError("an ensemble is not trained: fit its models one by one")
         self.train()
 
@@ -483,7 +483,7 @@ class LitSeq2Seq(lightning.LightningModule):
         Raises:
             UserError: it is an ensemble, or the folder cannot be written.
         """
-        if isinstance(self.net, Ensemble):
+        if isinstance(cast(nn.Module, self.net), Ensemble):
             raise UserError("an ensemble is not saved as one: save its models, and name all their folders to use it")
         config = {"model": dict(self.hparams), "task": self.task, "scores": dict(scores or {})}
         card = model_card(config, self.signatures, sum(p.numel() for p in self.net.parameters()))

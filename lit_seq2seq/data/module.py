@@ -162,6 +162,11 @@ class Seq2SeqDataModule(LightningDataModule):
             )
         return self._processor
 
+    @property
+    def splits(self) -> list[str]:
+        """Those of `train`, `validation` and `test` that there are."""
+        return list(self._opened())
+
     def prepare_data(self) -> None:
         """Download, learn tokenizers and encode, once per machine."""
         self.setup((self.trainer and self.trainer.state.fn) or "fit")

@@ -35,11 +35,11 @@ class Tokenizer(Feature):
     """Splits text into units of a vocabulary that is learned from data or read from a `tokenizer.json`.
 
     `word` splits at white space and around punctuation and keeps a joiner mark on punctuation, so that decoding puts
-    it back in place. `char` splits into code points, but keeps a tag such as `⟨past⟩` whole. `bpe` is byte-pair encoding (Sennrich et al., 2016, https://arxiv.org/abs/1508.07909) and
-    `unigram` the unigram language model (Kudo, 2018, https://arxiv.org/abs/1804.10959), both over words that carry
-    their leading space. Decoding gives the normalised text back wherever no symbol is unknown; `word` and
-    `pretokenized` also turn each run of white space into one space. Raw text never becomes a special symbol, even if
-    it contains `<eos>`.
+    it back in place. `char` splits into code points, but keeps a tag such as `⟨past⟩` whole. `bpe` is byte-pair
+    encoding (Sennrich et al., 2016, https://arxiv.org/abs/1508.07909) and `unigram` the unigram language model (Kudo,
+    2018, https://arxiv.org/abs/1804.10959), both over words that carry their leading space. Decoding gives the
+    normalised text back wherever no symbol is unknown; `word` and `pretokenized` also turn each run of white space
+    into one space. Raw text never becomes a special symbol, even if it contains `<eos>`.
 
     Args:
         model: kind of unit.

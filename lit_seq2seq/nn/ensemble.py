@@ -107,7 +107,7 @@ class Ensemble(nn.Module):
     @torch.no_grad()
     def score(self, source: Padded, target: Padded) -> Tensor:
         """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
-        chosen = self(source, target).gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
+        chosen: Tensor = self(source, target).gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
         return chosen * target.mask
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_seq2seq.nn import Ensemble, EncoderDecoder
+from lit_seq2seq.nn import EncoderDecoder, Ensemble
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.types import Padded, SpecialIds
 from tests.nn.cases import DECODERS, ENCODERS, SOURCE, SOURCE_SIZE, TARGET, assert_close, disturb, network, row
@@ -82,7 +82,7 @@ def test_search_finds_what_exhaustive_scoring_finds() -> None:
 
 def test_networks_of_different_vocabularies_are_refused() -> None:
     other = EncoderDecoder(SOURCE_SIZE, 6, ENCODERS["bidirectional gru"], DECODERS["parallel general"])
-    with pytest.raises(ValueError, match="expected networks of one target vocabulary, but .* are 8, 6"):
+    with pytest.raises(ValueError, match=r"expected networks of one target vocabulary, but .* are 8, 6"):
         Ensemble([network("parallel general"), other])
     with pytest.raises(ValueError, match="are none"):
         Ensemble([])
