@@ -205,7 +205,7 @@ class LitSeq2Seq(lightning.LightningModule):
             raise UserError("expected models to join, but there are none")
         first = models[0]
         for position, model in enumerate(models[1:], start=2):
-            if _vocabulary(model.processor) != _vocabulary(first.processor):
+            if model.processor.identity() != first.processor.identity():
                 raise UserError(
                     f"expected models of one vocabulary, but model {position} has another than the first: "
                     "join runs of one recipe on the same data"

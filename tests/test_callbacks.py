@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lit_seq2seq.callbacks import (
-    ExactMatchByLength,
     EMA,
+    ExactMatchByLength,
     NonFiniteLoss,
     PredictionWriter,
     SampleTranslations,

@@ -1,9 +1,0 @@
-"""Train and try out a model that says records in sentences: `python recipes/data_to_text.py [--config FILE]`."""
-
-import sys
-from pathlib import Path
-
-from lit_seq2seq.recipe import main
-
-if __name__ == "__main__":
-    sys.exit(main(Path(__file__).parent / "data_to_text" / "builtin.yaml"))

@@ -1,9 +1,0 @@
-"""Train and try out a model that goes on from a text: `python recipes/text_generation.py [--config FILE]`."""
-
-import sys
-from pathlib import Path
-
-from lit_seq2seq.recipe import main
-
-if __name__ == "__main__":
-    sys.exit(main(Path(__file__).parent / "text_generation" / "builtin.yaml"))
