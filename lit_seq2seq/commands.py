@@ -20,14 +20,16 @@ from tqdm import tqdm
 from lit_seq2seq.callbacks import average_checkpoints
 from lit_seq2seq.hub import load_checkpoint, tensors_of
 from lit_seq2seq.module import LitSeq2Seq
-from lit_seq2seq.predictor import Output, Predictor, override
+from lit_seq2seq.predictor import Output, Predictor, load_model, override
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 
 
 def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     """Read inputs line by line and write an output for each, in order: `lit-seq2seq generate`."""
-    parser.add_argument("--model", type=str, required=True, help="model folder or hub id")
+    parser.add_argument(
+        "--model", type=str, nargs="+", required=True, help="model folder or hub id; several make an ensemble"
+    )
     parser.add_argument(
         "--input",
         type=str,
@@ -52,7 +54,7 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     for field in fields(GenerationConfig):
         parser.add_argument(f"--{field.name}", type=str | None, default=None, help=f"see GenerationConfig.{field.name}")
     options = parser.parse_args(arguments)
-    model = LitSeq2Seq.from_pretrained(options.model, options.revision)
+    model = load_model(options.model, options.revision)
     chosen = {f.name: options[f.name] for f in fields(GenerationConfig) if options[f.name] is not None}
     config = override(model.generation, {name: _plain(value) for name, value in chosen.items()})
     dtype = torch.bfloat16 if options.bf16 else None

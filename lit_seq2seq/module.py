@@ -20,7 +20,7 @@ from lit_seq2seq.card import model_card
 from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.hub import load_folder, save_folder
 from lit_seq2seq.metrics import TextMetric, TokenAverage
-from lit_seq2seq.nn import EncoderDecoder, ParallelDecoder, TextEncoder
+from lit_seq2seq.nn import EncoderDecoder, Ensemble, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import DecoderFactory, EncoderFactory, Tie
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.schedules import OneCycle
@@ -190,6 +190,31 @@ class LitSeq2Seq(lightning.LightningModule):
                 found = load_vectors(path, names, embedding.weight)
                 lightning.pytorch.utilities.rank_zero_info(f"{path}: vectors for {found:,} of {len(names):,} symbols")
 
+    @classmethod
+    def ensemble(cls, models: Sequence[Self]) -> Self:
+        """Join trained models into one that averages their probabilities at each step; see `Ensemble`.
+
+        Args:
+            models: models of one source and target vocabulary, such as runs of one recipe with several seeds; the
+                options of generation and the metrics are those of the first.
+
+        Raises:
+            UserError: their vocabularies differ, or there are none.
+        """
+        if not models:
+            raise UserError("expected models to join, but there are none")
+        first = models[0]
+        for position, model in enumerate(models[1:], start=2):
+            if model.processor.identity() != first.processor.identity():
+                raise UserError(
+                    f"expected models of one vocabulary, but model {position} has another than the first: "
+                    "join runs of one recipe on the same data"
+                )
+        joined = cls(**cast("dict[str, Any]", spec.build(dict(first.hparams))))
+        joined._processor = first.processor
+        joined.network = cast(EncoderDecoder, Ensemble([model.net for model in models]))
+        return joined.eval()
+
     # ---------------------------------------------------------------------------------------------- using
 
     def encode(self, source: Padded) -> Encoded:
@@ -251,6 +276,8 @@ class LitSeq2Seq(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """Turn dropout on: a loaded model comes in evaluation mode, which Lightning would leave it in."""
+        if isinstance(cast(nn.Module, self.network), Ensemble):
+            raise UserError("an ensemble is not trained: fit its models one by one")
         self.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -452,7 +479,12 @@ class LitSeq2Seq(lightning.LightningModule):
         Args:
             folder: made if needed.
             scores: measured figures for the model card, such as `{"test_bleu": 41.4}`.
+
+        Raises:
+            UserError: it is an ensemble, or the folder cannot be written.
         """
+        if isinstance(cast(nn.Module, self.net), Ensemble):
+            raise UserError("an ensemble is not saved as one: save its models, and name all their folders to use it")
         config = {"model": dict(self.hparams), "task": self.task, "scores": dict(scores or {})}
         card = model_card(config, self.signatures, sum(p.numel() for p in self.net.parameters()))
         save_folder(folder, config, self.net, self.processor, card)

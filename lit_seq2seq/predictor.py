@@ -238,9 +238,33 @@ class Pipeline:
         return [{self.results.key: output.text} for output in outputs]
 
 
+Name = str | os.PathLike[str]
+
+
+def load_model(
+    model: Name | LitSeq2Seq | Sequence[Name | LitSeq2Seq], revision: str | None = None, token: str | None = None
+) -> LitSeq2Seq:
+    """Load a model, or several as an ensemble.
+
+    Args:
+        model: folder, hub id, or a model in memory; or a list of these.
+        revision: branch, tag or commit on the hub.
+        token: access token for private repositories.
+
+    Raises:
+        UserError: no such model, or models of different vocabularies.
+    """
+    if isinstance(model, LitSeq2Seq):
+        return model
+    if isinstance(model, str | os.PathLike):
+        return LitSeq2Seq.from_pretrained(model, revision, token)
+    models = [load_model(item, revision, token) for item in model]
+    return models[0] if len(models) == 1 else LitSeq2Seq.ensemble(models)
+
+
 def pipeline(
     task: str,
-    model: str | os.PathLike[str] | LitSeq2Seq,
+    model: Name | LitSeq2Seq | Sequence[Name | LitSeq2Seq],
     device: str | torch.device | int = "cpu",
     dtype: torch.dtype | None = None,
     revision: str | None = None,
@@ -251,7 +275,7 @@ def pipeline(
     Args:
         task: `translation`, `summarization`, `text2text-generation`, `automatic-speech-recognition` or
             `image-to-text`; decides the form of the results.
-        model: folder, hub id, or a model in memory.
+        model: folder, hub id, or a model in memory; a list of these decides together, as an ensemble.
         device: where to run; an integer means that GPU.
         dtype: `torch.bfloat16` for reduced precision.
         revision: branch, tag or commit on the hub.
@@ -264,7 +288,7 @@ def pipeline(
         UserError: no such task or model.
     """
     _results(task)
-    loaded = model if isinstance(model, LitSeq2Seq) else LitSeq2Seq.from_pretrained(model, revision, token)
+    loaded = load_model(model, revision, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
     return Pipeline(task, Predictor(loaded, device, dtype))

@@ -3,6 +3,7 @@ import itertools
 import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from lit_seq2seq.callbacks import (
     EMA,
+    ExactMatchByLength,
     NonFiniteLoss,
     PredictionWriter,
     SampleTranslations,
@@ -430,3 +432,46 @@ def test_token_rate_leaves_pauses_out(monkeypatch):
     assert rate.read() == 20
     rate.add(14)
     assert rate.read() == 7
+
+
+# exact match by length
+
+
+class Lengths(Tiny):
+    """A model that is right about rows below 6 only; row r has a source of r // 2 symbols and EOS."""
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, object]:
+        outputs = [f"ref {row}" if row < 6 else "wrong" for row in batch.rows.tolist()]
+        return {"loss": self.loss(batch), "hypotheses": outputs, "references": batch.references}
+
+    def rows(self, order: list[int] | None = None) -> DataLoader[int]:
+        def varied(rows: list[int]) -> Batch:
+            batch = collate(rows)
+            return replace(batch, source=replace(batch.source, lengths=batch.rows // 2 + 1))
+
+        return DataLoader(order or list(range(self.size)), batch_size=5, collate_fn=varied)
+
+    test_dataloader = rows
+
+
+def test_exact_match_by_length(tmp_path, console):
+    report = ExactMatchByLength(trained=3)
+    trainer(tmp_path, report).test(Lengths(), verbose=False)
+    assert report.rows == [(n, n, 2, 100.0 if n < 3 else 0.0) for n in range(6)]
+    text = console.file.getvalue()
+    assert re.search(r"│ +2 │ +2 │ +100\.0 % │", text)
+    assert re.search(r"│ +4 │ +2 │ +0\.0 % \* │", text)
+    assert "longer than in training (3)" in text
+
+
+def test_exact_match_by_length_in_groups(tmp_path, console):
+    report = ExactMatchByLength(width=4)
+    trainer(tmp_path, report).test(Lengths(), verbose=False)
+    assert report.rows == [(0, 3, 8, 75.0), (4, 7, 4, 0.0)]
+
+
+def test_exact_match_by_length_of_two_processes(tmp_path, capfd):
+    report = ExactMatchByLength(width=4)
+    trainer(tmp_path, report, strategy="ddp_spawn", devices=2).test(Lengths(), verbose=False)
+    text = capfd.readouterr().out
+    assert len(re.findall(r"0-3 │ +8 │ +75\.0 %", text)) == len(re.findall(r"4-7 │ +4 │ +0\.0 %", text)) == 1

@@ -12,11 +12,22 @@ import torch
 import torchmetrics.functional.text as reference_scores
 from torch import distributed, multiprocessing
 
-from lit_seq2seq.metrics import BLEU, CER, WER, ChrF, ExactMatch, TextMetric, TokenAverage, edit_distance
+from lit_seq2seq.metrics import (
+    BLEU,
+    CER,
+    PER,
+    WER,
+    ChrF,
+    ExactMatch,
+    SequenceErrorRate,
+    TextMetric,
+    TokenAverage,
+    edit_distance,
+)
 from lit_seq2seq.types import UserError
 
 WORDS = ["a", "A", "man", "Man", "sleeps", ".", "the", "über-cool,", "dog's", "don't", "12.5", "天気", "(yes)", "!"]
-METRICS: list[Callable[[], TextMetric]] = [BLEU, ChrF, ExactMatch, WER, CER]
+METRICS: list[Callable[[], TextMetric]] = [BLEU, ChrF, ExactMatch, SequenceErrorRate, WER, PER, CER]
 
 
 def sentence(rng: random.Random) -> str:
@@ -106,7 +117,9 @@ def test_reset_copy_and_pickle(metric):
     assert score(original, hypotheses, references, 60) == expected
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(WER, "word_error_rate"), (CER, "char_error_rate")])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(WER, "word_error_rate"), (PER, "word_error_rate"), (CER, "char_error_rate")]
+)
 def test_error_rates_equal_torchmetrics(ours, theirs):
     hypotheses, references = corpus(5, most_references=1)
     expected = getattr(reference_scores, theirs)(hypotheses, [row[0] for row in references])
@@ -134,8 +147,30 @@ def test_exact_match_case(lowercase, expected):
     assert match.compute() == expected
 
 
+def test_sequence_error_rate_is_what_exact_match_leaves():
+    hypotheses, references = corpus(9)
+    wrong, right = (score(make(), hypotheses, references, 7) for make in (SequenceErrorRate, ExactMatch))
+    assert 0 < wrong < 100
+    assert wrong == pytest.approx(100 - right, rel=1e-6)
+    assert SequenceErrorRate(lowercase=True).signature() == "SequenceErrorRate|case:lc"
+
+
+def test_phone_error_rate_by_hand():
+    per = PER()
+    per.update(["ʃ a", "ɑ̃ d", ""], [["ʃ a t"], ["ɑ̃ d"], ["o"]])  # one deletion of 3, none of 2, one deletion of 1
+    assert per.compute().item() == pytest.approx(100 * 2 / 6)
+
+
 def test_names_are_unique_keys():
-    assert [metric().name for metric in METRICS] == ["bleu", "chrf", "exact_match", "wer", "cer"]
+    assert [metric().name for metric in METRICS] == [
+        "bleu",
+        "chrf",
+        "exact_match",
+        "sequence_error_rate",
+        "wer",
+        "per",
+        "cer",
+    ]
 
 
 @pytest.mark.parametrize("metric", METRICS)

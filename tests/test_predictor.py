@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lit_seq2seq import LitSeq2Seq, pipeline
+from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.predictor import FIRST_CHUNK, Output, Predictor
 from lit_seq2seq.search import GenerationConfig
@@ -130,3 +131,43 @@ def test_mistakes_are_explained(model: LitSeq2Seq) -> None:
         pipeline("translation", model)("eins", num_beams=0)
     with pytest.raises(UserError, match="input 1 is of type int, expected a text"):
         pipeline("translation", model)(["eins", 2])
+
+
+# ensembles
+
+
+def test_models_decide_together(model: LitSeq2Seq, tmp_path: Path) -> None:
+    other = make_model(optimizer=partial(torch.optim.Adam, lr=0.03))
+    make_trainer(tmp_path, max_epochs=1).fit(other, datamodule=make_data(rows(120), batch_size=16))
+    inputs, config = pairs(20, seed=4)["source"], GenerationConfig(num_beams=3, max_new_tokens=6)
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    for folder, found in zip(folders, [model, other, model], strict=True):
+        found.save_pretrained(folder)
+    same = pipeline("translation", [folders[0], folders[2]])
+    assert same(inputs, num_beams=3) == pipeline("translation", model)(inputs, num_beams=3)
+    joined = LitSeq2Seq.ensemble([model, other.eval()])
+    source = model.processor.source(inputs)
+    batch = model.processor.target.collate(model.processor.target.encode(pairs(20, seed=4)["target"]))
+    parts = torch.stack([found.net.score(source, batch) for found in (model, other)])
+    torch.testing.assert_close(joined.net.score(source, batch).exp(), parts.exp().mean(dim=0))
+    mixed = pipeline("translation", folders[:2])(inputs, num_beams=3)
+    assert [row[0].text for row in Predictor(joined).stream(inputs, config)] == [
+        row["translation_text"] for row in mixed
+    ]
+    data = make_data(rows(120), batch_size=16)
+    (scores,) = make_trainer(tmp_path).test(joined, datamodule=data, verbose=False)
+    assert 0 < scores["test_loss"] < 5
+
+
+def test_an_ensemble_of_what_does_not_fit_is_explained(model: LitSeq2Seq, tmp_path: Path) -> None:
+    stranger = make_model()
+    stranger.attach(make_data(rows(12), source_tokenizer=Tokenizer("char")).processor)
+    with pytest.raises(UserError, match="expected models of one vocabulary, but model 2 has another than the first"):
+        pipeline("translation", [model, stranger])
+    with pytest.raises(UserError, match="expected models to join, but there are none"):
+        pipeline("translation", [])
+    joined = LitSeq2Seq.ensemble([model, model])
+    with pytest.raises(UserError, match="an ensemble is not saved as one: save its models"):
+        joined.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="an ensemble is not trained"):
+        make_trainer(tmp_path).fit(joined, datamodule=make_data(rows(120), batch_size=16))

@@ -21,7 +21,7 @@ def named(path: Path) -> str:
     return path.relative_to(ROOT / "recipes").as_posix()
 
 
-def files(folder: Path, source: str, target: str) -> dict[str, str]:
+def files(folder: Path, source: str, target: str, features: list[str]) -> dict[str, str]:
     """Write the three splits, with the columns that a recipe names."""
     found = {}
     for seed, split in enumerate(("train", "validation", "test")):
@@ -33,7 +33,8 @@ def files(folder: Path, source: str, target: str) -> dict[str, str]:
             path = folder / f"{split}.jsonl"
             path.write_text("\n".join(lines), encoding="utf-8")
         else:
-            path = write_csv(folder / f"{split}.csv", {source: columns["source"], target: columns["target"]})
+            tags = {name: ["A;B"] * 30 for name in features}
+            path = write_csv(folder / f"{split}.csv", {source: columns["source"], target: columns["target"], **tags})
         found[split] = str(path)
     return found
 
@@ -48,12 +49,18 @@ def small(path: Path, folder: Path) -> list[str]:
         for size in ("embedding_dim", "hidden_size")
     ]
     run = {"default_root_dir": folder, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
-    run |= {"num_sanity_val_steps": 0, "accelerator": "cpu", "enable_model_summary": "false"}
+    run |= {
+        "num_sanity_val_steps": 0,
+        "check_val_every_n_epoch": 1,
+        "accelerator": "cpu",
+        "enable_model_summary": "false",
+    }
     arguments = [*sizes, *(f"--trainer.{name}={value}" for name, value in run.items())]
     if isinstance(data["dataset"], dict):
         counts = {"train_size": 60, "validation_size": 8, "test_size": 12}
         return [*arguments, *(f"--data.dataset.init_args.{name}={value}" for name, value in counts.items())]
-    arguments.append(f"--data.dataset={json.dumps(files(folder, data['source_column'], data['target_column']))}")
+    columns = (data["source_column"], data["target_column"], data.get("feature_columns", []))
+    arguments.append(f"--data.dataset={json.dumps(files(folder, *columns))}")
     return [*arguments, "--data.name=null"]
 
 
@@ -87,7 +94,8 @@ def test_a_recipe_begins_with_its_command_hardware_and_time(path: Path) -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=named)
 def test_a_script_is_thin(script: Path) -> None:
     assert len(script.read_text(encoding="utf-8").splitlines()) < 20
-    assert (script.with_suffix("") / "builtin.yaml").is_file()
+    (default,) = re.findall(r'"(\w+\.yaml)"', script.read_text(encoding="utf-8"))
+    assert (script.with_suffix("") / default).is_file()
 
 
 def test_the_demo_ends_with_scores_samples_pictures_and_the_next_commands(tmp_path: Path, capfd) -> None:

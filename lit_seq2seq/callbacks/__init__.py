@@ -3,6 +3,7 @@
 from lit_seq2seq.callbacks.averaging import EMA, average_checkpoints
 from lit_seq2seq.callbacks.checkpoint import Checkpoint
 from lit_seq2seq.callbacks.guard import NonFiniteLoss
+from lit_seq2seq.callbacks.lengths import ExactMatchByLength
 from lit_seq2seq.callbacks.predictions import PredictionWriter
 from lit_seq2seq.callbacks.progress import Seq2SeqProgressBar
 from lit_seq2seq.callbacks.samples import SampleTranslations
@@ -10,6 +11,7 @@ from lit_seq2seq.callbacks.samples import SampleTranslations
 __all__ = [
     "EMA",
     "Checkpoint",
+    "ExactMatchByLength",
     "NonFiniteLoss",
     "PredictionWriter",
     "SampleTranslations",

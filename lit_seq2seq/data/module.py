@@ -40,6 +40,8 @@ class Seq2SeqDataModule(LightningDataModule):
         target_column: column of the target; several columns, a pattern such as `caption_*`, or a column of lists give
             alternative targets: each a training example, all of them references.
         reference_columns: further columns with references, for the metrics only.
+        feature_columns: columns with tags that condition the output, such as a language or grammatical features; each
+            tag is one symbol before the source, as in `⟨V⟩ ⟨PST⟩ go`, which is how they are given when predicting.
         source_prefix: text put before every source.
         train_split: name of the training split.
         validation_split: name of the validation split.
@@ -96,6 +98,7 @@ class Seq2SeqDataModule(LightningDataModule):
         source_column: str = "source",
         target_column: str | list[str] = "target",
         reference_columns: str | list[str] | None = None,
+        feature_columns: str | list[str] | None = None,
         source_prefix: str = "",
         train_split: str = "train",
         validation_split: str = "validation",
@@ -136,7 +139,7 @@ class Seq2SeqDataModule(LightningDataModule):
         if source_feature is not None and source_tokenizer is not None:
             raise UserError("expected source_feature or source_tokenizer, but both are set: unset one")
         self.dataset, self.name, self.revision, self.streaming = dataset, name, revision, streaming
-        self.mapper = RowMapper(source_column, target_column, reference_columns)
+        self.mapper = RowMapper(source_column, target_column, reference_columns, feature_columns)
         self.source_prefix = source_prefix
         self.split_names = {"train": train_split, "validation": validation_split, "test": test_split}
         self.split_sizes = {"validation": validation_size, "test": test_size}
@@ -161,6 +164,11 @@ class Seq2SeqDataModule(LightningDataModule):
                 train, mapper, self.source, self.target, self.shared, self.source_prefix, self.tokenizer_rows
             )
         return self._processor
+
+    @property
+    def splits(self) -> list[str]:
+        """Those of `train`, `validation` and `test` that there are."""
+        return list(self._opened())
 
     def prepare_data(self) -> None:
         """Download, learn tokenizers and encode, once per machine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from lit_seq2seq.features import Feature, Tokenizer
 from lit_seq2seq.types import UserError
 
 Rows = Mapping[str, Sequence[Any]]  # several rows, column by column
+_TAGS = re.compile(r"[^\s;|⟨⟩]+")
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,21 @@ class RowMapper:
         source: column of the source.
         target: column, or columns, of the target; more than one text per row are alternatives, each a training example.
         references: further columns that only the metrics see.
+        tags: columns whose tags stand before the source, each as `⟨tag⟩` and a space. A text may hold several tags,
+            divided by white space, `;` or `|`; a column may hold a list of texts.
 
     Example:
         >>> mapper = RowMapper("translation.de", ["translation.en"])
         >>> mapper.sources({"translation": [{"de": "ein Hund", "en": "a dog"}]})
         ['ein Hund']
+        >>> RowMapper("lemma", tags=["features"]).sources({"lemma": ["go"], "features": ["V;PST"]})
+        ['⟨V⟩ ⟨PST⟩ go']
     """
 
     source: str = "source"
     target: str | list[str] = "target"
     references: str | list[str] | None = None
+    tags: str | list[str] | None = None
 
     def resolve(self, features: Features, targets: bool, source: Feature | None = None) -> RowMapper:
         """Check the columns against a dataset and write out the patterns.
@@ -54,16 +61,28 @@ class RowMapper:
         if targets:
             _check(known, target, "target_column", Tokenizer(), lists=True)
             _check(known, references, "reference_columns", Tokenizer(), lists=True)
-        return RowMapper(self.source, target if targets else [], references if targets else [])
+        tags = _expand(known, self.tags)
+        _check(known, tags, "feature_columns", Tokenizer(), lists=True)
+        if tags and not isinstance(source, Tokenizer | None):
+            raise UserError("expected no feature_columns with a source_feature that is not text, but they are set")
+        return RowMapper(self.source, target if targets else [], references if targets else [], tags)
 
     @property
     def columns(self) -> list[str]:
         """Top-level or nested names of every column that is read."""
-        return list(dict.fromkeys([self.source, *_listed(self.target), *_listed(self.references)]))
+        names = [self.source, *_listed(self.tags), *_listed(self.target), *_listed(self.references)]
+        return list(dict.fromkeys(names))
 
     def sources(self, rows: Rows) -> list[Any]:
-        """Return the source of each row, `None` where there is none."""
-        return list(_column(rows, self.source))
+        """Return the source of each row, a text with its tags; `None` where there is none."""
+        found = list(_column(rows, self.source))
+        names = _listed(self.tags)
+        if not names:
+            return found
+        marks = [
+            "".join(f"⟨{tag}⟩ " for text in group for tag in _TAGS.findall(text)) for group in _gather(rows, names)
+        ]
+        return [mark + text if text else None for mark, text in zip(marks, found, strict=True)]
 
     def targets(self, rows: Rows) -> list[list[str]]:
         """Return the alternative targets of each row, without empty ones."""

@@ -15,8 +15,15 @@ JOINER = "￭"  # side of a punctuation mark that touches its neighbour
 _SUBWORDS = Regex(rf"{SPACE}?[\p{{L}}\p{{M}}]+|{SPACE}?\p{{N}}+|{SPACE}?[^{SPACE}\p{{L}}\p{{M}}\p{{N}}]")
 _TOUCHING = Regex(r"(?<=\S)(?=[^\w\s])|(?<=[^\w\s])(?=\w)")
 _WORDS = Regex(rf"{JOINER}?[^\w\s{JOINER}](?:{JOINER}(?=\w))?|\w+")
+_CHARACTERS = Regex(r"⟨[^⟨⟩\s]+⟩ ?|[\s\S]")  # a tag, with the space behind it, is one symbol
 _ONE_SPACE: list[Any] = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Replace(Regex("^ | $"), "")]
-_NORMAL: dict[str, list[Any]] = {"none": [], "nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()]}
+_NORMAL: dict[str, list[Any]] = {
+    "none": [],
+    "nfc": [normalizers.NFC()],
+    "nfkc": [normalizers.NFKC()],
+    "nfd": [normalizers.NFD()],
+    "nfkd": [normalizers.NFKD()],
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def _split_words(pretokenized: bool) -> tuple[list[Any], Any, Any]:
 
 
 def _split_characters(pretokenized: bool) -> tuple[list[Any], Any, Any]:
-    return [], pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
+    return [], pre_tokenizers.Split(_CHARACTERS, "isolated"), decoders.Fuse()
 
 
 def _split_bytes(pretokenized: bool) -> tuple[list[Any], Any, Any]:

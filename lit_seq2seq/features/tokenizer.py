@@ -19,7 +19,7 @@ from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE
 from lit_seq2seq.types import Padded, SpecialIds, UserError
 
 Model = Literal["word", "char", "byte", "bpe", "unigram"]
-Normalization = Literal["none", "nfc", "nfkc"]
+Normalization = Literal["none", "nfc", "nfkc", "nfd", "nfkd"]
 
 # The first name of each row is what our own vocabularies use; the others are looked for in an existing tokenizer.json.
 _NAMES = {
@@ -35,18 +35,19 @@ class Tokenizer(Feature):
     """Splits text into units of a vocabulary that is learned from data or read from a `tokenizer.json`.
 
     `word` splits at white space and around punctuation and keeps a joiner mark on punctuation, so that decoding puts
-    it back in place. `bpe` is byte-pair encoding (Sennrich et al., 2016, https://arxiv.org/abs/1508.07909) and
-    `unigram` the unigram language model (Kudo, 2018, https://arxiv.org/abs/1804.10959), both over words that carry
-    their leading space. Decoding gives the normalised text back wherever no symbol is unknown; `word` and
-    `pretokenized` also turn each run of white space into one space. Raw text never becomes a special symbol, even if
-    it contains `<eos>`.
+    it back in place. `char` splits into code points, but keeps a tag such as `⟨past⟩` whole. `bpe` is byte-pair
+    encoding (Sennrich et al., 2016, https://arxiv.org/abs/1508.07909) and `unigram` the unigram language model (Kudo,
+    2018, https://arxiv.org/abs/1804.10959), both over words that carry their leading space. Decoding gives the
+    normalised text back wherever no symbol is unknown; `word` and `pretokenized` also turn each run of white space
+    into one space. Raw text never becomes a special symbol, even if it contains `<eos>`.
 
     Args:
         model: kind of unit.
         vocab_size: greatest number of symbols, the four special ones included; `byte` always has 260.
         min_frequency: units seen less often are unknown (`word`, `char`), pairs seen less often stay apart (`bpe`).
         lowercase: fold text to lower case.
-        normalization: Unicode normal form that text is brought to.
+        normalization: Unicode normal form that text is brought to; `nfd` and `nfkd` take letters with marks apart
+            (`é` becomes `e` and an accent) and syllables of Hangul too (`한` becomes `ㅎ`, `ㅏ`, `ㄴ`).
         pretokenized: text is already tokenised: split at white space only.
         dropout: probability of skipping a merge when encoding for training, in [0, 1): BPE-dropout (Provilkov et al.,
             2020, https://arxiv.org/abs/1910.13267).

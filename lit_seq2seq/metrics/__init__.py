@@ -1,7 +1,18 @@
 """Corpus-level scores of generated text, kept as exact sums that may be added over batches and processes."""
 
 from lit_seq2seq.metrics.base import TextMetric, TokenAverage
-from lit_seq2seq.metrics.errors import CER, WER, ExactMatch, edit_distance
+from lit_seq2seq.metrics.errors import CER, PER, WER, ExactMatch, SequenceErrorRate, edit_distance
 from lit_seq2seq.metrics.overlap import BLEU, ChrF
 
-__all__ = ["BLEU", "CER", "WER", "ChrF", "ExactMatch", "TextMetric", "TokenAverage", "edit_distance"]
+__all__ = [
+    "BLEU",
+    "CER",
+    "PER",
+    "WER",
+    "ChrF",
+    "ExactMatch",
+    "SequenceErrorRate",
+    "TextMetric",
+    "TokenAverage",
+    "edit_distance",
+]

@@ -45,6 +45,35 @@ class ExactMatch(TextMetric):
         return 100.0 * correct / max(segments, 1)
 
 
+class SequenceErrorRate(ExactMatch):
+    """Percentage of outputs that equal none of their references: 100 minus `ExactMatch`.
+
+    Work on grapheme-to-phoneme conversion calls this the word error rate, since its outputs are words (Gorman et al.,
+    2020, https://aclanthology.org/2020.sigmorphon-1.2, section 5); speech recognition calls it the sentence error rate.
+
+    Args:
+        lowercase: compare without case.
+
+    Example:
+        >>> from lit_seq2seq.metrics import SequenceErrorRate
+        >>> rate = SequenceErrorRate()
+        >>> rate.update(["ʃ a", "ʃ j ɛ̃", "v a"], [["ʃ a"], ["ʃ j ɛ̃"], ["v a ʃ"]])
+        >>> rate.compute()
+        tensor(33.3333)
+    """
+
+    name = "sequence_error_rate"
+    higher_is_better = False
+
+    def signature(self) -> str:
+        """Return the metric's name and its treatment of case."""
+        return f"SequenceErrorRate|case:{case_of(self.lowercase)}"
+
+    def _score(self, counts: list[int]) -> float:
+        correct, segments = counts
+        return 100.0 * (segments - correct) / max(segments, 1)
+
+
 class _ErrorRate(TextMetric):
     """Edits per unit of reference text, in percent."""
 
@@ -97,6 +126,26 @@ class WER(_ErrorRate):
 
     def _split(self, text: str) -> Sequence[str]:
         return text.split()
+
+
+class PER(WER):
+    """Phone error rate: insertions, deletions and substitutions of phones per reference phone, in percent.
+
+    Phones are what stands between white space, as in `"ʃ j ɛ̃"`: the same count as `WER`, under the name that work on
+    pronunciation gives it.
+
+    Args:
+        lowercase: compare without case.
+
+    Example:
+        >>> from lit_seq2seq.metrics import PER
+        >>> per = PER()
+        >>> per.update(["ʃ i ɛ̃"], [["ʃ j ɛ̃"]])
+        >>> per.compute()
+        tensor(33.3333)
+    """
+
+    name = "per"
 
 
 class CER(_ErrorRate):

@@ -21,6 +21,7 @@ from lit_seq2seq.nn.decoders import (
     ParallelDecoder,
 )
 from lit_seq2seq.nn.encoders import Encoder, EncoderShape, TextEncoder
+from lit_seq2seq.nn.ensemble import Ensemble
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder, OutputLayer
 
@@ -39,6 +40,7 @@ __all__ = [
     "Encoder",
     "EncoderDecoder",
     "EncoderShape",
+    "Ensemble",
     "GeneralAttention",
     "InputFeedingDecoder",
     "LastState",

@@ -179,6 +179,15 @@ def test_prefix_shared_vocabulary_and_own_settings():
     assert module(source_tokenizer=Tokenizer("word")).processor.target.config["model"] == "word"
 
 
+def test_feature_columns_are_symbols_before_the_source():
+    rows = Dataset.from_dict({"source": ["go", "do"] * 9, "kind": ["V;PST", "V;PRS"] * 9, "target": ["went", "do"] * 9})
+    data = loaded(module(rows, feature_columns="kind", **WHOLE))
+    tokenizer = data.processor.source_feature
+    assert {"⟨V⟩ ", "⟨PST⟩ ", "⟨PRS⟩ "} <= set(tokenizer.tokens(range(len(tokenizer))))
+    found = {tokenizer.decode(ids) for batch in data.train_dataloader() for ids in batch.source.values.tolist()}
+    assert found == {"⟨V⟩ ⟨PST⟩ go", "⟨V⟩ ⟨PRS⟩ do"}
+
+
 def flawed():
     return {"source": ["a b c", "", None, "d"], "target": ["x", "y", "z", " "]}
 

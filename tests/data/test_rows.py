@@ -64,6 +64,16 @@ def test_targets_may_be_absent_when_not_needed():
     assert mapper.targets(ROWS) == [[], []]
 
 
+def test_tags_stand_before_the_source():
+    rows = {"lemma": ["go", "x", ""], "language": ["en", None, "de"], "tags": [["V;PST", "3|SG"], [], ["N"]]}
+    mapper = RowMapper("lemma", "lemma", tags=["language", "tags"]).resolve(Dataset.from_dict(rows).features, True)
+    assert mapper.sources(rows) == ["⟨en⟩ ⟨V⟩ ⟨PST⟩ ⟨3⟩ ⟨SG⟩ go", "x", None]
+    assert mapper.roots == ["lemma", "language", "tags"]
+    assert mapper.targets(rows) == [["go"], ["x"], []]
+    with pytest.raises(UserError, match=r"expected a column 'tag', but the columns are .*: set feature_columns"):
+        RowMapper("lemma", "lemma", tags="tag").resolve(Dataset.from_dict(rows).features, True)
+
+
 def test_mistakes_are_explained():
     with pytest.raises(UserError, match=r"expected a column 'src', but the columns are id, text, .*translation.de"):
         resolved("src")

@@ -106,6 +106,30 @@ def test_rare_units_are_unknown(model):
     assert tokenizer.decode(tokenizer.encode_batch(["b"])[0]) == "<unk>"
 
 
+def test_letters_and_hangul_are_taken_apart():
+    tokenizer = trained("char", ["한국 é"], normalization="nfd")
+    ids = tokenizer.encode_batch(["한국 é"])[0]
+    assert tokenizer.tokens(ids) == [*"\u1112\u1161\u11ab\u1100\u116e\u11a8", " ", "e", "\u0301"]
+    assert unicodedata.normalize("NFC", tokenizer.decode(ids)) == "한국 é"
+    assert trained("char", ["ﬁ"], normalization="nfkd").tokens([4, 5]) == ["f", "i"]
+
+
+def test_tags_stay_whole():
+    tokenizer = trained("char", ["⟨past⟩ ⟨3sg⟩ go", "⟨ open"])
+    ids = tokenizer.encode_batch(["⟨past⟩ ⟨3sg⟩ go"])[0]
+    assert tokenizer.tokens(ids) == ["⟨past⟩ ", "⟨3sg⟩ ", "g", "o"]
+    assert tokenizer.decode(ids) == "⟨past⟩ ⟨3sg⟩ go"
+    assert tokenizer.tokens(tokenizer.encode_batch(["⟨ o"])[0]) == ["⟨", " ", "o"]
+
+
+def test_phones_keep_their_code_points():
+    phones = "a b ɑ̃ d ɔ̃ t͡ʃ"
+    tokenizer = trained("word", [phones], pretokenized=True, normalization="none")
+    ids = tokenizer.encode_batch([phones])[0]
+    assert tokenizer.tokens(ids) == phones.split()
+    assert tokenizer.decode(ids) == phones
+
+
 def test_encode_ends_with_eos_and_collate_pads():
     tokenizer = trained("char", ["abc"])
     padded = tokenizer.collate(tokenizer.encode(["ab", ""]))

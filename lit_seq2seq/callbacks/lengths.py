@@ -1,0 +1,91 @@
+"""How far a model gets beyond the lengths it was trained on."""
+
+from __future__ import annotations
+
+import rich
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from rich.table import Table
+from torch import Tensor
+
+from lit_seq2seq.types import Batch
+
+
+class ExactMatchByLength(Callback):
+    """Prints, after a test, the percentage of outputs that equal a reference, by the length of the source.
+
+    Lengths are numbers of source symbols, without EOS, and are joined in groups of `width`. The counts are summed over
+    all processes. `rows` holds the table of the last test.
+
+    Args:
+        width: how many lengths are joined in one row, at least 1.
+        trained: greatest source length in training, marked in the table; 0 for none.
+
+    Attributes:
+        rows: per group its shortest and longest length, the number of sources, and the percentage of right outputs.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lit_seq2seq.callbacks import ExactMatchByLength
+        >>> trainer = Trainer(callbacks=[ExactMatchByLength(width=5)], accelerator="cpu", logger=False)
+    """
+
+    def __init__(self, width: int = 1, trained: int = 0) -> None:
+        self.width = width
+        self.trained = trained
+        self.rows: list[tuple[int, int, int, float]] = []
+        self._counts = torch.zeros(0, 2, dtype=torch.int64)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier test."""
+        self._counts = torch.zeros(0, 2, dtype=torch.int64)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the sources of a batch and the right outputs among them."""
+        assert isinstance(outputs, dict)
+        right = [text in group for text, group in zip(outputs["hypotheses"], outputs["references"], strict=True)]
+        groups = (batch.source.lengths.cpu() - 1).clamp(min=0).div(self.width, rounding_mode="floor")  # (B,)
+        found = torch.stack([torch.ones(len(right)), torch.tensor(right)], dim=1).long()  # (B, 2)
+        self._counts = _widen(self._counts, int(groups.max()) + 1).index_add(0, groups, found)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the counts of all processes and print the table."""
+        strategy, device = trainer.strategy, pl_module.device
+        longest = strategy.reduce(torch.tensor(len(self._counts), device=device), reduce_op="max")
+        counts = strategy.reduce(_widen(self._counts, int(longest)).to(device), reduce_op="sum")
+        assert isinstance(counts, Tensor)
+        self.rows = [
+            (group * self.width, (group + 1) * self.width - 1, number, 100 * right / number)
+            for group, (number, right) in enumerate(counts.tolist())
+            if number
+        ]
+        if trainer.is_global_zero:
+            rich.get_console().print(self._table())
+
+    def _table(self) -> Table:
+        table = Table(title="Exact match by source length", title_justify="left")
+        for column in ("symbols", "sources", "exact match"):
+            table.add_column(column, justify="right")
+        for first, last, number, percentage in self.rows:
+            beyond = " *" if self.trained and first > self.trained else ""
+            table.add_row(
+                f"{first}" if first == last else f"{first}-{last}", str(number), f"{percentage:.1f} %{beyond}"
+            )
+        if self.trained:
+            table.caption = f"* longer than in training ({self.trained})"
+        return table
+
+
+def _widen(counts: Tensor, groups: int) -> Tensor:
+    """Return counts `(G, 2)` with zeros for groups up to `groups`."""
+    missing = max(groups - len(counts), 0)
+    return torch.cat([counts, counts.new_zeros(missing, 2)])

@@ -1,0 +1,116 @@
+"""Several trained networks that decide together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from lit_seq2seq.nn.decoders.base import DecoderState
+from lit_seq2seq.nn.network import EncoderDecoder
+from lit_seq2seq.types import Encoded, Padded, StepOutput, Value
+
+
+@dataclass(frozen=True)
+class EnsembleEncoded(Encoded):
+    """What every network makes of a source batch; itself the result of the first.
+
+    Attributes:
+        members: the result of each network.
+    """
+
+    members: tuple[Encoded, ...] = ()
+
+
+@dataclass(frozen=True)
+class EnsembleState(Value):
+    """Where every network's decoder stands. Implements `SearchState`.
+
+    Attributes:
+        members: the state of each network.
+    """
+
+    members: tuple[DecoderState, ...]
+
+    def select(self, index: Tensor) -> Self:
+        """Reorder the hypotheses of every network by `index (B', K')`; see `SearchState`."""
+        return type(self)(tuple(state.select(index) for state in self.members))
+
+
+class Ensemble(nn.Module):
+    """Networks of one vocabulary whose probabilities are averaged at each step, `p(y_t) = 1/M sum_m p_m(y_t)`.
+
+    The committee of Hansen and Salamon (1990) as Sutskever et al. (2014, section 3.6) decode with it. It offers to
+    search and evaluation what `EncoderDecoder` does; it is not trained.
+
+    Args:
+        networks: M networks, at least one, for the same source and target symbols.
+
+    Raises:
+        ValueError: networks of different vocabularies, or none.
+
+    Example:
+        >>> from functools import partial
+        >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
+        >>> small = dict(embedding_dim=4, hidden_size=6)
+        >>> parts = partial(TextEncoder, **small), partial(ParallelDecoder, **small)
+        >>> ensemble = Ensemble([EncoderDecoder(10, 12, *parts) for _ in range(3)])
+        >>> source = Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))
+        >>> state = ensemble.start(ensemble.encode(source))
+        >>> ensemble.step(torch.tensor([2]), state).log_probs.exp().sum().round(decimals=4)
+        tensor(1., grad_fn=<RoundBackward1>)
+    """
+
+    def __init__(self, networks: Sequence[EncoderDecoder]) -> None:
+        super().__init__()
+        sizes = [network.decoder.embedding.num_embeddings for network in networks]
+        if not networks or any(size != sizes[0] for size in sizes):
+            came = ", ".join(map(str, sizes)) or "none"
+            raise ValueError(f"expected networks of one target vocabulary, but their numbers of symbols are {came}")
+        self.networks: Sequence[EncoderDecoder] = nn.ModuleList(networks)  # type: ignore[assignment]
+        self.specials = networks[0].specials
+
+    def encode(self, source: Padded) -> EnsembleEncoded:
+        """Encode a batch of sources with each network."""
+        members = tuple(network.encode(source) for network in self.networks)
+        return EnsembleEncoded(members[0].memory, members[0].final, members)
+
+    def start(self, encoded: Encoded) -> EnsembleState:
+        """Make the first state of each decoder."""
+        assert isinstance(encoded, EnsembleEncoded)
+        pairs = zip(self.networks, encoded.members, strict=True)
+        return EnsembleState(tuple(network.start(member) for network, member in pairs))
+
+    def step(self, tokens: Tensor, state: EnsembleState) -> StepOutput[EnsembleState]:
+        """Read one token per hypothesis; the step function for `lit_seq2seq.search`."""
+        pairs = zip(self.networks, state.members, strict=True)
+        outputs = [network.step(tokens, member) for network, member in pairs]
+        log_probs = _average(torch.stack([output.log_probs for output in outputs]))  # (N, V)
+        found = [output.attention for output in outputs if output.attention is not None]  # each (N, S)
+        attention = torch.stack(found).mean(dim=0) if found and len({a.shape for a in found}) == 1 else None
+        return StepOutput(log_probs, EnsembleState(tuple(output.state for output in outputs)), attention)
+
+    def forward(self, source: Padded, target: Padded) -> Tensor:
+        """Compute log-probabilities of every symbol at every target position, `(B, T, V)`."""
+        scores = [torch.log_softmax(network(source, target).float(), dim=-1) for network in self.networks]
+        return _average(torch.stack(scores))
+
+    def loss(self, source: Padded, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Compute the summed negative log-likelihood of the targets, twice: an ensemble is not smoothed."""
+        nll = -self.score(source, target).sum()
+        return nll, nll
+
+    @torch.no_grad()
+    def score(self, source: Padded, target: Padded) -> Tensor:
+        """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
+        chosen: Tensor = self(source, target).gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
+        return chosen * target.mask
+
+
+def _average(log_probs: Tensor) -> Tensor:
+    """Average probabilities given as logarithms over the first dimension, `(M, ...)`."""
+    return log_probs.logsumexp(dim=0) - math.log(len(log_probs))

@@ -1,0 +1,132 @@
+"""Train one configuration on every language of SIGMORPHON 2020 task 1, one after the other, and table the scores.
+
+    python recipes/transduction/all_languages.py --data FOLDER [--output runs/g2p_all] [--languages fre kor]
+        [--seeds 1 2 3] [any setting of g2p.yaml, such as --trainer.max_epochs 10]
+
+FOLDER is the folder or the hub id of the data; a language is one of its configurations. A finished run leaves
+`OUTPUT/LANGUAGE/SEED/scores.json`, and a second start goes on after it. The table is `OUTPUT/scores.md`; with several
+seeds it has their mean and the scores of their ensemble. WER is the share of words that are not exactly right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+import datasets
+from lightning import Trainer
+
+from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe
+from lit_seq2seq.cli import Seq2SeqCLI, guarded
+from lit_seq2seq.commands import save_best
+from lit_seq2seq.types import UserError
+
+RECIPE = Path(__file__).with_name("g2p.yaml")
+COLUMNS = {"val_sequence_error_rate": "dev WER", "val_per": "dev PER"}
+COLUMNS |= {"test_sequence_error_rate": "test WER", "test_per": "test PER"}
+Scores = dict[str, float]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--output", type=Path, default=Path("runs/g2p_all"))
+    parser.add_argument("--languages", nargs="+")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    options, settings = parser.parse_known_args(argv)
+    return guarded(partial(run, options.data, options.output, options.languages, options.seeds, settings))
+
+
+def run(data: str, output: Path, languages: list[str] | None, seeds: list[int], settings: list[str]) -> None:
+    """Train what is not finished, and write the table after each language."""
+    known = [name for name in datasets.get_dataset_config_names(data) if name not in ("all", "default")]
+    for language in languages or known:
+        if language not in known:
+            raise UserError(f"expected languages of {', '.join(known)}, but got {language!r}: check --languages")
+    for language in languages or known:
+        for seed in seeds:
+            folder = output / language / str(seed)
+            named = [f"--data.dataset={data}", f"--data.name={language}", f"--seed_everything={seed}"]
+            recipe = [*named, f"--trainer.default_root_dir={folder}", *settings]
+            finish(folder / "scores.json", partial(train, recipe))
+        if len(seeds) > 1:
+            models = [output / language / str(seed) / "model" for seed in seeds]
+            joined = "+".join(map(str, seeds))
+            finish(output / language / f"ensemble_{joined}.json", partial(join, recipe, models))
+        (output / "scores.md").write_text(table(output), encoding="utf-8")
+    print((output / "scores.md").read_text(encoding="utf-8"))
+
+
+def finish(path: Path, work: partial[Scores]) -> None:
+    """Do a piece of work unless its scores are there."""
+    if not path.is_file():
+        scores = work()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+
+
+def train(arguments: list[str]) -> Scores:
+    """Train a model, keep its best checkpoint as a folder, and score it."""
+    started = time.monotonic()
+    recipe = load_recipe(RECIPE, arguments)
+    recipe.trainer.fit(recipe.model, datamodule=recipe.datamodule)
+    minutes = (time.monotonic() - started) / 60
+    save_best(recipe.trainer, recipe.model)
+    scores = evaluate(recipe.trainer, recipe.model, recipe.datamodule)
+    recipe.model.save_pretrained(Path(recipe.config.trainer.default_root_dir) / "model", scores)
+    return {**scores, "minutes": minutes}
+
+
+def join(arguments: list[str], models: list[Path]) -> Scores:
+    """Score an ensemble."""
+    recipe: Seq2SeqCLI = load_recipe(RECIPE, arguments)
+    ensemble = LitSeq2Seq.ensemble([LitSeq2Seq.from_pretrained(folder) for folder in models])
+    return evaluate(recipe.trainer, ensemble, recipe.datamodule)
+
+
+def evaluate(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> Scores:
+    """Score the validation split, and the test split where there is one."""
+    found = dict(trainer.validate(model, datamodule=data, verbose=False)[0])
+    if "test" in data.splits:
+        found |= trainer.test(model, datamodule=data, verbose=False)[0]
+    return {name: value for name, value in found.items() if name in COLUMNS}
+
+
+def table(output: Path) -> str:
+    """Return all scores as a Markdown table, with the averages over the languages that have them."""
+    lines = [f"| language | runs | {' | '.join(COLUMNS.values())} |", f"|---|---|{'---|' * len(COLUMNS)}"]
+    kinds: dict[str, list[Scores]] = {}
+    for folder in sorted(path for path in output.iterdir() if path.is_dir()):
+        single = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/scores.json"))]
+        rows = {f"mean of {len(single)}": mean(single)} if single else {}
+        for path in sorted(folder.glob("ensemble_*.json")):
+            rows[f"ensemble of {path.stem.count('+') + 1}"] = json.loads(path.read_text(encoding="utf-8"))
+        for name, scores in rows.items():
+            lines.append(line(folder.name, name, scores))
+            kinds.setdefault(name, []).append(scores)
+    return (
+        "\n".join([*lines, *(line(f"average of {len(rows)}", name, mean(rows)) for name, rows in kinds.items())]) + "\n"
+    )
+
+
+def mean(rows: Iterable[Scores]) -> Scores:
+    """Average each score over the rows that have it."""
+    rows = list(rows)
+    return {name: fmean(row[name] for row in rows if name in row) for row in rows for name in row}
+
+
+def line(language: str, name: str, scores: Scores) -> str:
+    """Return one row of the table."""
+    cells = [f"{scores[column]:.2f}" if column in scores else "" for column in COLUMNS]
+    return f"| {language} | {name} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
