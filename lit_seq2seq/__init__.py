@@ -2,8 +2,9 @@
 
 import os
 
-# Batches come in many shapes, and the CPU kernels of torch are compiled for each: keep more than the default 1,024.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+# Batches come in many shapes, and the CPU kernels of torch are compiled for each: keep more than the default 1,024,
+# but not so many that they fill the memory (each takes a megabyte or two).
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "2048")
 
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.module import LitSeq2Seq
