@@ -10,29 +10,36 @@ from lit_seq2seq.nn.attention import (
     LocationAwareAttention,
     MultiHeadAttention,
 )
+from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss
 from lit_seq2seq.nn.bridges import Bridge, DenseBridge, LastState, LearnedBridge, MeanBridge, StateShape, ZeroBridge
 from lit_seq2seq.nn.cells import RecurrentLayer, RecurrentStack
 from lit_seq2seq.nn.decoders import (
     ConditionalGRUDecoder,
     Decoder,
     DecoderOutput,
+    DecoderShape,
     DecoderState,
     InputFeedingDecoder,
     ParallelDecoder,
 )
 from lit_seq2seq.nn.encoders import Encoder, EncoderShape, TextEncoder
 from lit_seq2seq.nn.losses import projected_cross_entropy
-from lit_seq2seq.nn.network import EncoderDecoder, OutputLayer
+from lit_seq2seq.nn.network import EncoderDecoder
+from lit_seq2seq.nn.output import CopyOutput, Output, OutputLayer
 
 __all__ = [
     "AdditiveAttention",
     "Attention",
     "AttentionHistory",
+    "AttentionLoss",
     "AttentionMemory",
     "Bridge",
     "ConditionalGRUDecoder",
+    "CopyOutput",
+    "CoverageLoss",
     "Decoder",
     "DecoderOutput",
+    "DecoderShape",
     "DecoderState",
     "DenseBridge",
     "DotAttention",
@@ -46,6 +53,7 @@ __all__ = [
     "LocationAwareAttention",
     "MeanBridge",
     "MultiHeadAttention",
+    "Output",
     "OutputLayer",
     "ParallelDecoder",
     "RecurrentLayer",

@@ -1,6 +1,7 @@
 """Data made on the machine, without download: one file a task."""
 
 from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.docstrings import DocstringSummaries
 from lit_seq2seq.data.synthetic.phrases import PhraseTranslation
 
-__all__ = ["BuiltinDataset", "PhraseTranslation"]
+__all__ = ["BuiltinDataset", "DocstringSummaries", "PhraseTranslation"]
