@@ -48,6 +48,8 @@ def page() -> str:
         *group("Encoders", "`model.encoder`.", kinds(nn, nn.Encoder), given=1),
         *group("Decoders", f"`model.decoder`. {COMBINE}", kinds(nn, nn.Decoder), given=2),
         *group("Attentions", "`model.decoder.init_args.attention`.", kinds(nn, nn.Attention), given=2),
+        *group("Output layers", "`model.output`.", kinds(nn, nn.Output), given=3),
+        *group("Attention losses", "`model.attention_losses`, a list.", kinds(nn, nn.AttentionLoss)),
         *group("Bridges", "`model.decoder.init_args.bridge`.", kinds(nn, nn.Bridge), given=2),
         *group("Search", "`model.generation`; also options of `generate` and of pipelines.", [GenerationConfig]),
         *group("Metrics", "`model.metrics`, a list.", kinds(metrics, metrics.TextMetric)),

@@ -27,6 +27,7 @@ from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, S
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.hub import load_checkpoint
 from lit_seq2seq.module import LitSeq2Seq, precision_fits
+from lit_seq2seq.spec import import_class
 from lit_seq2seq.types import UserError
 
 USAGE = """usage: lit-seq2seq COMMAND [options]
@@ -138,6 +139,7 @@ class Seq2SeqCLI(LightningCLI):
         parser.add_lightning_class_args(Seq2SeqProgressBar, "progress")
         parser.add_lightning_class_args(NonFiniteLoss, "guard")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.link_arguments("model.output", "data.copy", compute_fn=_copies)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments, without Lightning's warning that those of the process are not looked at."""
@@ -182,6 +184,13 @@ class Seq2SeqCLI(LightningCLI):
     def after_fit(self) -> None:
         """Leave a folder that `from_pretrained` takes."""
         commands.save_best(self.trainer, self.model)
+
+
+def _copies(output: Any) -> bool:
+    """Whether the output layer that a recipe describes copies from the source."""
+    described = output if isinstance(output, str) else output["class_path"]
+    cls = import_class(described, trust=(described.split(".")[0],))
+    return bool(getattr(cls, "copies", False))
 
 
 def main(argv: list[str] | None = None) -> int:

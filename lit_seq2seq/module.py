@@ -20,8 +20,8 @@ from lit_seq2seq.card import model_card
 from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.hub import load_folder, save_folder
 from lit_seq2seq.metrics import TextMetric, TokenAverage
-from lit_seq2seq.nn import EncoderDecoder, Ensemble, ParallelDecoder, TextEncoder
-from lit_seq2seq.nn.network import DecoderFactory, EncoderFactory, Tie
+from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
+from lit_seq2seq.nn.network import AttentionLossFactory, DecoderFactory, EncoderFactory, OutputFactory, Tie
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.schedules import OneCycle
 from lit_seq2seq.search import GenerationConfig, search
@@ -59,6 +59,8 @@ class LitSeq2Seq(lightning.LightningModule):
         encoder: makes the encoder from the size of the source vocabulary (or features).
         decoder: makes the decoder from the size of the target vocabulary and the encoder's shape.
         tie_embeddings: which embeddings share weights; see `EncoderDecoder`.
+        output: makes the output layer from the sizes of what the decoder hands over and of the target vocabulary.
+        attention_losses: makes each of the terms that are added to the loss for what attention does.
         label_smoothing: probability mass spread over the vocabulary (Szegedy et al. 2016), from 0 to below 1.
         optimizer: makes the optimizer from the parameters.
         lr_scheduler: makes the schedule from the optimizer, stepped with the optimizer; `None` for a constant rate.
@@ -90,6 +92,8 @@ class LitSeq2Seq(lightning.LightningModule):
         encoder: EncoderFactory = TextEncoder,
         decoder: DecoderFactory = ParallelDecoder,
         tie_embeddings: Tie = "none",
+        output: OutputFactory = OutputLayer,
+        attention_losses: Sequence[AttentionLossFactory] = (),
         label_smoothing: float = 0.0,
         optimizer: OptimizerFactory = torch.optim.Adam,
         lr_scheduler: SchedulerFactory | None = None,
@@ -108,7 +112,12 @@ class LitSeq2Seq(lightning.LightningModule):
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
         self.make_network = partial(
-            EncoderDecoder, encoder=_factory(encoder), decoder=_factory(decoder), tie_embeddings=tie_embeddings
+            EncoderDecoder,
+            encoder=_factory(encoder),
+            decoder=_factory(decoder),
+            tie_embeddings=tie_embeddings,
+            output=_factory(output),
+            attention_losses=[_factory(loss) for loss in attention_losses],
         )
         self.label_smoothing = label_smoothing
         self.make_optimizer: OptimizerFactory = _factory(optimizer)
@@ -154,8 +163,17 @@ class LitSeq2Seq(lightning.LightningModule):
                 "data.processor to the model's folder and data.source_tokenizer to null"
             )
         self._processor = processor
-        if self.network is not None:
-            return
+        if self.network is None:
+            self._build(processor)
+        output = self.net.output
+        if output.copies != processor.copy:
+            given = "" if processor.copy else "out"
+            raise UserError(
+                f"the model's output is {type(output).__name__}, but the data comes with{given} what can be copied: "
+                f"set copy={output.copies} on the Seq2SeqDataModule, or change the output"
+            )
+
+    def _build(self, processor: Processor) -> None:
         try:
             self.network = self.make_network(
                 processor.source_feature.size, processor.target.size, specials=processor.target.specials
@@ -387,7 +405,7 @@ class LitSeq2Seq(lightning.LightningModule):
         assert batch.target is not None
         _, nll = self.net.loss(batch.source, batch.target)
         self.average_nll.update(nll, batch.target.total)
-        hypotheses = self._texts(self.generate(batch.source, config))
+        hypotheses = self._texts(self.generate(batch.source, config), batch.source)
         best = [texts[0] for texts in hypotheses]
         for metric in self.metrics:
             cast(TextMetric, metric).update(best, batch.references)
@@ -433,7 +451,7 @@ class LitSeq2Seq(lightning.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Decode a batch; `row` tells where each prediction belongs."""
         found = self.generate(batch.source)
-        texts = self._texts(found)
+        texts = self._texts(found, batch.source)
         return [
             Prediction(
                 row=int(row),
@@ -445,8 +463,9 @@ class LitSeq2Seq(lightning.LightningModule):
             for position, row in enumerate(batch.rows.tolist())
         ]
 
-    def _texts(self, hypotheses: list[list[Hypothesis]]) -> list[list[str]]:
-        flat = self.processor.target.decode_batch([h.tokens.tolist() for row in hypotheses for h in row])
+    def _texts(self, hypotheses: list[list[Hypothesis]], source: Padded) -> list[list[str]]:
+        extra = [source.extra(place) for place, row in enumerate(hypotheses) for _ in row]
+        flat = self.processor.target.decode_batch([h.tokens.tolist() for row in hypotheses for h in row], extra)
         texts = iter(flat)
         return [[next(texts) for _ in row] for row in hypotheses]
 

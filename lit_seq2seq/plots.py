@@ -23,7 +23,7 @@ from lit_seq2seq.types import UserError
 Array = NDArray[np.float64]
 Series = tuple[Array, Array]
 
-SCORES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match"}
+SCORES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match"} | {f"rouge{n}": f"ROUGE-{n}" for n in "12L"}
 ERRORS = {"wer": "WER", "cer": "CER"}
 _WIDE_FONTS = (
     "Noto Sans CJK SC",

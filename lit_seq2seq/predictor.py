@@ -138,7 +138,8 @@ class Predictor:
         feature = self.model.processor.source_feature
         kept = [index for index, value in enumerate(raw) if not feature.is_missing(value)]
         names = [f"input {first + index}" for index in kept]
-        arrays = encode_named(feature, self.model.processor.prefixed([raw[index] for index in kept]), names)
+        present = [raw[index] for index in kept]
+        arrays = encode_named(feature, self.model.processor.prefixed(present), names)
         if self.max_source_length is not None:
             self.truncated += sum(feature.positions(array) > self.max_source_length for array in arrays)
             arrays = [feature.truncate(array, self.max_source_length) for array in arrays]
@@ -150,7 +151,8 @@ class Predictor:
             while stop < len(order) and (stop + 1 - start) * sizes[order[stop]] <= self.max_tokens:
                 stop += 1
             positions = order[start:stop]
-            outputs = self._batch(feature.collate([arrays[p] for p in positions]), config, return_attention)
+            source = self.model.processor.collate([arrays[p] for p in positions], [present[p] for p in positions])
+            outputs = self._batch(source, config, return_attention)
             for position, output in zip(positions, outputs, strict=True):
                 results[kept[position]] = output
             start = stop
@@ -162,14 +164,20 @@ class Predictor:
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
             found = self.model.generate(source.to(device), config, return_attention=return_attention)
         target, feature = self.model.processor.target, self.model.processor.source_feature
-        texts = iter(target.decode_batch([h.tokens.tolist() for row in found for h in row]))
+        extra = [source.extra(place) for place, row in enumerate(found) for _ in row]
+        texts = iter(target.decode_batch([h.tokens.tolist() for row in found for h in row], extra))
         outputs = []
-        for row, values, length in zip(found, source.values, source.lengths.tolist(), strict=True):
-            sources = tuple(feature.tokens(values[:length].tolist())) if isinstance(feature, Tokenizer) else ()
+        for place, (row, values, length) in enumerate(zip(found, source.values, source.lengths.tolist(), strict=True)):
+            own = source.extra(place)
+            sources: tuple[str, ...] = ()
+            if source.copies is not None:
+                sources = tuple(target.tokens(source.copies.ids[place, :length].tolist(), own))
+            elif isinstance(feature, Tokenizer):
+                sources = tuple(feature.tokens(values[:length].tolist()))
             finished = []
             for hypothesis in row:
                 ended = len(hypothesis.token_scores) > len(hypothesis.tokens)
-                pieces = target.tokens(hypothesis.tokens.tolist() + [target.specials.eos] * ended)
+                pieces = target.tokens(hypothesis.tokens.tolist() + [target.specials.eos] * ended, own)
                 finished.append(
                     Output(
                         next(texts),

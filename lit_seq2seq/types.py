@@ -102,6 +102,82 @@ class Padded(Value):
         """Number of real positions in the batch, a scalar tensor."""
         return self.lengths.sum()
 
+    @property
+    def copies(self) -> Copies | None:
+        """What a copying model may copy; `None` where nothing can be copied."""
+        return None
+
+    def extra(self, row: int) -> tuple[str, ...]:
+        """Symbols of one sequence that the target's vocabulary lacks; their ids follow those of the vocabulary."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Copies(Value):
+    """What each source symbol is called in the target's vocabulary.
+
+    Attributes:
+        ids: `(B, S)` ids below V, the size of the vocabulary, or, for symbols that it lacks, from V on, numbered per
+            source in the order of first occurrence.
+        repeated: `(B, S)` true where the same symbol has stood before in the source.
+        extra: greatest number of such symbols in a source; ids are below V + `extra`.
+    """
+
+    ids: Tensor
+    repeated: Tensor
+    extra: int
+
+    @classmethod
+    def of(cls, ids: Tensor, extra: int) -> Self:
+        """Find what is repeated.
+
+        Example:
+            >>> Copies.of(torch.tensor([[7, 5, 7]]), extra=0).repeated
+            tensor([[False, False,  True]])
+        """
+        ordered, places = ids.sort(dim=1, stable=True)  # (B, S)
+        same = torch.zeros_like(ids, dtype=torch.bool)
+        same[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+        return cls(ids, torch.zeros_like(same).scatter(1, places, same), extra)
+
+
+@dataclass(frozen=True)
+class CopySource(Padded):
+    """A source whose symbols can be copied into the target (See et al. 2017, section 2.2).
+
+    Attributes:
+        ids: `(B, S)` the ids of `Copies`.
+        symbols: per source the symbols V, V + 1, ... as the target's tokenizer writes them.
+
+    Example:
+        >>> import torch
+        >>> from lit_seq2seq.types import CopySource
+        >>> source = CopySource(torch.tensor([[5, 1]]), torch.tensor([2]), torch.tensor([[5, 9]]), (("Wiseau",),))
+        >>> source.copies.extra, source.extra(0)
+        (1, ('Wiseau',))
+    """
+
+    ids: Tensor
+    symbols: tuple[tuple[str, ...], ...]
+
+    @property
+    def copies(self) -> Copies:
+        """What a copying model may copy."""
+        return Copies.of(self.ids, max(map(len, self.symbols), default=0))
+
+    def extra(self, row: int) -> tuple[str, ...]:
+        """Symbols of one source that the target's vocabulary lacks."""
+        return self.symbols[row]
+
+    def select(self, index: Tensor) -> Self:
+        """Return the sources named by `index`, `(M,)` integers, in that order."""
+        return dataclasses.replace(super().select(index), symbols=tuple(self.symbols[row] for row in index.tolist()))
+
+    def repeat(self, times: int) -> Self:
+        """Return a copy with each source repeated `times` times in place."""
+        repeated = tuple(symbols for symbols in self.symbols for _ in range(times))
+        return dataclasses.replace(super().repeat(times), symbols=repeated)
+
 
 @dataclass(frozen=True)
 class Batch(Value):
@@ -109,7 +185,8 @@ class Batch(Value):
 
     Attributes:
         source: the inputs.
-        target: `(B, T)` ids *ending with EOS* (no BOS), or `None` when predicting.
+        target: `(B, T)` ids *ending with EOS* (no BOS), or `None` when predicting; ids beyond the vocabulary are those
+            of `source.copies`.
         rows: `(B,)` index of each example in its split, so that predictions can be put back in order.
         references: per example the tuple of reference texts, for metrics; empty when predicting.
         texts: per example the source for display, a text or a few words about it; empty when training.
@@ -145,10 +222,12 @@ class Encoded(Value):
     Attributes:
         memory: `(B, S, M)` one vector per source position.
         final: last state of every encoder layer, `(B, L, F)`, directions concatenated.
+        copies: what can be copied from the source; `None` where nothing can.
     """
 
     memory: Padded
     final: CellState
+    copies: Copies | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +235,7 @@ class Hypothesis:
     """One decoded output.
 
     Attributes:
-        tokens: `(T,)` ids without BOS and without EOS.
+        tokens: `(T,)` ids without BOS and without EOS; those of copied symbols may lie beyond the vocabulary.
         score: the number by which hypotheses are ranked: log-probability after the length and coverage penalties.
         log_prob: plain sum of the log-probabilities of the tokens and of EOS, where it was produced.
         token_scores: `(T,)` or `(T + 1,)` log-probability of each token, then of EOS where it was produced.

@@ -17,9 +17,9 @@ from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 
 from lit_seq2seq.data.rows import RowMapper, Rows
-from lit_seq2seq.features import Feature, Processor
+from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.features.feature import Array, encode_named
-from lit_seq2seq.types import Batch, Padded, UserError
+from lit_seq2seq.types import Batch, CopySource, Padded, UserError
 
 _VERSION = 2  # of the encoded columns: raise it when their meaning changes
 Lengths = npt.NDArray[np.int32]
@@ -79,11 +79,22 @@ class Encoder:
         """Make the examples of rows: `row`, `choice` and `target` ids."""
         texts = self.mapper.targets(rows) if self.targets else [[] for _ in indices]
         chosen = [(group if self.alternatives else group[:1]) or [""] for group in texts]
-        return {
+        flat = [text for group in chosen for text in group]
+        examples: dict[str, list[Any]] = {
             "row": [index for index, group in zip(indices, chosen, strict=True) for _ in group],
             "choice": [choice for group in chosen for choice in range(len(group))],
-            "target": self._targets([text for group in chosen for text in group], training),
+            "target": self._targets(flat, training),
         }
+        if self.processor.copy:
+            ids, symbols = self.copies(rows, self.sources(rows, indices))
+            places = [place for place, group in enumerate(chosen) for _ in group]
+            examples |= {"copies": [ids[place] for place in places], "symbols": [symbols[place] for place in places]}
+            examples["target"] = self.processor.copy_map.target(flat, examples["target"], examples["symbols"])
+        return examples
+
+    def copies(self, rows: Rows, sources: list[Array]) -> tuple[list[Array], list[tuple[str, ...]]]:
+        """Name what can be copied from each of the encoded sources of `rows`; see `CopyMap`."""
+        return self.processor.copy_map.source(self._raw(rows), sources)
 
     def choose(self, rows: Rows, choices: Sequence[int]) -> list[Array]:
         """Encode the given alternative target of each row anew, with random augmentation."""
@@ -128,7 +139,11 @@ class Encoder:
         state = (_VERSION, raw._fingerprint, self.mapper, json.dumps(self.processor.identity(), sort_keys=True))
         sources = _map(raw, _Sources(self), lengths | stored, state, feature.rows_at_once, num_proc, description)
         columns = {"row": Value("int64"), "choice": Value("int32"), "target": List(Value("int32"))}
-        texts = raw.select_columns([name for name in self.mapper.text_roots if name in raw.column_names])
+        needed = self.mapper.text_roots
+        if self.processor.copy:
+            columns |= {"copies": List(Value("int32")), "symbols": List(Value("string"))}
+            needed = self.mapper.roots
+        texts = raw.select_columns([name for name in needed if name in raw.column_names])
         return Encoded(
             sources,
             _map(
@@ -244,17 +259,32 @@ class Limits:
                 kept &= ~long
         return kept, {reason: count for reason, count in counts.items() if count}
 
-    def collate(self, processor: Processor, columns: dict[str, list[Array]]) -> tuple[Padded, Padded]:
-        """Cut and pad the `source` and `target` columns."""
-        return (
-            _collate(processor.source_feature, columns["source"], self.max_source_length),
-            _collate(processor.target, columns["target"], self.max_target_length),
-        )
+    def collate(self, processor: Processor, columns: dict[str, list[Any]]) -> tuple[Padded, Padded]:
+        """Cut and pad the `source` and `target` columns, and the `copies` and their `symbols` where there are any."""
+        sources = _cut(processor.source_feature, columns["source"], self.max_source_length)
+        source = processor.source_feature.collate(sources)
+        targets = _cut(processor.target, columns["target"], self.max_target_length)
+        if "copies" in columns:
+            ids = _cut(processor.target, columns["copies"], self.max_source_length)
+            symbols, targets = _left(ids, columns["symbols"], targets, processor.target)
+            source = CopySource(source.values, source.lengths, processor.target.collate(ids).values, symbols)
+        return source, processor.target.collate(targets)
 
 
-def _collate(feature: Feature, arrays: list[Array], limit: int | None) -> Padded:
+def _left(
+    copies: list[Array], symbols: list[Sequence[str]], targets: list[Array], tokenizer: Tokenizer
+) -> tuple[tuple[tuple[str, ...], ...], list[Array]]:
+    """Make symbols unknown that were cut off their source; those left are the first, as they are numbered in order."""
+    ends = [max(int(row.max(initial=0)) + 1, tokenizer.size) for row in map(np.asarray, copies)]
+    kept = tuple(tuple(own[: end - tokenizer.size]) for own, end in zip(symbols, ends, strict=True))
+    unk = tokenizer.specials.unk
+    return kept, [np.where(np.less(row, end), row, unk) for row, end in zip(targets, ends, strict=True)]
+
+
+def _cut(feature: Feature, arrays: list[Array], limit: int | None) -> list[Array]:
+    """Shorten arrays to `limit`, and put what stands for nothing where there is nothing."""
     arrays = [array if len(array) else feature.nothing() for array in arrays]
-    return feature.collate(arrays if limit is None else [feature.truncate(array, limit) for array in arrays])
+    return arrays if limit is None else [feature.truncate(array, limit) for array in arrays]
 
 
 class Examples(torch.utils.data.Dataset[Batch]):
@@ -322,7 +352,12 @@ class Examples(torch.utils.data.Dataset[Batch]):
         raw = {name: [column[place] for place in places] for name, column in raw.items()}
         anew = self._targets_anew
         targets = self.encoder.choose(raw, table["choice"].to_pylist()) if anew else _arrays(table["target"])
-        source, target = self.limits.collate(self.encoder.processor, {"source": chosen, "target": targets})
+        columns: dict[str, list[Any]] = {"source": chosen, "target": targets}
+        if self.encoder.processor.copy and self._anew:
+            columns["copies"], columns["symbols"] = self.encoder.copies(raw, chosen)
+        elif self.encoder.processor.copy:
+            columns |= {"copies": _arrays(table["copies"]), "symbols": table["symbols"].to_pylist()}
+        source, target = self.limits.collate(self.encoder.processor, columns)
         return Batch(
             source=source,
             target=target if self.encoder.targets else None,

@@ -55,6 +55,8 @@ class Seq2SeqDataModule(LightningDataModule):
         target_tokenizer: settings of the target tokenizer; those of the source if unset.
         shared_vocabulary: use one tokenizer for both sides, learned from both.
         tokenizer_rows: learn tokenizers and features from so many rows at most, spread over the training split.
+        copy: tell the model which target symbol each source symbol is, as `CopyOutput` needs; recipes set it by
+            themselves.
         max_source_length: greatest number of source positions (of text: ids, EOS counted).
         max_target_length: greatest number of target ids, EOS counted.
         overlong: cut longer rows, or drop them from the training split; rows to evaluate are always cut.
@@ -111,6 +113,7 @@ class Seq2SeqDataModule(LightningDataModule):
         target_tokenizer: Tokenizer | None = None,
         shared_vocabulary: bool = False,
         tokenizer_rows: int = 1_000_000,
+        copy: bool = False,
         max_source_length: int | None = None,
         max_target_length: int | None = None,
         overlong: Literal["truncate", "drop"] = "truncate",
@@ -147,6 +150,7 @@ class Seq2SeqDataModule(LightningDataModule):
         self.source = source_tokenizer if source_feature is None else source_feature
         self.target, self.shared = target_tokenizer, shared_vocabulary
         self.tokenizer_rows = tokenizer_rows
+        self.copy = copy
         self.limits = Limits(max_source_length, max_target_length, overlong, empty)
         self.longest_first, self.num_workers, self.num_proc = longest_first, num_workers, num_proc
         self.predict_dataset = predict_dataset
@@ -161,7 +165,14 @@ class Seq2SeqDataModule(LightningDataModule):
             train = self._split("train")
             mapper = self.mapper.resolve(columns_of(train), targets=True, source=self.source)
             self._processor = learn_processor(
-                train, mapper, self.source, self.target, self.shared, self.source_prefix, self.tokenizer_rows
+                train,
+                mapper,
+                self.source,
+                self.target,
+                self.shared,
+                self.source_prefix,
+                self.tokenizer_rows,
+                self.copy,
             )
         return self._processor
 

@@ -64,6 +64,10 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
             sources = self.encoder.sources(columns, indices, training=True)
             examples = self.encoder.examples(columns, indices, training=True)
             examples["source"] = [sources[row - start] for row in examples["row"]]
+            if self.encoder.processor.copy:  # of these very sources, which may be encoded at random
+                ids, symbols = self.encoder.copies(columns, sources)
+                examples["copies"] = [ids[row - start] for row in examples["row"]]
+                examples["symbols"] = [symbols[row - start] for row in examples["row"]]
             yield from self._batches(examples, hash((self.seed, epoch, part)) % 2**32)
 
     def _batches(self, examples: dict[str, list[Any]], seed: int) -> Iterator[Batch]:
@@ -79,7 +83,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
             source, target, self.max_tokens, self.batch_size, indices=np.flatnonzero(kept), seed=seed
         )
         for positions in sampler:
-            columns = {side: [examples[side][position] for position in positions] for side in ("source", "target")}
+            columns = {name: [column[position] for position in positions] for name, column in examples.items()}
             columns["source"] = [feature.augment(array) if len(array) else array for array in columns["source"]]
             padded = self.limits.collate(self.encoder.processor, columns)
             yield Batch(*padded, rows=torch.tensor([examples["row"][position] for position in positions]))

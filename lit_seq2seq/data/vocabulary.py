@@ -32,6 +32,7 @@ def learn_processor(
     shared: bool,
     prefix: str,
     rows: int,
+    copy: bool = False,
 ) -> Processor:
     """Learn the features of both sides, or find them in the cache.
 
@@ -43,6 +44,7 @@ def learn_processor(
         shared: whether both sides share one tokenizer.
         prefix: text put before every source.
         rows: greatest number of rows to learn from.
+        copy: see `Processor`.
 
     Raises:
         UserError: if a shared vocabulary is asked for together with a target tokenizer, or a source that is not text.
@@ -57,11 +59,12 @@ def learn_processor(
         raise UserError(f"expected no {setting} with a source_feature that is not text, but it is set: unset it")
     if shared and target is not None:
         both = _learn(train, mapper, target, ("source", "target"), prefix, rows)
-        return Processor(both, both, prefix)
+        return Processor(both, both, prefix, copy)
     return Processor(
         _learn(train, mapper, source, ("source",), prefix, rows),
         _learn(train, mapper, Tokenizer() if target is None else target, ("target",), prefix, rows),
         prefix,
+        copy,
     )
 
 

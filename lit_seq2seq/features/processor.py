@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from lit_seq2seq import spec
-from lit_seq2seq.features.feature import Feature
+from lit_seq2seq.features.copying import CopyMap
+from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.tokenizer import Tokenizer
-from lit_seq2seq.types import Padded, UserError
+from lit_seq2seq.types import CopySource, Padded, UserError
 
 
 class Processor:
@@ -21,6 +23,10 @@ class Processor:
         source: what turns raw inputs into arrays; the very same object as `target` for a shared vocabulary.
         target: the tokenizer of the outputs.
         source_prefix: text put before every source, such as `"translate: "`.
+        copy: give sources as `CopySource`, for a model that copies from them.
+
+    Raises:
+        UserError: there is nothing to copy because sources are not text.
 
     Example:
         >>> from lit_seq2seq.features import Processor, Tokenizer
@@ -30,10 +36,15 @@ class Processor:
         [[4, 5, 3], [6, 3, 0]]
     """
 
-    def __init__(self, source: Feature, target: Tokenizer, source_prefix: str = "") -> None:
+    def __init__(self, source: Feature, target: Tokenizer, source_prefix: str = "", copy: bool = False) -> None:
         self.source_feature = source
         self.target = target
         self.source_prefix = source_prefix
+        self.copy = copy
+        if copy and not isinstance(source, Tokenizer):
+            raise UserError(
+                f"expected text sources to copy from, got {type(source).__name__}: use an output that does not"
+            )
 
     @property
     def shared(self) -> bool:
@@ -50,7 +61,26 @@ class Processor:
         arrays = self.source_feature.encode(self.prefixed(raw))
         if max_length is not None:
             arrays = [self.source_feature.truncate(array, max_length) for array in arrays]
-        return self.source_feature.collate(arrays)
+        return self.collate(arrays, raw)
+
+    def collate(self, arrays: Sequence[Array], raw: Sequence[Any]) -> Padded:
+        """Pad encoded sources into one batch.
+
+        Args:
+            arrays: the encoded sources, possibly cut.
+            raw: what they were encoded from.
+        """
+        padded = self.source_feature.collate(arrays)
+        if not self.copy:
+            return padded
+        ids, symbols = self.copy_map.source(self.prefixed(raw), arrays)
+        return CopySource(padded.values, padded.lengths, self.target.collate(ids).values, tuple(symbols))
+
+    @cached_property
+    def copy_map(self) -> CopyMap:
+        """What names source symbols by target ids."""
+        assert isinstance(self.source_feature, Tokenizer)
+        return CopyMap(self.source_feature, self.target)
 
     def prefixed(self, raw: Sequence[Any]) -> Sequence[Any]:
         """Put the source prefix before each raw input."""
@@ -60,6 +90,7 @@ class Processor:
         """Describe the processor by plain JSON values; `source` is `None` for a shared vocabulary."""
         return {
             "source_prefix": self.source_prefix,
+            "copy": self.copy,
             "source": None if self.shared else _describe(self.source_feature),
             "target": self.target.to_dict(),
         }
@@ -77,12 +108,13 @@ class Processor:
         """
         target = Tokenizer.from_dict(values["target"])
         source = target if values["source"] is None else _build(values["source"], trust)
-        return cls(source, target, values["source_prefix"])
+        return cls(source, target, values["source_prefix"], values.get("copy", False))
 
     def identity(self) -> dict[str, Any]:
         """Describe what two processors must share to give a model the same inputs and outputs."""
         return {
             "source_prefix": self.source_prefix,
+            "copy": self.copy,
             "source": None if self.shared else self.source_feature.identity(),
             "target": self.target.identity(),
         }

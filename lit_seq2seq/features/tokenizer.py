@@ -193,18 +193,40 @@ class Tokenizer(Feature):
             return [self._specials.unk if index in self._skipped else index for index in ids]
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Turn ids into text; padding, BOS and EOS vanish, unknown symbols show as `<unk>`."""
-        return self.decode_batch([ids])[0]
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether `unknown` can tell unknown symbols apart: for whole words and characters, but not for subwords."""
+        return isinstance(self.backend.model, tokenizers.models.WordLevel)
 
-    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+    def unknown(self, text: str) -> list[str]:
+        """Return the symbols of a text that the vocabulary lacks, normalised as those of the vocabulary are."""
+        backend = self.backend
+        normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+        pieces = [(normal, (0, 0))] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(normal)
+        return [piece for piece, _ in pieces if backend.token_to_id(piece) in self._without_text]
+
+    def decode(self, ids: Sequence[int], extra: Sequence[str] = ()) -> str:
+        """Turn ids into text; padding, BOS and EOS vanish, unknown symbols show as `<unk>`.
+
+        Args:
+            ids: the ids.
+            extra: symbols whose ids follow those of the vocabulary; see `CopyMap`.
+        """
+        return self.decode_batch([ids], [extra])[0]
+
+    def decode_batch(self, batch: Sequence[Sequence[int]], extra: Sequence[Sequence[str]] | None = None) -> list[str]:
         """Turn several sequences of ids into texts, each as by `decode`."""
         kept = [[index for index in ids if index not in self._skipped] for ids in batch]
-        return list(self.backend.decode_batch(kept, skip_special_tokens=False))
+        if extra is None or not any(extra):
+            return list(self.backend.decode_batch(kept, skip_special_tokens=False))
+        names = [self.tokens(ids, own) for ids, own in zip(kept, extra, strict=True)]
+        decoder = self.backend.decoder
+        return [" ".join(row) if decoder is None else str(decoder.decode(row)) for row in names]
 
-    def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Name each id by its vocabulary entry, to label a plot or look up a word vector."""
-        return [str(self.backend.id_to_token(index)) for index in ids]
+    def tokens(self, ids: Sequence[int], extra: Sequence[str] = ()) -> list[str]:
+        """Name each id by its vocabulary entry, or from `extra`, to label a plot or look up a word vector."""
+        size = len(self)
+        return [str(self.backend.id_to_token(index)) if index < size else extra[index - size] for index in ids]
 
     def words(self) -> list[str]:
         """Return the text of every symbol of the vocabulary, without the marks that say where it touches others."""
@@ -285,6 +307,7 @@ class Tokenizer(Feature):
         backend.no_truncation()
         self._specials = SpecialIds(**{role: index for role, index in ids.items() if index is not None})
         self._skipped = {self._specials.pad, self._specials.bos, self._specials.eos}
+        self._without_text = {None, *self._skipped, self._specials.unk}
         self._special_names = [str(backend.id_to_token(index)) for index in self._skipped]
         self._backend = backend
 

@@ -10,12 +10,14 @@ from lit_seq2seq.nn.attention import (
     LocationAwareAttention,
     MultiHeadAttention,
 )
+from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss
 from lit_seq2seq.nn.bridges import Bridge, DenseBridge, LastState, LearnedBridge, MeanBridge, StateShape, ZeroBridge
 from lit_seq2seq.nn.cells import RecurrentLayer, RecurrentStack
 from lit_seq2seq.nn.decoders import (
     ConditionalGRUDecoder,
     Decoder,
     DecoderOutput,
+    DecoderShape,
     DecoderState,
     InputFeedingDecoder,
     ParallelDecoder,
@@ -23,17 +25,22 @@ from lit_seq2seq.nn.decoders import (
 from lit_seq2seq.nn.encoders import Encoder, EncoderShape, TextEncoder
 from lit_seq2seq.nn.ensemble import Ensemble
 from lit_seq2seq.nn.losses import projected_cross_entropy
-from lit_seq2seq.nn.network import EncoderDecoder, OutputLayer
+from lit_seq2seq.nn.network import EncoderDecoder
+from lit_seq2seq.nn.output import CopyOutput, Output, OutputLayer
 
 __all__ = [
     "AdditiveAttention",
     "Attention",
     "AttentionHistory",
+    "AttentionLoss",
     "AttentionMemory",
     "Bridge",
     "ConditionalGRUDecoder",
+    "CopyOutput",
+    "CoverageLoss",
     "Decoder",
     "DecoderOutput",
+    "DecoderShape",
     "DecoderState",
     "DenseBridge",
     "DotAttention",
@@ -48,6 +55,7 @@ __all__ = [
     "LocationAwareAttention",
     "MeanBridge",
     "MultiHeadAttention",
+    "Output",
     "OutputLayer",
     "ParallelDecoder",
     "RecurrentLayer",

@@ -77,7 +77,7 @@ class Ensemble(nn.Module):
     def encode(self, source: Padded) -> EnsembleEncoded:
         """Encode a batch of sources with each network."""
         members = tuple(network.encode(source) for network in self.networks)
-        return EnsembleEncoded(members[0].memory, members[0].final, members)
+        return EnsembleEncoded(members[0].memory, members[0].final, members[0].copies, members)
 
     def start(self, encoded: Encoded) -> EnsembleState:
         """Make the first state of each decoder."""
@@ -108,7 +108,7 @@ class Ensemble(nn.Module):
     def score(self, source: Padded, target: Padded) -> Tensor:
         """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
         chosen: Tensor = self(source, target).gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
-        return chosen * target.mask
+        return chosen.masked_fill(~target.mask, 0)
 
 
 def _average(log_probs: Tensor) -> Tensor:

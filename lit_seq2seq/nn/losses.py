@@ -12,12 +12,20 @@ CHUNK_SCORES = 1 << 20
 
 
 def projected_cross_entropy(
-    features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float = 0.0
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    smoothing: float = 0.0,
+    mixture: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of `features W' + b` against `(1 - e) one_hot + e / V` (Szegedy et al. 2016), summed over tokens.
 
     The scores `(N, V)` are made a few rows at a time, and their gradient with them, so that memory grows with N and V
     but never with N * V.
+
+    With a `mixture` the likelihood of a target y is `exp(u) p(y) + exp(v)`: the distribution is used with probability
+    `exp(u)`, and y comes from elsewhere with probability `exp(v)`. Smoothing then concerns `p` alone.
 
     Args:
         features: `(N, F)`.
@@ -25,6 +33,7 @@ def projected_cross_entropy(
         bias: `(V,)`.
         targets: `(N,)` ids.
         smoothing: e, from 0 to below 1.
+        mixture: u and v, `(N,)` each, of which one at least is finite.
 
     Returns:
         The sum to minimise, and, without gradient, the sum of plain negative log-likelihoods in nats.
@@ -35,7 +44,8 @@ def projected_cross_entropy(
         >>> round(loss.item() / 3, 4), round(nll.item() / 3, 4)
         (1.3863, 1.3863)
     """
-    arguments = (features, weight, bias, targets, smoothing, torch.is_grad_enabled())
+    log_share, log_other = (None, None) if mixture is None else mixture
+    arguments = (features, weight, bias, targets, smoothing, log_share, log_other, torch.is_grad_enabled())
     result: tuple[Tensor, Tensor] = _ProjectedCrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]
     return result
 
@@ -43,7 +53,15 @@ def projected_cross_entropy(
 class _ProjectedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, train: bool
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        log_share: Tensor | None,
+        log_other: Tensor | None,
+        train: bool,
     ) -> tuple[Tensor, Tensor]:
         dtype = features.dtype
         if torch.is_autocast_enabled(features.device.type):
@@ -55,6 +73,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         grad_x = torch.empty_like(x) if train else None
         grad_w = torch.zeros_like(weight, dtype=torch.float32) if train else None
         grad_b = torch.zeros_like(bias, dtype=torch.float32) if train else None
+        used = None if log_share is None else torch.empty_like(log_share)  # (N,) p(the distribution was used | target)
         rows = max(1, CHUNK_SCORES // vocab)
         with torch.autocast(features.device.type, enabled=False):
             for part in (slice(start, start + rows) for start in range(0, x.shape[0], rows)):
@@ -66,20 +85,29 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
                 exponentials = scores.sub_(highest).exp_()  # (n, V)
                 total = exponentials.sum(dim=1, keepdim=True)
                 log_total = total.log() + highest
-                nll += (log_total - picked).sum()
-                loss += (log_total - (1 - smoothing) * picked - smoothing * mean).sum()
+                likelihood, share = picked - log_total, torch.ones_like(picked)  # (n, 1)
+                if log_share is not None and log_other is not None and used is not None:
+                    generated = log_share[part, None] + likelihood
+                    likelihood = torch.logaddexp(generated, log_other[part, None])
+                    share = (generated - likelihood).exp()  # (n, 1)
+                    used[part] = share[:, 0]
+                nll -= likelihood.sum()
+                loss += (smoothing * (log_total - mean) - (1 - smoothing) * likelihood).sum()
                 if grad_x is None or grad_w is None or grad_b is None:
                     continue
-                grad = exponentials.div_(total)
+                pulled = (1 - smoothing) * share
+                grad = exponentials.mul_((pulled + smoothing) / total)
                 if smoothing:
                     grad.sub_(smoothing / vocab)
-                grad.scatter_add_(1, chosen, torch.full_like(picked, smoothing - 1.0))
+                grad.scatter_add_(1, chosen, -pulled)
                 grad_b += grad.sum(dim=0)
                 reduced = grad.to(dtype)
                 torch.mm(reduced, w, out=grad_x[part])
                 grad_w += reduced.t() @ x[part]
-        ctx.save_for_backward(grad_x, grad_w, grad_b)
-        ctx.dtypes = features.dtype, weight.dtype, bias.dtype
+        grad_share = None if used is None else (smoothing - 1) * used
+        grad_other = None if used is None else (smoothing - 1) * (1 - used)
+        ctx.save_for_backward(grad_x, grad_w, grad_b, grad_share, grad_other)
+        ctx.dtypes = features.dtype, weight.dtype, bias.dtype, torch.float32, torch.float32
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
@@ -89,4 +117,5 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             None if saved is None else (saved * grads[0]).to(dtype)
             for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return (*made, None, None, None)
+        x, w, b, share, other = made
+        return x, w, b, None, None, share, other, None

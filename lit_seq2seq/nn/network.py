@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_seq2seq.nn.decoders.base import Decoder, DecoderState
+from lit_seq2seq.nn.attention_losses import AttentionLoss
+from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, DecoderState
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
-from lit_seq2seq.nn.losses import projected_cross_entropy
+from lit_seq2seq.nn.output import Output, OutputLayer
 from lit_seq2seq.types import Encoded, Padded, SpecialIds, StepOutput
 
 EncoderFactory = Callable[[int], Encoder]
 DecoderFactory = Callable[[int, EncoderShape], Decoder]
+OutputFactory = Callable[[DecoderShape, int, nn.Embedding | None], Output]
+AttentionLossFactory = Callable[[], AttentionLoss]
 Tie = Literal["none", "target", "all"]
-
-
-class OutputLayer(nn.Module):
-    """Scores of all target symbols, `W x + b`, projecting features to the embedding size first where W is tied.
-
-    Args:
-        feature_size: size of the decoder's features.
-        vocab_size: number of target symbols.
-        embedding: target embedding whose weight is shared (Press & Wolf 2017), or `None` for weights of its own.
-    """
-
-    def __init__(self, feature_size: int, vocab_size: int, embedding: nn.Embedding | None = None) -> None:
-        super().__init__()
-        size = feature_size if embedding is None else embedding.embedding_dim
-        self.bottleneck = nn.Identity() if size == feature_size else nn.Linear(feature_size, size, bias=False)
-        self.projection = nn.Linear(size, vocab_size)
-        nn.init.zeros_(self.projection.bias)
-        if embedding is not None:
-            self.projection.weight = embedding.weight
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Score features `(..., F)`: `(..., V)`."""
-        logits: Tensor = self.projection(self.bottleneck(features))
-        return logits
 
 
 class EncoderDecoder(nn.Module):
@@ -52,9 +32,11 @@ class EncoderDecoder(nn.Module):
         decoder: makes the decoder from the target size and the encoder's shape.
         tie_embeddings: share no weights, those of target embedding and output layer, or of the source embedding too.
         specials: ids of the special target symbols.
+        output: makes the output layer from the decoder's shape, the target size and the embedding it shares.
+        attention_losses: makes each of the terms that are added to the loss.
 
     Raises:
-        ValueError: embeddings that cannot be tied.
+        ValueError: embeddings that cannot be tied, or a part that needs attention where there is none.
 
     Example:
         >>> from functools import partial
@@ -75,6 +57,8 @@ class EncoderDecoder(nn.Module):
         decoder: DecoderFactory,
         tie_embeddings: Tie = "none",
         specials: SpecialIds = SpecialIds(),  # noqa: B008  (immutable)
+        output: OutputFactory = OutputLayer,
+        attention_losses: Sequence[AttentionLossFactory] = (),
     ) -> None:
         super().__init__()
         self.specials = specials
@@ -91,12 +75,17 @@ class EncoderDecoder(nn.Module):
                 )
             source.weight = target.weight
         tied = None if tie_embeddings == "none" else target
-        self.output = OutputLayer(self.decoder.output_size, target_size, tied)
+        self.output = output(self.decoder.shape, target_size, tied)
+        self.attention_losses = nn.ModuleList(make() for make in attention_losses)
+        if attention_losses and self.decoder.attention_module is None:
+            raise ValueError(
+                "attention_losses need attention, but the decoder has none: give it one, or leave them out"
+            )
 
     def encode(self, source: Padded) -> Encoded:
         """Encode a batch of sources."""
         encoded: Encoded = self.encoder(source)
-        return encoded
+        return replace(encoded, copies=source.copies)
 
     def start(self, encoded: Encoded) -> DecoderState:
         """Make the decoder's first state."""
@@ -104,35 +93,44 @@ class EncoderDecoder(nn.Module):
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput[DecoderState]:
         """Read one token per hypothesis; the step function for `lit_seq2seq.search`."""
-        output, state = self.decoder.step(tokens, state)
-        log_probs = torch.log_softmax(self.output(output.features).float(), dim=-1)  # (N, V)
-        return StepOutput(log_probs, state, output.attention)
+        output, state = self.decoder.step(self.readable(tokens), state)
+        return StepOutput(self.output.log_probs(output, state.copies), state, output.attention)
+
+    def readable(self, tokens: Tensor) -> Tensor:
+        """Replace copied symbols beyond the vocabulary, which have no embedding, by the unknown symbol."""
+        if not self.output.copies:
+            return tokens
+        return tokens.masked_fill(tokens >= self.decoder.embedding.num_embeddings, self.specials.unk)
 
     def shift(self, target: Padded) -> Tensor:
         """Turn targets `y_1 .. y_n EOS` into decoder inputs `BOS y_1 .. y_n`, `(B, T)`."""
         bos = target.values.new_full((target.values.shape[0], 1), self.specials.bos)
-        return torch.cat([bos, target.values[:, :-1]], dim=1)
+        return torch.cat([bos, self.readable(target.values[:, :-1])], dim=1)
 
-    def features(self, source: Padded, target: Padded) -> Tensor:
-        """Run the teacher-forced pass up to the output layer: `(B, T, F)`."""
-        features: Tensor = self.decoder(self.shift(target), self.start(self.encode(source))).features
-        return features
+    def teach(self, source: Padded, target: Padded) -> DecoderOutput:
+        """Run the teacher-forced pass up to the output layer."""
+        output: DecoderOutput = self.decoder(self.shift(target), self.start(self.encode(source)))
+        return output
 
     def forward(self, source: Padded, target: Padded) -> Tensor:
-        """Score every symbol at every target position: logits `(B, T, V)`."""
-        logits: Tensor = self.output(self.features(source, target))
-        return logits
+        """Score every symbol at every target position: `(B, T, V)`, whose softmax are the probabilities."""
+        return self.output.scores(self.teach(source, target), source.copies)
 
     def loss(self, source: Padded, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Compute the summed loss over real target tokens; see `projected_cross_entropy`."""
-        mask = target.mask
-        features = self.output.bottleneck(self.features(source, target)[mask])  # (tokens, F)
-        last = self.output.projection
-        return projected_cross_entropy(features, last.weight, last.bias, target.values[mask], label_smoothing)
+        """Sum the loss over the real target tokens.
+
+        Returns:
+            The sum to minimise, and, without gradient, the sum of plain negative log-likelihoods in nats.
+        """
+        output = self.teach(source, target)
+        loss, nll = self.output.loss(output, target, source.copies, label_smoothing)
+        for attention_loss in self.attention_losses:
+            loss = loss + attention_loss(output.attention, target.mask)
+        return loss, nll
 
     @torch.no_grad()
     def score(self, source: Padded, target: Padded) -> Tensor:
         """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
-        log_probs = torch.log_softmax(self(source, target).float(), dim=-1)
+        log_probs = self.output.log_probs(self.teach(source, target), source.copies)  # (B, T, V)
         chosen = log_probs.gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
-        return chosen * target.mask
+        return chosen.masked_fill(~target.mask, 0)

@@ -32,7 +32,7 @@ from lit_seq2seq.nn import (
     ZeroBridge,
 )
 from lit_seq2seq.nn.cells import CellName
-from lit_seq2seq.types import Padded, SpecialIds, Value
+from lit_seq2seq.types import CopySource, Padded, SpecialIds, Value
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -128,6 +128,15 @@ SOURCE = Padded(
 TARGET = Padded(
     torch.tensor([[4, 6, 7, 5, 5, 3], [7, 3, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0], [6, 5, 4, 3, 0, 0]]),
     torch.tensor([6, 2, 1, 4]),
+)
+COPY_SOURCE = CopySource(
+    SOURCE.values,
+    SOURCE.lengths,
+    torch.tensor([[4, 8, 9, 8, 3], [8, 3, 0, 0, 0], [5, 5, 7, 3, 0], [3, 0, 0, 0, 0]]),
+    (("first", "second"), ("own",), (), ()),
+)
+COPY_TARGET = Padded(
+    torch.tensor([[4, 8, 7, 9, 5, 3], [8, 3, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0], [6, 5, 4, 3, 0, 0]]), TARGET.lengths
 )
 
 

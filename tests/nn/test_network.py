@@ -9,6 +9,7 @@ from torch import nn
 
 from lit_seq2seq.nn import (
     Decoder,
+    DecoderShape,
     Encoder,
     EncoderDecoder,
     EncoderShape,
@@ -202,10 +203,10 @@ def test_tying_all_shares_storage_and_trains(combine: str) -> None:
 
 def test_tied_output_equals_the_product_with_the_embedding() -> None:
     embedding = nn.Embedding(7, 3)
-    layer = OutputLayer(3, 7, embedding)
+    layer = OutputLayer(DecoderShape(3), 7, embedding)
     features = torch.randn(2, 3)
     assert_close(layer(features), features @ embedding.weight.T)
-    assert isinstance(OutputLayer(5, 7, embedding).bottleneck, nn.Linear)
+    assert isinstance(OutputLayer(DecoderShape(5), 7, embedding).bottleneck, nn.Linear)
 
 
 def test_tying_all_needs_equal_shapes() -> None:

@@ -1,6 +1,6 @@
 """Decoders: from an encoded source to one feature vector per target position."""
 
-from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderState
+from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, DecoderState
 from lit_seq2seq.nn.decoders.conditional import ConditionalGRUDecoder
 from lit_seq2seq.nn.decoders.feeding import InputFeedingDecoder
 from lit_seq2seq.nn.decoders.parallel import ParallelDecoder
@@ -9,6 +9,7 @@ __all__ = [
     "ConditionalGRUDecoder",
     "Decoder",
     "DecoderOutput",
+    "DecoderShape",
     "DecoderState",
     "InputFeedingDecoder",
     "ParallelDecoder",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from lit_seq2seq.nn.cells import StackMasks
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.encoders.text import embed, new_embedding
 from lit_seq2seq.nn.ops import dropout
-from lit_seq2seq.types import CellState, Encoded, Value
+from lit_seq2seq.types import CellState, Copies, Encoded, Value
 
 AttentionFactory = Callable[[int, int], Attention]
 BridgeFactory = Callable[[EncoderShape, StateShape], Bridge]
@@ -24,15 +24,37 @@ Combine = Literal["concat", "tanh", "deep"]
 
 
 class DecoderOutput(NamedTuple):
-    """What a decoder hands to the output layer.
+    """What a decoder hands to the output layer: `(B, T, ...)` for whole targets, `(N, ...)` for a single step.
 
     Attributes:
-        features: `(B, T, F)` one vector per target position; `(N, F)` for a single step.
-        attention: `(B, T, S)` or `(N, S)` weights over the source; `None` without attention.
+        features: `(B, T, F)` what the next symbol is predicted from.
+        attention: `(B, T, S)` weights over the source; `None` without attention.
+        hidden: `(B, T, H)` the vectors that the features are made of: the recurrent layers' output,
+        context: `(B, T, C)` what attention has found, `None` without attention,
+        embedded: `(B, T, E)` and the symbol just read.
     """
 
     features: Tensor
     attention: Tensor | None
+    hidden: Tensor
+    context: Tensor | None
+    embedded: Tensor
+
+
+class DecoderShape(NamedTuple):
+    """Sizes of the vectors in a `DecoderOutput`.
+
+    Attributes:
+        features: size F.
+        hidden: size H.
+        context: size C, 0 without attention.
+        embedded: size E.
+    """
+
+    features: int
+    hidden: int = 0
+    context: int = 0
+    embedded: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,7 @@ class DecoderState(Value):
         fed: `(N, F)` features of the step before, for decoders that feed them back.
         history: attention weights so far, for attentions that use them.
         masks: dropout masks held fixed over the sequence while training; `None` otherwise.
+        copies: what can be copied from each *source*.
     """
 
     memory: AttentionMemory | None
@@ -54,6 +77,7 @@ class DecoderState(Value):
     fed: Tensor | None = None
     history: AttentionHistory | None = None
     masks: StackMasks | None = None
+    copies: Copies | None = None
 
     def select(self, index: Tensor) -> Self:
         """Reorder hypotheses by `index (B', K')` and drop the sources that are missing from it; see `SearchState`."""
@@ -73,6 +97,7 @@ class DecoderState(Value):
             state,
             memory=None if self.memory is None else self.memory.select(kept),
             summary=None if self.summary is None else self.summary.index_select(0, kept),
+            copies=None if self.copies is None else self.copies.select(kept),
         )
 
     @property
@@ -154,6 +179,7 @@ class Decoder(nn.Module, ABC):
             raise ValueError(f"num_layers must be at least 1, got {state.num_layers}")
         self.dropout = dropout
         self.locked_dropout = locked_dropout
+        self.hidden_size = state.hidden_size
         self.embedding = new_embedding(vocab_size, embedding_dim)
         self.bridge = bridge(encoder, state)
         self.use_summary = use_summary
@@ -167,9 +193,15 @@ class Decoder(nn.Module, ABC):
         if attention is not None and attention.uses_history:
             zeros = encoded.memory.mask.to(encoded.memory.values.dtype) * 0.0  # (B, S)
             history = AttentionHistory(zeros, zeros)
-        return DecoderState(
-            memory, encoded.final.h[:, -1] if keep_summary else None, self.bridge(encoded), history=history
-        )
+        summary = encoded.final.h[:, -1] if keep_summary else None
+        return DecoderState(memory, summary, self.bridge(encoded), history=history, copies=encoded.copies)
+
+    @property
+    def shape(self) -> DecoderShape:
+        """Sizes of what `forward` and `step` return."""
+        attention = self.attention_module
+        context = 0 if attention is None else attention.context_size
+        return DecoderShape(self.output_size, self.hidden_size, context, self.embedding.embedding_dim)
 
     @property
     @abstractmethod
@@ -188,16 +220,16 @@ class Decoder(nn.Module, ABC):
         """Read whole targets `(B, T)`, BOS first; equal to T calls of `step`.
 
         Returns:
-            Features `(B, T, F)` and attention `(B, T, S)`.
+            Features `(B, T, F)`, attention `(B, T, S)`, and what the features are made of.
         """
-        features, weights = [], []
+        outputs = []
         state = self.lock_masks(state)
-        for embedded in self.embed(tokens).unbind(dim=1):
-            output, state = self.advance(embedded, state)
-            features.append(output.features)
-            if output.attention is not None:
-                weights.append(output.attention)
-        return DecoderOutput(torch.stack(features, dim=1), torch.stack(weights, dim=1) if weights else None)
+        embedded = self.embed(tokens)  # (B, T, E)
+        for column in embedded.unbind(dim=1):
+            output, state = self.advance(column, state)
+            outputs.append(output)
+        features, attention, hidden, context, _ = zip(*outputs, strict=True)
+        return DecoderOutput(_stack(features), _stack(attention), _stack(hidden), _stack(context), embedded)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Look up target symbols `(B, T)`: `(B, T, E)`."""
@@ -210,3 +242,13 @@ class Decoder(nn.Module, ABC):
     def lock_masks(self, state: DecoderState) -> DecoderState:
         """Draw the dropout masks that all steps of a training sequence share."""
         return state
+
+
+@overload
+def _stack(steps: tuple[Tensor, ...]) -> Tensor: ...
+@overload
+def _stack(steps: tuple[Tensor | None, ...]) -> Tensor | None: ...
+def _stack(steps: tuple[Tensor | None, ...]) -> Tensor | None:
+    """Put vectors `(N, D)` of each step side by side, `(N, T, D)`."""
+    found = [step for step in steps if step is not None]
+    return torch.stack(found, dim=1) if found else None

@@ -112,4 +112,5 @@ class ConditionalGRUDecoder(Decoder):
         features = self.drop(self.combination(hidden, context, embedded))  # (N, F)
         history = None if state.history is None else state.history.add(weights)
         cells = CellState(torch.cat([first.h, rest.h], dim=1))
-        return DecoderOutput(features, weights), replace(state, cells=cells, history=history)
+        output = DecoderOutput(features, weights, hidden, context, embedded)
+        return output, replace(state, cells=cells, history=history)

@@ -112,4 +112,5 @@ class InputFeedingDecoder(Decoder):
         context, weights = context.flatten(0, 1), weights.flatten(0, 1)  # (N, C), (N, S)
         features = self.drop(self.combination(hidden, context, embedded))  # (N, F)
         history = None if state.history is None else state.history.add(weights)
-        return DecoderOutput(features, weights), replace(state, cells=cells, fed=features, history=history)
+        output = DecoderOutput(features, weights, hidden, context, embedded)
+        return output, replace(state, cells=cells, fed=features, history=history)

@@ -56,8 +56,8 @@ class ParallelDecoder(Decoder):
         >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
         >>> decoder = ParallelDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6, attention=DotAttention)
         >>> state = decoder.start(encoder(Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))))
-        >>> features, weights = decoder(torch.tensor([[2, 7]]), state)
-        >>> features.shape, weights.shape
+        >>> output = decoder(torch.tensor([[2, 7]]), state)
+        >>> output.features.shape, output.attention.shape
         (torch.Size([1, 2, 6]), torch.Size([1, 2, 3]))
     """
 
@@ -138,7 +138,7 @@ class ParallelDecoder(Decoder):
         self, hidden: Tensor, context: Tensor | None, embedded: Tensor, weights: Tensor | None
     ) -> DecoderOutput:
         features = self.combination(hidden, context, embedded)
-        return DecoderOutput(self.drop(features), weights)
+        return DecoderOutput(self.drop(features), weights, hidden, context, embedded)
 
 
 def _part(cells: CellState, start: int, stop: int | None) -> CellState:

@@ -1,0 +1,53 @@
+"""Terms of the loss that look at attention weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class AttentionLoss(nn.Module, ABC):
+    """Base of the terms that are added to the loss for what attention does over a whole target."""
+
+    @abstractmethod
+    def forward(self, weights: Tensor, target_mask: Tensor) -> Tensor:
+        """Compute the term.
+
+        Args:
+            weights: `(B, T, S)` attention weights, zero at padding of the source.
+            target_mask: `(B, T)` booleans, true at real target tokens.
+
+        Returns:
+            A scalar, summed over tokens as the loss is.
+        """
+
+
+class CoverageLoss(AttentionLoss):
+    """Penalty on looking again where attention has been: `sum_t sum_i min(a_ti, c_ti)`, `c_t = sum_{t' < t} a_t'`.
+
+    See et al. 2017, eq. 10, 12 and 13. It works with every attention; together with `AdditiveAttention(coverage=True)`
+    the attention knows where it has been.
+
+    Args:
+        weight: factor of the term, >= 0; the paper's is 1.
+
+    Example:
+        >>> weights = torch.tensor([[[1.0, 0.0], [0.75, 0.25]]])
+        >>> CoverageLoss()(weights, torch.tensor([[True, True]]))
+        tensor(0.7500)
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight of CoverageLoss must be at least 0, got {weight}")
+        self.weight = weight
+
+    def forward(self, weights: Tensor, target_mask: Tensor) -> Tensor:
+        """Compute the term; see `AttentionLoss.forward`."""
+        weights = weights.float()
+        coverage = weights.cumsum(dim=1) - weights  # (B, T, S)
+        repeated = torch.minimum(weights, coverage).sum(dim=-1)  # (B, T)
+        return self.weight * (repeated * target_mask).sum()

@@ -1,0 +1,185 @@
+"""Output layers: from what the decoder hands over to a distribution over target symbols."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_seq2seq.nn.decoders.base import DecoderOutput, DecoderShape
+from lit_seq2seq.nn.losses import projected_cross_entropy
+from lit_seq2seq.types import Copies, Padded
+
+_LEAST = 1e-30  # probability of copying that counts as none: its logarithm and gradient stay finite
+_CERTAIN = 1e4  # logit of a gate that is fully open
+
+
+class Output(nn.Module, ABC):
+    """Base of all output layers.
+
+    Args:
+        shape: sizes of what the decoder hands over.
+        vocab_size: number of target symbols V.
+        embedding: target embedding whose weight is shared (Press & Wolf 2017), or `None` for weights of its own.
+    """
+
+    copies: ClassVar[bool] = False
+    """Whether source symbols can be produced that the target's vocabulary lacks: ids from V on, see `Copies`."""
+
+    @abstractmethod
+    def scores(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
+        """Score every symbol: `(..., V)` or `(..., V + extra)`, whose softmax are the probabilities."""
+
+    @abstractmethod
+    def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
+        """Compute the log-probability of every symbol in float32, in the shape of `scores`."""
+
+    @abstractmethod
+    def loss(
+        self, output: DecoderOutput, target: Padded, copies: Copies | None, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the loss over the real target tokens; see `projected_cross_entropy`."""
+
+
+class OutputLayer(Output):
+    """Scores of all target symbols, `W x + b`, projecting features to the embedding size first where W is tied.
+
+    Args:
+        shape: see `Output`.
+        vocab_size: see `Output`.
+        embedding: see `Output`.
+    """
+
+    def __init__(self, shape: DecoderShape, vocab_size: int, embedding: nn.Embedding | None = None) -> None:
+        super().__init__()
+        size = shape.features if embedding is None else embedding.embedding_dim
+        same = size == shape.features
+        self.bottleneck = nn.Identity() if same else nn.Linear(shape.features, size, bias=False)
+        self.projection = nn.Linear(size, vocab_size)
+        nn.init.zeros_(self.projection.bias)
+        if embedding is not None:
+            self.projection.weight = embedding.weight
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Score features `(..., F)`: `(..., V)`."""
+        logits: Tensor = self.projection(self.bottleneck(features))
+        return logits
+
+    def scores(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
+        """Score every symbol: logits `(..., V)`."""
+        logits: Tensor = self(output.features)
+        return logits
+
+    def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
+        """Compute the log-probability of every symbol, `(..., V)`."""
+        return torch.log_softmax(self(output.features).float(), dim=-1)
+
+    def loss(
+        self, output: DecoderOutput, target: Padded, copies: Copies | None, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the cross-entropy over the real target tokens."""
+        return self.cross_entropy(output.features[target.mask], target.values[target.mask], smoothing)
+
+    def cross_entropy(
+        self, features: Tensor, targets: Tensor, smoothing: float, mixture: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the cross-entropy of features `(N, F)` against ids `(N,)`; see `projected_cross_entropy`."""
+        projection = self.projection
+        features = self.bottleneck(features)
+        return projected_cross_entropy(features, projection.weight, projection.bias, targets, smoothing, mixture)
+
+
+class CopyOutput(Output):
+    """Generates or copies: `p(w) = g p_vocab(w) + (1 - g) sum_{i: w_i = w} a_i` (See et al. 2017, eq. 8 and 9).
+
+    `a` is the attention of the step and `g = sigmoid(w_c c + w_h h + w_e e + b)` the probability of generating. Symbols
+    of the source that the vocabulary lacks have ids from V on, per source; the decoder reads them as unknown. In
+    training only the probabilities of the targets are computed: memory grows with the attention weights `(B, T, S)`,
+    never with `(B, T, V + S)`. Label smoothing concerns `p_vocab` alone. The data must name the source symbols by
+    target ids: `copy` of `Seq2SeqDataModule`, which recipes set by themselves.
+
+    Args:
+        shape: see `Output`.
+        vocab_size: see `Output`.
+        embedding: see `Output`.
+
+    Raises:
+        ValueError: the decoder has no attention.
+
+    Example:
+        >>> layer = CopyOutput(DecoderShape(features=4, hidden=4, context=6, embedded=3), vocab_size=8)
+        >>> parts = [torch.randn(1, size) for size in (4, 2, 4, 6, 3)]
+        >>> parts[1] = torch.tensor([[0.25, 0.75]])
+        >>> log_probs = layer.log_probs(DecoderOutput(*parts), Copies.of(torch.tensor([[5, 8]]), extra=1))
+        >>> log_probs.shape, round(log_probs.exp().sum().item(), 4)
+        (torch.Size([1, 9]), 1.0)
+    """
+
+    copies = True
+
+    def __init__(self, shape: DecoderShape, vocab_size: int, embedding: nn.Embedding | None = None) -> None:
+        super().__init__()
+        if not shape.context:
+            raise ValueError("CopyOutput copies what attention looks at: give the decoder an attention")
+        self.vocab_size = vocab_size
+        self.generate = OutputLayer(shape, vocab_size, embedding)
+        self.gate = nn.Linear(shape.hidden + shape.context + shape.embedded, 1)
+
+    def scores(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
+        """Compute the log-probability of every symbol, `(..., V + extra)`."""
+        return self.log_probs(output, copies)
+
+    def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
+        """Compute the log-probability of every symbol, `(..., V + extra)`, minus infinity for other sources' own."""
+        known = _require(copies)
+        log_generate, log_copy, weights = self._parts(output)  # (..., 1), (..., 1), (..., S)
+        ids, repeated = (_like(x, weights) for x in (known.ids, known.repeated))  # (..., S)
+        log_probs = log_generate + self.generate.log_probs(output, copies)  # (..., V)
+        size = self.vocab_size + known.extra
+        log_probs = F.pad(log_probs, (0, known.extra + 1), value=-torch.inf)  # (..., V + extra + 1)
+        copied = torch.zeros_like(log_probs).scatter_add(-1, ids, weights).gather(-1, ids)  # (..., S)
+        mixed = torch.logaddexp(log_probs.gather(-1, ids), log_copy + copied.clamp(min=_LEAST).log())
+        # each symbol is written once, repetitions go to a column that is cut off: gradients would count them again
+        return log_probs.scatter(-1, ids.masked_fill(repeated, size), mixed)[..., :size]
+
+    def loss(
+        self, output: DecoderOutput, target: Padded, copies: Copies | None, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        """Sum `-log p(y)` over the real target tokens."""
+        mask, ids = target.mask, target.values
+        log_generate, log_copy, weights = self._parts(output)  # (B, T, 1), (B, T, 1), (B, T, S)
+        same = _require(copies).ids[:, None] == ids[:, :, None]  # (B, T, S)
+        copied = (weights * same).sum(dim=-1)  # (B, T)
+        log_copied = log_copy[..., 0] + copied.clamp(min=_LEAST).log()
+        beyond = ids >= self.vocab_size
+        log_generated = log_generate[..., 0].masked_fill(beyond, -torch.inf)
+        features, targets = output.features[mask], ids.masked_fill(beyond, 0)[mask]
+        return self.generate.cross_entropy(features, targets, smoothing, (log_generated[mask], log_copied[mask]))
+
+    def _parts(self, output: DecoderOutput) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of generating and of copying `(..., 1)`, and weights `(..., S)` that sum to one.
+
+        Without any source position there is nothing to copy, and the probability of generating is one.
+        """
+        assert output.attention is not None
+        assert output.context is not None
+        weights = output.attention.float()
+        total = weights.sum(dim=-1, keepdim=True)  # (..., 1), not quite one in 16 bits
+        gate = self.gate(torch.cat([output.hidden, output.context, output.embedded], dim=-1)).float()
+        gate = gate.masked_fill(total == 0, _CERTAIN)
+        return F.logsigmoid(gate), F.logsigmoid(-gate), weights / total.clamp(min=_LEAST)
+
+
+def _like(x: Tensor, weights: Tensor) -> Tensor:
+    """Give each hypothesis and step the row of its source: `(B, S)` to the shape of `weights`."""
+    rows = x.repeat_interleave(weights.shape[0] // x.shape[0], dim=0)  # (N, S)
+    return rows if weights.dim() == 2 else rows[:, None].expand(weights.shape)
+
+
+def _require(copies: Copies | None) -> Copies:
+    if copies is None:
+        raise ValueError("CopyOutput needs a source whose symbols have target ids, a CopySource: set copy on the data")
+    return copies
