@@ -165,12 +165,11 @@ class LitSeq2Seq(lightning.LightningModule):
         self._processor = processor
         if self.network is None:
             self._build(processor)
-        output = self.net.output
-        if output.copies != processor.copy:
-            given = "" if processor.copy else "out"
+        if self.net.copies != processor.copy:
+            verb, given = ("copies", "out") if self.net.copies else ("does not copy", "")
             raise UserError(
-                f"the model's output is {type(output).__name__}, but the data comes with{given} what can be copied: "
-                f"set copy={output.copies} on the Seq2SeqDataModule, or change the output"
+                f"the model's output {verb}, but the data comes with{given} what can be copied: "
+                f"set copy={self.net.copies} on the Seq2SeqDataModule, or change the output"
             )
 
     def _build(self, processor: Processor) -> None:

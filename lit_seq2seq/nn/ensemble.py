@@ -71,8 +71,11 @@ class Ensemble(nn.Module):
         if not networks or any(size != sizes[0] for size in sizes):
             came = ", ".join(map(str, sizes)) or "none"
             raise ValueError(f"expected networks of one target vocabulary, but their numbers of symbols are {came}")
+        if len({network.copies for network in networks}) > 1:
+            raise ValueError("expected networks that all copy from the source or all do not, but they differ")
         self.networks: Sequence[EncoderDecoder] = nn.ModuleList(networks)  # type: ignore[assignment]
         self.specials = networks[0].specials
+        self.copies = networks[0].copies
 
     def encode(self, source: Padded) -> EnsembleEncoded:
         """Encode a batch of sources with each network."""

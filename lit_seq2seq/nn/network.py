@@ -82,6 +82,11 @@ class EncoderDecoder(nn.Module):
                 "attention_losses need attention, but the decoder has none: give it one, or leave them out"
             )
 
+    @property
+    def copies(self) -> bool:
+        """Whether the output layer copies symbols of the source."""
+        return self.output.copies
+
     def encode(self, source: Padded) -> Encoded:
         """Encode a batch of sources."""
         encoded: Encoded = self.encoder(source)
