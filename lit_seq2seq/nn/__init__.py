@@ -20,7 +20,7 @@ from lit_seq2seq.nn.decoders import (
     InputFeedingDecoder,
     ParallelDecoder,
 )
-from lit_seq2seq.nn.encoders import Encoder, EncoderShape, TextEncoder
+from lit_seq2seq.nn.encoders import Encoder, EncoderShape, PyramidalEncoder, TextEncoder
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder, OutputLayer
 
@@ -48,6 +48,7 @@ __all__ = [
     "MultiHeadAttention",
     "OutputLayer",
     "ParallelDecoder",
+    "PyramidalEncoder",
     "RecurrentLayer",
     "RecurrentStack",
     "StateShape",

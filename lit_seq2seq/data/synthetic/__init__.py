@@ -2,5 +2,6 @@
 
 from lit_seq2seq.data.synthetic.base import BuiltinDataset
 from lit_seq2seq.data.synthetic.phrases import PhraseTranslation
+from lit_seq2seq.data.synthetic.telephone import TelephoneKeys
 
-__all__ = ["BuiltinDataset", "PhraseTranslation"]
+__all__ = ["BuiltinDataset", "PhraseTranslation", "TelephoneKeys"]
