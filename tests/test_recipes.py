@@ -2,8 +2,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from datasets import Dataset
 from lightning.pytorch import Trainer
 
 import lit_seq2seq
@@ -39,6 +41,17 @@ def files(folder: Path, source: str, target: str, features: list[str]) -> dict[s
     return found
 
 
+def vectors(folder: Path, source: str, target: str, channels: int | None) -> str:
+    """Write a folder of the three splits with ready frames, or with samples where `channels` is unknown."""
+    rng = np.random.default_rng(0)
+    shape = (300,) if channels is None else (30, channels)
+    for seed, split in enumerate(("train", "validation", "test")):
+        texts = pairs(20, seed)["target"]
+        columns = {source: [rng.normal(size=shape).astype(np.float32).tolist() for _ in texts], target: texts}
+        Dataset.from_dict(columns).to_parquet(folder / f"{split}.parquet")
+    return json.dumps({split: str(folder / f"{split}.parquet") for split in ("train", "validation", "test")})
+
+
 def small(path: Path, folder: Path) -> list[str]:
     """Give settings that shrink a recipe's model, data and run."""
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -47,6 +60,7 @@ def small(path: Path, folder: Path) -> list[str]:
         f"--model.{side}.init_args.{size}=8"
         for side in ("encoder", "decoder")
         for size in ("embedding_dim", "hidden_size")
+        if size in config["model"][side]["init_args"]
     ]
     run = {"default_root_dir": folder, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
     run |= {
@@ -59,6 +73,10 @@ def small(path: Path, folder: Path) -> list[str]:
     if isinstance(data["dataset"], dict):
         counts = {"train_size": 60, "validation_size": 8, "test_size": 12}
         return [*arguments, *(f"--data.dataset.init_args.{name}={value}" for name, value in counts.items())]
+    if "source_feature" in data:
+        channels = data["source_feature"]["init_args"].get("channels")
+        arguments.append(f"--data.dataset={vectors(folder, data['source_column'], data['target_column'], channels)}")
+        return [*arguments, "--data.name=null", "--data.train_split=train", "--data.target_tokenizer.vocab_size=60"]
     columns = (data["source_column"], data["target_column"], data.get("feature_columns", []))
     arguments.append(f"--data.dataset={json.dumps(files(folder, *columns))}")
     return [*arguments, "--data.name=null"]

@@ -92,7 +92,7 @@ def test_two_vocabularies_meet_by_how_symbols_are_written() -> None:
 @pytest.mark.parametrize(("output", "copy"), [(CopyOutput, False), (None, True)])
 def test_an_output_that_does_not_fit_the_data_is_explained(output: type | None, copy: bool) -> None:
     model = make_model(**({} if output is None else {"output": output}))
-    message = rf"model's output (copies|does not copy), but .* set copy={not copy} on the Seq2SeqDataModule, or change the output"
+    message = rf"model's output (copies|does not copy), but .* set copy={not copy} on the Seq2SeqDataModule, or"
     with pytest.raises(UserError, match=message):
         model.attach(make_data(copy=copy).processor)
 

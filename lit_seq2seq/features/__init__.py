@@ -1,9 +1,10 @@
 """Raw rows to tensors: tokenizers, other features, and the processor that holds both sides of a task."""
 
+from lit_seq2seq.features.audio import LogMel
 from lit_seq2seq.features.copying import CopyMap
 from lit_seq2seq.features.feature import Feature
 from lit_seq2seq.features.processor import Processor
 from lit_seq2seq.features.speech import Frames, SpecAugment, VectorFeature
 from lit_seq2seq.features.tokenizer import Tokenizer
 
-__all__ = ["CopyMap", "Feature", "Frames", "Processor", "SpecAugment", "Tokenizer", "VectorFeature"]
+__all__ = ["CopyMap", "Feature", "Frames", "LogMel", "Processor", "SpecAugment", "Tokenizer", "VectorFeature"]

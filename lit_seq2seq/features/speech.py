@@ -1,4 +1,4 @@
-"""Speech and other sequences of vectors: ready frames now, log-mel energies beside them."""
+"""Sequences of vectors: derivatives, normalisation, stacking, SpecAugment; and ready frames from a column."""
 
 from __future__ import annotations
 

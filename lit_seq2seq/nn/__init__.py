@@ -22,7 +22,7 @@ from lit_seq2seq.nn.decoders import (
     InputFeedingDecoder,
     ParallelDecoder,
 )
-from lit_seq2seq.nn.encoders import Encoder, EncoderShape, TextEncoder
+from lit_seq2seq.nn.encoders import Encoder, EncoderShape, PyramidalEncoder, TextEncoder
 from lit_seq2seq.nn.ensemble import Ensemble
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
@@ -58,6 +58,7 @@ __all__ = [
     "Output",
     "OutputLayer",
     "ParallelDecoder",
+    "PyramidalEncoder",
     "RecurrentLayer",
     "RecurrentStack",
     "StateShape",

@@ -6,4 +6,12 @@ from lit_seq2seq.data.synthetic.numbers import SpelledNumbers
 from lit_seq2seq.data.synthetic.phrases import PhraseTranslation
 from lit_seq2seq.data.synthetic.sequences import SequenceTask
 
-__all__ = ["BuiltinDataset", "DocstringSummaries", "PhraseTranslation", "SequenceTask", "SpelledNumbers"]
+__all__ = [
+    "BuiltinDataset",
+    "DocstringSummaries",
+    "PhraseTranslation",
+    "SequenceTask",
+    "SpelledNumbers",
+    "TelephoneKeys",
+]
+from lit_seq2seq.data.synthetic.telephone import TelephoneKeys

@@ -1,0 +1,144 @@
+import io
+import wave
+
+import datasets
+import kaldi_native_fbank as knf
+import numpy as np
+import pytest
+import soundfile
+from datasets import Audio, Features, List, Value
+
+from lit_seq2seq.features import LogMel
+from lit_seq2seq.features.audio import read_audio
+from lit_seq2seq.types import UserError
+
+RATE = 8000
+TONE = (0.4 * np.sin(2 * np.pi * 440 * np.arange(4000) / RATE)).astype(np.float32)
+
+
+def wav(samples=TONE, rate=RATE, channels=1):
+    """Write 16-bit samples with the standard library, to be read back by soundfile."""
+    data = io.BytesIO()
+    with wave.open(data, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.repeat(samples, channels) * 32767).astype("<i2").tobytes())
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(("rate", "bands", "window", "fmax"), [(8000, 40, 0.025, None), (16000, 80, 0.02, 7600.0)])
+def test_energies_equal_those_of_kaldi(rate, bands, window, fmax):
+    samples = np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32)
+    options = knf.FbankOptions()
+    options.frame_opts.samp_freq = rate
+    options.frame_opts.frame_length_ms, options.frame_opts.frame_shift_ms = 1000 * window, 10
+    options.frame_opts.dither, options.frame_opts.preemph_coeff = 0, 0
+    options.frame_opts.remove_dc_offset, options.frame_opts.window_type = False, "hanning"
+    options.mel_opts.num_bins, options.mel_opts.low_freq, options.mel_opts.high_freq = bands, 20, fmax or rate / 2
+    kaldi = knf.OnlineFbank(options)
+    kaldi.accept_waveform(rate, samples.tolist())
+    kaldi.input_finished()
+    expected = np.stack([kaldi.get_frame(i) for i in range(kaldi.num_frames_ready)])
+    feature = LogMel(rate, bands, window, fmax=fmax, normalize="none")
+    np.testing.assert_allclose(feature.encode([samples])[0], expected, atol=2e-3)
+    assert feature.measure([samples]) == [len(expected)]
+
+
+def test_the_loudest_band_is_that_of_the_tone():
+    energies = LogMel(RATE, 30, normalize="none").encode([TONE])[0]
+    centre = 2595 * np.log10(1 + 440 / 700)
+    top = 2595 * np.log10(1 + 4000 / 700)
+    bottom = 2595 * np.log10(1 + 20 / 700)
+    assert abs(energies.mean(0).argmax() - ((centre - bottom) / (top - bottom) * 31 - 1)) < 1
+
+
+def test_every_form_of_a_recording_gives_the_same_frames(tmp_path):
+    (tmp_path / "a.wav").write_bytes(wav())
+    whole = np.round(TONE * 32767).astype(np.int16)
+    forms = [
+        wav(),
+        tmp_path / "a.wav",
+        str(tmp_path / "a.wav"),
+        {"bytes": wav(), "path": None},
+        {"bytes": None, "path": str(tmp_path / "a.wav")},
+        {"array": TONE, "sampling_rate": RATE},
+        {"raw": TONE, "sampling_rate": RATE},
+        {"array": whole.tolist(), "sampling_rate": RATE},
+        TONE,
+        wav(channels=2),
+    ]
+    feature = LogMel(RATE, 20, normalize="none", log_floor=0.01)  # above what 16 bits leave of silence
+    expected = feature.encode([TONE])[0]
+    for form in forms:
+        assert feature.accepts(form)
+        np.testing.assert_allclose(feature.encode([form])[0], expected, atol=0.05)
+        assert feature.measure([form]) == [len(expected)]
+        assert feature.show(form).endswith("0.50 s")
+    assert feature.show(tmp_path / "a.wav") == "a.wav, 0.50 s"
+
+
+def test_another_sampling_rate_is_converted():
+    fast = (0.4 * np.sin(2 * np.pi * 440 * np.arange(8000) / 16000)).astype(np.float32)
+    samples = read_audio({"array": fast, "sampling_rate": 16000}, RATE)
+    assert len(samples) == 4000
+    np.testing.assert_allclose(samples[200:-200], TONE[200:-200], atol=5e-3)
+
+
+def test_what_is_shorter_than_a_window_is_one_frame():
+    assert LogMel(RATE, 10, normalize="none").encode([TONE[:50]])[0].shape == (1, 10)
+
+
+def test_columns_of_recordings_are_told_from_others():
+    columns = Features(
+        {
+            "audio": Audio(decode=False),
+            "struct": {"array": List(Value("int16")), "sampling_rate": Value("int32")},
+            "file": {"bytes": Value("binary"), "path": Value("string")},
+            "path": Value("string"),
+            "samples": List(Value("float32")),
+            "number": Value("int64"),
+            "texts": List(Value("string")),
+        }
+    )
+    accepted = [name for name, column in columns.items() if LogMel().accepts_column(column)]
+    assert accepted == ["audio", "struct", "file", "path", "samples"]
+
+
+def test_a_flac_file_in_an_audio_column_is_read():
+    data = io.BytesIO()
+    soundfile.write(data, TONE, RATE, format="FLAC")
+    rows = datasets.Dataset.from_dict({"audio": [{"bytes": data.getvalue(), "path": "x.flac"}]})
+    rows = rows.cast_column("audio", Audio(decode=False))
+    feature = LogMel(RATE, 20, normalize="none", log_floor=0.01)
+    np.testing.assert_allclose(feature.encode([rows[0]["audio"]])[0], feature.encode([TONE])[0], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ("nowhere.wav", "there is no recording 'nowhere.wav': check the path"),
+        (b"abc", "3 bytes is not a recording that soundfile can read"),
+        (np.zeros(0), "expected a recording, but the array has no samples"),
+        (np.full(9, np.nan), "expected finite samples, but some of the array are not"),
+        (np.zeros((2, 3)), r"expected samples \(N,\), but got an array of shape \(2, 3\)"),
+        ({"sampling_rate": 8000}, "it has none of them"),
+    ],
+)
+def test_recordings_that_cannot_be_read_are_explained(raw, message):
+    with pytest.raises(UserError, match=message):
+        LogMel().encode([raw])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_mels": 0}, "n_mels must be at least 1, but is 0"),
+        ({"hop": 0.0}, "window and hop must be at least one sample"),
+        ({"fmax": 9000.0}, r"fmin and fmax must satisfy 0 <= fmin < fmax <= 8000\.0, but are 20\.0 and 9000\.0"),
+        ({"log_floor": 0.0}, "log_floor must be above 0"),
+    ],
+)
+def test_settings_out_of_range_are_explained(options, message):
+    with pytest.raises(UserError, match=message):
+        LogMel(**options)
