@@ -36,7 +36,9 @@ Scores = dict[str, float]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/g2p_all"))
     parser.add_argument("--languages", nargs="+")
