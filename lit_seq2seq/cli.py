@@ -166,6 +166,8 @@ class Seq2SeqCLI(LightningCLI):
             kwargs.setdefault("logger", [csv, TensorBoardLogger(root, name=None, version=csv.version)])
         if config.get("enable_model_summary") is not False and not config.get("barebones"):
             self.trainer_defaults["callbacks"] = [RichModelSummary(max_depth=3)]
+        if config.get("enable_progress_bar") is False:
+            self._parser(self.subcommand).callback_keys.remove("progress")
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         if not precision_fits(trainer):
             rank_zero_info(f"This device has no kernels for {trainer.precision}: computing in 32-true.")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 
@@ -53,21 +54,25 @@ class _RecipeCLI(Seq2SeqCLI):
 
 
 def run(arguments: list[str], default: Path) -> None:
-    """Fit, test, save and show."""
+    """Fit, test where there is a test split, save and show."""
     cli = _RecipeCLI(arguments, run=False)
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     started = time.monotonic()
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.get("ckpt_path"))
     minutes = (time.monotonic() - started) / 60
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        trainer.test(model, datamodule=data, verbose=False)
-        return
-    save_best(trainer, model)
-    trainer.test(model, datamodule=data, verbose=False)
-    scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test_")}
-    folder = save_best(trainer, model, scores)
+    folder = save_best(trainer, model)
+    scores = test(trainer, model, data)
     if folder is not None:
+        save_best(trainer, model, scores)
         show(trainer, model, data, scores, minutes, folder, default)
+
+
+def test(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> dict[str, float]:
+    """Score the test split; without one, say so and score nothing."""
+    if "test" not in data.splits:
+        rank_zero_info(f"There is no test split, so nothing is tested; the splits are {', '.join(data.splits)}.")
+        return {}
+    return {name: float(value) for name, value in trainer.test(model, datamodule=data, verbose=False)[0].items()}
 
 
 @rank_zero_only
@@ -82,16 +87,17 @@ def show(
 ) -> None:
     """Print scores and samples, draw the pictures, and say what to type next."""
     console = Console()
-    rows, feature = data.first_rows("test", 10), model.processor.source_feature
+    split = next((name for name in ("test", "validation") if name in data.splits), "train")
+    rows, feature = data.first_rows(split, 10), model.processor.source_feature
     predictor = Predictor(model.cpu())
     best = [outputs[0] for outputs in predictor.stream([source for source, _ in rows], return_attention=True)]
-    samples = Table(title="Ten outputs of the test split", show_lines=True)
+    samples = Table(title=f"Ten outputs of the {split} split", show_lines=True)
     for column in ("source", "output", "reference"):
         samples.add_column(column, overflow="fold")
     for (source, reference), output in zip(rows, best, strict=True):
         samples.add_row(feature.show(source), output.text, reference)
     console.print(samples)
-    table = Table(title=f"Test scores after {minutes:.1f} minutes of training")
+    table = Table(title=f"{'Test scores' if scores else 'No test scores'} after {minutes:.1f} minutes of training")
     table.add_column("score")
     table.add_column("value", justify="right")
     for name, value in scores.items():

@@ -56,6 +56,12 @@ def test_the_settings_of_a_run_are_a_recipe(trained: Trained, tmp_path: Path, ca
     assert (tmp_path / "version_0" / "model" / "model.safetensors").is_file()
 
 
+def test_a_run_without_a_progress_bar_shows_none(trained: Trained, capsys) -> None:
+    once = ("fit", "--config", trained.recipe, "--trainer.fast_dev_run=true", "--trainer.enable_model_summary=false")
+    assert "tokens/s" in succeed(capsys, *once)
+    assert "tokens/s" not in succeed(capsys, *once, "--trainer.enable_progress_bar=false")
+
+
 def test_files_are_data_and_not_settings(trained: Trained, tmp_path: Path, capsys) -> None:
     folder = trained.recipe.parent
     (tmp_path / "vectors.txt").write_text(f"zwei{' 0.5' * 8}\n", encoding="utf-8")

@@ -133,6 +133,18 @@ def test_the_demo_ends_with_scores_samples_pictures_and_the_next_commands(tmp_pa
     assert len(pipeline("translation", run / "model")(["1", "2"])) == 2
 
 
+def test_a_recipe_without_a_test_split_shows_the_validation_split(tmp_path: Path, capsys, caplog) -> None:
+    path = ROOT / "recipes" / "transduction" / "g2p.yaml"
+    splits = files(tmp_path, "orthography", "phones", [])
+    given = {split: splits[split] for split in ("train", "validation")}
+    quiet = "--trainer.enable_progress_bar=false"
+    assert main(path, [*small(path, tmp_path), f"--data.dataset={json.dumps(given)}", quiet]) == 0
+    assert "There is no test split, so nothing is tested; the splits are train, validation." in caplog.text
+    assert "Ten outputs of the validation split" in " ".join(capsys.readouterr().out.split())
+    card = (tmp_path / "version_0" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "val_sequence_error_rate" in card
+
+
 def test_mistakes_in_a_recipe_are_explained(tmp_path: Path, capsys) -> None:
     with pytest.raises(UserError, match=r"none\.yaml"):
         load_recipe(tmp_path / "none.yaml")

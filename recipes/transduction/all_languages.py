@@ -4,8 +4,9 @@
         [--seeds 1 2 3] [any setting of g2p.yaml, such as --trainer.max_epochs 10]
 
 FOLDER is the folder or the hub id of the data; a language is one of its configurations. A finished run leaves
-`OUTPUT/LANGUAGE/SEED/scores.json`, and a second start goes on after it. The table is `OUTPUT/scores.md`; with several
-seeds it has their mean and the scores of their ensemble. WER is the share of words that are not exactly right.
+`OUTPUT/LANGUAGE/SEED/scores.json`, and a second start with the same settings goes on after it. The table is
+`OUTPUT/scores.md`; with several seeds it has their mean and the scores of their ensemble. WER is the share of words
+that are not exactly right.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ from lit_seq2seq.types import UserError
 
 RECIPE = Path(__file__).with_name("g2p.yaml")
 COLUMNS = {"val_sequence_error_rate": "dev WER", "val_per": "dev PER"}
-COLUMNS |= {"test_sequence_error_rate": "test WER", "test_per": "test PER"}
+COLUMNS |= {"test_sequence_error_rate": "test WER", "test_per": "test PER", "minutes": "minutes"}
 Scores = dict[str, float]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/g2p_all"))
     parser.add_argument("--languages", nargs="+")
@@ -46,22 +49,45 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(data: str, output: Path, languages: list[str] | None, seeds: list[int], settings: list[str]) -> None:
     """Train what is not finished, and write the table after each language."""
-    known = [name for name in datasets.get_dataset_config_names(data) if name not in ("all", "default")]
+    known = configurations(data)
     for language in languages or known:
         if language not in known:
             raise UserError(f"expected languages of {', '.join(known)}, but got {language!r}: check --languages")
+    check_settings(output / "settings.json", settings)
     for language in languages or known:
         for seed in seeds:
             folder = output / language / str(seed)
             named = [f"--data.dataset={data}", f"--data.name={language}", f"--seed_everything={seed}"]
             recipe = [*named, f"--trainer.default_root_dir={folder}", *settings]
             finish(folder / "scores.json", partial(train, recipe))
+            (output / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         if len(seeds) > 1:
             models = [output / language / str(seed) / "model" for seed in seeds]
             joined = "+".join(map(str, seeds))
             finish(output / language / f"ensemble_{joined}.json", partial(join, recipe, models))
         (output / "scores.md").write_text(table(output), encoding="utf-8")
     print((output / "scores.md").read_text(encoding="utf-8"))
+
+
+def configurations(data: str) -> list[str]:
+    """Return the languages of a folder or a hub dataset."""
+    try:
+        names = datasets.get_dataset_config_names(data)
+    except OSError as error:
+        raise UserError(f"expected a folder or a hub id, but cannot open {data!r}: check --data") from error
+    known = [name for name in names if name not in ("all", "default")]
+    if not known:
+        raise UserError(
+            f"expected a configuration for each language, but {data!r} has none: use recipes/transduction.py"
+        )
+    return known
+
+
+def check_settings(path: Path, settings: list[str]) -> None:
+    """Refuse to go on with other settings than those of the runs that are there."""
+    if path.is_file() and (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        shown = " ".join(before) or "those of g2p.yaml"
+        raise UserError(f"the runs in {path.parent} have other settings ({shown}): choose another --output")
 
 
 def finish(path: Path, work: partial[Scores]) -> None:
