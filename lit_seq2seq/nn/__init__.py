@@ -22,7 +22,7 @@ from lit_seq2seq.nn.decoders import (
     InputFeedingDecoder,
     ParallelDecoder,
 )
-from lit_seq2seq.nn.encoders import Encoder, EncoderShape, TextEncoder
+from lit_seq2seq.nn.encoders import ConvEncoder, Encoder, EncoderShape, TextEncoder
 from lit_seq2seq.nn.ensemble import Ensemble
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
@@ -36,6 +36,7 @@ __all__ = [
     "AttentionMemory",
     "Bridge",
     "ConditionalGRUDecoder",
+    "ConvEncoder",
     "CopyOutput",
     "CoverageLoss",
     "Decoder",

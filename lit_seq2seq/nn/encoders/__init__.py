@@ -1,6 +1,7 @@
 """Encoders: a source in, one memory vector per position out."""
 
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
+from lit_seq2seq.nn.encoders.image import ConvEncoder
 from lit_seq2seq.nn.encoders.text import TextEncoder
 
-__all__ = ["Encoder", "EncoderShape", "TextEncoder"]
+__all__ = ["ConvEncoder", "Encoder", "EncoderShape", "TextEncoder"]
