@@ -1,4 +1,4 @@
-"""Train, evaluate and try out an image captioning model: `python recipes/captioning.py [--config FILE] [--trainer.X]`."""
+"""Train, evaluate and try out a captioning model: `python recipes/captioning.py [--config FILE] [--trainer.X]`."""
 
 import sys
 from pathlib import Path

@@ -123,6 +123,10 @@ class Image(Feature):
             return "an image that cannot be read"
         return f"image of {width} x {height} pixels"
 
+    def picture(self, raw: Any) -> Array:
+        """Return the pixels that the model reads."""
+        return self.nothing() if self.is_missing(raw) else self.encode([raw])[0]
+
     # ---------------------------------------------------------------------------------------------- encoding
 
     @property
@@ -151,7 +155,9 @@ class Image(Feature):
                 warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
                 image = PIL.Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) if _is_file(raw) else raw
         except PIL.UnidentifiedImageError as error:
-            raise UserError(f"expected an image, but{name or ' the bytes'} cannot be read as one: convert it") from error
+            raise UserError(
+                f"expected an image, but{name or ' the bytes'} cannot be read as one: convert it"
+            ) from error
         except PIL.Image.DecompressionBombError as error:
             raise UserError(f"the image{name} is too large: {error}: make it smaller") from error
         except (OSError, ValueError, SyntaxError) as error:

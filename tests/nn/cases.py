@@ -142,6 +142,7 @@ COPY_SOURCE = CopySource(
 )
 COPY_TARGET = Padded(
     torch.tensor([[4, 8, 7, 9, 5, 3], [8, 3, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0], [6, 5, 4, 3, 0, 0]]), TARGET.lengths
+)
 IMAGES = Padded(torch.randn(3, 16, 16, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([16, 16, 16]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ class ConvEncoder(Encoder):
         if blocks < 1:
             raise ValueError(f"blocks must be at least 1, got {blocks}")
         stages: list[nn.Module] = [_Unit(channels, widths[0], stride=2)]
-        for before, width in zip(widths, widths[1:], strict=False):
+        for before, width in pairwise(widths):
             stages += [_Block(before, width, stride=2), *(_Block(width, width) for _ in range(blocks - 1))]
         self.stages = nn.Sequential(*stages)
         self.project = nn.Linear(widths[-1] + 2, hidden_size)
