@@ -22,7 +22,7 @@ from lit_seq2seq.nn.decoders import (
     InputFeedingDecoder,
     ParallelDecoder,
 )
-from lit_seq2seq.nn.encoders import ConvEncoder, Encoder, EncoderShape, TextEncoder
+from lit_seq2seq.nn.encoders import ConvEncoder, Encoder, EncoderShape, TextEncoder, VisionBackbone
 from lit_seq2seq.nn.ensemble import Ensemble
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
@@ -63,6 +63,7 @@ __all__ = [
     "RecurrentStack",
     "StateShape",
     "TextEncoder",
+    "VisionBackbone",
     "ZeroBridge",
     "projected_cross_entropy",
 ]

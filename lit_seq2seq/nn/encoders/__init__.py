@@ -3,5 +3,6 @@
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.encoders.image import ConvEncoder
 from lit_seq2seq.nn.encoders.text import TextEncoder
+from lit_seq2seq.nn.encoders.vision import VisionBackbone
 
-__all__ = ["ConvEncoder", "Encoder", "EncoderShape", "TextEncoder"]
+__all__ = ["ConvEncoder", "Encoder", "EncoderShape", "TextEncoder", "VisionBackbone"]

@@ -54,7 +54,7 @@ class VisionBackbone(Encoder):
         return self._shape
 
     def train(self, mode: bool = True) -> VisionBackbone:
-        """Switch between training and evaluation; a frozen backbone stays in evaluation mode, its statistics as they are."""
+        """Switch between training and evaluation; a frozen backbone stays in evaluation mode."""
         super().train(mode)
         if self.trainable_blocks == 0:
             self.backbone.eval()
