@@ -122,7 +122,7 @@ def test_images_that_cannot_be_read_are_named(trained: tuple[LitSeq2Seq, Path, T
     captioner = pipeline("image-to-text", trained[0])
     with pytest.raises(UserError, match="input 1: expected an image, but the bytes cannot be read as one"):
         captioner([png("red"), b"no image"])
-    with pytest.raises(UserError, match="input 0: expected an image at 'none.png', but there is no such file"):
+    with pytest.raises(UserError, match=r"input 0: expected an image at 'none\.png', but there is no such file"):
         captioner("none.png")
     with pytest.raises(UserError, match="the input is of type int, expected an image: a path, bytes, a Pillow image"):
         captioner(3)
@@ -135,5 +135,5 @@ def test_images_that_cannot_be_read_are_named(trained: tuple[LitSeq2Seq, Path, T
 
 def test_a_column_without_images_is_explained() -> None:
     rows = Dataset.from_dict({"image": [1, 2], "caption_0": ["a", "b"]})
-    with pytest.raises(UserError, match="expected images .* in column 'image', but it holds int64"):
+    with pytest.raises(UserError, match=r"expected images .* in column 'image', but it holds int64"):
         make_data(DatasetDict(train=rows, validation=rows)).setup("fit")

@@ -99,7 +99,7 @@ def test_lower_orders_equal_sacrebleu_and_torchmetrics(metric, order):
     assert ours.signature().startswith(f"order:{order}|BLEU|nrefs:var|case:mixed|eff:no|tok:none|smooth:none|")
 
 
-@pytest.mark.parametrize(("seed", "expected"), [(0, CIDER0), (1, CIDER1)])
+@pytest.mark.parametrize(("seed", "expected"), [(0, 167.13805318743242), (1, 237.0738392036266)])
 @pytest.mark.parametrize("batch", [1, 7, 60])
 def test_cider_equals_the_toolkit_of_coco(seed, expected, batch):
     """The figures are those of `CiderScorer` in pycocoevalcap 1.2 for the same corpus, times 100."""

@@ -1,4 +1,5 @@
 import itertools
+import re
 import warnings
 from pathlib import Path
 
@@ -148,10 +149,8 @@ def test_no_global_pyplot_state():
 def test_captions_lay_the_weights_of_each_word_over_the_image(tmp_path: Path):
     image = np.full((8, 8, 3), 200, np.uint8)
     weights = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 0.0, 1.0]])
-    examples = [
-        CaptionExample(image, weights, ["a", "$x$", "<eos>"], "a $x$"),
-        CaptionExample(image, weights[:1], ["b"]),
-    ]
+    examples = [CaptionExample(image, weights, ["a", "$x$", "<eos>"], "a $x$")]
+    examples += [CaptionExample(image, weights[:1], ["b"])]
     figure = plot_captions(examples, tmp_path / "captions.png", columns=3)
     assert (tmp_path / "captions.png").is_file()
     assert [axes.get_title() for axes in figure.axes] == ["", "a", "$x$", "<eos>", "", "b"]
@@ -161,11 +160,10 @@ def test_captions_lay_the_weights_of_each_word_over_the_image(tmp_path: Path):
     assert (shadows[1] == 0).all()
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (3, 4), (2, 0)])
+@pytest.mark.parametrize("shape", [(2, 3), (3, 4)])
 def test_weights_of_no_square_grid_are_refused(shape):
-    with pytest.raises(
-        UserError, match=rf"\(tokens, cells of a square grid\), with 2 tokens, but are \({shape[0]}, {shape[1]}\)"
-    ):
+    came = re.escape(f"(tokens, cells of a square grid), with 2 tokens, but are {shape}")
+    with pytest.raises(UserError, match=came):
         plot_captions([CaptionExample(np.zeros((4, 4, 3)), np.ones(shape), ["a", "b"])])
     with pytest.raises(UserError, match="one or more examples, but got none"):
         plot_captions([])

@@ -10,7 +10,7 @@ from lit_seq2seq.nn.attention import (
     LocationAwareAttention,
     MultiHeadAttention,
 )
-from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss
+from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss, DoublyStochasticLoss
 from lit_seq2seq.nn.bridges import Bridge, DenseBridge, LastState, LearnedBridge, MeanBridge, StateShape, ZeroBridge
 from lit_seq2seq.nn.cells import RecurrentLayer, RecurrentStack
 from lit_seq2seq.nn.decoders import (
@@ -45,6 +45,7 @@ __all__ = [
     "DecoderState",
     "DenseBridge",
     "DotAttention",
+    "DoublyStochasticLoss",
     "Encoder",
     "EncoderDecoder",
     "EncoderShape",
