@@ -102,7 +102,7 @@ def show(
     console.print(table)
     pictures = []
     run = folder.parent
-    if _draw_attention([source for source, _ in rows], best, feature, run / "attention.png"):
+    if draw_attention([source for source, _ in rows], best, feature, run / "attention.png"):
         pictures.append(run / "attention.png")
     if (run / "metrics.csv").is_file():
         plot_curves(run / "metrics.csv", path=run / "curves.png")
@@ -121,7 +121,7 @@ def show(
         console.print(f"  {command}", soft_wrap=True, highlight=False)
 
 
-def _draw_attention(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, path: Path) -> bool:
+def draw_attention(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, path: Path) -> bool:
     """Draw where attention looked: over the image where there is one, otherwise as a table."""
     pictured, tables = [], []
     for source, output in zip(sources, outputs, strict=True):

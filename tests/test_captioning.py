@@ -4,6 +4,7 @@ import io
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 from datasets import Dataset, DatasetDict
@@ -14,7 +15,8 @@ from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, pipeline
 from lit_seq2seq.features import Image, Tokenizer
 from lit_seq2seq.metrics import BLEU1, CIDErD
 from lit_seq2seq.nn import AdditiveAttention, ConvEncoder, MeanBridge, ParallelDecoder
-from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.predictor import Output, Predictor
+from lit_seq2seq.recipe import draw_attention
 from lit_seq2seq.types import UserError
 from tests.tiny import SIZES, make_model, make_trainer
 
@@ -116,6 +118,20 @@ def test_attention_is_over_a_grid_and_the_picture_is_what_the_model_sees(
     picture = model.processor.source_feature.picture(png("green"))
     assert picture is not None
     assert (picture == COLOURS["green"]).all()
+
+
+def test_the_picture_of_a_run_shows_images_with_their_words(
+    trained: tuple[LitSeq2Seq, Path, Trainer], tmp_path: Path
+) -> None:
+    model, sources = trained[0], [png("green"), png("red")]
+    outputs = [best for best, *_ in Predictor(model).stream(sources, return_attention=True)]
+    feature = model.processor.source_feature
+    assert draw_attention(sources, outputs, feature, tmp_path / "attention.png")
+    with PIL.Image.open(tmp_path / "attention.png") as picture:
+        shown = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    for colour in ("green", "red"):
+        assert (shown == COLOURS[colour]).all(axis=1).sum() > 1000
+    assert not draw_attention([png("red")], [Output("")], feature, tmp_path / "none.png")
 
 
 def test_images_that_cannot_be_read_are_named(trained: tuple[LitSeq2Seq, Path, Trainer]) -> None:

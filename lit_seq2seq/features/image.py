@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -148,7 +149,7 @@ class Image(Feature):
         if isinstance(raw, Mapping):
             raw = raw.get("bytes") or raw.get("path")
         name = "" if isinstance(raw, bytes | PIL.Image.Image) else f" '{raw}'"
-        if name and not Path(raw).is_file():
+        if name and not _exists(raw):
             raise UserError(f"expected an image at{name}, but there is no such file: give its full path")
         try:
             with warnings.catch_warnings():  # of sizes, which are checked below
@@ -188,7 +189,7 @@ class Image(Feature):
                 enough = math.ceil(2 * self.edge / math.sqrt(self.smallest_crop))
                 image.draft(None, (enough, enough))
             return _rgb(ImageOps.exif_transpose(image))
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error) as error:
             raise UserError(f"the image{name} is broken: {error}: mend it, or leave the row out") from error
 
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
@@ -231,6 +232,13 @@ class Image(Feature):
         left, upper = (width - side) / 2, (height - side) / 2
         box = (left, upper, left + side, upper + side) if self.fit == "crop" else (0, 0, width, height)
         return image.resize(square, PIL.Image.Resampling.BICUBIC, box=box)
+
+
+def _exists(path: Any) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or with a null character: some other text
+        return False
 
 
 def _is_file(raw: Any) -> bool:

@@ -51,7 +51,7 @@ class CIDErD(TextMetric):
         >>> cider = CIDErD()
         >>> cider.update(["a dog runs", "two men"], [["A dog runs."], ["two men sit", "men"]])
         >>> cider.compute()
-        tensor(477.6471)
+        tensor(512.4964)
     """
 
     name = "cider"

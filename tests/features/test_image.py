@@ -155,6 +155,7 @@ def test_broken_images_are_explained_in_one_line(tmp_path: Path) -> None:
         file(noise(1, 1)): "expected an image of at least 2 x 2 pixels, but it has 1 x 1: leave the row out",
         str(tmp_path / "none.jpg"): r"expected an image at '.*none\.jpg', but there is no such file",
         str(tmp_path): "there is no such file",
+        "a dog " * 1000: "there is no such file",
     }
     for raw, message in cases.items():
         with pytest.raises(UserError, match=message) as error:
