@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import DocstringStyle, parse
 
-from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, callbacks, metrics, nn, schedules
+from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, callbacks, features, metrics, nn, schedules
 from lit_seq2seq.data import synthetic
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.nn.decoders.base import Combination
@@ -41,6 +41,7 @@ def page() -> str:
         PAGE.read_text(encoding="utf-8").split("\n\n## data")[0],
         "## data",
         table(Seq2SeqDataModule),
+        *group("Images", "`data.source_feature`.", [features.Image]),
         *group("Tokenizer", "`data.source_tokenizer` and `data.target_tokenizer`.", [Tokenizer]),
         *group("Built-in data", "`data.dataset`.", kinds(synthetic, synthetic.BuiltinDataset)),
         "## model",

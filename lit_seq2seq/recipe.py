@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -16,9 +18,10 @@ from rich.table import Table
 from lit_seq2seq.cli import Seq2SeqCLI, guarded
 from lit_seq2seq.commands import save_best
 from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.features import Feature
 from lit_seq2seq.module import LitSeq2Seq
-from lit_seq2seq.plots import AttentionExample, plot_attention_grid, plot_curves
-from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.plots import AttentionExample, CaptionExample, plot_attention_grid, plot_captions, plot_curves
+from lit_seq2seq.predictor import Output, Predictor
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Seq2SeqCLI:
@@ -105,13 +108,7 @@ def show(
     console.print(table)
     pictures = []
     run = folder.parent
-    examples = [
-        AttentionExample(output.attention, output.source_tokens, output.tokens)
-        for output in best
-        if output.attention is not None and output.attention.shape[1]
-    ]
-    if examples:
-        plot_attention_grid(examples[:4], path=run / "attention.png")
+    if draw_attention([source for source, _ in rows], best, feature, run / "attention.png"):
         pictures.append(run / "attention.png")
     if (run / "metrics.csv").is_file():
         plot_curves(run / "metrics.csv", path=run / "curves.png")
@@ -128,3 +125,21 @@ def show(
         commands += [f"python recipes/{task}.py --config recipes/{task}/{own.name} --data.dataset YOUR_FOLDER"]
     for command in commands:
         console.print(f"  {command}", soft_wrap=True, highlight=False)
+
+
+def draw_attention(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, path: Path) -> bool:
+    """Draw where attention looked: over the image where there is one, otherwise as a table."""
+    pictured, tables = [], []
+    for source, output in zip(sources, outputs, strict=True):
+        if output.attention is None or not output.attention.shape[1]:
+            continue
+        image = feature.picture(source)
+        if image is None:
+            tables.append(AttentionExample(output.attention, output.source_tokens, output.tokens))
+        else:
+            pictured.append(CaptionExample(image, output.attention, output.tokens, output.text))
+    if pictured:
+        plot_captions(pictured, path=path)
+    elif tables:
+        plot_attention_grid(tables[:4], path=path)
+    return bool(pictured or tables)

@@ -1,6 +1,7 @@
 import copy
 import importlib.util
 import itertools
+import math
 import pickle
 import random
 from collections.abc import Callable, Sequence
@@ -14,10 +15,14 @@ from torch import distributed, multiprocessing
 
 from lit_seq2seq.metrics import (
     BLEU,
+    BLEU1,
+    BLEU2,
+    BLEU3,
     CER,
     PER,
     WER,
     ChrF,
+    CIDErD,
     ExactMatch,
     SequenceErrorRate,
     TextMetric,
@@ -27,7 +32,9 @@ from lit_seq2seq.metrics import (
 from lit_seq2seq.types import UserError
 
 WORDS = ["a", "A", "man", "Man", "sleeps", ".", "the", "über-cool,", "dog's", "don't", "12.5", "天気", "(yes)", "!"]
-METRICS: list[Callable[[], TextMetric]] = [BLEU, ChrF, ExactMatch, SequenceErrorRate, WER, PER, CER]
+METRICS: list[Callable[[], TextMetric]] = [
+    *(BLEU, BLEU1, BLEU2, BLEU3, ChrF, CIDErD, ExactMatch, SequenceErrorRate, WER, PER, CER)
+]
 
 
 def sentence(rng: random.Random) -> str:
@@ -80,6 +87,37 @@ def test_equals_sacrebleu(metric, theirs, seed, batch):
     assert ours.signature() == f"{result.name}|{expected.get_signature()}"
 
 
+@pytest.mark.parametrize(("metric", "order"), [(BLEU1, 1), (BLEU2, 2), (BLEU3, 3)])
+def test_lower_orders_equal_sacrebleu_and_torchmetrics(metric, order):
+    hypotheses, references = corpus(2)
+    ours = metric(tokenize="none", smooth_method="none")
+    expected = sacrebleu.BLEU(force=True, tokenize="none", smooth_method="none", max_ngram_order=order)
+    result = expected.corpus_score(hypotheses, in_columns(references)).score
+    assert score(ours, hypotheses, references, 7) == pytest.approx(result, rel=1e-6)
+    theirs = reference_scores.bleu_score(hypotheses, references, n_gram=order).item()
+    assert result == pytest.approx(100 * theirs, rel=1e-5)
+    assert ours.signature().startswith(f"order:{order}|BLEU|nrefs:var|case:mixed|eff:no|tok:none|smooth:none|")
+
+
+@pytest.mark.parametrize(("seed", "expected"), [(0, 167.13805318743242), (1, 237.0738392036266)])
+@pytest.mark.parametrize("batch", [1, 7, 60])
+def test_cider_equals_the_toolkit_of_coco(seed, expected, batch):
+    """The figures are those of `CiderScorer` in pycocoevalcap 1.2 for the same corpus, times 100."""
+    hypotheses, references = corpus(seed)
+    cider = CIDErD(lowercase=False, tokenize="none")
+    assert score(cider, hypotheses, references, batch) == pytest.approx(expected, rel=1e-6)
+    assert cider.signature() == "CIDEr-D|case:mixed|tok:none|df:references|n:4|sigma:6"
+
+
+def test_cider_by_hand():
+    """Two words of one segment each, no pair of them: only n = 1 counts, with the weight log 2 for each word."""
+    cider = CIDErD()
+    cider.update(["Cat.", "dog dog"], [["cat", "the bird"], ["dog"]])
+    first = (1 + 0) / 2  # of the two references the first agrees, the other has another length: one pair, no match
+    second = 1 * math.exp(-1 / 72) / 2  # min(2, 1) * 1 / (2 * 1), and one pair more than the reference
+    assert cider.compute().item() == pytest.approx(1000 * (first + second) / 4 / 2, rel=1e-6)
+
+
 def test_signature_counts_references():
     bleu = BLEU()
     assert "nrefs:?" in bleu.signature()
@@ -99,7 +137,7 @@ def test_empty_corpus_and_empty_outputs(metric):
     assert silent.compute() == (0 if silent.higher_is_better else 100)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric is not CIDErD])
 def test_perfect_output_scores_best(metric):
     perfect = metric()
     perfect.update(["a man sleeps on the sofa"] * 2, [["a man sleeps on the sofa"], ["x", "a man sleeps on the sofa"]])
@@ -163,8 +201,7 @@ def test_phone_error_rate_by_hand():
 
 def test_names_are_unique_keys():
     assert [metric().name for metric in METRICS] == [
-        "bleu",
-        "chrf",
+        *("bleu", "bleu1", "bleu2", "bleu3", "chrf", "cider"),
         "exact_match",
         "sequence_error_rate",
         "wer",

@@ -1,4 +1,5 @@
 import itertools
+import re
 import warnings
 from pathlib import Path
 
@@ -10,7 +11,14 @@ from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lit_seq2seq.plots import AttentionExample, plot_attention, plot_attention_grid, plot_curves
+from lit_seq2seq.plots import (
+    AttentionExample,
+    CaptionExample,
+    plot_attention,
+    plot_attention_grid,
+    plot_captions,
+    plot_curves,
+)
 from lit_seq2seq.types import UserError
 
 ROWS = [
@@ -136,3 +144,26 @@ def test_no_global_pyplot_state():
     plot_curves(ROWS)
     plot_attention(torch.eye(2), "ab", "cd")
     assert pyplot.get_fignums() == []
+
+
+def test_captions_lay_the_weights_of_each_word_over_the_image(tmp_path: Path):
+    image = np.full((8, 8, 3), 200, np.uint8)
+    weights = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 0.0, 1.0]])
+    examples = [CaptionExample(image, weights, ["a", "$x$", "<eos>"], "a $x$")]
+    examples += [CaptionExample(image, weights[:1], ["b"])]
+    figure = plot_captions(examples, tmp_path / "captions.png", columns=3)
+    assert (tmp_path / "captions.png").is_file()
+    assert [axes.get_title() for axes in figure.axes] == ["", "a", "$x$", "<eos>", "", "b"]
+    shadows = [axes.images[1].get_array()[..., 3] for axes in figure.axes if len(axes.images) == 2]
+    assert shadows[0].argmin() == 0
+    assert shadows[2].reshape(-1).tolist() == pytest.approx([0.85, 0.85, 0.85, 0])
+    assert (shadows[1] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 4)])
+def test_weights_of_no_square_grid_are_refused(shape):
+    came = re.escape(f"(tokens, cells of a square grid), with 2 tokens, but are {shape}")
+    with pytest.raises(UserError, match=came):
+        plot_captions([CaptionExample(np.zeros((4, 4, 3)), np.ones(shape), ["a", "b"])])
+    with pytest.raises(UserError, match="one or more examples, but got none"):
+        plot_captions([])

@@ -1,11 +1,13 @@
+import io
 import json
 import re
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import yaml
-from datasets import Dataset
+from datasets import Dataset, Image
 from lightning.pytorch import Trainer
 
 import lit_seq2seq
@@ -52,6 +54,25 @@ def vectors(folder: Path, source: str, target: str, channels: int | None) -> str
     return json.dumps({split: str(folder / f"{split}.parquet") for split in ("train", "validation", "test")})
 
 
+def images(folder: Path, source: str, target: str) -> dict[str, str]:
+    """Write the three splits with images; a pattern of columns becomes two of them."""
+    found = {}
+    for seed, split in enumerate(("train", "validation", "test")):
+        texts = pairs(20, seed)["target"]
+        columns = {target.replace("*", str(number)): texts for number in range(2)}
+        files = [{"bytes": png(number), "path": None} for number in range(20)]
+        rows = Dataset.from_dict({source: files, **columns}).cast_column(source, Image())
+        rows.to_parquet(folder / f"{split}.parquet")
+        found[split] = str(folder / f"{split}.parquet")
+    return found
+
+
+def png(number: int) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (20, 16), (number, 3 * number, 5 * number)).save(file, "PNG")
+    return file.getvalue()
+
+
 def small(path: Path, folder: Path) -> list[str]:
     """Give settings that shrink a recipe's model, data and run."""
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -62,6 +83,8 @@ def small(path: Path, folder: Path) -> list[str]:
         for size in ("embedding_dim", "hidden_size")
         if size in config["model"][side]["init_args"]
     ]
+    if config["model"]["encoder"]["class_path"].endswith("ConvEncoder"):
+        sizes += ["--model.encoder.init_args.widths=[16, 16]", "--data.source_feature.init_args.size=16"]
     run = {"default_root_dir": folder, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
     run |= {
         "num_sanity_val_steps": 0,
@@ -74,8 +97,11 @@ def small(path: Path, folder: Path) -> list[str]:
         counts = {"train_size": 60, "validation_size": 8, "test_size": 12}
         return [*arguments, *(f"--data.dataset.init_args.{name}={value}" for name, value in counts.items())]
     if "source_feature" in data:
-        channels = data["source_feature"]["init_args"].get("channels")
-        arguments.append(f"--data.dataset={vectors(folder, data['source_column'], data['target_column'], channels)}")
+        feature, columns = data["source_feature"], (data["source_column"], data["target_column"])
+        if feature["class_path"].endswith("Image"):
+            arguments.append(f"--data.dataset={json.dumps(images(folder, *columns))}")
+            return [*arguments, "--data.name=null"]
+        arguments.append(f"--data.dataset={vectors(folder, *columns, feature['init_args'].get('channels'))}")
         return [*arguments, "--data.name=null", "--data.train_split=train", "--data.target_tokenizer.vocab_size=60"]
     columns = (data["source_column"], data["target_column"], data.get("feature_columns", []))
     arguments.append(f"--data.dataset={json.dumps(files(folder, *columns))}")

@@ -66,6 +66,10 @@ class Feature(ABC):
         """Describe an input in a few words, for tables of samples."""
         return "" if raw is None else type(raw).__name__
 
+    def picture(self, raw: Any) -> Array | None:
+        """Return an input as the model sees it, `(H, W, 3)` pixels from 0 to 255; `None` for what is no image."""
+        return None
+
     # ---------------------------------------------------------------------------------------------- learning
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import sacrebleu
 import torch
@@ -80,18 +80,72 @@ class BLEU(_SacreBLEU):
     """
 
     name = "bleu"
+    order: ClassVar[int] = 4
 
     def __init__(
         self, lowercase: bool = False, tokenize: Tokenization = "13a", smooth_method: Smoothing = "exp"
     ) -> None:
         try:
-            scorer = sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize, smooth_method=smooth_method)
+            scorer = sacrebleu.BLEU(
+                lowercase, tokenize=tokenize, smooth_method=smooth_method, max_ngram_order=self.order
+            )
         except (ImportError, RuntimeError) as error:
             raise UserError(
                 f"BLEU(tokenize={tokenize!r}) needs a package that is not installed: "
                 f'pip install "sacrebleu[{tokenize[:2]}]" or choose tokenize: char'
             ) from error
-        super().__init__(scorer, 2 + 2 * scorer.max_ngram_order)
+        super().__init__(scorer, 2 + 2 * self.order)
+
+    def signature(self) -> str:
+        """Return sacreBLEU's signature with the number of references seen so far; it names the order if not 4."""
+        order = "" if self.order == 4 else f"order:{self.order}|"
+        return f"{order}{super().signature()}"
+
+
+class BLEU1(BLEU):
+    """BLEU of single words, n = 1 only; see `BLEU`.
+
+    Args:
+        lowercase: see `BLEU`.
+        tokenize: see `BLEU`.
+        smooth_method: see `BLEU`.
+
+    Example:
+        >>> from lit_seq2seq.metrics import BLEU1
+        >>> bleu = BLEU1()
+        >>> bleu.update(["a man sleeps"], [["a man reads", "the man"]])
+        >>> round(bleu.compute().item(), 1)
+        66.7
+    """
+
+    name = "bleu1"
+    order = 1
+
+
+class BLEU2(BLEU):
+    """BLEU of n-grams, n = 1 and 2; see `BLEU`.
+
+    Args:
+        lowercase: see `BLEU`.
+        tokenize: see `BLEU`.
+        smooth_method: see `BLEU`.
+    """
+
+    name = "bleu2"
+    order = 2
+
+
+class BLEU3(BLEU):
+    """BLEU of n-grams, n = 1 to 3; see `BLEU`.
+
+    Args:
+        lowercase: see `BLEU`.
+        tokenize: see `BLEU`.
+        smooth_method: see `BLEU`.
+    """
+
+    name = "bleu3"
+    order = 3
 
 
 class ChrF(_SacreBLEU):

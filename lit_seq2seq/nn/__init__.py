@@ -10,7 +10,7 @@ from lit_seq2seq.nn.attention import (
     LocationAwareAttention,
     MultiHeadAttention,
 )
-from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss
+from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss, DoublyStochasticLoss
 from lit_seq2seq.nn.bridges import Bridge, DenseBridge, LastState, LearnedBridge, MeanBridge, StateShape, ZeroBridge
 from lit_seq2seq.nn.cells import RecurrentLayer, RecurrentStack
 from lit_seq2seq.nn.decoders import (
@@ -22,7 +22,7 @@ from lit_seq2seq.nn.decoders import (
     InputFeedingDecoder,
     ParallelDecoder,
 )
-from lit_seq2seq.nn.encoders import Encoder, EncoderShape, PyramidalEncoder, TextEncoder
+from lit_seq2seq.nn.encoders import ConvEncoder, Encoder, EncoderShape, PyramidalEncoder, TextEncoder, VisionBackbone
 from lit_seq2seq.nn.ensemble import Ensemble
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
@@ -36,6 +36,7 @@ __all__ = [
     "AttentionMemory",
     "Bridge",
     "ConditionalGRUDecoder",
+    "ConvEncoder",
     "CopyOutput",
     "CoverageLoss",
     "Decoder",
@@ -44,6 +45,7 @@ __all__ = [
     "DecoderState",
     "DenseBridge",
     "DotAttention",
+    "DoublyStochasticLoss",
     "Encoder",
     "EncoderDecoder",
     "EncoderShape",
@@ -63,6 +65,7 @@ __all__ = [
     "RecurrentStack",
     "StateShape",
     "TextEncoder",
+    "VisionBackbone",
     "ZeroBridge",
     "projected_cross_entropy",
 ]

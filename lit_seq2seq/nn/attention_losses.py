@@ -51,3 +51,30 @@ class CoverageLoss(AttentionLoss):
         coverage = weights.cumsum(dim=1) - weights  # (B, T, S)
         repeated = torch.minimum(weights, coverage).sum(dim=-1)  # (B, T)
         return self.weight * (repeated * target_mask).sum()
+
+
+class DoublyStochasticLoss(AttentionLoss):
+    """Push attention to look at every place about once: `weight * sum_i (1 - sum_t a_ti)^2`.
+
+    Xu et al. 2015, eq. 14 (https://arxiv.org/abs/1502.03044), over the real positions i of the source.
+
+    Args:
+        weight: factor of the term, >= 0; the paper's is 1.
+
+    Example:
+        >>> weights = torch.tensor([[[1.0, 0.25, 0.0], [0.5, 0.5, 0.0]]])  # the last position is padding
+        >>> DoublyStochasticLoss()(weights, torch.tensor([[True, True]]))
+        tensor(0.3125)
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight of DoublyStochasticLoss must be at least 0, got {weight}")
+        self.weight = weight
+
+    def forward(self, weights: Tensor, target_mask: Tensor) -> Tensor:
+        """Compute the term; see `AttentionLoss.forward`."""
+        looked = (weights.float() * target_mask[:, :, None]).sum(dim=1)  # (B, S)
+        real = (weights > 0).any(dim=1)  # (B, S)
+        return self.weight * ((1 - looked).square() * real).sum()

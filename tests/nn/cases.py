@@ -12,6 +12,7 @@ from lit_seq2seq.nn import (
     Attention,
     Bridge,
     ConditionalGRUDecoder,
+    ConvEncoder,
     Decoder,
     DecoderState,
     DenseBridge,
@@ -67,6 +68,10 @@ ENCODERS: dict[str, Callable[[int], Encoder]] = {
     "three layers": partial(TextEncoder, num_layers=3, cell="gru", **SIZES),
     "reverse": partial(TextEncoder, bidirectional=False, reverse=True, **SIZES),
     "residual norm": partial(TextEncoder, num_layers=3, residual=True, layer_norm=True, **SIZES),
+}
+IMAGE_ENCODERS: dict[str, Callable[[int], Encoder]] = {
+    "convolutions": partial(ConvEncoder, hidden_size=8, widths=[16, 32], blocks=1),
+    "more blocks": partial(ConvEncoder, hidden_size=8, widths=[16, 16, 32], blocks=2),
 }
 KINDS: dict[str, Callable[..., Decoder]] = {
     "parallel": partial(ParallelDecoder, **SIZES),
@@ -138,6 +143,7 @@ COPY_SOURCE = CopySource(
 COPY_TARGET = Padded(
     torch.tensor([[4, 8, 7, 9, 5, 3], [8, 3, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0], [6, 5, 4, 3, 0, 0]]), TARGET.lengths
 )
+IMAGES = Padded(torch.randn(3, 16, 16, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([16, 16, 16]))
 
 
 def network(name: str, **options: object) -> EncoderDecoder:

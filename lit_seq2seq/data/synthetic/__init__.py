@@ -4,9 +4,10 @@ from lit_seq2seq.data.synthetic.base import BuiltinDataset
 from lit_seq2seq.data.synthetic.docstrings import DocstringSummaries
 from lit_seq2seq.data.synthetic.numbers import SpelledNumbers
 from lit_seq2seq.data.synthetic.phrases import PhraseTranslation
+from lit_seq2seq.data.synthetic.scenes import ShapeScenes
 from lit_seq2seq.data.synthetic.sequences import SequenceTask
 
-__all__ = [
+__all__ = ["BuiltinDataset", "DocstringSummaries", "PhraseTranslation", "SequenceTask", "ShapeScenes", "SpelledNumbers"]
     "BuiltinDataset",
     "DocstringSummaries",
     "PhraseTranslation",

@@ -1,7 +1,9 @@
 """Encoders: a source in, one memory vector per position out."""
 
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
+from lit_seq2seq.nn.encoders.image import ConvEncoder
 from lit_seq2seq.nn.encoders.speech import PyramidalEncoder
 from lit_seq2seq.nn.encoders.text import TextEncoder
+from lit_seq2seq.nn.encoders.vision import VisionBackbone
 
-__all__ = ["Encoder", "EncoderShape", "PyramidalEncoder", "TextEncoder"]
+__all__ = ["ConvEncoder", "Encoder", "EncoderShape", "PyramidalEncoder", "TextEncoder", "VisionBackbone"]

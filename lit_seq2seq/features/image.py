@@ -1,0 +1,271 @@
+"""Images: from files, bytes or a column of them, to pixels of one size."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import datasets
+import numpy as np
+import PIL.Image
+import torch
+from PIL import ImageOps
+
+from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.types import Padded, UserError
+
+Fit = Literal["crop", "stretch", "pad"]
+Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_LEAST_SIDE = 2
+_PATCH = 16  # so many pixels squared count as one position
+_GREY = 128
+
+
+class Image(Feature):
+    """Images as RGB pixels of one size, `(B, size, size, 3)` float32, `(v / 255 - mean) / std`.
+
+    Images are decoded when a batch is made, and not kept. Whatever Pillow opens will do: palettes, CMYK, grey, 16 bits
+    and transparency (laid on white) become RGB, the first frame of an animation counts, and a camera's orientation is
+    followed. Training may take random parts (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842, section 6) and
+    mirror images.
+
+    Args:
+        size: width and height in pixels.
+        fit: how other shapes become a square: `crop` the middle, `stretch`, or `pad` with grey.
+        mean: of each channel, from 0 to 1; ImageNet's by default, as most backbones expect.
+        std: of each channel, above 0.
+        smallest_crop: least share of the area that a random part of an image takes when training, above 0 and up to 1;
+            1 takes the whole, as `fit` says.
+        flip: mirror half of the images when training. Leave it off where captions tell left from right.
+        max_pixels: larger images are refused before they are decoded.
+
+    Raises:
+        UserError: a setting is out of its range.
+
+    Example:
+        >>> feature = Image(size=8)
+        >>> picture = PIL.Image.new("L", (20, 10), 255)
+        >>> feature.collate(feature.encode([picture])).values.shape
+        torch.Size([1, 8, 8, 3])
+    """
+
+    column_kind: ClassVar[str] = "images (an Image column, bytes or paths)"
+    input_kind: ClassVar[str] = "an image: a path, bytes, a Pillow image, or a mapping with bytes or path"
+    random_settings: ClassVar[tuple[str, ...]] = ("smallest_crop", "flip")
+    rows_at_once: ClassVar[int] = 100
+
+    def __init__(
+        self,
+        size: int = 128,
+        fit: Fit = "crop",
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        smallest_crop: float = 1.0,
+        flip: bool = False,
+        max_pixels: int = 50_000_000,
+    ) -> None:
+        if size < 8:
+            raise UserError(f"size of an image must be at least 8 pixels, but is {size}")
+        if fit not in ("crop", "stretch", "pad"):
+            raise UserError(f"fit must be crop, stretch or pad, but is {fit!r}")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise UserError(f"mean and std must be 3 numbers each, std above 0, but are {mean} and {std}")
+        if not 0 < smallest_crop <= 1:
+            raise UserError(f"smallest_crop must be above 0 and up to 1, but is {smallest_crop}")
+        self.edge, self.fit = size, fit
+        self.mean, self.std = (np.array(values, dtype=np.float32) for values in (mean, std))
+        self.smallest_crop, self.flip, self.max_pixels = smallest_crop, flip, max_pixels
+        numbers = {"mean": [float(value) for value in mean], "std": [float(value) for value in std]}
+        self.config = {"size": size, "fit": fit, **numbers}
+        self.config |= {"smallest_crop": smallest_crop, "flip": flip, "max_pixels": max_pixels}
+
+    # ---------------------------------------------------------------------------------------------- what it reads
+
+    def accepts_column(self, column: object) -> bool:
+        """Tell whether a column holds image files, bytes, paths, or mappings of these."""
+        if isinstance(column, Mapping):
+            return bool(column.keys() & {"bytes", "path"})
+        return isinstance(column, datasets.Image) or getattr(column, "dtype", None) in (
+            "binary",
+            "large_binary",
+            "string",
+            "large_string",
+        )
+
+    def accepts(self, raw: object) -> bool:
+        """Tell whether `raw` is one image."""
+        if isinstance(raw, Mapping):
+            return bool(raw.keys() & {"bytes", "path"})
+        return isinstance(raw, PIL.Image.Image | bytes | str | os.PathLike)
+
+    def is_missing(self, raw: object) -> bool:
+        """Tell whether a row has no image."""
+        if isinstance(raw, Mapping):
+            return not raw.get("bytes") and not raw.get("path")
+        return raw is None or (isinstance(raw, str | bytes) and not raw)
+
+    def show(self, raw: Any) -> str:
+        """Return the path, or the width and height."""
+        if self.is_missing(raw):
+            return "no image"
+        if isinstance(raw, str | os.PathLike):
+            return str(raw)
+        try:
+            width, height = self.open(raw).size
+        except UserError:
+            return "an image that cannot be read"
+        return f"image of {width} x {height} pixels"
+
+    def picture(self, raw: Any) -> Array:
+        """Return the pixels that the model reads."""
+        return self.nothing() if self.is_missing(raw) else self.encode([raw])[0]
+
+    # ---------------------------------------------------------------------------------------------- encoding
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return 3
+
+    @property
+    def augments(self) -> bool:
+        """Whether training takes random parts or mirrors."""
+        return self.smallest_crop < 1 or self.flip
+
+    def open(self, raw: Any) -> PIL.Image.Image:
+        """Open one image without decoding it.
+
+        Raises:
+            UserError: it is no image, or one too large or too small.
+        """
+        if isinstance(raw, Mapping):
+            raw = raw.get("bytes") or raw.get("path")
+        name = "" if isinstance(raw, bytes | PIL.Image.Image) else f" '{raw}'"
+        if name and not _exists(raw):
+            raise UserError(f"expected an image at{name}, but there is no such file: give its full path")
+        try:
+            with warnings.catch_warnings():  # of sizes, which are checked below
+                warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+                image = PIL.Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) if _is_file(raw) else raw
+        except PIL.UnidentifiedImageError as error:
+            raise UserError(
+                f"expected an image, but{name or ' the bytes'} cannot be read as one: convert it"
+            ) from error
+        except PIL.Image.DecompressionBombError as error:
+            raise UserError(f"the image{name} is too large: {error}: make it smaller") from error
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"the image{name} is broken: {error}") from error
+        width, height = image.size
+        if width * height > self.max_pixels:
+            raise UserError(
+                f"expected an image of at most {self.max_pixels} pixels, but{name or ' it'} has {width} x {height}: "
+                "make it smaller, or raise max_pixels"
+            )
+        if min(width, height) < _LEAST_SIDE:
+            raise UserError(
+                f"expected an image of at least {_LEAST_SIDE} x {_LEAST_SIDE} pixels, but{name or ' it'} has "
+                f"{width} x {height}: leave the row out"
+            )
+        return image
+
+    def decode(self, raw: Any) -> PIL.Image.Image:
+        """Decode one image as RGB, upright, at its own size or, where its format can, at a fraction that is enough.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        image = self.open(raw)
+        name = "" if isinstance(raw, bytes | PIL.Image.Image | Mapping) else f" '{raw}'"
+        try:
+            if _is_file(raw):
+                enough = math.ceil(2 * self.edge / math.sqrt(self.smallest_crop))
+                image.draft(None, (enough, enough))
+            return _rgb(ImageOps.exif_transpose(image))
+        except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error) as error:
+            raise UserError(f"the image{name} is broken: {error}: mend it, or leave the row out") from error
+
+    def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
+        """Turn images into pixels `(size, size, 3)` uint8, a random part of each when training."""
+        return [np.asarray(self._fitted(self.decode(value), training)) for value in raw]
+
+    def augment(self, array: Array) -> Array:
+        """Mirror half of the images, if so configured."""
+        return array[:, ::-1] if self.flip and torch.rand(()) < 0.5 else array
+
+    def positions(self, array: Array) -> int:
+        """Count a position for every 16 x 16 pixels."""
+        return math.ceil(self.edge / _PATCH) ** 2
+
+    def measure(self, raw: Sequence[Any]) -> list[int]:
+        """Count positions without decoding."""
+        return [math.ceil(self.edge / _PATCH) ** 2] * len(raw)
+
+    def nothing(self) -> Array:
+        """Return a grey image."""
+        return np.full((self.edge, self.edge, 3), _GREY, dtype=np.uint8)
+
+    def truncate(self, array: Array, length: int) -> Array:
+        """Return the image as it is: all have one size."""
+        return array
+
+    def collate(self, arrays: Sequence[Array]) -> Padded:
+        """Normalise into float32 `values (B, size, size, 3)`."""
+        pixels = np.stack(arrays) if arrays else np.empty((0, self.edge, self.edge, 3), np.uint8)
+        values = (pixels.astype(np.float32) / 255 - self.mean) / self.std  # (B, H, W, 3)
+        return Padded(torch.from_numpy(values), torch.full((len(arrays),), self.edge))
+
+    def _fitted(self, image: PIL.Image.Image, training: bool) -> PIL.Image.Image:
+        square, (width, height) = (self.edge, self.edge), image.size
+        if training and self.smallest_crop < 1:
+            return image.resize(square, PIL.Image.Resampling.BILINEAR, box=_part(width, height, self.smallest_crop))
+        if self.fit == "pad":
+            return ImageOps.pad(image, square, PIL.Image.Resampling.BICUBIC, color=(_GREY,) * 3)
+        side = min(width, height)
+        left, upper = (width - side) / 2, (height - side) / 2
+        box = (left, upper, left + side, upper + side) if self.fit == "crop" else (0, 0, width, height)
+        return image.resize(square, PIL.Image.Resampling.BICUBIC, box=box)
+
+
+def _exists(path: Any) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or with a null character: some other text
+        return False
+
+
+def _is_file(raw: Any) -> bool:
+    return not isinstance(raw, PIL.Image.Image)
+
+
+def _part(width: int, height: int, smallest: float) -> Box:
+    """Draw a part of at least a share of `smallest` of the area, its sides in a ratio from 3/4 to 4/3."""
+    share, ratio, across, down = torch.rand(4).tolist()
+    area = width * height * (smallest + (1 - smallest) * share)
+    stretch = math.sqrt(math.exp((2 * ratio - 1) * math.log(4 / 3)))
+    part_width = min(width, math.sqrt(area) * stretch)
+    part_height = min(height, area / part_width)
+    left, upper = across * (width - part_width), down * (height - part_height)
+    return left, upper, left + part_width, upper + part_height
+
+
+def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Convert any mode to RGB; what is transparent shows white."""
+    if image.mode.startswith("I;16"):
+        image = PIL.Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        least, most = values.min(), max(values.max(), values.min() + 1)
+        image = PIL.Image.fromarray(((values - least) * (255 / (most - least))).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = PIL.Image.alpha_composite(white, image)
+    return image.convert("RGB")
