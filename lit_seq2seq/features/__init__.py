@@ -3,7 +3,8 @@
 from lit_seq2seq.features.copying import CopyMap
 from lit_seq2seq.features.feature import Feature
 from lit_seq2seq.features.processor import Processor
+from lit_seq2seq.features.records import Records
 from lit_seq2seq.features.speech import Frames, SpecAugment, VectorFeature
 from lit_seq2seq.features.tokenizer import Tokenizer
 
-__all__ = ["CopyMap", "Feature", "Frames", "Processor", "SpecAugment", "Tokenizer", "VectorFeature"]
+__all__ = ["CopyMap", "Feature", "Frames", "Processor", "Records", "SpecAugment", "Tokenizer", "VectorFeature"]
