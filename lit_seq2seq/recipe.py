@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lit_seq2seq.cli import Seq2SeqCLI, guarded
@@ -89,7 +90,7 @@ def show(
     for column in ("source", "output", "reference"):
         samples.add_column(column, overflow="fold")
     for (source, reference), output in zip(rows, best, strict=True):
-        samples.add_row(feature.show(source), output.text, reference)
+        samples.add_row(*map(escape, (feature.show(source), output.text, reference)))
     console.print(samples)
     table = Table(title=f"Test scores after {minutes:.1f} minutes of training")
     table.add_column("score")
@@ -121,4 +122,4 @@ def show(
         task = default.parent.name
         commands += [f"python recipes/{task}.py --config recipes/{task}/{own.name} --data.dataset YOUR_FOLDER"]
     for command in commands:
-        console.print(f"  {command}", soft_wrap=True, highlight=False)
+        console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
