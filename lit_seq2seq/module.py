@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lit_seq2seq import spec
 from lit_seq2seq.card import model_card
-from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.features import Processor, Records, Tokenizer
 from lit_seq2seq.hub import load_folder, save_folder
 from lit_seq2seq.metrics import TextMetric, TokenAverage
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
@@ -73,7 +73,7 @@ class LitSeq2Seq(lightning.LightningModule):
 
     Example:
         >>> from functools import partial
-        >>> from lit_seq2seq.features import Processor, Tokenizer
+        >>> from lit_seq2seq.features import Processor, Records, Tokenizer
         >>> tokenizer = Tokenizer(model="char")
         >>> tokenizer.train(["abc"])
         >>> small = dict(embedding_dim=4, hidden_size=6)
@@ -203,7 +203,7 @@ class LitSeq2Seq(lightning.LightningModule):
             if path is not None:
                 if embedding is None:
                     raise UserError("source_vectors needs an encoder with a token embedding")
-                names = cast(Tokenizer, feature).words()
+                names = cast("Tokenizer | Records", feature).words()
                 found = load_vectors(path, names, embedding.weight)
                 lightning.pytorch.utilities.rank_zero_info(f"{path}: vectors for {found:,} of {len(names):,} symbols")
 

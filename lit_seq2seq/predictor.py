@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_seq2seq.features import Feature, Tokenizer
+from lit_seq2seq.features import Feature, Records, Tokenizer
 from lit_seq2seq.features.feature import encode_named
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn.ops import computes_in
@@ -172,7 +172,7 @@ class Predictor:
             sources: tuple[str, ...] = ()
             if source.copies is not None:
                 sources = tuple(target.tokens(source.copies.ids[place, :length].tolist(), own))
-            elif isinstance(feature, Tokenizer):
+            elif isinstance(feature, Tokenizer | Records):
                 sources = tuple(feature.tokens(values[:length].tolist()))
             finished = []
             for hypothesis in row:

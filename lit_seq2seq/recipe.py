@@ -13,6 +13,7 @@ from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lit_seq2seq.cli import Seq2SeqCLI, guarded
@@ -98,7 +99,7 @@ def show(
     for column in ("source", "output", "reference"):
         samples.add_column(column, overflow="fold")
     for (source, reference), output in zip(rows, best, strict=True):
-        samples.add_row(feature.show(source), output.text, reference)
+        samples.add_row(*map(escape, (feature.show(source), output.text, reference)))
     console.print(samples)
     table = Table(title=f"{'Test scores' if scores else 'No test scores'} after {minutes:.1f} minutes of training")
     table.add_column("score")
@@ -124,7 +125,7 @@ def show(
         task = default.parent.name
         commands += [f"python recipes/{task}.py --config recipes/{task}/{own.name} --data.dataset YOUR_FOLDER"]
     for command in commands:
-        console.print(f"  {command}", soft_wrap=True, highlight=False)
+        console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
 
 
 def draw_attention(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, path: Path) -> bool:

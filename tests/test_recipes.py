@@ -25,11 +25,13 @@ def named(path: Path) -> str:
     return path.relative_to(ROOT / "recipes").as_posix()
 
 
-def files(folder: Path, source: str, target: str, features: list[str]) -> dict[str, str]:
+def files(folder: Path, source: str, target: str, features: list[str], records: bool = False) -> dict[str, str]:
     """Write the three splits, with the columns that a recipe names."""
     found = {}
     for seed, split in enumerate(("train", "validation", "test")):
         columns = pairs(30, seed)
+        if records:
+            columns["source"] = [f"words[{text}]" for text in columns["source"]]
         if "." in source:
             root, first, second = source.split(".")[0], source.split(".")[1], target.split(".")[1]
             rows = zip(columns["source"], columns["target"], strict=True)
@@ -104,7 +106,8 @@ def small(path: Path, folder: Path) -> list[str]:
         arguments.append(f"--data.dataset={vectors(folder, *columns, feature['init_args'].get('channels'))}")
         return [*arguments, "--data.name=null", "--data.train_split=train", "--data.target_tokenizer.vocab_size=60"]
     columns = (data["source_column"], data["target_column"], data.get("feature_columns", []))
-    arguments.append(f"--data.dataset={json.dumps(files(folder, *columns))}")
+    records = "Records" in str(data.get("source_feature"))
+    arguments.append(f"--data.dataset={json.dumps(files(folder, *columns, records=records))}")
     return [*arguments, "--data.name=null"]
 
 

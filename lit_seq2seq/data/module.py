@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from lit_seq2seq.data.batching import BucketBatchSampler, check_limits
 from lit_seq2seq.data.encoding import Encoder, Examples, Limits
+from lit_seq2seq.data.grouping import group_references
 from lit_seq2seq.data.rows import RowMapper
 from lit_seq2seq.data.sources import Split, Splits, open_dataset
 from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, undecoded
@@ -40,6 +41,8 @@ class Seq2SeqDataModule(LightningDataModule):
         target_column: column of the target; several columns, a pattern such as `caption_*`, or a column of lists give
             alternative targets: each a training example, all of them references.
         reference_columns: further columns with references, for the metrics only.
+        group_references: rows of the validation and test splits with the same source are one example, whose references
+            are the targets of all; the first of them gives the loss. Training uses every row.
         feature_columns: columns with tags that condition the output, such as a language or grammatical features; each
             tag is one symbol before the source, as in `⟨V⟩ ⟨PST⟩ go`, which is how they are given when predicting.
         source_prefix: text put before every source.
@@ -100,6 +103,7 @@ class Seq2SeqDataModule(LightningDataModule):
         source_column: str = "source",
         target_column: str | list[str] = "target",
         reference_columns: str | list[str] | None = None,
+        group_references: bool = False,
         feature_columns: str | list[str] | None = None,
         source_prefix: str = "",
         train_split: str = "train",
@@ -143,7 +147,7 @@ class Seq2SeqDataModule(LightningDataModule):
             raise UserError("expected source_feature or source_tokenizer, but both are set: unset one")
         self.dataset, self.name, self.revision, self.streaming = dataset, name, revision, streaming
         self.mapper = RowMapper(source_column, target_column, reference_columns, feature_columns)
-        self.source_prefix = source_prefix
+        self.group_references, self.source_prefix = group_references, source_prefix
         self.split_names = {"train": train_split, "validation": validation_split, "test": test_split}
         self.split_sizes = {"validation": validation_size, "test": test_size}
         self.seed = seed
@@ -256,6 +260,10 @@ class Seq2SeqDataModule(LightningDataModule):
         if split not in self._examples:
             raw = on_disk(self._split(split))
             encoder = self._encoder(raw, split)
+            if self.group_references and split in ("validation", "test"):
+                at_once = self.processor.source_feature.rows_at_once
+                raw, mapper = group_references(raw, encoder.mapper, split, at_once)
+                encoder = replace(encoder, mapper=mapper)
             encoded = encoder.encode_all(raw, self.num_proc, f"encoding {split}")
             training = split == "train"
             limits = self.limits

@@ -70,13 +70,13 @@ class RowMapper:
     @property
     def columns(self) -> list[str]:
         """Top-level or nested names of every column that is read."""
-        names = [self.source, *_listed(self.tags), *_listed(self.target), *_listed(self.references)]
+        names = [self.source, *listed(self.tags), *listed(self.target), *listed(self.references)]
         return list(dict.fromkeys(names))
 
     def sources(self, rows: Rows) -> list[Any]:
         """Return the source of each row, a text with its tags; `None` where there is none."""
         found = list(_column(rows, self.source))
-        names = _listed(self.tags)
+        names = listed(self.tags)
         if not names:
             return found
         marks = [
@@ -86,7 +86,7 @@ class RowMapper:
 
     def targets(self, rows: Rows) -> list[list[str]]:
         """Return the alternative targets of each row, without empty ones."""
-        return _gather(rows, _listed(self.target))
+        return _gather(rows, listed(self.target))
 
     @property
     def roots(self) -> list[str]:
@@ -96,11 +96,11 @@ class RowMapper:
     @property
     def text_roots(self) -> list[str]:
         """Names of the columns that hold targets and references, or the source where there are none."""
-        return _roots([*_listed(self.target), *_listed(self.references)] or [self.source])
+        return _roots([*listed(self.target), *listed(self.references)] or [self.source])
 
     def all_references(self, rows: Rows) -> list[tuple[str, ...]]:
         """Return what the metrics compare with: the targets, then the further references of each row."""
-        gathered = _gather(rows, _listed(self.target) + _listed(self.references))
+        gathered = _gather(rows, listed(self.target) + listed(self.references))
         return [tuple(texts) or ("",) for texts in gathered]
 
 
@@ -108,13 +108,14 @@ def _roots(names: list[str]) -> list[str]:
     return list(dict.fromkeys(names + [name.split(".")[0] for name in names]))
 
 
-def _listed(names: str | list[str] | None) -> list[str]:
+def listed(names: str | list[str] | None) -> list[str]:
+    """Return a setting that names one column, several or none as a list."""
     return [names] if isinstance(names, str) else list(names or [])
 
 
 def _expand(known: Mapping[str, object], names: str | list[str] | None) -> list[str]:
     expanded = []
-    for name in _listed(names):
+    for name in listed(names):
         matches = [] if name in known else fnmatch.filter(known, name)
         expanded += matches or [name]
     return expanded

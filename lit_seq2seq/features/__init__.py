@@ -5,7 +5,19 @@ from lit_seq2seq.features.copying import CopyMap
 from lit_seq2seq.features.feature import Feature
 from lit_seq2seq.features.image import Image
 from lit_seq2seq.features.processor import Processor
+from lit_seq2seq.features.records import Records
 from lit_seq2seq.features.speech import Frames, SpecAugment, VectorFeature
 from lit_seq2seq.features.tokenizer import Tokenizer
 
-__all__ = ["CopyMap", "Feature", "Frames", "Image", "LogMel", "Processor", "SpecAugment", "Tokenizer", "VectorFeature"]
+__all__ = [
+    "CopyMap",
+    "Feature",
+    "Frames",
+    "Image",
+    "LogMel",
+    "Processor",
+    "Records",
+    "SpecAugment",
+    "Tokenizer",
+    "VectorFeature",
+]
