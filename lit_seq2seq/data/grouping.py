@@ -47,7 +47,7 @@ def group_references(raw: Dataset, mapper: RowMapper, split: str, at_once: int =
         kept = next((row for row in rows if has_target[row]), rows[0])
         others[kept] = [text for row in rows if row != kept for text in texts[row]]
     order = sorted(others)
-    grouped = raw.select(order).add_column(COLUMN, [others[row] for row in order], feature=List(Value("string")))  # type: ignore[call-arg]
+    grouped = raw.select(order).add_column(COLUMN, [others[row] for row in order], feature=List(Value("string")))
     rank_zero_info(f"{split}: {len(raw)} rows with {len(order)} different sources")
     return grouped, replace(mapper, references=[*listed(mapper.references), COLUMN])
 

@@ -143,10 +143,7 @@ class Records(Feature):
 
     def accepts(self, raw: object) -> bool:
         """Tell whether `raw` is one record: a text, a mapping, or a list of triples of texts."""
-        triples = isinstance(raw, list) and all(isinstance(part, list | tuple) for part in raw)
-        return isinstance(raw, str | Mapping) or (
-            triples and all(len(part) == 3 and all(isinstance(text, str) for text in part) for part in raw)
-        )
+        return isinstance(raw, str | Mapping) or (isinstance(raw, list) and all(_is_triple(part) for part in raw))
 
     def is_missing(self, raw: object) -> bool:
         """Tell whether a record is absent or has no slot."""
@@ -211,3 +208,7 @@ class Records(Feature):
         records = cls(**values["config"])
         records.tokenizer = Tokenizer.from_dict(values["vocabulary"])
         return records
+
+
+def _is_triple(part: object) -> bool:
+    return isinstance(part, list | tuple) and len(part) == 3 and all(isinstance(text, str) for text in part)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 from babel.dates import format_skeleton, format_time
 from babel.units import format_unit
@@ -148,7 +149,8 @@ def _time(value: str, form: str) -> str:
 
 
 def _degrees(value: str, form: str) -> str:
-    return str(format_unit(int(value), "temperature-celsius", length=form or "short", locale="en"))
+    length: Any = form or "short"
+    return str(format_unit(int(value), "temperature-celsius", length=length, locale="en"))
 
 
 FORMATS: dict[str, Callable[[str, str], str]] = {

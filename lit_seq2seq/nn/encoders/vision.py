@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,14 +82,14 @@ def as_grid(states: Tensor) -> Tensor:
         return states
     side = int(states.shape[1] ** 0.5)
     patches = states[:, states.shape[1] - side * side :]  # (B, n * n, D), without class and register tokens
-    return patches.transpose(1, 2).unflatten(2, (side, side))
+    return patches.transpose(1, 2).reshape(len(states), -1, side, side)
 
 
 def freeze(model: nn.Module, trainable_blocks: int) -> None:
     """Freeze a model but for its last blocks, the members of its longest list of layers; -1 frees all."""
     model.requires_grad_(trainable_blocks < 0)
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    blocks = list(max(lists, key=len)) if lists else []
+    blocks = max((list(modules) for modules in lists), key=len, default=[])
     if trainable_blocks > len(blocks):
         raise UserError(f"trainable_blocks must be at most {len(blocks)}, as many as there are, got {trainable_blocks}")
     for block in blocks[len(blocks) - max(trainable_blocks, 0) :]:
@@ -109,7 +109,7 @@ def _load(name: str, pretrained: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(name)
         config = getattr(config, "vision_config", config)
-        model = AutoModel.from_pretrained(name) if pretrained else AutoModel.from_config(config)
+        model = AutoModel.from_pretrained(name) if pretrained else cast(Any, AutoModel).from_config(config)
     except (OSError, ValueError) as error:
         raise UserError(f"the image model '{name}' cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     model = getattr(model, "vision_model", model)
