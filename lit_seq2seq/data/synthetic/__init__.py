@@ -7,4 +7,11 @@ from lit_seq2seq.data.synthetic.phrases import PhraseTranslation
 from lit_seq2seq.data.synthetic.records import WeatherAndCalendar
 from lit_seq2seq.data.synthetic.sequences import SequenceTask
 
-__all__ = ["BuiltinDataset", "DocstringSummaries", "PhraseTranslation", "SequenceTask", "SpelledNumbers", "WeatherAndCalendar"]
+__all__ = [
+    "BuiltinDataset",
+    "DocstringSummaries",
+    "PhraseTranslation",
+    "SequenceTask",
+    "SpelledNumbers",
+    "WeatherAndCalendar",
+]
