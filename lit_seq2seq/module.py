@@ -407,7 +407,7 @@ class LitSeq2Seq(lightning.LightningModule):
         hypotheses = self._texts(self.generate(batch.source, config), batch.source)
         best = [texts[0] for texts in hypotheses]
         for metric in self.metrics:
-            cast(TextMetric, metric).update(best, batch.references)
+            cast(TextMetric, metric).update(best, batch.references, batch.texts)
         return EvaluationOutput(
             loss=nll / batch.target.total,
             hypotheses=best,

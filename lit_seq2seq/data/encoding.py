@@ -17,7 +17,7 @@ from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 
 from lit_seq2seq.data.rows import RowMapper, Rows
-from lit_seq2seq.features import Feature, Processor, Tokenizer
+from lit_seq2seq.features import Feature, Processor, Records, Tokenizer
 from lit_seq2seq.features.feature import Array, encode_named
 from lit_seq2seq.types import Batch, CopySource, Padded, UserError
 
@@ -102,9 +102,12 @@ class Encoder:
         return self._targets(chosen, training=True)
 
     def show(self, rows: Rows, indices: Sequence[int]) -> tuple[str, ...]:
-        """Describe the source of each row for display: a text as it is, anything else in a few words."""
+        """Describe the source of each row for display: a text as it is, a record as JSON, else in a few words."""
         shown = zip(self.mapper.sources(rows), indices, strict=True)
-        show = self.processor.source_feature.show
+        feature = self.processor.source_feature
+        show = feature.show
+        if isinstance(feature, Records):
+            return tuple(show(raw) for raw, _ in shown)
         return tuple((raw or "") if _is_text(raw) else f"row {index}: {show(raw)}" for raw, index in shown)
 
     def measure(self, rows: Rows, indices: Sequence[int]) -> list[int]:

@@ -152,8 +152,8 @@ class Records(Feature):
         return self.tokenizer.is_missing(raw) if isinstance(raw, str) else not raw
 
     def show(self, raw: Any) -> str:
-        """Write the record as symbols; a text as it is."""
-        return raw if isinstance(raw, str) else "" if self.is_missing(raw) else self.linearize(raw)
+        """Write the record as JSON, which can be read again; a text as it is."""
+        return raw if isinstance(raw, str) else "" if raw is None else json.dumps(raw, ensure_ascii=False)
 
     @property
     def size(self) -> int:

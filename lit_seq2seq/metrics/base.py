@@ -21,10 +21,12 @@ class TextMetric(Metric, ABC):
 
     Attributes:
         name: key under which the score is logged.
+        needs_sources: whether a segment is compared with its source, too, given to `update` as a text.
         counts: `(C,)` integers, the sums so far.
     """
 
     name: ClassVar[str]
+    needs_sources: ClassVar[bool] = False
     is_differentiable = False
     full_state_update = False
     counts: Tensor
@@ -33,15 +35,21 @@ class TextMetric(Metric, ABC):
         super().__init__()
         self.add_state("counts", torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    def update(
+        self,
+        hypotheses: Sequence[str],
+        references: Sequence[Sequence[str]],
+        sources: Sequence[str] | None = None,
+    ) -> None:
         """Add segments to the corpus.
 
         Args:
             hypotheses: one output per segment; may be empty strings.
             references: per segment one or more references; their number may differ between segments.
+            sources: one source per segment, for a metric with `needs_sources`; others do not look at them.
 
         Raises:
-            UserError: if the two differ in length, or a segment has no reference.
+            UserError: if they differ in length, a segment has no reference, or needed sources are absent.
         """
         if len(hypotheses) != len(references):
             raise UserError(
@@ -54,10 +62,22 @@ class TextMetric(Metric, ABC):
                     f"{type(self).__name__} expects a list of one or more references per hypothesis, "
                     f"but item {position} is {row!r}: wrap a single reference in a list, drop rows without any"
                 )
+        given = None if sources is None else len(sources)
+        if self.needs_sources and given != len(hypotheses):
+            raise UserError(
+                f"{type(self).__name__} expects a source for each of {len(hypotheses)} hypotheses, "
+                f"but got {given or 'none'}: give them as sources"
+            )
         if hypotheses:
-            rows = [self._count(hypothesis, row) for hypothesis, row in zip(hypotheses, references, strict=True)]
+            rows = self._count_all(hypotheses, references, sources or ())
             # not in place: under ddp_spawn on a CPU the processes share the memory of the first state
             self.counts = self.counts + torch.tensor(rows, device=self.counts.device).sum(dim=0)  # (C,)
+
+    def _count_all(
+        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str]
+    ) -> list[list[int]]:
+        """Return the C counts of each segment; a metric that needs the sources overrides this."""
+        return [self._count(hypothesis, row) for hypothesis, row in zip(hypotheses, references, strict=True)]
 
     def compute(self) -> Tensor:
         """Return the score of the corpus in percent, a scalar; 0 when there are no segments."""

@@ -31,9 +31,14 @@ class _SacreBLEU(TextMetric):
         self.add_state("fewest_references", torch.tensor(limit), dist_reduce_fx="min")
         self.add_state("most_references", torch.tensor(0), dist_reduce_fx="max")
 
-    def update(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    def update(
+        self,
+        hypotheses: Sequence[str],
+        references: Sequence[Sequence[str]],
+        sources: Sequence[str] | None = None,
+    ) -> None:
         """Add segments to the corpus; see `TextMetric.update`."""
-        super().update(hypotheses, references)
+        super().update(hypotheses, references, sources)
         if references:
             numbers = [len(row) for row in references]
             self.fewest_references = self.fewest_references.clamp(max=min(numbers))

@@ -48,7 +48,7 @@ def test_slots_that_are_absent_are_not_said():
     short = {"city": "Oslo", "sky": "rainy", "day": "03-05", "high": "-1"}
     assert [say(short, sentence) for sentence in weather.sentences[:2]] == [
         "On March 5 it will be rainy in Oslo, with a high of -1°C.",
-        "Oslo will be rainy on 5 March. The temperature reaches -1 degrees Celsius.",
+        "Oslo will be rainy on 5 March. The temperature reaches -1 degree Celsius.",
     ]
     event = {"person": "Ines", "event": "chess game", "day": "12-24", "start": "00:30", "end": "13:15"}
     assert [say(event, sentence) for sentence in calendar.sentences[:2]] == [
