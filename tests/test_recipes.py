@@ -98,7 +98,8 @@ def small(path: Path, folder: Path) -> list[str]:
     if isinstance(data["dataset"], dict):
         counts = {"train_size": 60, "validation_size": 8, "test_size": 12}
         return [*arguments, *(f"--data.dataset.init_args.{name}={value}" for name, value in counts.items())]
-    if "source_feature" in data:
+    records = "Records" in str(data.get("source_feature"))
+    if "source_feature" in data and not records:
         feature, columns = data["source_feature"], (data["source_column"], data["target_column"])
         if feature["class_path"].endswith("Image"):
             arguments.append(f"--data.dataset={json.dumps(images(folder, *columns))}")
@@ -106,7 +107,6 @@ def small(path: Path, folder: Path) -> list[str]:
         arguments.append(f"--data.dataset={vectors(folder, *columns, feature['init_args'].get('channels'))}")
         return [*arguments, "--data.name=null", "--data.train_split=train", "--data.target_tokenizer.vocab_size=60"]
     columns = (data["source_column"], data["target_column"], data.get("feature_columns", []))
-    records = "Records" in str(data.get("source_feature"))
     arguments.append(f"--data.dataset={json.dumps(files(folder, *columns, records=records))}")
     return [*arguments, "--data.name=null"]
 
