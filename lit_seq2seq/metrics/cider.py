@@ -63,9 +63,14 @@ class CIDErD(TextMetric):
         self.lowercase, self.tokenize = lowercase, tokenize
         self.add_state("texts", [], dist_reduce_fx="cat")
 
-    def update(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    def update(
+        self,
+        hypotheses: Sequence[str],
+        references: Sequence[Sequence[str]],
+        sources: Sequence[str] | None = None,
+    ) -> None:
         """Add segments to the corpus; see `TextMetric.update`."""
-        super().update(hypotheses, references)
+        super().update(hypotheses, references, sources)
         pairs = zip(hypotheses, references, strict=True)
         lines = "".join(json.dumps([hypothesis, *row]) + "\n" for hypothesis, row in pairs)
         # bytes of text as a tensor: what processes exchange
