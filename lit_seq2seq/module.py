@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,11 +18,11 @@ from lit_seq2seq import spec
 from lit_seq2seq.card import model_card
 from lit_seq2seq.features import Processor, Records, Tokenizer
 from lit_seq2seq.hub import load_folder, save_folder
-from lit_seq2seq.metrics import TextMetric, TokenAverage
+from lit_seq2seq.metrics import Scores, TextMetric
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import AttentionLossFactory, DecoderFactory, EncoderFactory, OutputFactory, Tie
 from lit_seq2seq.nn.ops import computes_in
-from lit_seq2seq.schedules import OneCycle
+from lit_seq2seq.schedules import OneCycle, total_steps
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, PredictedText, Prediction, UserError
 from lit_seq2seq.vectors import load_vectors
@@ -124,9 +123,7 @@ class LitSeq2Seq(lightning.LightningModule):
         self.make_scheduler: SchedulerFactory | None = _factory(lr_scheduler)
         self.generation = GenerationConfig(**generation) if isinstance(generation, Mapping) else generation
         self.fit_generation = replace(self.generation, num_beams=fit_num_beams, num_return_sequences=1, do_sample=False)
-        self.metrics = nn.ModuleList(_factory(metric)() for metric in metrics)
-        self.average_nll = TokenAverage()
-        self.signatures: dict[str, str] = {}
+        self.scores = Scores(_factory(metric)() for metric in metrics)
         self.task = task
         self.vectors = (source_vectors, target_vectors)
         self.network: EncoderDecoder | None = None
@@ -367,27 +364,10 @@ class LitSeq2Seq(lightning.LightningModule):
             return optimizer
         scheduler = self.make_scheduler(optimizer)
         if isinstance(scheduler, OneCycle) and scheduler.total_steps is None:
-            scheduler.total_steps = self._total_steps()
+            scheduler.total_steps = total_steps(self.trainer)
         if isinstance(scheduler, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _total_steps(self) -> int:
-        """Count the optimizer steps of the run without touching the trainer's loaders (lightning #20550)."""
-        trainer = self.trainer
-        batches: Any = getattr(getattr(trainer, "datamodule", None), "batches_per_epoch", None)
-        limit = trainer.limit_train_batches
-        if batches is None and isinstance(limit, int):
-            batches = limit
-        bounds = [trainer.max_steps] if trainer.max_steps > 0 else []
-        if batches is not None and trainer.max_epochs is not None and trainer.max_epochs > 0:
-            used: int = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-            bounds.append(trainer.max_epochs * math.ceil(used / trainer.accumulate_grad_batches))
-        if not bounds:
-            raise UserError(
-                "OneCycle needs the number of steps: set total_steps, trainer.max_epochs or trainer.max_steps"
-            )
-        return min(bounds)
 
     # ---------------------------------------------------------------------------------------------- evaluation
 
@@ -403,11 +383,8 @@ class LitSeq2Seq(lightning.LightningModule):
     def _evaluate(self, batch: Batch, config: GenerationConfig) -> EvaluationOutput:
         assert batch.target is not None
         _, nll = self.net.loss(batch.source, batch.target)
-        self.average_nll.update(nll, batch.target.total)
-        hypotheses = self._texts(self.generate(batch.source, config), batch.source)
-        best = [texts[0] for texts in hypotheses]
-        for metric in self.metrics:
-            cast(TextMetric, metric).update(best, batch.references, batch.texts)
+        best = [texts[0] for texts in self._texts(self.generate(batch.source, config), batch.source)]
+        self.scores.update(nll, batch.target.total, best, batch)
         return EvaluationOutput(
             loss=nll / batch.target.total,
             hypotheses=best,
@@ -418,16 +395,11 @@ class LitSeq2Seq(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the validation before, which may have been interrupted."""
-        self._reset_scores()
+        self.scores.reset()
 
     def on_test_epoch_start(self) -> None:
         """Forget the scores of the test before."""
-        self._reset_scores()
-
-    def _reset_scores(self) -> None:
-        self.average_nll.reset()
-        for metric in self.metrics:
-            cast(TextMetric, metric).reset()
+        self.scores.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole validation split."""
@@ -438,14 +410,9 @@ class LitSeq2Seq(lightning.LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
-        nll = self.average_nll.compute()
-        scores = {"loss": nll, "ppl": nll.exp()}
-        for metric in self.metrics:
-            text_metric = cast(TextMetric, metric)
-            scores[text_metric.name] = text_metric.compute()
-            self.signatures[text_metric.name] = text_metric.signature()
+        scores = {f"{split}_{name}": score for name, score in self.scores.compute().items()}
         # Equal on all processes; `sync_dist` only tells Lightning so.
-        self.log_dict({f"{split}_{name}": score for name, score in scores.items()}, prog_bar=True, sync_dist=True)
+        self.log_dict(scores, prog_bar=True, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Decode a batch; `row` tells where each prediction belongs."""
@@ -504,7 +471,7 @@ class LitSeq2Seq(lightning.LightningModule):
         if isinstance(cast(nn.Module, self.net), Ensemble):
             raise UserError("an ensemble is not saved as one: save its models, and name all their folders to use it")
         config = {"model": dict(self.hparams), "task": self.task, "scores": dict(scores or {})}
-        card = model_card(config, self.signatures, sum(p.numel() for p in self.net.parameters()))
+        card = model_card(config, self.scores.signatures, sum(p.numel() for p in self.net.parameters()))
         save_folder(folder, config, self.net, self.processor, card)
 
     @classmethod

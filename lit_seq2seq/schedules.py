@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_seq2seq.types import UserError
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 
 class InverseSquareRoot(LambdaLR):
@@ -87,3 +91,22 @@ class OneCycle(LambdaLR):
 
 def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def total_steps(trainer: Trainer) -> int:
+    """Count the optimizer steps of a run without touching the trainer's loaders (lightning #20550).
+
+    Raises:
+        UserError: the trainer has no end that can be counted.
+    """
+    batches: Any = getattr(getattr(trainer, "datamodule", None), "batches_per_epoch", None)
+    limit = trainer.limit_train_batches
+    if batches is None and isinstance(limit, int):
+        batches = limit
+    bounds = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if batches is not None and trainer.max_epochs is not None and trainer.max_epochs > 0:
+        used: int = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        bounds.append(trainer.max_epochs * math.ceil(used / trainer.accumulate_grad_batches))
+    if not bounds:
+        raise UserError("OneCycle needs the number of steps: set total_steps, trainer.max_epochs or trainer.max_steps")
+    return min(bounds)

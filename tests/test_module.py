@@ -75,7 +75,7 @@ def test_scores_are_those_of_the_whole_split(learned, tmp_path, split):
     assert scores[f"{split}_bleu"] == pytest.approx(expected, rel=1e-5)
     right = sum(h == r for h, r in zip(collected.hypotheses, collected.references, strict=True))
     assert scores[f"{split}_exact_match"] == pytest.approx(100 * right / len(collected.hypotheses))
-    assert "tok:13a" in model.signatures["bleu"]
+    assert "tok:13a" in model.scores.signatures["bleu"]
     total, tokens = 0.0, 0
     for batch in data.val_dataloader() if split == "val" else data.test_dataloader():
         total += float(-model.net.score(batch.source, batch.target).sum())

@@ -5,6 +5,7 @@ from lit_seq2seq.metrics.cider import CIDErD
 from lit_seq2seq.metrics.errors import CER, PER, WER, ExactMatch, SequenceErrorRate, edit_distance
 from lit_seq2seq.metrics.overlap import BLEU, BLEU1, BLEU2, BLEU3, ChrF
 from lit_seq2seq.metrics.rouge import ROUGE1, ROUGE2, ROUGEL, ROUGELsum
+from lit_seq2seq.metrics.scores import Scores
 from lit_seq2seq.metrics.slots import SlotErrorRate
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "ChrF",
     "ExactMatch",
     "ROUGELsum",
+    "Scores",
     "SequenceErrorRate",
     "SlotErrorRate",
     "TextMetric",
