@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import DocstringStyle, parse
 
-from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, callbacks, features, metrics, nn, schedules
+from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, callbacks, features, metrics, nn, reranking, schedules
 from lit_seq2seq.data import synthetic
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.nn.decoders.base import Combination
@@ -37,11 +37,12 @@ def page() -> str:
         "guard": callbacks.NonFiniteLoss,
         "predictions": callbacks.PredictionWriter,
     }
+    sources = [cls for cls in kinds(features, features.Feature) if cls is not Tokenizer]
     parts = [
         PAGE.read_text(encoding="utf-8").split("\n\n## data")[0],
         "## data",
         table(Seq2SeqDataModule),
-        *group("Images", "`data.source_feature`.", [features.Image]),
+        *group("Sources that are not text", "`data.source_feature`.", sources),
         *group("Tokenizer", "`data.source_tokenizer` and `data.target_tokenizer`.", [Tokenizer]),
         *group("Built-in data", "`data.dataset`.", kinds(synthetic, synthetic.BuiltinDataset)),
         "## model",
@@ -54,6 +55,7 @@ def page() -> str:
         *group("Bridges", "`model.decoder.init_args.bridge`.", kinds(nn, nn.Bridge), given=2),
         *group("Search", "`model.generation`; also options of `generate` and of pipelines.", [GenerationConfig]),
         *group("Metrics", "`model.metrics`, a list.", kinds(metrics, metrics.TextMetric)),
+        *group("Rerankers", "`model.reranker`.", kinds(reranking, reranking.Reranker)),
         *group("Schedules", "`model.lr_scheduler`.", [schedules.InverseSquareRoot, schedules.OneCycle], given=1),
         *(text for name, cls in watching.items() for text in (f"## {name}", table(cls))),
         "## trainer",

@@ -22,6 +22,7 @@ from lit_seq2seq.metrics import Scores, TextMetric
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import AttentionLossFactory, DecoderFactory, EncoderFactory, OutputFactory, Tie
 from lit_seq2seq.nn.ops import computes_in
+from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.schedules import OneCycle, total_steps
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, PredictedText, Prediction, UserError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 MetricFactory = Callable[[], TextMetric]
+RerankerFactory = Callable[[], Reranker]
 
 
 class EvaluationOutput(TypedDict):
@@ -66,6 +68,7 @@ class LitSeq2Seq(lightning.LightningModule):
         generation: options of search for validate, test and predict.
         fit_num_beams: beams of the search that runs after each training epoch.
         metrics: makes each of the corpus metrics.
+        reranker: makes what orders the hypotheses of a beam anew by their texts; `None` leaves them as they are.
         task: the hub's name of the task, for the model card and the pipeline.
         source_vectors: file of pretrained word vectors for the source embedding; see `load_vectors`.
         target_vectors: the same for the target embedding.
@@ -99,6 +102,7 @@ class LitSeq2Seq(lightning.LightningModule):
         generation: GenerationConfig = GenerationConfig(),  # noqa: B008  (immutable)
         fit_num_beams: int = 1,
         metrics: Sequence[MetricFactory] = (),
+        reranker: RerankerFactory | None = None,
         task: str = "translation",
         source_vectors: str | None = None,
         target_vectors: str | None = None,
@@ -124,6 +128,7 @@ class LitSeq2Seq(lightning.LightningModule):
         self.generation = GenerationConfig(**generation) if isinstance(generation, Mapping) else generation
         self.fit_generation = replace(self.generation, num_beams=fit_num_beams, num_return_sequences=1, do_sample=False)
         self.scores = Scores(_factory(metric)() for metric in metrics)
+        self.reranker: Reranker | None = None if reranker is None else _factory(reranker)()
         self.task = task
         self.vectors = (source_vectors, target_vectors)
         self.network: EncoderDecoder | None = None
@@ -281,6 +286,39 @@ class LitSeq2Seq(lightning.LightningModule):
         """Encode and decode; see `decode`."""
         return self.decode(self.encode(source), config, prefix, return_attention)
 
+    def write(
+        self,
+        source: Padded,
+        raw: Sequence[Any],
+        config: GenerationConfig | None = None,
+        return_attention: bool = False,
+    ) -> list[list[Hypothesis]]:
+        """Generate with texts: what is hidden is put back, and the reranker has its say.
+
+        Args:
+            source: the encoded sources.
+            raw: what they were encoded from, or what the source feature's `show` says of it.
+            config: see `decode`.
+            return_attention: see `decode`.
+
+        Returns:
+            Per source the hypotheses with their texts, best first.
+        """
+        config = config or self.generation
+        reranked = self.reranker is not None and config.num_beams > 1
+        wanted = replace(config, num_return_sequences=config.num_beams) if reranked else config
+        found = self.generate(source, wanted, return_attention=return_attention)
+        extra = [source.extra(place) for place, row in enumerate(found) for _ in row]
+        flat = self.processor.target.decode_batch([h.tokens.tolist() for row in found for h in row], extra)
+        texts, restore = iter(flat), self.processor.source_feature.restore
+        written = [
+            [replace(h, text=restore(next(texts), one)) for h in row] for one, row in zip(raw, found, strict=True)
+        ]
+        if self.reranker is None or not reranked:
+            return written
+        best = [self.reranker(row, one) for one, row in zip(raw, written, strict=True)]
+        return [row[: config.num_return_sequences] for row in best]
+
     def forward(self, source: Padded, target: Padded) -> Tensor:
         """Score every symbol at every position of given targets: logits `(B, T, V)`."""
         logits: Tensor = self.net(source, target)
@@ -383,7 +421,7 @@ class LitSeq2Seq(lightning.LightningModule):
     def _evaluate(self, batch: Batch, config: GenerationConfig) -> EvaluationOutput:
         assert batch.target is not None
         _, nll = self.net.loss(batch.source, batch.target)
-        best = [texts[0] for texts in self._texts(self.generate(batch.source, config), batch.source)]
+        best = [found[0].text for found in self.write(batch.source, batch.texts, config)]
         self.scores.update(nll, batch.target.total, best, batch)
         return EvaluationOutput(
             loss=nll / batch.target.total,
@@ -416,24 +454,11 @@ class LitSeq2Seq(lightning.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Decode a batch; `row` tells where each prediction belongs."""
-        found = self.generate(batch.source)
-        texts = self._texts(found, batch.source)
+        found = self.write(batch.source, batch.texts)
         return [
-            Prediction(
-                row=int(row),
-                hypotheses=[
-                    PredictedText(text=text, score=hypothesis.score)
-                    for text, hypothesis in zip(texts[position], found[position], strict=True)
-                ],
-            )
-            for position, row in enumerate(batch.rows.tolist())
+            Prediction(row=row, hypotheses=[PredictedText(text=one.text, score=one.score) for one in hypotheses])
+            for row, hypotheses in zip(batch.rows.tolist(), found, strict=True)
         ]
-
-    def _texts(self, hypotheses: list[list[Hypothesis]], source: Padded) -> list[list[str]]:
-        extra = [source.extra(place) for place, row in enumerate(hypotheses) for _ in row]
-        flat = self.processor.target.decode_batch([h.tokens.tolist() for row in hypotheses for h in row], extra)
-        texts = iter(flat)
-        return [[next(texts) for _ in row] for row in hypotheses]
 
     # ---------------------------------------------------------------------------------------------- saving
 

@@ -151,21 +151,22 @@ class Predictor:
             while stop < len(order) and (stop + 1 - start) * sizes[order[stop]] <= self.max_tokens:
                 stop += 1
             positions = order[start:stop]
-            source = self.model.processor.collate([arrays[p] for p in positions], [present[p] for p in positions])
-            outputs = self._batch(source, config, return_attention)
+            batch = [present[position] for position in positions]
+            source = self.model.processor.collate([arrays[position] for position in positions], batch)
+            outputs = self._batch(source, batch, config, return_attention)
             for position, output in zip(positions, outputs, strict=True):
                 results[kept[position]] = output
             start = stop
         return results
 
     @torch.inference_mode()
-    def _batch(self, source: Padded, config: GenerationConfig, return_attention: bool) -> list[list[Output]]:
+    def _batch(
+        self, source: Padded, raw: list[Any], config: GenerationConfig, return_attention: bool
+    ) -> list[list[Output]]:
         device = self.model.device
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            found = self.model.generate(source.to(device), config, return_attention=return_attention)
+            found = self.model.write(source.to(device), raw, config, return_attention)
         target, feature = self.model.processor.target, self.model.processor.source_feature
-        extra = [source.extra(place) for place, row in enumerate(found) for _ in row]
-        texts = iter(target.decode_batch([h.tokens.tolist() for row in found for h in row], extra))
         outputs = []
         for place, (row, values, length) in enumerate(zip(found, source.values, source.lengths.tolist(), strict=True)):
             own = source.extra(place)
@@ -180,7 +181,7 @@ class Predictor:
                 pieces = target.tokens(hypothesis.tokens.tolist() + [target.specials.eos] * ended, own)
                 finished.append(
                     Output(
-                        next(texts),
+                        hypothesis.text,
                         hypothesis.score,
                         tuple(pieces),
                         tuple(hypothesis.token_scores.tolist()),

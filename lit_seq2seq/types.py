@@ -240,6 +240,7 @@ class Hypothesis:
         log_prob: plain sum of the log-probabilities of the tokens and of EOS, where it was produced.
         token_scores: `(T,)` or `(T + 1,)` log-probability of each token, then of EOS where it was produced.
         attention: `(T or T + 1, S)` attention weights beside `token_scores`; `None` for models without attention.
+        text: what the tokens say, for people; search leaves it empty.
     """
 
     tokens: Tensor
@@ -247,6 +248,7 @@ class Hypothesis:
     log_prob: float
     token_scores: Tensor
     attention: Tensor | None = None
+    text: str = ""
 
 
 class PredictedText(TypedDict):

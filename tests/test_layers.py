@@ -13,7 +13,7 @@ LAYERS = [
     "spec",
     "nn search features vectors schedules card",
     "metrics plots hub",
-    "data",
+    "data reranking",
     "module",
     "callbacks predictor averaging export serve",
     "commands",

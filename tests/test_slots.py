@@ -48,6 +48,39 @@ def test_a_value_within_a_value_of_the_record_is_not_added():
     assert rate(["West Indian food"], ["food[West Indian]"], values=values) == 0
 
 
+PHRASES = {
+    "kids": {"yes": ["family friendly", "kids are welcome"], "no": ["not family friendly", "no kids"]},
+    "price": {"high": ["high price", "expensive"]},
+    "rating": ["high", "low"],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "record", "expected"),
+    [
+        ("It is family-friendly.", "kids[yes]", (0, 0, 1)),
+        ("It is not family  friendly.", "kids[yes]", (1, 1, 1)),
+        ("It is not family friendly.", "kids[no]", (0, 0, 1)),
+        ("Yes", "kids[yes]", (1, 0, 1)),
+        ("An expensive high-rated place at a high price.", "price[high], rating[high]", (0, 0, 2)),
+        ("An expensive place.", "price[high], rating[high]", (1, 0, 2)),
+        ("An expensive place, expensive.", "rating[high]", (1, 1, 1)),
+        ("The High Road", "name[The High Road], rating[high]", (1, 0, 2)),
+        ("A place near __near__ and __near__.", "kids[no]", (1, 2, 1)),
+    ],
+)
+def test_phrases_that_say_values(text, record, expected):
+    assert SlotErrorRate(values=PHRASES).compare(text, record) == expected
+
+
+def test_another_slot_with_the_same_phrase_is_no_addition():
+    values = {"price": ["high", "low"], "rating": ["high", "low"]}
+    rate = SlotErrorRate(values=values)
+    assert rate.compare("a high price", "price[high]") == (0, 0, 1)
+    assert rate.compare("low and low", "price[high]") == (1, 1, 1)
+    assert SlotErrorRate(slots=["rating"], values={"price": ["low"]}).compare("low", "rating[high]") == (1, 0, 1)
+
+
 def test_absent_sources_and_other_texts_are_refused():
     with pytest.raises(UserError, match="expects a source for each of 1 hypotheses, but got none"):
         SlotErrorRate().update(["a"], [["a"]])

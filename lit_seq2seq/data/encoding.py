@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 
-from lit_seq2seq.data.rows import RowMapper, Rows
+from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets
 from lit_seq2seq.features import Feature, Processor, Records, Tokenizer
 from lit_seq2seq.features.feature import Array, encode_named
 from lit_seq2seq.types import Batch, CopySource, Padded, UserError
@@ -77,7 +77,7 @@ class Encoder:
 
     def examples(self, rows: Rows, indices: Sequence[int], training: bool = False) -> dict[str, list[Any]]:
         """Make the examples of rows: `row`, `choice` and `target` ids."""
-        texts = self.mapper.targets(rows) if self.targets else [[] for _ in indices]
+        texts = self._texts(rows) if self.targets else [[] for _ in indices]
         chosen = [(group if self.alternatives else group[:1]) or [""] for group in texts]
         flat = [text for group in chosen for text in group]
         examples: dict[str, list[Any]] = {
@@ -98,7 +98,7 @@ class Encoder:
 
     def choose(self, rows: Rows, choices: Sequence[int]) -> list[Array]:
         """Encode the given alternative target of each row anew, with random augmentation."""
-        chosen = [(group or [""])[choice] for group, choice in zip(self.mapper.targets(rows), choices, strict=True)]
+        chosen = [(group or [""])[choice] for group, choice in zip(self._texts(rows), choices, strict=True)]
         return self._targets(chosen, training=True)
 
     def show(self, rows: Rows, indices: Sequence[int]) -> tuple[str, ...]:
@@ -125,6 +125,9 @@ class Encoder:
         prefix = self.processor.source_prefix
         return [prefix + raw if prefix and raw else raw for raw in self.mapper.sources(rows)]
 
+    def _texts(self, rows: Rows) -> list[list[str]]:
+        return hidden_targets(rows, self.mapper, self.processor.source_feature)
+
     def _targets(self, texts: list[str], training: bool) -> list[Array]:
         return _encode(self.processor.target, texts, texts, training)
 
@@ -142,10 +145,9 @@ class Encoder:
         state = (_VERSION, raw._fingerprint, self.mapper, json.dumps(self.processor.identity(), sort_keys=True))
         sources = _map(raw, _Sources(self), lengths | stored, state, feature.rows_at_once, num_proc, description)
         columns = {"row": Value("int64"), "choice": Value("int32"), "target": List(Value("int32"))}
-        needed = self.mapper.text_roots
+        needed = self.mapper.roots if self.processor.copy or feature.hides else self.mapper.text_roots
         if self.processor.copy:
             columns |= {"copies": List(Value("int32")), "symbols": List(Value("string"))}
-            needed = self.mapper.roots
         texts = raw.select_columns([name for name in needed if name in raw.column_names])
         return Encoded(
             sources,

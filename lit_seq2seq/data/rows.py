@@ -104,6 +104,15 @@ class RowMapper:
         return [tuple(texts) or ("",) for texts in gathered]
 
 
+def hidden_targets(rows: Rows, mapper: RowMapper, source: Feature) -> list[list[str]]:
+    """Return the alternative targets of each row as a model learns them; see `Feature.hide`."""
+    targets = mapper.targets(rows)
+    if not source.hides:
+        return targets
+    pairs = zip(mapper.sources(rows), targets, strict=True)
+    return [[source.hide(text, raw) for text in texts] for raw, texts in pairs]
+
+
 def _roots(names: list[str]) -> list[str]:
     return list(dict.fromkeys(names + [name.split(".")[0] for name in names]))
 

@@ -14,7 +14,7 @@ from datasets.fingerprint import Hasher
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.data.encoding import cache_folder
-from lit_seq2seq.data.rows import RowMapper
+from lit_seq2seq.data.rows import RowMapper, hidden_targets
 from lit_seq2seq.data.sources import Split
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.types import UserError
@@ -60,29 +60,35 @@ def learn_processor(
     if shared and target is not None:
         both = _learn(train, mapper, target, ("source", "target"), prefix, rows)
         return Processor(both, both, prefix, copy)
-    return Processor(
-        _learn(train, mapper, source, ("source",), prefix, rows),
-        _learn(train, mapper, Tokenizer() if target is None else target, ("target",), prefix, rows),
-        prefix,
-        copy,
-    )
+    source = _learn(train, mapper, source, ("source",), prefix, rows)
+    target = _learn(train, mapper, Tokenizer() if target is None else target, ("target",), prefix, rows, source)
+    return Processor(source, target, prefix, copy)
 
 
-def _learn(train: Split, mapper: RowMapper, settings: F, sides: Sequence[Side], prefix: str, rows: int) -> F:
+def _learn(
+    train: Split,
+    mapper: RowMapper,
+    settings: F,
+    sides: Sequence[Side],
+    prefix: str,
+    rows: int,
+    source: Feature | None = None,
+) -> F:
     if settings.is_trained:
         return settings
     cls, path = type(settings), None
     if isinstance(train, Dataset):
         config = {name: value for name, value in settings.config.items() if name not in settings.random_settings}
         state = (_VERSION, tokenizers.__version__, cls.__qualname__, train._fingerprint, mapper, config, tuple(sides))
-        path = cache_folder() / f"{Hasher.hash((*state, prefix, rows))}.feature.json"
+        hidden = source.config if source is not None and source.hides else None
+        path = cache_folder() / f"{Hasher.hash((*state, prefix, rows, hidden))}.feature.json"
         if path.is_file():
             learned: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return cls.from_dict({**learned, "config": settings.config})
     feature = cls(**settings.config)
     total = min(len(train), rows) if isinstance(train, Dataset) else None
     rank_zero_info(f"learning the {' and '.join(sides)} side from the training data ({_brief(settings)})")
-    feature.train(_raw(train, mapper, sides, prefix, rows, settings.rows_at_once), total)
+    feature.train(_raw(train, mapper, sides, prefix, rows, settings.rows_at_once, source or settings), total)
     if path is not None:
         _write(path, json.dumps(feature.to_dict(), ensure_ascii=False))
     return feature
@@ -93,9 +99,9 @@ def _brief(settings: Feature) -> str:
 
 
 def _raw(
-    train: Split, mapper: RowMapper, sides: Sequence[Side], prefix: str, rows: int, at_once: int
+    train: Split, mapper: RowMapper, sides: Sequence[Side], prefix: str, rows: int, at_once: int, source: Feature
 ) -> Iterator[list[Any]]:
-    names = mapper.roots if "source" in sides else mapper.text_roots
+    names = mapper.roots if "source" in sides or source.hides else mapper.text_roots
     if isinstance(train, Dataset):
         train = train.select_columns([name for name in names if name in train.column_names])
         train = train if len(train) <= rows else train.select(range(0, len(train), -(-len(train) // rows)))
@@ -105,7 +111,7 @@ def _raw(
         if "source" in sides:
             yield [prefix + raw if prefix else raw for raw in mapper.sources(batch) if raw is not None]
         if "target" in sides:
-            yield [text for texts in mapper.targets(batch) for text in texts]
+            yield [text for texts in hidden_targets(batch, mapper, source) for text in texts]
 
 
 def _write(path: Path, text: str) -> None:

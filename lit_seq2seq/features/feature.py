@@ -70,6 +70,21 @@ class Feature(ABC):
         """Return an input as the model sees it, `(H, W, 3)` pixels from 0 to 255; `None` for what is no image."""
         return None
 
+    # ---------------------------------------------------------------------------------------------- hidden in targets
+
+    @property
+    def hides(self) -> bool:
+        """Whether `hide` changes targets."""
+        return False
+
+    def hide(self, text: str, raw: Any) -> str:
+        """Put placeholders into a target for what the model shall not see of its source `raw`."""
+        return text
+
+    def restore(self, text: str, raw: Any) -> str:
+        """Undo `hide` in an output, for the source `raw` or what `show` says of it."""
+        return text
+
     # ---------------------------------------------------------------------------------------------- learning
 
     @property

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, Self
 from datasets import LargeList, List
 
 from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.features.placeholders import PLACEHOLDER, Delexicalized, Part
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.types import Padded, UserError
 
-Part = tuple[str, ...]
 _SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[([^\[\]]*)\]\s*(?:,|$)")
 _EXPECTED = (
     "a record such as name[Blue Spice], food[Indian], a mapping of slots to values, or a list of triples such as "
@@ -93,12 +93,19 @@ class Records(Feature):
         lowercase: fold to lower case.
         vocab_size: greatest number of symbols, the four special ones included.
         min_frequency: symbols seen less often are unknown.
+        delexicalize: slots whose values the model does not see: placeholders stand for them in source and target, and
+            outputs get the values back; see `Delexicalized`.
+
+    Raises:
+        UserError: when learning, if no training record has a slot of `delexicalize`.
 
     Example:
         >>> Records().linearize("name[Blue Spice], customer rating[5 out of 5]")
         '⟨name⟩ Blue Spice ⟨customer_rating⟩ 5 out of 5'
         >>> Records(values="symbols", sort=True).linearize({"name": "Blue Spice", "food": "Indian", "area": None})
         '⟨food⟩ Indian ⟨name⟩ Blue_Spice'
+        >>> Records(delexicalize=["name"]).linearize("name[Blue Spice], food[Indian]")
+        '⟨name⟩ __name__ ⟨food⟩ Indian'
     """
 
     column_kind: ClassVar[str] = "records (text, slots or lists)"
@@ -113,14 +120,15 @@ class Records(Feature):
         lowercase: bool = False,
         vocab_size: int = 8000,
         min_frequency: int = 1,
+        delexicalize: Sequence[str] = (),
     ) -> None:
         options = {"lowercase": lowercase, "vocab_size": vocab_size, "min_frequency": min_frequency}
-        self.config = {"values": values, "sort": sort, **options}
+        self.config = {"values": values, "sort": sort, **options, "delexicalize": list(delexicalize)}
         self.tokenizer = Tokenizer("word", vocab_size, min_frequency, lowercase, pretokenized=True)
 
     def linearize(self, raw: object) -> str:
         """Write a record as symbols divided by spaces."""
-        parts = read_record(raw)
+        parts = self._delexicalized(raw).parts
         if self.config["sort"]:
             parts = sorted(parts, key=lambda part: part[0] if len(part) == 2 else "")
         return " ".join(symbol for part in parts for symbol in self._symbols(part))
@@ -134,8 +142,24 @@ class Records(Feature):
         ]
 
     def _words(self, value: str) -> list[str]:
-        words = value.replace("_", " ").split()
+        words = [value] if PLACEHOLDER.fullmatch(value) else value.replace("_", " ").split()
         return ["_".join(words)] if self.config["values"] == "symbols" else words
+
+    def _delexicalized(self, raw: object) -> Delexicalized:
+        return Delexicalized(read_record(raw), self.config["delexicalize"])
+
+    @property
+    def hides(self) -> bool:
+        """Whether there are slots to delexicalise."""
+        return bool(self.config["delexicalize"])
+
+    def hide(self, text: str, raw: object) -> str:
+        """Put placeholders in place of the values that a text says."""
+        return text if self.is_missing(raw) else self._delexicalized(raw).hide(text)
+
+    def restore(self, text: str, raw: object) -> str:
+        """Put the values of a record, or of what `show` says of it, in place of placeholders."""
+        return text if self.is_missing(raw) else self._delexicalized(raw).restore(text)
 
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds texts, slots or lists."""
@@ -172,7 +196,18 @@ class Records(Feature):
 
     def train(self, raw: Iterable[Any], total: int | None = None) -> None:
         """Learn the vocabulary from lists of records."""
-        self.tokenizer.train(([self.linearize(record) for record in records] for records in raw), total)
+        seen: set[str] = set()
+        self.tokenizer.train(([self._note(record, seen) for record in records] for records in raw), total)
+        absent = [slot for slot in self.config["delexicalize"] if slot not in seen]
+        if absent:
+            raise UserError(
+                f"expected records with the slot {absent[0]}, but the slots are {', '.join(sorted(seen)) or 'none'}: "
+                "set delexicalize"
+            )
+
+    def _note(self, raw: object, seen: set[str]) -> str:
+        seen.update(part[-2] for part in read_record(raw))
+        return self.linearize(raw)
 
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
         """Turn records into id arrays `(T,)` that end with EOS."""
