@@ -1,14 +1,26 @@
 """RNN sequence-to-sequence models on PyTorch Lightning and Hugging Face datasets."""
 
+import importlib
 import os
+from typing import TYPE_CHECKING
 
 # Batches come in many shapes, and the CPU kernels of torch are compiled for each: keep more than the default 1,024,
 # but not so many that they fill the memory (each takes a megabyte or two).
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "2048")
 
-from lit_seq2seq.data import Seq2SeqDataModule
-from lit_seq2seq.module import LitSeq2Seq
-from lit_seq2seq.predictor import pipeline
-from lit_seq2seq.recipe import load_recipe
+if TYPE_CHECKING:
+    from lit_seq2seq.data import Seq2SeqDataModule
+    from lit_seq2seq.module import LitSeq2Seq
+    from lit_seq2seq.predictor import pipeline
+    from lit_seq2seq.recipe import load_recipe
 
 __all__ = ["LitSeq2Seq", "Seq2SeqDataModule", "load_recipe", "pipeline"]
+
+_HOMES = {"LitSeq2Seq": "module", "Seq2SeqDataModule": "data", "load_recipe": "recipe", "pipeline": "predictor"}
+
+
+def __getattr__(name: str) -> object:
+    """Import the public names when they are asked for, so that `lit_seq2seq.runtime` needs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"lit_seq2seq.{_HOMES[name]}"), name)

@@ -1,6 +1,6 @@
 """The values that flow between layers: small, immutable, and able to move, reorder and repeat themselves.
 
-Everything in the package may import this module; it imports nothing of the package.
+Everything in the package may import this module; it imports nothing of the package but `runtime`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,8 @@ from typing import Generic, Protocol, Self, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-
-class UserError(Exception):
-    """A mistake that the user can mend: wrong path, column, option, file or setting.
-
-    The message is one line that says what was expected, what came, and what to change. Command-line entry points print
-    it without a traceback and exit with a non-zero status.
-    """
+from lit_seq2seq.runtime.errors import UserError as UserError
+from lit_seq2seq.runtime.text import SpecialIds as SpecialIds
 
 
 @dataclass(frozen=True)
@@ -60,16 +55,6 @@ def _map(value: object, function: Callable[[Tensor], Tensor]) -> object:
     if isinstance(value, tuple):
         return tuple(_map(item, function) for item in value)
     return value
-
-
-@dataclass(frozen=True)
-class SpecialIds:
-    """Integer ids of the four special symbols of a vocabulary."""
-
-    pad: int = 0
-    unk: int = 1
-    bos: int = 2
-    eos: int = 3
 
 
 @dataclass(frozen=True)

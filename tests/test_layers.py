@@ -9,6 +9,7 @@ import lit_seq2seq
 PACKAGE = "lit_seq2seq"
 ROOT = Path(lit_seq2seq.__file__).parent
 LAYERS = [
+    "runtime",
     "types",
     "spec",
     "nn search features vectors schedules card",

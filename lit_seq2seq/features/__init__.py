@@ -1,13 +1,13 @@
 """Raw rows to tensors: tokenizers, other features, and the processor that holds both sides of a task."""
 
 from lit_seq2seq.features.audio import LogMel
-from lit_seq2seq.features.copying import CopyMap
 from lit_seq2seq.features.feature import Feature
 from lit_seq2seq.features.image import Image
 from lit_seq2seq.features.processor import Processor
 from lit_seq2seq.features.records import Records
 from lit_seq2seq.features.speech import Frames, SpecAugment, VectorFeature
 from lit_seq2seq.features.tokenizer import Tokenizer
+from lit_seq2seq.runtime.copying import CopyMap
 
 __all__ = [
     "CopyMap",

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
-import struct
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import datasets
 import numpy as np
 import PIL.Image
 import torch
-from PIL import ImageOps
 
 from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.runtime.images import GREY, decode_image, fitted, normalized_pixels, open_image
 from lit_seq2seq.types import Padded, UserError
 
 Fit = Literal["crop", "stretch", "pad"]
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_LEAST_SIDE = 2
 _PATCH = 16  # so many pixels squared count as one position
-_GREY = 128
 
 
 class Image(Feature):
@@ -81,7 +75,7 @@ class Image(Feature):
         if not 0 < smallest_crop <= 1:
             raise UserError(f"smallest_crop must be above 0 and up to 1, but is {smallest_crop}")
         self.edge, self.fit = size, fit
-        self.mean, self.std = (np.array(values, dtype=np.float32) for values in (mean, std))
+        self.mean, self.std = mean, std
         self.smallest_crop, self.flip, self.max_pixels = smallest_crop, flip, max_pixels
         numbers = {"mean": [float(value) for value in mean], "std": [float(value) for value in std]}
         self.config = {"size": size, "fit": fit, **numbers}
@@ -119,7 +113,7 @@ class Image(Feature):
         if isinstance(raw, str | os.PathLike):
             return str(raw)
         try:
-            width, height = self.open(raw).size
+            width, height = open_image(raw, self.max_pixels).size
         except UserError:
             return "an image that cannot be read"
         return f"image of {width} x {height} pixels"
@@ -140,57 +134,9 @@ class Image(Feature):
         """Whether training takes random parts or mirrors."""
         return self.smallest_crop < 1 or self.flip
 
-    def open(self, raw: Any) -> PIL.Image.Image:
-        """Open one image without decoding it.
-
-        Raises:
-            UserError: it is no image, or one too large or too small.
-        """
-        if isinstance(raw, Mapping):
-            raw = raw.get("bytes") or raw.get("path")
-        name = "" if isinstance(raw, bytes | PIL.Image.Image) else f" '{raw}'"
-        if name and not _exists(raw):
-            raise UserError(f"expected an image at{name}, but there is no such file: give its full path")
-        try:
-            with warnings.catch_warnings():  # of sizes, which are checked below
-                warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-                image = PIL.Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) if _is_file(raw) else raw
-        except PIL.UnidentifiedImageError as error:
-            raise UserError(
-                f"expected an image, but{name or ' the bytes'} cannot be read as one: convert it"
-            ) from error
-        except PIL.Image.DecompressionBombError as error:
-            raise UserError(f"the image{name} is too large: {error}: make it smaller") from error
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"the image{name} is broken: {error}") from error
-        width, height = image.size
-        if width * height > self.max_pixels:
-            raise UserError(
-                f"expected an image of at most {self.max_pixels} pixels, but{name or ' it'} has {width} x {height}: "
-                "make it smaller, or raise max_pixels"
-            )
-        if min(width, height) < _LEAST_SIDE:
-            raise UserError(
-                f"expected an image of at least {_LEAST_SIDE} x {_LEAST_SIDE} pixels, but{name or ' it'} has "
-                f"{width} x {height}: leave the row out"
-            )
-        return image
-
     def decode(self, raw: Any) -> PIL.Image.Image:
-        """Decode one image as RGB, upright, at its own size or, where its format can, at a fraction that is enough.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        image = self.open(raw)
-        name = "" if isinstance(raw, bytes | PIL.Image.Image | Mapping) else f" '{raw}'"
-        try:
-            if _is_file(raw):
-                enough = math.ceil(2 * self.edge / math.sqrt(self.smallest_crop))
-                image.draft(None, (enough, enough))
-            return _rgb(ImageOps.exif_transpose(image))
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error) as error:
-            raise UserError(f"the image{name} is broken: {error}: mend it, or leave the row out") from error
+        """Decode one image as RGB, upright; see `decode_image`."""
+        return decode_image(raw, self.max_pixels, math.ceil(2 * self.edge / math.sqrt(self.smallest_crop)))
 
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
         """Turn images into pixels `(size, size, 3)` uint8, a random part of each when training."""
@@ -210,7 +156,7 @@ class Image(Feature):
 
     def nothing(self) -> Array:
         """Return a grey image."""
-        return np.full((self.edge, self.edge, 3), _GREY, dtype=np.uint8)
+        return np.full((self.edge, self.edge, 3), GREY, dtype=np.uint8)
 
     def truncate(self, array: Array, length: int) -> Array:
         """Return the image as it is: all have one size."""
@@ -219,30 +165,14 @@ class Image(Feature):
     def collate(self, arrays: Sequence[Array]) -> Padded:
         """Normalise into float32 `values (B, size, size, 3)`."""
         pixels = np.stack(arrays) if arrays else np.empty((0, self.edge, self.edge, 3), np.uint8)
-        values = (pixels.astype(np.float32) / 255 - self.mean) / self.std  # (B, H, W, 3)
+        values = normalized_pixels(pixels, self.mean, self.std)  # (B, H, W, 3)
         return Padded(torch.from_numpy(values), torch.full((len(arrays),), self.edge))
 
     def _fitted(self, image: PIL.Image.Image, training: bool) -> PIL.Image.Image:
-        square, (width, height) = (self.edge, self.edge), image.size
-        if training and self.smallest_crop < 1:
-            return image.resize(square, PIL.Image.Resampling.BILINEAR, box=_part(width, height, self.smallest_crop))
-        if self.fit == "pad":
-            return ImageOps.pad(image, square, PIL.Image.Resampling.BICUBIC, color=(_GREY,) * 3)
-        side = min(width, height)
-        left, upper = (width - side) / 2, (height - side) / 2
-        box = (left, upper, left + side, upper + side) if self.fit == "crop" else (0, 0, width, height)
-        return image.resize(square, PIL.Image.Resampling.BICUBIC, box=box)
-
-
-def _exists(path: Any) -> bool:
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):  # too long, or with a null character: some other text
-        return False
-
-
-def _is_file(raw: Any) -> bool:
-    return not isinstance(raw, PIL.Image.Image)
+        if not training or self.smallest_crop == 1:
+            return fitted(image, self.edge, self.fit)
+        box = _part(*image.size, self.smallest_crop)
+        return image.resize((self.edge, self.edge), PIL.Image.Resampling.BILINEAR, box=box)
 
 
 def _part(width: int, height: int, smallest: float) -> Box:
@@ -254,18 +184,3 @@ def _part(width: int, height: int, smallest: float) -> Box:
     part_height = min(height, area / part_width)
     left, upper = across * (width - part_width), down * (height - part_height)
     return left, upper, left + part_width, upper + part_height
-
-
-def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Convert any mode to RGB; what is transparent shows white."""
-    if image.mode.startswith("I;16"):
-        image = PIL.Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        least, most = values.min(), max(values.max(), values.min() + 1)
-        image = PIL.Image.fromarray(((values - least) * (255 / (most - least))).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = PIL.Image.alpha_composite(white, image)
-    return image.convert("RGB")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from lit_seq2seq import spec
-from lit_seq2seq.features.copying import CopyMap
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.tokenizer import Tokenizer
+from lit_seq2seq.runtime.copying import CopyMap
 from lit_seq2seq.types import CopySource, Padded, UserError
 
 

@@ -3,82 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from datasets import LargeList, List
 
 from lit_seq2seq.features.feature import Array, Feature
-from lit_seq2seq.features.placeholders import PLACEHOLDER, Delexicalized, Part
 from lit_seq2seq.features.tokenizer import Tokenizer
-from lit_seq2seq.types import Padded, UserError
-
-_SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[([^\[\]]*)\]\s*(?:,|$)")
-_EXPECTED = (
-    "a record such as name[Blue Spice], food[Indian], a mapping of slots to values, or a list of triples such as "
-    '["Oslo", "capital of", "Norway"]'
-)
-
-
-def read_record(raw: object) -> list[Part]:
-    """Read a record in any of its forms.
-
-    Args:
-        raw: `name[Blue Spice], food[Indian]`, as in the E2E data (Novikova et al., 2017,
-            https://aclanthology.org/W17-5525); a mapping from slot to value, where `None`, an empty text or an empty
-            list means that there is no such slot, and a list several values; a list of triples, each three texts or
-            a text `Oslo | capital of | Norway`; or the JSON text of a mapping or list.
-
-    Returns:
-        Pairs of slot and value, or triples of subject, relation and object.
-
-    Raises:
-        UserError: it is none of these.
-
-    Example:
-        >>> read_record("name[Blue Spice], food[Indian]")
-        [('name', 'Blue Spice'), ('food', 'Indian')]
-        >>> read_record(["Oslo | capital of | Norway"])
-        [('Oslo', 'capital of', 'Norway')]
-    """
-    if isinstance(raw, str):
-        return _read_text(raw)
-    if isinstance(raw, Mapping):
-        values = ((str(slot), value) for slot, value in raw.items())
-        return [(slot, str(one)) for slot, value in values for one in _several(value)]
-    if isinstance(raw, Sequence):
-        return [_read_triple(triple) for triple in raw]
-    raise UserError(f"expected {_EXPECTED}, but it is of type {type(raw).__name__}")
-
-
-def _read_text(text: str) -> list[Part]:
-    if text.lstrip()[:1] in ("{", "["):
-        try:
-            return read_record(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise UserError(f"expected {_EXPECTED}, but '{text}' is not JSON: {error}") from None
-    parts: list[Part] = []
-    position, end = 0, len(text.rstrip())
-    while position < end:
-        found = _SLOT.match(text, position)
-        if found is None:
-            raise UserError(f"expected {_EXPECTED}, but got '{text}'")
-        parts.append((found[1], found[2].strip()))
-        position = found.end()
-    return parts
-
-
-def _several(value: object) -> list[object]:
-    values = value if isinstance(value, list | tuple) else [value]
-    return [one for one in values if one is not None and one != ""]
-
-
-def _read_triple(triple: object) -> Part:
-    parts = triple.split("|") if isinstance(triple, str) else triple
-    if not isinstance(parts, Sequence) or len(parts) != 3:
-        raise UserError(f"expected {_EXPECTED}, but one triple is {triple!r}")
-    return tuple(str(part).strip() for part in parts)
+from lit_seq2seq.runtime.placeholders import Delexicalized
+from lit_seq2seq.runtime.records import linearize, read_record, several
+from lit_seq2seq.types import Padded
 
 
 class Records(Feature):
@@ -128,22 +62,7 @@ class Records(Feature):
 
     def linearize(self, raw: object) -> str:
         """Write a record as symbols divided by spaces."""
-        parts = self._delexicalized(raw).parts
-        if self.config["sort"]:
-            parts = sorted(parts, key=lambda part: part[0] if len(part) == 2 else "")
-        return " ".join(symbol for part in parts for symbol in self._symbols(part))
-
-    def _symbols(self, part: Part) -> list[str]:
-        *before, slot, value = part
-        return [
-            *(word for text in before for word in self._words(text)),
-            f"⟨{'_'.join(slot.split())}⟩",
-            *self._words(value),
-        ]
-
-    def _words(self, value: str) -> list[str]:
-        words = [value] if PLACEHOLDER.fullmatch(value) else value.replace("_", " ").split()
-        return ["_".join(words)] if self.config["values"] == "symbols" else words
+        return linearize(self._delexicalized(raw).parts, self.config["values"], self.config["sort"])
 
     def _delexicalized(self, raw: object) -> Delexicalized:
         return Delexicalized(read_record(raw), self.config["delexicalize"])
@@ -172,7 +91,7 @@ class Records(Feature):
     def is_missing(self, raw: object) -> bool:
         """Tell whether a record is absent or has no slot."""
         if isinstance(raw, Mapping):
-            return not any(map(_several, raw.values()))
+            return not any(map(several, raw.values()))
         return self.tokenizer.is_missing(raw) if isinstance(raw, str) else not raw
 
     def show(self, raw: Any) -> str:

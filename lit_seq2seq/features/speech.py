@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from datasets import LargeList, List, Value
 from tqdm import tqdm
 
 from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.runtime.vectors import SMALLEST_DEVIATION, FloatArray, check_frames, normalized, stacked, with_deltas
 from lit_seq2seq.types import Padded, UserError
 
-FloatArray = npt.NDArray[np.float32]
 Normalization = Literal["none", "utterance", "global"]
-_SMALLEST_DEVIATION = 1e-5
 
 
 @dataclass(frozen=True)
@@ -157,12 +155,12 @@ class VectorFeature(Feature):
         if not count:
             raise UserError("expected data to learn the normalisation from, but there is none: check the source column")
         mean = summed / count
-        deviation = np.sqrt(np.maximum(squares / count - mean**2, _SMALLEST_DEVIATION**2))
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, SMALLEST_DEVIATION**2))
         self.statistics = (mean.tolist(), deviation.tolist())
 
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
         """Turn raw values into `(T, F)` float32."""
-        return [self._stacked(self._normalized(self._derived(value))) for value in raw]
+        return [stacked(self._normalized(self._derived(value)), self.config["stack"]) for value in raw]
 
     def augment(self, array: Array) -> Array:
         """Mask blocks of frames and channels, if there is a `spec_augment`."""
@@ -198,53 +196,14 @@ class VectorFeature(Feature):
         return feature
 
     def _derived(self, raw: Any) -> FloatArray:
-        parts = [self.frames(raw)]
-        for _ in range(self.config["deltas"]):
-            parts.append(deltas(parts[-1]))
-        return np.concatenate(parts, axis=1)
+        return with_deltas(self.frames(raw), self.config["deltas"])
 
     def _normalized(self, frames: FloatArray) -> FloatArray:
         if self.config["normalize"] == "none":
             return frames
-        if self.config["normalize"] == "utterance":
-            mean, deviation = frames.mean(axis=0), frames.std(axis=0)
-        else:
-            if self.statistics is None:
-                raise UserError("this feature has no statistics yet: call train(values), or set normalize to utterance")
-            mean, deviation = (np.array(numbers, dtype=np.float32) for numbers in self.statistics)
-        scaled: FloatArray = ((frames - mean) / np.maximum(deviation, _SMALLEST_DEVIATION)).astype(np.float32)
-        return scaled
-
-    def _stacked(self, frames: FloatArray) -> FloatArray:
-        stack = int(self.config["stack"])
-        missing = -len(frames) % stack
-        whole = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-        return np.ascontiguousarray(whole.reshape(len(whole) // stack, -1), dtype=np.float32)
-
-
-def deltas(frames: FloatArray, width: int = 2) -> FloatArray:
-    """Slope of each channel, `sum_n n (c_{t+n} - c_{t-n}) / (2 sum_n n^2)` for n up to `width`; edges are repeated.
-
-    The regression of the HTK book (Young et al. 2006, equation 5.16).
-
-    Args:
-        frames: `(T, F)`.
-        width: frames on either side, at least 1.
-
-    Returns:
-        `(T, F)`.
-
-    Example:
-        >>> import numpy as np
-        >>> deltas(np.arange(6, dtype=np.float32)[:, None])[2:4, 0].tolist()
-        [1.0, 1.0]
-    """
-    padded = np.pad(frames, ((width, width), (0, 0)), mode="edge")
-    total = len(frames)
-    slopes = sum(
-        n * (padded[width + n : width + n + total] - padded[width - n : width - n + total]) for n in range(1, width + 1)
-    )
-    return np.asarray(slopes / (2 * sum(n * n for n in range(1, width + 1))), dtype=np.float32)
+        if self.config["normalize"] == "global" and self.statistics is None:
+            raise UserError("this feature has no statistics yet: call train(values), or set normalize to utterance")
+        return normalized(frames, self.statistics)
 
 
 class Frames(VectorFeature):
@@ -313,18 +272,7 @@ class Frames(VectorFeature):
 
     def frames(self, raw: Any) -> FloatArray:
         """Check one sequence of frames."""
-        try:
-            array = np.asarray(raw, dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"expected {self.input_kind}, but it cannot be read as numbers: {error}") from error
-        if array.ndim != 2 or not len(array) or array.shape[1] != self.channels:
-            raise UserError(
-                f"expected frames (T, {self.channels}) with T >= 1, but got the shape {array.shape}: mend it, or set "
-                "channels"
-            )
-        if not np.isfinite(array).all():
-            raise UserError("expected finite numbers in the frames, but some are not")
-        return array
+        return check_frames(raw, self.channels)
 
     def measure(self, raw: Sequence[Any]) -> list[int]:
         """Count positions without computing them."""

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lit_seq2seq.features.placeholders import PLACEHOLDER
-from lit_seq2seq.features.records import read_record
 from lit_seq2seq.metrics.base import TextMetric
+from lit_seq2seq.runtime.placeholders import PLACEHOLDER
+from lit_seq2seq.runtime.records import read_record
 from lit_seq2seq.types import UserError
 
 Sayings = list[str] | dict[str, list[str]]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from lit_seq2seq.nn.operators import recurrent
 from lit_seq2seq.nn.ops import dropout, dropout_mask
 from lit_seq2seq.types import CellState, Padded, Value
 
@@ -85,6 +86,10 @@ class RecurrentLayer(nn.Module):
         if self.training and self.state_dropout > 0:
             mask = dropout_mask(x, (x.shape[0], self.hidden_size * self.directions), self.state_dropout)
             return self.forward_stepwise(x, state, lengths, mask)
+        if torch.compiler.is_exporting() and lengths is not None and state is None:
+            weights = [weight for direction in range(self.directions) for weight in self._weights(direction)]
+            outputs, h, c = recurrent(x, lengths, weights, self.cell)
+            return outputs, (h, c if self.cell == "lstm" else None)
         if lengths is not None and state is None and self.cell == "lstm" and x.device.type == "cpu":
             return self._forward_held(x, lengths)
         if state is None:

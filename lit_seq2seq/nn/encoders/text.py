@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.cells import CellName, RecurrentStack
@@ -122,5 +123,5 @@ def _reverse(sequences: Padded) -> Tensor:
     values = sequences.values
     positions = sequences.mask.long().cumsum(dim=1) - 1  # (B, S): 0 1 2 2 2 ...
     index = (sequences.lengths.clamp(min=1)[:, None] - 1 - positions).clamp(min=0)
-    index = index.where(sequences.mask, positions.new_tensor(range(values.shape[1])))
+    index = index.where(sequences.mask, torch.arange(values.shape[1], device=values.device))
     return values.gather(1, index if values.dim() == 2 else index[..., None].expand_as(values))

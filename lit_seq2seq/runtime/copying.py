@@ -4,12 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from lit_seq2seq.features.feature import Array
-from lit_seq2seq.features.tokenizer import Tokenizer
+from .text import SpecialIds
+
+Array = npt.NDArray[np.generic]
+
+
+class Symbols(Protocol):
+    """What copying asks of a tokenizer."""
+
+    @property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer`."""
+
+    @property
+    def specials(self) -> SpecialIds:
+        """Ids of the special symbols."""
+
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether `unknown` can tell unknown symbols apart."""
+
+    def __len__(self) -> int: ...
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Name each id by its vocabulary entry."""
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the symbols of a text that the vocabulary lacks."""
 
 
 class CopyMap:
@@ -17,13 +43,14 @@ class CopyMap:
 
     A source symbol has the id of the target symbol that is written alike. Symbols without one have ids V, V + 1, ... in
     the order of their first occurrence in the source; V is the size of the target's vocabulary. Words unknown to the
-    source's vocabulary, too, are told apart where the tokenizer can say which they are; see `Tokenizer.unknown`.
+    source's vocabulary, too, are told apart where the tokenizer can say which they are; see `Symbols.unknown`.
 
     Args:
         source: tokenizer of the sources.
         target: tokenizer of the targets.
 
     Example:
+        >>> from lit_seq2seq.features import Tokenizer
         >>> tokenizer = Tokenizer("word")
         >>> tokenizer.train(["meet at noon"])
         >>> copy_map = CopyMap(tokenizer, tokenizer)
@@ -34,7 +61,7 @@ class CopyMap:
         [array([7, 3], dtype=int32)]
     """
 
-    def __init__(self, source: Tokenizer, target: Tokenizer) -> None:
+    def __init__(self, source: Symbols, target: Symbols) -> None:
         self.source_tokenizer, self.target_tokenizer = source, target
         self.names = source.tokens(range(len(source)))
         self.table: npt.NDArray[np.int64] = np.array([self._find(name) for name in self.names])

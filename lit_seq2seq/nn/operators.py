@@ -1,0 +1,57 @@
+"""Recurrent layers over padded sequences as one operator, which an exported program keeps whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+_KERNELS: dict[str, Any] = {
+    "lstm": torch.lstm,
+    "gru": torch.gru,
+    "rnn_tanh": torch.rnn_tanh,
+    "rnn_relu": torch.rnn_relu,
+}
+
+
+@torch.library.custom_op("lit_seq2seq::recurrent", mutates_args=())
+def recurrent(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], cell: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one recurrent layer from zero over padded sequences.
+
+    `torch.export` can trace neither packing nor a loop over a length that it does not know: it keeps this operator,
+    which then becomes a node of the same name in ONNX. See `RecurrentLayer.forward`.
+
+    Args:
+        x: `(B, T, D)` inputs.
+        lengths: `(B,)` real lengths, at least 1.
+        weights: `weight_ih, weight_hh, bias_ih, bias_hh` of each direction, as in `torch.nn.LSTM`.
+        cell: kind of cell; see `CellName`.
+
+    Returns:
+        Outputs `(B, T, H * directions)`, zero at padding; last h and, for LSTMs, last c, both `(B, H * directions)`;
+        for other cells c is empty.
+
+    Example:
+        >>> weights = [torch.zeros(12, 2), torch.zeros(12, 3), torch.zeros(12), torch.zeros(12)]
+        >>> outputs, h, c = recurrent(torch.zeros(4, 5, 2), torch.tensor([5, 1, 2, 3]), weights, "lstm")
+        >>> outputs.shape, c.shape
+        (torch.Size([4, 5, 3]), torch.Size([4, 3]))
+    """
+    packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    both = len(weights) == 8
+    zeros = x.new_zeros(2 if both else 1, x.shape[0], weights[1].shape[1])
+    start = (zeros, zeros) if cell == "lstm" else zeros
+    data, *final = _KERNELS[cell](packed.data, packed.batch_sizes, start, weights, True, 1, 0.0, False, both)
+    outputs, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=x.shape[1])
+    found = [state[:, packed.unsorted_indices].transpose(0, 1).flatten(1) for state in final]
+    return outputs, found[0], found[1] if cell == "lstm" else x.new_empty(0)
+
+
+@recurrent.register_fake
+def _shapes(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], cell: str) -> tuple[Tensor, Tensor, Tensor]:
+    size = weights[1].shape[1] * len(weights) // 4
+    h = x.new_empty(x.shape[0], size)
+    return x.new_empty(x.shape[0], x.shape[1], size), h, torch.empty_like(h) if cell == "lstm" else x.new_empty(0)

@@ -1,0 +1,158 @@
+"""Recordings to log-mel energies."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import UserError
+from .vectors import FloatArray
+
+_EXTRA = "pip install 'lit_seq2seq[audio]'"
+
+
+def log_mel(
+    samples: FloatArray,
+    sampling_rate: int,
+    n_mels: int,
+    window: float,
+    hop: float,
+    fmin: float,
+    fmax: float | None,
+    log_floor: float,
+) -> FloatArray:
+    """Compute log-mel energies `(T, n_mels)`, T >= 1; see `lit_seq2seq.features.LogMel`.
+
+    Args:
+        samples: `(N,)` from -1 to 1.
+        sampling_rate: in hertz.
+        n_mels: number of bands.
+        window: length of a frame in seconds.
+        hop: time between frames in seconds.
+        fmin: lower edge of the lowest band in hertz.
+        fmax: upper edge of the highest band in hertz; half of `sampling_rate` if `None`.
+        log_floor: smallest energy, above 0.
+
+    Example:
+        >>> log_mel(np.zeros(800, np.float32), 8000, 4, 0.025, 0.01, 20.0, None, 1.0).shape
+        (8, 4)
+    """
+    length, step = round(window * sampling_rate), round(hop * sampling_rate)
+    points = 1 << (length - 1).bit_length()
+    if len(samples) < length:
+        samples = np.pad(samples, (0, length - len(samples)))
+    starts = np.lib.stride_tricks.sliding_window_view(samples, length)[::step]  # (T, length)
+    spectrum = np.fft.rfft(starts * np.hanning(length).astype(np.float32), points, axis=1)
+    highest = sampling_rate / 2 if fmax is None else fmax
+    energies = np.abs(spectrum) ** 2 @ mel_filters(n_mels, points, sampling_rate, float(fmin), float(highest))
+    return np.asarray(np.log(np.maximum(energies, log_floor)), dtype=np.float32)
+
+
+@cache
+def mel_filters(bands: int, points: int, sampling_rate: int, fmin: float, fmax: float) -> npt.NDArray[np.float32]:
+    """Weights `(points / 2 + 1, bands)` of triangles that are linear and equally spaced in mel.
+
+    Args:
+        bands: number of triangles.
+        points: size of the Fourier transform.
+        sampling_rate: in hertz.
+        fmin: lower edge of the lowest triangle in hertz.
+        fmax: upper edge of the highest triangle in hertz.
+
+    Example:
+        >>> mel_filters(10, 256, 8000, 20.0, 4000.0).shape
+        (129, 10)
+    """
+    edges = np.linspace(_mel(fmin), _mel(fmax), bands + 2)
+    mel = _mel(np.arange(points // 2 + 1) * sampling_rate / points)[:, None]
+    rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
+    return np.asarray(np.maximum(np.minimum(rising, falling), 0), dtype=np.float32)
+
+
+def _mel(hertz: Any) -> Any:
+    return 2595 * np.log10(1 + np.asarray(hertz, dtype=np.float64) / 700)
+
+
+SAMPLES, FILES = ("array", "raw"), ("bytes", "path")
+
+
+def read_audio(raw: Any, sampling_rate: int) -> FloatArray:
+    """Read a recording as samples from -1 to 1 at `sampling_rate`, `(N,)`; see `LogMel` for what it may be.
+
+    Raises:
+        UserError: it cannot be read, or is empty.
+
+    Example:
+        >>> import numpy as np
+        >>> read_audio({"array": np.array([0, 16384], dtype=np.int16), "sampling_rate": 8000}, 8000).tolist()
+        [0.0, 0.5]
+    """
+    found = samples_of(raw, sampling_rate)
+    if found is None:
+        with open_audio(raw) as sound:
+            found = sound.read(dtype="float32", always_2d=True).mean(axis=1), sound.samplerate
+    samples, rate = found
+    if not len(samples):
+        raise UserError(f"expected a recording, but {_name(raw)} has no samples")
+    if not np.isfinite(samples).all():
+        raise UserError(f"expected finite samples, but some of {_name(raw)} are not")
+    if rate != sampling_rate:
+        try:
+            import soxr
+        except ImportError as error:
+            raise UserError(f"converting {rate} Hz to {sampling_rate} Hz needs soxr: {_EXTRA}") from error
+        samples = soxr.resample(samples, rate, sampling_rate)
+    return np.asarray(samples, dtype=np.float32)
+
+
+def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
+    """Return samples and their rate; `None` where `raw` is a file."""
+    rate, values = sampling_rate, raw
+    if isinstance(raw, Mapping):
+        values = next((raw[key] for key in SAMPLES if raw.get(key) is not None), None)
+        rate = int(raw.get("sampling_rate") or sampling_rate)
+    if values is None or isinstance(values, str | Path | bytes):
+        return None
+    array = np.asarray(values)
+    if array.dtype == np.int64:  # what the integers of a column become: 16-bit samples
+        array = array.astype(np.int16)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.number):
+        raise UserError(f"expected samples (N,), but got an array of shape {array.shape} and type {array.dtype}")
+    scale = np.iinfo(array.dtype).max + 1 if np.issubdtype(array.dtype, np.integer) else 1
+    return (array / scale).astype(np.float32), rate
+
+
+def open_audio(raw: Any) -> Any:
+    """Open a recording that is a file or the bytes of one as a `soundfile.SoundFile`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        import soundfile
+    except ImportError as error:
+        raise UserError(f"reading recordings from files needs soundfile: {_EXTRA}") from error
+    inside = (raw.get("bytes") or raw.get("path")) if isinstance(raw, Mapping) else raw
+    if inside is None:
+        raise UserError("expected a recording with array, bytes or path, but it has none of them")
+    if not isinstance(inside, bytes) and not Path(inside).is_file():
+        raise UserError(f"there is no recording '{inside}': check the path")
+    try:
+        return soundfile.SoundFile(io.BytesIO(inside) if isinstance(inside, bytes) else os.fspath(inside))
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{_name(raw)} is not a recording that soundfile can read: {reason}") from error
+
+
+def _name(raw: Any) -> str:
+    if isinstance(raw, Mapping):
+        raw = raw.get("path") or raw.get("bytes")
+    return f"'{raw}'" if isinstance(raw, str | Path) else f"{len(raw)} bytes" if isinstance(raw, bytes) else "the array"

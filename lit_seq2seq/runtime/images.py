@@ -1,0 +1,123 @@
+"""Images: from files or bytes to pixels of one size."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+from PIL import ImageOps
+
+from .errors import UserError
+
+GREY = 128
+_LEAST_SIDE = 2
+
+
+def open_image(raw: Any, max_pixels: int) -> PIL.Image.Image:
+    """Open one image without decoding it.
+
+    Args:
+        raw: a path, bytes, a Pillow image, or a mapping with bytes or path.
+        max_pixels: a larger one is refused.
+
+    Raises:
+        UserError: it is no image, or one too large or too small.
+    """
+    if isinstance(raw, Mapping):
+        raw = raw.get("bytes") or raw.get("path")
+    name = "" if isinstance(raw, bytes | PIL.Image.Image) else f" '{raw}'"
+    if name and not _exists(raw):
+        raise UserError(f"expected an image at{name}, but there is no such file: give its full path")
+    try:
+        with warnings.catch_warnings():  # of sizes, which are checked below
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            image = PIL.Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) if _is_file(raw) else raw
+    except PIL.UnidentifiedImageError as error:
+        raise UserError(f"expected an image, but{name or ' the bytes'} cannot be read as one: convert it") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise UserError(f"the image{name} is too large: {error}: make it smaller") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"the image{name} is broken: {error}") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise UserError(
+            f"expected an image of at most {max_pixels} pixels, but{name or ' it'} has {width} x {height}: "
+            "make it smaller, or raise max_pixels"
+        )
+    if min(width, height) < _LEAST_SIDE:
+        raise UserError(
+            f"expected an image of at least {_LEAST_SIDE} x {_LEAST_SIDE} pixels, but{name or ' it'} has "
+            f"{width} x {height}: leave the row out"
+        )
+    return image
+
+
+def decode_image(raw: Any, max_pixels: int, enough: int) -> PIL.Image.Image:
+    """Decode one image as RGB, upright, at its own size or, where its format can, at a fraction that is enough.
+
+    Args:
+        raw: see `open_image`.
+        max_pixels: see `open_image`.
+        enough: width and height that suffice.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = open_image(raw, max_pixels)
+    name = "" if isinstance(raw, bytes | PIL.Image.Image | Mapping) else f" '{raw}'"
+    try:
+        if _is_file(raw):
+            image.draft(None, (enough, enough))
+        return _rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error) as error:
+        raise UserError(f"the image{name} is broken: {error}: mend it, or leave the row out") from error
+
+
+def fitted(image: PIL.Image.Image, edge: int, fit: str) -> PIL.Image.Image:
+    """Make an image a square: `crop` its middle, `stretch` it, or `pad` it with grey."""
+    square, (width, height) = (edge, edge), image.size
+    if fit == "pad":
+        return ImageOps.pad(image, square, PIL.Image.Resampling.BICUBIC, color=(GREY,) * 3)
+    side = min(width, height)
+    left, upper = (width - side) / 2, (height - side) / 2
+    box = (left, upper, left + side, upper + side) if fit == "crop" else (0, 0, width, height)
+    return image.resize(square, PIL.Image.Resampling.BICUBIC, box=box)
+
+
+def normalized_pixels(pixels: npt.NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Compute `(v / 255 - mean) / std` of pixels `(B, H, W, 3)`."""
+    values = (pixels.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def _exists(path: Any) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or with a null character: some other text
+        return False
+
+
+def _is_file(raw: Any) -> bool:
+    return not isinstance(raw, PIL.Image.Image)
+
+
+def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Convert any mode to RGB; what is transparent shows white."""
+    if image.mode.startswith("I;16"):
+        image = PIL.Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        least, most = values.min(), max(values.max(), values.min() + 1)
+        image = PIL.Image.fromarray(((values - least) * (255 / (most - least))).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = PIL.Image.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -1,0 +1,75 @@
+"""Text to ids and back, over an existing `tokenizer.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import tokenizers
+from tokenizers.models import WordLevel
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Integer ids of the four special symbols of a vocabulary."""
+
+    pad: int = 0
+    unk: int = 1
+    bos: int = 2
+    eos: int = 3
+
+
+class Vocabulary:
+    """Encodes and decodes as `lit_seq2seq.features.Tokenizer` does, whose vocabulary this is.
+
+    Args:
+        json: text of a `tokenizer.json`.
+        specials: ids of the special symbols.
+    """
+
+    def __init__(self, json: str, specials: SpecialIds) -> None:
+        self.backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(json)
+        self.backend.encode_special_tokens = True
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        self.specials = specials
+        self._skipped = {specials.pad, specials.bos, specials.eos}
+        self._special_names = [str(self.backend.id_to_token(index)) for index in self._skipped]
+
+    def __len__(self) -> int:
+        return int(self.backend.get_vocab_size())
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into ids that end with EOS."""
+        found = []
+        for text, encoding in zip(texts, self.backend.encode_batch_fast(list(texts), False, False), strict=True):
+            ids = list(encoding.ids)
+            if any(name in text for name in self._special_names):
+                ids = [self.specials.unk if index in self._skipped else index for index in ids]
+            found.append([*ids, self.specials.eos])
+        return found
+
+    def decode(self, ids: Sequence[int], extra: Sequence[str] = ()) -> str:
+        """Turn ids into text; those of `extra` follow the vocabulary's."""
+        kept = [index for index in ids if index not in self._skipped]
+        if not extra:
+            return str(self.backend.decode(kept, skip_special_tokens=False))
+        names, decoder = self.tokens(kept, extra), self.backend.decoder
+        return " ".join(names) if decoder is None else str(decoder.decode(names))
+
+    def tokens(self, ids: Sequence[int], extra: Sequence[str] = ()) -> list[str]:
+        """Name each id by its vocabulary entry, or from `extra`."""
+        size = len(self)
+        return [str(self.backend.id_to_token(index)) if index < size else extra[index - size] for index in ids]
+
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether `unknown` can tell unknown symbols apart: for whole words and characters, but not for subwords."""
+        return isinstance(self.backend.model, WordLevel)
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the symbols of a text that the vocabulary lacks, normalised as those of the vocabulary are."""
+        backend, without = self.backend, {None, *astuple(self.specials)}
+        normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+        pieces = [(normal, (0, 0))] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(normal)
+        return [piece for piece, _ in pieces if backend.token_to_id(piece) in without]
