@@ -12,7 +12,7 @@ from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.runtime.placeholders import Delexicalized
 from lit_seq2seq.runtime.records import linearize, read_record, several
-from lit_seq2seq.types import Padded
+from lit_seq2seq.types import Padded, UserError
 
 
 class Records(Feature):
