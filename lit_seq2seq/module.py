@@ -20,7 +20,14 @@ from lit_seq2seq.features import Processor, Records, Tokenizer
 from lit_seq2seq.hub import load_folder, save_folder
 from lit_seq2seq.metrics import Scores, TextMetric
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
-from lit_seq2seq.nn.network import AttentionLossFactory, DecoderFactory, EncoderFactory, OutputFactory, Tie
+from lit_seq2seq.nn.network import (
+    AttentionLossFactory,
+    AuxiliaryFactory,
+    DecoderFactory,
+    EncoderFactory,
+    OutputFactory,
+    Tie,
+)
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.schedules import OneCycle, total_steps
@@ -62,6 +69,7 @@ class LitSeq2Seq(lightning.LightningModule):
         tie_embeddings: which embeddings share weights; see `EncoderDecoder`.
         output: makes the output layer from the sizes of what the decoder hands over and of the target vocabulary.
         attention_losses: makes each of the terms that are added to the loss for what attention does.
+        auxiliary: makes what predicts the target beside the decoder and shares in the loss, such as `CTC`.
         label_smoothing: probability mass spread over the vocabulary (Szegedy et al. 2016), from 0 to below 1.
         optimizer: makes the optimizer from the parameters.
         lr_scheduler: makes the schedule from the optimizer, stepped with the optimizer; `None` for a constant rate.
@@ -96,6 +104,7 @@ class LitSeq2Seq(lightning.LightningModule):
         tie_embeddings: Tie = "none",
         output: OutputFactory = OutputLayer,
         attention_losses: Sequence[AttentionLossFactory] = (),
+        auxiliary: AuxiliaryFactory | None = None,
         label_smoothing: float = 0.0,
         optimizer: OptimizerFactory = torch.optim.Adam,
         lr_scheduler: SchedulerFactory | None = None,
@@ -121,6 +130,7 @@ class LitSeq2Seq(lightning.LightningModule):
             tie_embeddings=tie_embeddings,
             output=_factory(output),
             attention_losses=[_factory(loss) for loss in attention_losses],
+            auxiliary=_factory(auxiliary),
         )
         self.label_smoothing = label_smoothing
         self.make_optimizer: OptimizerFactory = _factory(optimizer)
@@ -259,14 +269,16 @@ class LitSeq2Seq(lightning.LightningModule):
         Returns:
             Per source a list of `num_return_sequences` hypotheses, best first.
         """
+        config = config or self.generation
         found = search(
             self.net.step,
             self.net.start(encoded),
             batch_size=encoded.memory.values.shape[0],
             specials=self.net.specials,
-            config=config or self.generation,
+            config=config,
             prefix=prefix,
             source_mask=encoded.memory.mask,
+            frames=self.net.frames(encoded) if config.ctc_weight else None,
             device=encoded.memory.values.device,
             return_attention=return_attention,
         )

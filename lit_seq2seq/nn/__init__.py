@@ -11,6 +11,7 @@ from lit_seq2seq.nn.attention import (
     MultiHeadAttention,
 )
 from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss, DoublyStochasticLoss
+from lit_seq2seq.nn.auxiliary import CTC, Auxiliary
 from lit_seq2seq.nn.bridges import Bridge, DenseBridge, LastState, LearnedBridge, MeanBridge, StateShape, ZeroBridge
 from lit_seq2seq.nn.cells import RecurrentLayer, RecurrentStack
 from lit_seq2seq.nn.decoders import (
@@ -29,11 +30,13 @@ from lit_seq2seq.nn.network import EncoderDecoder
 from lit_seq2seq.nn.output import CopyOutput, Output, OutputLayer
 
 __all__ = [
+    "CTC",
     "AdditiveAttention",
     "Attention",
     "AttentionHistory",
     "AttentionLoss",
     "AttentionMemory",
+    "Auxiliary",
     "Bridge",
     "ConditionalGRUDecoder",
     "ConvEncoder",

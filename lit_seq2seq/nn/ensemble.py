@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_seq2seq.nn.decoders.base import DecoderState
 from lit_seq2seq.nn.network import EncoderDecoder
-from lit_seq2seq.types import Encoded, Padded, StepOutput, Value
+from lit_seq2seq.types import Encoded, Padded, StepOutput, UserError, Value
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,21 @@ class Ensemble(nn.Module):
         found = [output.attention for output in outputs if output.attention is not None]  # each (N, S)
         attention = torch.stack(found).mean(dim=0) if found and len({a.shape for a in found}) == 1 else None
         return StepOutput(log_probs, EnsembleState(tuple(output.state for output in outputs)), attention)
+
+    def frames(self, encoded: Encoded) -> Padded | None:
+        """Average CTC's probabilities, `(B, S, V)` log-probabilities; `None` where a network has no CTC.
+
+        Raises:
+            UserError: the networks' encoders return different numbers of positions.
+        """
+        assert isinstance(encoded, EnsembleEncoded)
+        pairs = zip(self.networks, encoded.members, strict=True)
+        found = [frames for network, member in pairs if (frames := network.frames(member)) is not None]
+        if len(found) < len(self.networks):
+            return None
+        if any(not torch.equal(frames.lengths, found[0].lengths) for frames in found):
+            raise UserError("ctc_weight needs encoders that shorten sources alike, but these differ; set it to 0")
+        return Padded(_average(torch.stack([frames.values for frames in found])), found[0].lengths)
 
     def forward(self, source: Padded, target: Padded) -> Tensor:
         """Compute log-probabilities of every symbol at every target position, `(B, T, V)`."""

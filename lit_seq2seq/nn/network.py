@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.attention_losses import AttentionLoss
+from lit_seq2seq.nn.auxiliary import Auxiliary
 from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, DecoderState
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.output import Output, OutputLayer
@@ -19,6 +20,7 @@ EncoderFactory = Callable[[int], Encoder]
 DecoderFactory = Callable[[int, EncoderShape], Decoder]
 OutputFactory = Callable[[DecoderShape, int, nn.Embedding | None], Output]
 AttentionLossFactory = Callable[[], AttentionLoss]
+AuxiliaryFactory = Callable[[EncoderShape, int, int], Auxiliary]
 Tie = Literal["none", "target", "all"]
 
 
@@ -34,6 +36,7 @@ class EncoderDecoder(nn.Module):
         specials: ids of the special target symbols.
         output: makes the output layer from the decoder's shape, the target size and the embedding it shares.
         attention_losses: makes each of the terms that are added to the loss.
+        auxiliary: makes what else predicts the target, from the encoder's shape, the target size and the padding id.
 
     Raises:
         ValueError: embeddings that cannot be tied, or a part that needs attention where there is none.
@@ -59,6 +62,7 @@ class EncoderDecoder(nn.Module):
         specials: SpecialIds = SpecialIds(),  # noqa: B008  (immutable)
         output: OutputFactory = OutputLayer,
         attention_losses: Sequence[AttentionLossFactory] = (),
+        auxiliary: AuxiliaryFactory | None = None,
     ) -> None:
         super().__init__()
         self.specials = specials
@@ -81,6 +85,9 @@ class EncoderDecoder(nn.Module):
             raise ValueError(
                 "attention_losses need attention, but the decoder has none: give it one, or leave them out"
             )
+        if auxiliary is not None and self.output.copies:
+            raise ValueError("auxiliary knows no symbols beyond the vocabulary: leave it out, or use OutputLayer")
+        self.auxiliary = None if auxiliary is None else auxiliary(self.encoder.shape, target_size, specials.pad)
 
     @property
     def copies(self) -> bool:
@@ -101,6 +108,10 @@ class EncoderDecoder(nn.Module):
         output, state = self.decoder.step(self.readable(tokens), state)
         return StepOutput(self.output.log_probs(output, state.copies), state, output.attention)
 
+    def frames(self, encoded: Encoded) -> Padded | None:
+        """Compute log-probabilities of symbols at each encoder position, `(B, S, V)`; `None` without CTC."""
+        return None if self.auxiliary is None else self.auxiliary.frames(encoded.memory)
+
     def readable(self, tokens: Tensor) -> Tensor:
         """Replace copied symbols beyond the vocabulary, which have no embedding, by the unknown symbol."""
         if not self.output.copies:
@@ -114,7 +125,10 @@ class EncoderDecoder(nn.Module):
 
     def teach(self, source: Padded, target: Padded) -> DecoderOutput:
         """Run the teacher-forced pass up to the output layer."""
-        output: DecoderOutput = self.decoder(self.shift(target), self.start(self.encode(source)))
+        return self._teach(self.encode(source), target)
+
+    def _teach(self, encoded: Encoded, target: Padded) -> DecoderOutput:
+        output: DecoderOutput = self.decoder(self.shift(target), self.start(encoded))
         return output
 
     def forward(self, source: Padded, target: Padded) -> Tensor:
@@ -127,8 +141,12 @@ class EncoderDecoder(nn.Module):
         Returns:
             The sum to minimise, and, without gradient, the sum of plain negative log-likelihoods in nats.
         """
-        output = self.teach(source, target)
+        encoded = self.encode(source)
+        output = self._teach(encoded, target)
         loss, nll = self.output.loss(output, target, source.copies, label_smoothing)
+        if self.auxiliary is not None:
+            share = self.auxiliary.weight
+            loss = (1 - share) * loss + share * self.auxiliary.loss(encoded.memory, target)
         for attention_loss in self.attention_losses:
             loss = loss + attention_loss(output.attention, target.mask)
         return loss, nll

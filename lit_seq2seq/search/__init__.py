@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from lit_seq2seq.search.beam import beam_search
 from lit_seq2seq.search.config import GenerationConfig, LengthNormalization
+from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import greedy_search
 from lit_seq2seq.search.sample import sample_search
-from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction
+from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, UserError
 
 __all__ = ["GenerationConfig", "LengthNormalization", "beam_search", "greedy_search", "sample_search", "search"]
 
@@ -23,6 +26,7 @@ def search(
     config: GenerationConfig,
     prefix: Tensor | None = None,
     source_mask: Tensor | None = None,
+    frames: Padded | None = None,
     device: torch.device | str = "cpu",
     return_attention: bool = False,
 ) -> list[list[Hypothesis]]:
@@ -36,6 +40,8 @@ def search(
         config: the options.
         prefix: see `beam_search`.
         source_mask: see `beam_search`.
+        frames: `(B, S, V)` log-probabilities that CTC gives symbols and the blank (padding) at each position, for
+            `ctc_weight`.
         device: where the tokens are kept.
         return_attention: whether hypotheses carry their attention weights.
 
@@ -43,7 +49,7 @@ def search(
         For each sentence up to `num_return_sequences` hypotheses, best first, with their tensors on the CPU.
 
     Raises:
-        UserError: the prefix is malformed, or there is a coverage penalty but no attention.
+        UserError: the prefix is malformed, there is a coverage penalty but no attention, or a CTC weight but no CTC.
 
     Example:
         >>> import torch
@@ -59,15 +65,9 @@ def search(
         >>> search(step, Nothing(), batch_size=1, specials=specials, config=config)[0][0].tokens
         tensor([3, 4])
     """
-    if config.do_sample:
-        method = sample_search
-    elif config.num_beams > 1:
-        method = beam_search
-    else:
-        method = greedy_search
-    return method(
-        step,
-        state,
+    method = sample_search if config.do_sample else beam_search if config.num_beams > 1 else greedy_search
+    run = partial(
+        method,
         batch_size=batch_size,
         specials=specials,
         config=config,
@@ -76,3 +76,13 @@ def search(
         device=device,
         return_attention=return_attention,
     )
+    if not config.ctc_weight:
+        return run(step, state)
+    if frames is None:
+        raise UserError(
+            f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0, or train with "
+            "model.auxiliary=lit_seq2seq.nn.CTC"
+        )
+    if config.best_path and prefix is None:
+        return best_path(frames, specials, config)
+    return run(*join_ctc(step, state, frames, specials, config.ctc_weight))

@@ -44,6 +44,9 @@ class GenerationConfig:
             (Wu et al. 2016, eq. 14).
         coverage_penalty: weight beta >= 0 of the penalty on source positions that received little attention
             (Wu et al. 2016, eq. 14); 0 is off.
+        ctc_weight: share, 0 to 1, of CTC in the scores (Watanabe et al. 2017), for models trained with it; 0 is off. With
+            1, one beam and no limit on what may come next, no decoder runs: the most probable symbol or blank is taken
+            at each position of the encoder (best path decoding, Graves et al. 2006).
         seed: seed of the sampling; `None` takes torch's global random state. One seed draws the same random numbers in
             every call: set it for one reproducible call, not for a loop over batches.
 
@@ -69,6 +72,7 @@ class GenerationConfig:
     length_penalty: float = 1.0
     length_normalization: LengthNormalization = "power"
     coverage_penalty: float = 0.0
+    ctc_weight: float = 0.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +83,7 @@ class GenerationConfig:
         self._expect_number("temperature", lambda value: 0 < value < math.inf, "a number above 0")
         self._expect_number("top_p", lambda value: 0 < value <= 1, "a number above 0 and at most 1")
         self._expect_number("coverage_penalty", lambda value: 0 <= value < math.inf, "a number of at least 0")
+        self._expect_number("ctc_weight", lambda value: 0 <= value <= 1, "a number from 0 to 1")
         self._expect_number("length_penalty", math.isfinite, "a finite number")
         choices = get_args(LengthNormalization)
         self._expect("length_normalization", self.length_normalization in choices, f"one of {', '.join(choices)}")
@@ -100,6 +105,12 @@ class GenerationConfig:
             self.do_sample or self.num_return_sequences <= self.num_beams,
             f"at most num_beams={self.num_beams}; raise num_beams or set do_sample=True",
         )
+
+    @property
+    def best_path(self) -> bool:
+        """Whether only CTC is asked, and nothing needs a search."""
+        searched = self.num_beams > 1 or self.do_sample or self.min_new_tokens or self.no_repeat_ngram_size
+        return self.ctc_weight == 1 and not searched and not self.coverage_penalty
 
     def _expect_integer(self, name: str, minimum: int) -> None:
         value: object = getattr(self, name)

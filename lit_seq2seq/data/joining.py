@@ -1,0 +1,148 @@
+"""Long recordings made of short ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, List, Value
+
+from lit_seq2seq.data.sources import Files, Split, open_dataset
+from lit_seq2seq.data.splits import columns_of, on_disk, undecoded
+from lit_seq2seq.data.synthetic import BuiltinDataset
+from lit_seq2seq.features.audio import read_audio
+from lit_seq2seq.types import UserError
+
+_VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
+
+
+class JoinedRecordings(BuiltinDataset):
+    """Recordings of single words joined at random into utterances of several, with silence between them.
+
+    Columns: `audio`, a mapping of `array` (16-bit samples) and `sampling_rate`, and `text`, the words of an utterance
+    with spaces between them. A split is made of the recordings of the same split only.
+
+    Args:
+        dataset: where the recordings are, named as `data.dataset` is.
+        name: its configuration that holds the recordings to join.
+        evaluate: its configuration whose validation and test splits are taken as they are; if `None`, theirs are made
+            by joining too.
+        audio_column: column of the recordings.
+        text_column: column of their words.
+        speaker_column: column of a name; an utterance joins recordings of one and the same. `None` joins any.
+        sampling_rate: of the result, in hertz.
+        train_size: utterances of the train split.
+        validation_size: utterances of the validation split, where it is made.
+        test_size: utterances of the test split, where it is made.
+        shortest: smallest number of recordings of an utterance.
+        longest: greatest number of recordings of an utterance.
+        gap: shortest and longest silence between two of them, in seconds.
+        seed: draws the utterances.
+
+    Raises:
+        UserError: an argument is out of its range, or the recordings cannot be read.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> rows = {"audio": [[0.1] * 800, [0.2] * 400], "text": ["one", "two"]}
+        >>> joined = JoinedRecordings(Dataset.from_dict(rows), speaker_column=None, sampling_rate=8000, train_size=3)
+        >>> joined.load()["train"].column_names
+        ['audio', 'text']
+    """
+
+    def __init__(
+        self,
+        dataset: Files | Dataset | DatasetDict,
+        name: str | None = None,
+        evaluate: str | None = None,
+        audio_column: str = "audio",
+        text_column: str = "text",
+        speaker_column: str | None = "speaker",
+        sampling_rate: int = 16_000,
+        train_size: int = 5000,
+        validation_size: int = 200,
+        test_size: int = 200,
+        shortest: int = 2,
+        longest: int = 7,
+        gap: Sequence[float] = (0.02, 0.12),
+        seed: int = 0,
+    ) -> None:
+        if not 1 <= shortest <= longest:
+            raise UserError(f"expected 1 <= shortest <= longest, but they are {shortest} and {longest}: change them")
+        if len(gap) != 2 or not 0 <= gap[0] <= gap[1]:
+            raise UserError(f"expected gap to be two lengths, 0 <= shortest <= longest, but it is {list(gap)}")
+        if sampling_rate < 1:
+            raise UserError(f"expected sampling_rate of at least 1, but it is {sampling_rate}")
+        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        for split, size in self.sizes.items():
+            if size < 1:
+                raise UserError(f"expected {split}_size of at least 1, but it is {size}")
+        self.dataset, self.name, self.evaluate = dataset, name, evaluate
+        self.columns = (audio_column, text_column, speaker_column)
+        self.options = {"rate": sampling_rate, "lengths": (shortest, longest), "gap": tuple(gap), "seed": seed}
+
+    def load(self) -> DatasetDict:
+        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
+        single = open_dataset(self.dataset, self.name)
+        found = {split: self._join(split, rows) for split, rows in single.items() if split in self.sizes}
+        if self.evaluate is not None:
+            ready = open_dataset(self.dataset, self.evaluate)
+            found |= {split: on_disk(rows) for split, rows in ready.items() if split in ("validation", "test")}
+        return DatasetDict(found)
+
+    def _join(self, split: str, rows: Split) -> Dataset:
+        if self.evaluate is not None and split != "train":
+            return on_disk(rows)
+        names = [name for name in self.columns if name is not None]
+        known = columns_of(rows)
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"expected a column '{name}', but the columns are {', '.join(known)}: set audio_column, "
+                    "text_column or speaker_column of JoinedRecordings"
+                )
+        audio = {"array": List(Value("int16")), "sampling_rate": Value("int32")}
+        made: Dataset = Dataset.from_generator(
+            join,
+            features=Features({"audio": audio, "text": Value("string")}),
+            gen_kwargs={
+                "rows": on_disk(undecoded(rows, names[0])).select_columns(names),
+                "columns": self.columns,
+                "size": self.sizes[split],
+                "version": _VERSION,
+                **self.options,
+            },
+        )
+        return made
+
+
+def join(
+    rows: Dataset,
+    columns: tuple[str, str, str | None],
+    size: int,
+    rate: int,
+    lengths: tuple[int, int],
+    gap: tuple[float, float],
+    seed: int,
+    version: int,
+) -> Iterator[dict[str, Any]]:
+    """Yield `size` utterances; `version` changes nothing but the key under which `datasets` caches them."""
+    audio, text, speaker = columns
+    samples = [np.round(np.clip(read_audio(row, rate), -1, 1) * 32767).astype(np.int16) for row in rows[audio]]
+    speakers = [None] * len(samples) if speaker is None else list(rows[speaker])
+    words, groups = list(rows[text]), defaultdict(list)
+    for index, name in enumerate(speakers):
+        groups[name].append(index)
+    rng = np.random.default_rng(seed)
+    for _ in range(size):
+        group = groups[speakers[int(rng.integers(len(samples)))]]
+        chosen = [group[place] for place in rng.integers(len(group), size=rng.integers(lengths[0], lengths[1] + 1))]
+        parts = [samples[chosen[0]]]
+        for index in chosen[1:]:
+            parts += [np.zeros(round(rng.uniform(*gap) * rate), dtype=np.int16), samples[index]]
+        yield {
+            "audio": {"array": np.concatenate(parts), "sampling_rate": rate},
+            "text": " ".join(words[index] for index in chosen),
+        }
