@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from docstring_parser import DocstringStyle, parse
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, callbacks, features, metrics, nn, reranking, schedules
-from lit_seq2seq.data import synthetic
+from lit_seq2seq.data import JoinedRecordings, synthetic
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.nn.decoders.base import Combination
 from lit_seq2seq.search import GenerationConfig
@@ -43,8 +43,10 @@ def page() -> str:
         "## data",
         table(Seq2SeqDataModule),
         *group("Sources that are not text", "`data.source_feature`.", sources),
+        *group("SpecAugment", "`spec_augment` of speech features.", [features.SpecAugment]),
         *group("Tokenizer", "`data.source_tokenizer` and `data.target_tokenizer`.", [Tokenizer]),
         *group("Built-in data", "`data.dataset`.", kinds(synthetic, synthetic.BuiltinDataset)),
+        *group("Joined recordings", "`data.dataset`.", [JoinedRecordings]),
         "## model",
         table(LitSeq2Seq),
         *group("Encoders", "`model.encoder`.", kinds(nn, nn.Encoder), given=1),
@@ -52,6 +54,7 @@ def page() -> str:
         *group("Attentions", "`model.decoder.init_args.attention`.", kinds(nn, nn.Attention), given=2),
         *group("Output layers", "`model.output`.", kinds(nn, nn.Output), given=3),
         *group("Attention losses", "`model.attention_losses`, a list.", kinds(nn, nn.AttentionLoss)),
+        *group("Auxiliary predictions", "`model.auxiliary`.", kinds(nn, nn.Auxiliary), given=3),
         *group("Bridges", "`model.decoder.init_args.bridge`.", kinds(nn, nn.Bridge), given=2),
         *group("Search", "`model.generation`; also options of `generate` and of pipelines.", [GenerationConfig]),
         *group("Metrics", "`model.metrics`, a list.", kinds(metrics, metrics.TextMetric)),

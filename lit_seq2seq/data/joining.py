@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from lit_seq2seq.data.sources import Files, Split, open_dataset
 from lit_seq2seq.data.splits import columns_of, on_disk, undecoded
 from lit_seq2seq.data.synthetic import BuiltinDataset
-from lit_seq2seq.features.audio import read_audio
+from lit_seq2seq.runtime.audio import read_audio
 from lit_seq2seq.types import UserError
 
 _VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows

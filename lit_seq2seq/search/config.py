@@ -44,9 +44,9 @@ class GenerationConfig:
             (Wu et al. 2016, eq. 14).
         coverage_penalty: weight beta >= 0 of the penalty on source positions that received little attention
             (Wu et al. 2016, eq. 14); 0 is off.
-        ctc_weight: share, 0 to 1, of CTC in the scores (Watanabe et al. 2017), for models trained with it; 0 is off. With
-            1, one beam and no limit on what may come next, no decoder runs: the most probable symbol or blank is taken
-            at each position of the encoder (best path decoding, Graves et al. 2006).
+        ctc_weight: share of CTC in the scores (Watanabe et al. 2017), 0 to 1, for models trained with it; 0 is off.
+            With 1, one beam and no limit on what may come next, no decoder runs: the most probable symbol or blank is
+            taken at each position of the encoder (best path decoding, Graves et al. 2006).
         seed: seed of the sampling; `None` takes torch's global random state. One seed draws the same random numbers in
             every call: set it for one reproducible call, not for a loop over batches.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.scores import length_divisor, normalize
-from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, StepOutput, UserError, Value
+from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, StepOutput, Value
 
 _LEAST = -1000.0
 """A log-probability as good as minus infinity, but such that sums of it can be subtracted."""
@@ -140,8 +140,8 @@ def join_ctc(
 ) -> tuple[StepFunction[JointState[S]], JointState[S]]:
     """Make a step function and first state whose scores are `weight CTC + (1 - weight) decoder`.
 
-    The score of a hypothesis y is then `weight log p_ctc(y...) + (1 - weight) log p(y)` (Watanabe et al. 2017, algorithm
-    1): while y is open its CTC part is the probability of all outputs that begin with y, in the end that of y.
+    The score of a hypothesis y is then `weight log p_ctc(y...) + (1 - weight) log p(y)` (Watanabe et al. 2017): while y
+    is open its CTC part is the probability of all outputs that begin with y, in the end that of y alone.
 
     Args:
         step: of the decoder.

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lit_seq2seq.features import Frames, Processor, SpecAugment, Tokenizer
+from lit_seq2seq.features.speech import stretched
 from lit_seq2seq.runtime.vectors import deltas
 from lit_seq2seq.types import UserError
 
@@ -65,6 +66,20 @@ def test_masks_are_blocks_of_the_mean_within_their_limits():
     assert not np.array_equal(mask(array, 4), mask(array, 4)) or not np.array_equal(mask(array, 4), array)
 
 
+def test_stretching_changes_the_duration_and_keeps_the_course():
+    line = np.arange(40, dtype=np.float32)[:, None] * np.ones((1, 4), dtype=np.float32)
+    augment = SpecAugment(time_masks=0, channel_masks=0, stretch=0.2)
+    lengths = set()
+    for _ in range(60):
+        array = augment(line, 4)
+        lengths.add(len(array))
+        np.testing.assert_allclose(array, np.linspace(line[0], line[-1], len(array)), atol=1e-5)
+    assert min(lengths) >= 32
+    assert max(lengths) <= 48
+    assert len(lengths) > 8
+    assert len(stretched(line[:1], 0.3)) == 1
+
+
 def test_masks_leave_the_array_alone_and_follow_the_seed():
     mask, before = SpecAugment(), FRAMES.copy()
     torch.manual_seed(3)
@@ -114,6 +129,7 @@ def test_frames_that_do_not_fit_are_explained(raw, message):
         (lambda: Frames(4, deltas=3), "deltas must be 0, 1 or 2, but is 3"),
         (lambda: Frames(4, stack=0), "stack must be at least 1, but is 0"),
         (lambda: SpecAugment(time_masks=-1), "time_masks of spec_augment must be at least 0, but is -1"),
+        (lambda: SpecAugment(stretch=1), "stretch of spec_augment must be at least 0 and below 1, but is 1"),
         (lambda: SpecAugment(time_share=0), "time_share of spec_augment must be above 0"),
         (lambda: Frames(4, normalize="global").encode([FRAMES]), "this feature has no statistics yet"),
         (lambda: Frames(4, normalize="global").train([]), "expected data to learn the normalisation from"),

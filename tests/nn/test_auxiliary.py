@@ -147,8 +147,9 @@ def test_an_ensemble_averages_probabilities_at_each_position(model: LitSeq2Seq) 
     parts = [member.net.frames(member.encode(VECTORS)).values.exp() for member in both]
     assert_close(frames.values.exp()[VECTORS.mask], ((parts[0] + parts[1]) / 2)[VECTORS.mask])
     assert len(texts(ensemble, 0.5, num_beams=2)) == 4
+    network = Ensemble([speech(), speech(factors=(2, 1))])
+    encoded = network.encode(VECTORS)
     with pytest.raises(UserError, match="needs encoders that shorten sources alike"):
-        network = Ensemble([speech(), speech(factors=(2, 1))])
-        network.frames(network.encode(VECTORS))
+        network.frames(encoded)
     mixed = Ensemble([speech(), speech(None)])
     assert mixed.frames(mixed.encode(VECTORS)) is None

@@ -7,7 +7,7 @@ import torch
 from search_cases import SPECIALS, VOCABULARY, Chains, assert_equal, tokens_of
 
 from lit_seq2seq.search import GenerationConfig, search
-from lit_seq2seq.search.ctc import Prefixes, best_path, join_ctc
+from lit_seq2seq.search.ctc import Prefixes, best_path
 from lit_seq2seq.types import Padded, UserError
 
 LENGTHS = [4, 1, 3]
