@@ -66,6 +66,7 @@ def page() -> str:
         "Unless `logger` is set, `default_root_dir` (`runs` if unset) gets CSV and TensorBoard logs. `callbacks` takes "
         "a list; beyond Lightning's own callbacks there is:",
         table(callbacks.EMA),
+        table(callbacks.GradualUnfreezing),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -29,8 +29,9 @@ from lit_seq2seq.nn.network import (
     Tie,
 )
 from lit_seq2seq.nn.ops import computes_in
+from lit_seq2seq.nn.parts import parameter_groups
 from lit_seq2seq.reranking import Reranker
-from lit_seq2seq.schedules import OneCycle, total_steps
+from lit_seq2seq.schedules import OneCycle, check_factors, total_steps
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, PredictedText, Prediction, UserError
 from lit_seq2seq.vectors import load_vectors
@@ -73,6 +74,8 @@ class LitSeq2Seq(lightning.LightningModule):
         label_smoothing: probability mass spread over the vocabulary (Szegedy et al. 2016), from 0 to below 1.
         optimizer: makes the optimizer from the parameters.
         lr_scheduler: makes the schedule from the optimizer, stepped with the optimizer; `None` for a constant rate.
+        lr_factors: what the learning rate of parts is multiplied by, such as `{"encoder": 0.1}`, or a number below 1,
+            by which it falls from each block of the encoder to the one under it; see `parameter_groups`.
         generation: options of search for validate, test and predict.
         fit_num_beams: beams of the search that runs after each training epoch.
         metrics: makes each of the corpus metrics.
@@ -108,6 +111,7 @@ class LitSeq2Seq(lightning.LightningModule):
         label_smoothing: float = 0.0,
         optimizer: OptimizerFactory = torch.optim.Adam,
         lr_scheduler: SchedulerFactory | None = None,
+        lr_factors: dict[str, float] | float | None = None,
         generation: GenerationConfig = GenerationConfig(),  # noqa: B008  (immutable)
         fit_num_beams: int = 1,
         metrics: Sequence[MetricFactory] = (),
@@ -135,6 +139,7 @@ class LitSeq2Seq(lightning.LightningModule):
         self.label_smoothing = label_smoothing
         self.make_optimizer: OptimizerFactory = _factory(optimizer)
         self.make_scheduler: SchedulerFactory | None = _factory(lr_scheduler)
+        self.lr_factors = lr_factors
         self.generation = GenerationConfig(**generation) if isinstance(generation, Mapping) else generation
         self.fit_generation = replace(self.generation, num_beams=fit_num_beams, num_return_sequences=1, do_sample=False)
         self.scores = Scores(_factory(metric)() for metric in metrics)
@@ -405,19 +410,31 @@ class LitSeq2Seq(lightning.LightningModule):
         self.make_optimizer = cast(OptimizerFactory, partial(cast(Any, self.make_optimizer), lr=value))
         self.hparams["optimizer"] = spec.describe(self.make_optimizer)
         for config in [] if self._trainer is None else self.trainer.lr_scheduler_configs:
-            config.scheduler.base_lrs = [value] * len(config.scheduler.base_lrs)
+            groups = config.scheduler.optimizer.param_groups
+            config.scheduler.base_lrs = [value * group.get("factor", 1.0) for group in groups]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and, if any, the schedule, stepped with it; on a plateau of `val_loss` each epoch."""
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self._optimizer()
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)
+        check_factors(optimizer)
         if isinstance(scheduler, OneCycle) and scheduler.total_steps is None:
             scheduler.total_steps = total_steps(self.trainer)
         if isinstance(scheduler, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self) -> Optimizer:
+        """Give the optimizer every parameter, also those that do not learn yet."""
+        if self.lr_factors is None:
+            return self.make_optimizer(self.parameters())
+        groups = parameter_groups(self.net, self.lr_factors)
+        optimizer = cast("Callable[[Any], Optimizer]", self.make_optimizer)(groups)
+        for group in optimizer.param_groups:
+            group["lr"] *= group["factor"]
+        return optimizer
 
     # ---------------------------------------------------------------------------------------------- evaluation
 

@@ -89,6 +89,22 @@ class OneCycle(LambdaLR):
         return _cosine(1.0, self.end, 0.0 if self.warmup == 1 else (progress - self.warmup) / (1 - self.warmup))
 
 
+def check_factors(optimizer: Optimizer) -> None:
+    """Check that the schedule of an optimizer scales the rates of its groups, each with its `factor`.
+
+    Raises:
+        UserError: it sets one rate for all groups instead, as some schedules of torch do.
+    """
+    ratios = [
+        group["initial_lr"] / group.get("factor", 1.0) for group in optimizer.param_groups if "initial_lr" in group
+    ]
+    if any(not math.isclose(ratio, ratios[0]) for ratio in ratios):
+        raise UserError(
+            "this lr_scheduler sets one rate for all parts, whatever lr_factors says: use one that scales the "
+            "optimizer's, such as lit_seq2seq.schedules.OneCycle"
+        )
+
+
 def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 

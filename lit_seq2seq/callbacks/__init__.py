@@ -2,6 +2,7 @@
 
 from lit_seq2seq.callbacks.averaging import EMA, average_checkpoints
 from lit_seq2seq.callbacks.checkpoint import Checkpoint
+from lit_seq2seq.callbacks.finetuning import GradualUnfreezing
 from lit_seq2seq.callbacks.guard import NonFiniteLoss
 from lit_seq2seq.callbacks.lengths import ExactMatchByLength
 from lit_seq2seq.callbacks.predictions import PredictionWriter
@@ -12,6 +13,7 @@ __all__ = [
     "EMA",
     "Checkpoint",
     "ExactMatchByLength",
+    "GradualUnfreezing",
     "NonFiniteLoss",
     "PredictionWriter",
     "SampleTranslations",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.encoders.image import coordinates, encode_grid
 from lit_seq2seq.nn.ops import dropout
+from lit_seq2seq.nn.parts import longest_list
 from lit_seq2seq.types import Encoded, Padded, UserError
 
 
@@ -42,7 +43,6 @@ class VisionBackbone(Encoder):
     ) -> None:
         super().__init__()
         self.backbone = _load(name, pretrained)
-        self.trainable_blocks = trainable_blocks
         freeze(self.backbone, trainable_blocks)
         self.project = nn.Linear(_width(self.backbone.config) + 2, hidden_size)
         self.dropout = dropout
@@ -56,7 +56,7 @@ class VisionBackbone(Encoder):
     def train(self, mode: bool = True) -> VisionBackbone:
         """Switch between training and evaluation; a frozen backbone stays in evaluation mode."""
         super().train(mode)
-        if self.trainable_blocks == 0:
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
             self.backbone.eval()
         return self
 
@@ -88,8 +88,7 @@ def as_grid(states: Tensor) -> Tensor:
 def freeze(model: nn.Module, trainable_blocks: int) -> None:
     """Freeze a model but for its last blocks, the members of its longest list of layers; -1 frees all."""
     model.requires_grad_(trainable_blocks < 0)
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    blocks = max((list(modules) for modules in lists), key=len, default=[])
+    blocks = longest_list(model)
     if trainable_blocks > len(blocks):
         raise UserError(f"trainable_blocks must be at most {len(blocks)}, as many as there are, got {trainable_blocks}")
     for block in blocks[len(blocks) - max(trainable_blocks, 0) :]:
