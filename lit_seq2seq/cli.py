@@ -40,6 +40,7 @@ train and evaluate (one YAML recipe for all; lit-seq2seq fit --help lists every 
 use a trained model:
   generate   texts or paths in, texts out       lit-seq2seq generate --model DIR_OR_HUB_ID [--input FILE] [...]
   average    average checkpoints of a run       lit-seq2seq average --checkpoints FILE FILE ... --output DIR
+  push       share a model on the hub           lit-seq2seq push --model DIR --repo_id USER/NAME
 """
 
 
@@ -106,6 +107,7 @@ def _names(parser: LightningArgumentParser) -> set[str]:
 COMMANDS: dict[str, Callable[[Parser, list[str]], None]] = {
     "generate": commands.generate,
     "average": commands.average,
+    "push": commands.push,
 }
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 from lit_seq2seq.callbacks import average_checkpoints
-from lit_seq2seq.hub import load_checkpoint, tensors_of
+from lit_seq2seq.hub import load_checkpoint, push_folder, tensors_of
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.predictor import Output, Predictor, load_model, override
 from lit_seq2seq.search import GenerationConfig
@@ -51,10 +51,13 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         help="longer inputs are cut; auto: texts to 1,024 symbols",
     )
     parser.add_argument("--revision", type=str | None, default=None, help="branch, tag or commit on the hub")
+    parser.add_argument(
+        "--trust", type=str, nargs="*", default=[], help="packages of others whose code the model may run"
+    )
     for field in fields(GenerationConfig):
         parser.add_argument(f"--{field.name}", type=str | None, default=None, help=f"see GenerationConfig.{field.name}")
     options = parser.parse_args(arguments)
-    model = load_model(options.model, options.revision)
+    model = load_model(options.model, revision=options.revision, trust=options.trust)
     chosen = {f.name: options[f.name] for f in fields(GenerationConfig) if options[f.name] is not None}
     config = override(model.generation, {name: _plain(value) for name, value in chosen.items()})
     dtype = torch.bfloat16 if options.bf16 else None
@@ -134,6 +137,17 @@ def average(parser: ArgumentParser, arguments: list[str]) -> None:
     model.load_state_dict(weights)
     model.save_pretrained(options.output)
     print(f"averaged {len(options.checkpoints)} checkpoints into {options.output}")
+
+
+def push(parser: ArgumentParser, arguments: list[str]) -> None:
+    """Put a model folder on the Hugging Face hub: `lit-seq2seq push`."""
+    parser.add_argument("--model", type=str, required=True, help="model folder")
+    parser.add_argument("--repo_id", type=str, required=True, help="user/name; made if needed")
+    parser.add_argument("--private", type=bool | None, default=None, help="whether a new repository is private")
+    parser.add_argument("--revision", type=str | None, default=None, help="branch, made if needed")
+    parser.add_argument("--commit_message", type=str, default="Upload model", help="what the commit is called")
+    options = parser.parse_args(arguments)
+    print(push_folder(options.pop("model"), **vars(options)))
 
 
 def save_best(trainer: Trainer, model: LitSeq2Seq, scores: dict[str, float] | None = None) -> Path | None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypedDict, Unpack
 
 import safetensors.torch
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from lit_seq2seq import remote
 from lit_seq2seq.features import Processor
 from lit_seq2seq.types import UserError
 
@@ -31,11 +31,13 @@ class ModelFolder:
         config: description of the model; see `lit_seq2seq.spec`.
         processor: source feature and target tokenizer.
         path: where the folder is.
+        trust: packages whose classes it may name.
     """
 
     config: dict[str, object]
     processor: Processor
     path: Path
+    trust: tuple[str, ...] = ()
 
     def load_weights(self, network: nn.Module) -> None:
         """Read the weights into `network`.
@@ -91,21 +93,48 @@ def save_folder(
     return folder
 
 
-def load_folder(
-    name: str | os.PathLike[str], revision: str | None = None, token: str | None = None, trust: tuple[str, ...] = ()
-) -> ModelFolder:
+class Loading(TypedDict, total=False):
+    """Where a model comes from and what it may run.
+
+    Attributes:
+        revision: branch, tag or commit on the hub.
+        token: access token for private repositories; that of `hf auth login` or `HF_TOKEN` if not given.
+        cache_dir: where what comes from the hub is kept; `HF_HUB_CACHE` if not given.
+        local_files_only: take what is in the cache and ask nobody, as `HF_HUB_OFFLINE=1` does.
+        trust: packages, beyond this one and torch, whose classes the model may name, so that their code runs.
+    """
+
+    revision: str | None
+    token: str | None
+    cache_dir: str | os.PathLike[str] | None
+    local_files_only: bool
+    trust: str | Sequence[str]
+
+
+def load_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> ModelFolder:
     """Read a model folder, from disk or from the hub (through its cache).
 
     Args:
         name: a folder, or the id of a hub repository.
-        revision: branch, tag or commit on the hub.
-        token: access token for private repositories.
-        trust: packages, beyond this one and torch, whose classes the processor may name.
+        **options: see `Loading`.
 
     Raises:
         UserError: nothing is there, or it is not a model folder.
     """
-    path = Path(name) if Path(name).is_dir() else _download(str(name), revision, token)
+    trusted = options.pop("trust", ())
+    trust = (trusted,) if isinstance(trusted, str) else tuple(trusted)
+    path = Path(name) if Path(name).is_dir() else _download(str(name), **options)
+    config = _read_config(path)
+    try:
+        processor = Processor.load(path, trust)
+    except UserError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise UserError(f"a tokenizer in {path} is damaged ({error}): copy or save the model again") from error
+    return ModelFolder(config, processor, path, trust)
+
+
+def _read_config(path: Path) -> dict[str, object]:
     file = path / CONFIG
     if not file.is_file():
         raise UserError(f"{path} is not a model folder, it has no {CONFIG}: give the folder that training or push made")
@@ -117,26 +146,51 @@ def load_folder(
         raise UserError(f"{file} does not describe a lit_seq2seq model: its 'model' entry is missing")
     if config.get("format") != FORMAT:
         raise UserError(f"{file} has format {config.get('format')}, this version reads {FORMAT}: upgrade lit_seq2seq")
-    try:
-        processor = Processor.load(path, trust)
-    except UserError:
-        raise
-    except Exception as error:  # the tokenizers library raises nothing more special
-        raise UserError(f"a tokenizer in {path} is damaged ({error}): copy or save the model again") from error
-    return ModelFolder(config, processor, path)
+    return config
 
 
-def _download(name: str, revision: str | None, token: str | None) -> Path:
+def _download(name: str, **options: Unpack[Loading]) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"there is no folder {name}: check the path, or give a hub id such as user/model")
-    patterns = ["*.json", "*.safetensors", "*.md"]
-    try:
-        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
-    except RepositoryNotFoundError as error:
-        raise UserError(f"the hub has no model {name}, or it is private: check the id, or log in") from error
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"there is no folder {name}, and the hub could not give it: {reason}") from error
+    return remote.download(
+        name,
+        ["*.json", "*.safetensors", CARD],
+        options.get("revision"),
+        options.get("token"),
+        options.get("cache_dir"),
+        options.get("local_files_only", False),
+    )
+
+
+def push_folder(
+    path: str | os.PathLike[str],
+    repo_id: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    commit_message: str = "Upload model",
+) -> str:
+    """Put a model folder on the hub, in one commit: its own files, whatever else lies there.
+
+    Args:
+        path: the folder.
+        repo_id: `user/name`; the repository is made if needed.
+        private: whether a new repository is; `None` for what the account has as its default.
+        revision: branch, made if needed; `None` for `main`.
+        token: access token that may write; that of `hf auth login` or `HF_TOKEN` if `None`.
+        commit_message: what the commit is called.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        UserError: it is not a model folder, or the hub does not take it.
+    """
+    folder = Path(path)
+    _read_config(folder)
+    names = (CONFIG, WEIGHTS, CARD, *Processor.FILES)
+    files = [(name, folder / name) for name in names if (folder / name).is_file()]
+    return remote.upload(files, repo_id, private, revision, token, commit_message)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, object]:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 
 import lightning
 import torch
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lit_seq2seq import spec
 from lit_seq2seq.card import model_card
 from lit_seq2seq.features import Processor, Records, Tokenizer
-from lit_seq2seq.hub import load_folder, save_folder
+from lit_seq2seq.hub import Loading, load_folder, push_folder, save_folder
 from lit_seq2seq.metrics import Scores, TextMetric
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import (
@@ -528,27 +529,48 @@ class LitSeq2Seq(lightning.LightningModule):
         card = model_card(config, self.scores.signatures, sum(p.numel() for p in self.net.parameters()))
         save_folder(folder, config, self.net, self.processor, card)
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | os.PathLike[str],
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
         revision: str | None = None,
         token: str | None = None,
-        trust: tuple[str, ...] = (),
-    ) -> Self:
+        commit_message: str = "Upload model",
+        scores: Mapping[str, float] | None = None,
+    ) -> str:
+        """Put the model on the Hugging Face hub, as `save_pretrained` writes it, in one commit.
+
+        Args:
+            repo_id: `user/name`; the repository is made if needed.
+            private: whether a new repository is; `None` for what the account has as its default.
+            revision: branch, made if needed; `None` for `main`.
+            token: access token that may write; that of `hf auth login` or `HF_TOKEN` if `None`.
+            commit_message: what the commit is called.
+            scores: measured figures for the model card.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            UserError: the hub does not take it.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, scores)
+            return push_folder(folder, repo_id, private, revision, token, commit_message)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Unpack[Loading]) -> Self:
         """Load a model from a folder or a hub repository, ready to use.
 
         Args:
             name: folder or hub id.
-            revision: branch, tag or commit on the hub.
-            token: access token for private repositories.
-            trust: packages, beyond this one and torch, whose classes the description may name.
+            **options: `revision`, `token`, `cache_dir`, `local_files_only` and `trust`; see `lit_seq2seq.hub.Loading`.
 
         Raises:
             UserError: the folder is missing, damaged or not trusted.
         """
-        folder = load_folder(name, revision, token, trust)
-        arguments = spec.build(folder.config["model"], trust)
+        folder = load_folder(name, **options)
+        arguments = spec.build(folder.config["model"], folder.trust)
         assert isinstance(arguments, dict)
         try:
             model = cls(**arguments)

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
 from lit_seq2seq.features import Feature, Records, Tokenizer
 from lit_seq2seq.features.feature import encode_named
+from lit_seq2seq.hub import Loading
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig
@@ -250,15 +251,12 @@ class Pipeline:
 Name = str | os.PathLike[str]
 
 
-def load_model(
-    model: Name | LitSeq2Seq | Sequence[Name | LitSeq2Seq], revision: str | None = None, token: str | None = None
-) -> LitSeq2Seq:
+def load_model(model: Name | LitSeq2Seq | Sequence[Name | LitSeq2Seq], **options: Unpack[Loading]) -> LitSeq2Seq:
     """Load a model, or several as an ensemble.
 
     Args:
         model: folder, hub id, or a model in memory; or a list of these.
-        revision: branch, tag or commit on the hub.
-        token: access token for private repositories.
+        **options: see `LitSeq2Seq.from_pretrained`.
 
     Raises:
         UserError: no such model, or models of different vocabularies.
@@ -266,8 +264,8 @@ def load_model(
     if isinstance(model, LitSeq2Seq):
         return model
     if isinstance(model, str | os.PathLike):
-        return LitSeq2Seq.from_pretrained(model, revision, token)
-    models = [load_model(item, revision, token) for item in model]
+        return LitSeq2Seq.from_pretrained(model, **options)
+    models = [load_model(item, **options) for item in model]
     return models[0] if len(models) == 1 else LitSeq2Seq.ensemble(models)
 
 
@@ -276,8 +274,7 @@ def pipeline(
     model: Name | LitSeq2Seq | Sequence[Name | LitSeq2Seq],
     device: str | torch.device | int = "cpu",
     dtype: torch.dtype | None = None,
-    revision: str | None = None,
-    token: str | None = None,
+    **options: Unpack[Loading],
 ) -> Pipeline:
     """Load a model as a function, as transformers 4 did for these tasks.
 
@@ -287,8 +284,7 @@ def pipeline(
         model: folder, hub id, or a model in memory; a list of these decides together, as an ensemble.
         device: where to run; an integer means that GPU.
         dtype: `torch.bfloat16` for reduced precision.
-        revision: branch, tag or commit on the hub.
-        token: access token for private repositories.
+        **options: `revision`, `token`, `trust` and so on; see `LitSeq2Seq.from_pretrained`.
 
     Returns:
         The function: `pipeline("translation", model="runs/demo/model")("Guten Morgen.")`.
@@ -297,7 +293,7 @@ def pipeline(
         UserError: no such task or model.
     """
     _results(task)
-    loaded = load_model(model, revision, token)
+    loaded = load_model(model, **options)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
     return Pipeline(task, Predictor(loaded, device, dtype))

@@ -1,11 +1,19 @@
 import contextlib
 import io
+import time
+import types
+from collections.abc import Iterator
 from pathlib import Path
 
+import datasets.config
+import huggingface_hub.constants
+import huggingface_hub.file_download
+import huggingface_hub.utils._http
 import pytest
 import torch
 
 from lit_seq2seq.cli import main
+from tests.loopback_hub import LoopbackHub
 from tests.tiny import Trained, write_recipe
 
 
@@ -22,3 +30,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(["fit", "--config", str(recipe)]) == 0
     return Trained(recipe, Path(root, "runs", "version_0"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A hub that the clients in this process take for the real one, with an empty cache and nobody logged in."""
+    with LoopbackHub() as server:
+        constants = huggingface_hub.constants
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        impatient = types.SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
+        for module in (huggingface_hub.file_download, huggingface_hub.utils._http):
+            monkeypatch.setattr(module, "time", impatient)
+        yield server

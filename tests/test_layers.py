@@ -11,7 +11,7 @@ ROOT = Path(lit_seq2seq.__file__).parent
 LAYERS = [
     "runtime",
     "types",
-    "spec",
+    "spec remote",
     "nn search features vectors schedules card",
     "metrics plots hub",
     "data reranking",

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from lit_seq2seq import spec
 from lit_seq2seq.features.feature import Array, Feature
@@ -35,6 +35,14 @@ class Processor:
         >>> Processor(tokenizer, tokenizer).source(["ab", "c"]).values.tolist()
         [[4, 5, 3], [6, 3, 0]]
     """
+
+    FILES: ClassVar[tuple[str, ...]] = (
+        "processor.json",
+        "tokenizer.json",
+        "source_tokenizer.json",
+        "target_tokenizer.json",
+    )
+    """What `save` may write."""
 
     def __init__(self, source: Feature, target: Tokenizer, source_prefix: str = "", copy: bool = False) -> None:
         self.source_feature = source
