@@ -152,14 +152,17 @@ def _read_config(path: Path) -> dict[str, object]:
 def _download(name: str, **options: Unpack[Loading]) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"there is no folder {name}: check the path, or give a hub id such as user/model")
-    return remote.download(
-        name,
-        ["*.json", "*.safetensors", CARD],
-        options.get("revision"),
-        options.get("token"),
-        options.get("cache_dir"),
-        options.get("local_files_only", False),
-    )
+    try:
+        return remote.download(
+            name,
+            ["*.json", "*.safetensors", CARD],
+            options.get("revision"),
+            options.get("token"),
+            options.get("cache_dir"),
+            options.get("local_files_only", False),
+        )
+    except UserError as error:
+        raise UserError(f"there is no folder {name}, and {error}") from error
 
 
 def push_folder(

@@ -174,7 +174,7 @@ def test_hub_out_of_reach(fit, fail: Fail) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_hub_out_of_reach_for_a_model(fail: Fail) -> None:
-    fail("generate", "--model", "some/model", match="there is no folder some/model, and the hub could not give it")
+    fail("generate", "--model", "some/model", match="there is no folder some/model, and the model some/model is not")
 
 
 # settings

@@ -113,7 +113,7 @@ def test_what_is_not_there_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="there is no folder nothing"):
         LitSeq2Seq.from_pretrained("nothing")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="there is no folder some/model, and the hub could not give it"):
+    with pytest.raises(UserError, match="there is no folder some/model, and the model some/model is not"):
         LitSeq2Seq.from_pretrained("some/model")
 
 
