@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,17 +63,48 @@ class Encoder:
         processor: encodes them.
         targets: whether there are targets.
         alternatives: make one example of each alternative target, not of the first only.
+        speakers: source feature for each speaker, where the feature adapts to them; see `adapt`.
     """
 
     mapper: RowMapper
     processor: Processor
     targets: bool = True
     alternatives: bool = False
+    speakers: Mapping[str | None, Feature] = field(default_factory=dict)
+
+    def adapt(self, raw: Dataset) -> Encoder:
+        """Return an encoder whose source feature has adapted to each speaker of `raw`, if it does so."""
+        feature = self.processor.source_feature
+        if not feature.by_speaker or self.mapper.speaker is None:
+            return self
+        rows = raw.select_columns([name for name in self.mapper.roots if name in raw.column_names])
+        names = raw.select_columns([name for name in self.mapper.speaker_roots if name in raw.column_names])
+        groups: dict[str | None, list[int]] = {}
+        for place, speaker in enumerate(self.mapper.speakers(names[:])):
+            groups.setdefault(speaker, []).append(place)
+        groups.pop(None, None)
+        return replace(self, speakers={name: self._adapted(rows, places) for name, places in groups.items()})
+
+    def _adapted(self, rows: Dataset, places: list[int]) -> Feature:
+        feature = self.processor.source_feature
+        at_once = feature.rows_at_once
+        parts = [places[start : start + at_once] for start in range(0, len(places), at_once)]
+        values = (value for part in parts for value in self._raw(rows[part]) if not feature.is_missing(value))
+        try:
+            return feature.adapted(values)
+        except UserError:
+            for part in parts:
+                self.sources(rows[part], part)  # says which row it is
+            raise
 
     def sources(self, rows: Rows, indices: Sequence[int], training: bool = False) -> list[Array]:
         """Encode the source of each of the rows that stand at `indices`, with random augmentation when training."""
-        names = [f"row {index}" for index in indices]
-        return _encode(self.processor.source_feature, self._raw(rows), names, training)
+        names, feature = [f"row {index}" for index in indices], self.processor.source_feature
+        if not self.speakers:
+            return _encode(feature, self._raw(rows), names, training)
+        features = [self.speakers.get(speaker, feature) for speaker in self.mapper.speakers(rows)]
+        single = zip(features, self._raw(rows), names, strict=True)
+        return [array for own, raw, name in single for array in _encode(own, [raw], [name], training)]
 
     def examples(self, rows: Rows, indices: Sequence[int], training: bool = False) -> dict[str, list[Any]]:
         """Make the examples of rows: `row`, `choice` and `target` ids."""

@@ -45,6 +45,7 @@ class Seq2SeqDataModule(LightningDataModule):
             are the targets of all; the first of them gives the loss. Training uses every row.
         feature_columns: columns with tags that condition the output, such as a language or grammatical features; each
             tag is one symbol before the source, as in `⟨V⟩ ⟨PST⟩ go`, which is how they are given when predicting.
+        speaker_column: column that names the speaker, for a source feature with `normalize: speaker`.
         source_prefix: text put before every source.
         train_split: name of the training split.
         validation_split: name of the validation split.
@@ -105,6 +106,7 @@ class Seq2SeqDataModule(LightningDataModule):
         reference_columns: str | list[str] | None = None,
         group_references: bool = False,
         feature_columns: str | list[str] | None = None,
+        speaker_column: str | None = None,
         source_prefix: str = "",
         train_split: str = "train",
         validation_split: str = "validation",
@@ -146,7 +148,7 @@ class Seq2SeqDataModule(LightningDataModule):
         if source_feature is not None and source_tokenizer is not None:
             raise UserError("expected source_feature or source_tokenizer, but both are set: unset one")
         self.dataset, self.name, self.revision, self.streaming = dataset, name, revision, streaming
-        self.mapper = RowMapper(source_column, target_column, reference_columns, feature_columns)
+        self.mapper = RowMapper(source_column, target_column, reference_columns, feature_columns, speaker_column)
         self.group_references, self.source_prefix = group_references, source_prefix
         self.split_names = {"train": train_split, "validation": validation_split, "test": test_split}
         self.split_sizes = {"validation": validation_size, "test": test_size}
@@ -264,6 +266,7 @@ class Seq2SeqDataModule(LightningDataModule):
                 at_once = self.processor.source_feature.rows_at_once
                 raw, mapper = group_references(raw, encoder.mapper, split, at_once)
                 encoder = replace(encoder, mapper=mapper)
+            encoder = encoder.adapt(raw)
             encoded = encoder.encode_all(raw, self.num_proc, f"encoding {split}")
             training = split == "train"
             limits = self.limits
@@ -296,6 +299,10 @@ class Seq2SeqDataModule(LightningDataModule):
     def _stream(self) -> BatchStream:
         rows = self._split("train")
         encoder = self._encoder(rows, "train")
+        if encoder.mapper.speaker is not None:
+            raise UserError(
+                "expected no speaker_column when streaming: set streaming to false, or normalize: utterance"
+            )
         if self.trainer is not None:
             rows = split_dataset_by_node(rows, self.trainer.global_rank, self.trainer.world_size)
         return BatchStream(rows, encoder, self.limits, *self.train_budget, seed=self.seed)

@@ -29,6 +29,7 @@ class RowMapper:
         references: further columns that only the metrics see.
         tags: columns whose tags stand before the source, each as `⟨tag⟩` and a space. A text may hold several tags,
             divided by white space, `;` or `|`; a column may hold a list of texts.
+        speaker: column that names the speaker of the source.
 
     Example:
         >>> mapper = RowMapper("translation.de", ["translation.en"])
@@ -42,6 +43,7 @@ class RowMapper:
     target: str | list[str] = "target"
     references: str | list[str] | None = None
     tags: str | list[str] | None = None
+    speaker: str | None = None
 
     def resolve(self, features: Features, targets: bool, source: Feature | None = None) -> RowMapper:
         """Check the columns against a dataset and write out the patterns.
@@ -65,12 +67,18 @@ class RowMapper:
         _check(known, tags, "feature_columns", Tokenizer(), lists=True)
         if tags and not isinstance(source, Tokenizer | None):
             raise UserError("expected no feature_columns with a source_feature that is not text, but they are set")
-        return RowMapper(self.source, target if targets else [], references if targets else [], tags)
+        if (self.speaker is not None) != (source is not None and source.by_speaker):
+            missing = "normalize of the source_feature is not" if self.speaker else "speaker_column is not set"
+            raise UserError(f"expected speaker_column together with normalize: speaker, but {missing}")
+        speaker = self.speaker if targets or self.speaker in known else None  # what is predicted may name no speakers
+        _check(known, listed(speaker), "speaker_column", Tokenizer())
+        return RowMapper(self.source, target if targets else [], references if targets else [], tags, speaker)
 
     @property
     def columns(self) -> list[str]:
         """Top-level or nested names of every column that is read."""
-        names = [self.source, *listed(self.tags), *listed(self.target), *listed(self.references)]
+        names = [self.source, *listed(self.tags), *listed(self.speaker), *listed(self.target)]
+        names += listed(self.references)
         return list(dict.fromkeys(names))
 
     def sources(self, rows: Rows) -> list[Any]:
@@ -83,6 +91,10 @@ class RowMapper:
             "".join(f"⟨{tag}⟩ " for text in group for tag in _TAGS.findall(text)) for group in _gather(rows, names)
         ]
         return [mark + text if text else None for mark, text in zip(marks, found, strict=True)]
+
+    def speakers(self, rows: Rows) -> Sequence[str | None]:
+        """Return the speaker of each row, `None` where no one is named."""
+        return _column(rows, self.speaker) if self.speaker else [None] * len(next(iter(rows.values())))
 
     def targets(self, rows: Rows) -> list[list[str]]:
         """Return the alternative targets of each row, without empty ones."""
@@ -97,6 +109,11 @@ class RowMapper:
     def text_roots(self) -> list[str]:
         """Names of the columns that hold targets and references, or the source where there are none."""
         return _roots([*listed(self.target), *listed(self.references)] or [self.source])
+
+    @property
+    def speaker_roots(self) -> list[str]:
+        """Names of the columns that hold the speaker."""
+        return _roots(listed(self.speaker))
 
     def all_references(self, rows: Rows) -> list[tuple[str, ...]]:
         """Return what the metrics compare with: the targets, then the further references of each row."""

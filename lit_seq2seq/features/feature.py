@@ -105,6 +105,15 @@ class Feature(ABC):
             total: how many there are, for the progress bar.
         """
 
+    @property
+    def by_speaker(self) -> bool:
+        """Whether values of each speaker are to be encoded by what `adapted` returns for them."""
+        return False
+
+    def adapted(self, raw: Iterable[Any]) -> Self:
+        """Return a feature that fits values of one speaker, given some of them; itself unless `by_speaker`."""
+        return self
+
     # ---------------------------------------------------------------------------------------------- encoding
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.runtime.vectors import SMALLEST_DEVIATION, FloatArray, check_frames, normalized, stacked, with_deltas
 from lit_seq2seq.types import Padded, UserError
 
-Normalization = Literal["none", "utterance", "global"]
+Normalization = Literal["none", "utterance", "speaker", "global"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ class VectorFeature(Feature):
 
     Args:
         deltas: number of derivatives over time that are put beside the frames: 0, 1 or 2.
-        normalize: bring every channel to mean 0 and variance 1: over each utterance, or over the training data.
+        normalize: bring every channel to mean 0 and variance 1: over each `utterance`, over all utterances of its
+            `speaker` in the split (an utterance of unknown speaker is normalised by itself, so is every one when
+            predicting from raw inputs), or by the training data, `global`.
         stack: so many neighbouring frames become one.
         spec_augment: masks for training, as a `SpecAugment` or a mapping of its arguments.
         store: keep computed frames on disk; otherwise they are computed for each batch.
@@ -171,20 +174,36 @@ class VectorFeature(Feature):
         """Frames are kept on disk as float32 if so configured."""
         return "float32" if self.config["store"] else None
 
+    @property
+    def by_speaker(self) -> bool:
+        """Whether each speaker has a mean and a deviation of their own."""
+        return bool(self.config["normalize"] == "speaker")
+
+    def adapted(self, raw: Iterable[Any]) -> Self:
+        """Return a feature that normalises by these values of one speaker."""
+        if not self.by_speaker:
+            return self
+        feature = copy.copy(self)
+        feature.statistics = self._statistics(raw)
+        return feature
+
     def train(self, raw: Iterable[Any], total: int | None = None) -> None:
         """Learn mean and deviation of each channel, where `normalize` is `global`."""
         if self.config["normalize"] != "global":
             return
-        count, summed, squares = 0, np.zeros(1), np.zeros(1)
         values = (value for item in raw for value in (item if isinstance(item, list) else [item]))
-        for value in tqdm(values, total=total, desc="statistics", disable=None):
+        self.statistics = self._statistics(tqdm(values, total=total, desc="statistics", disable=None))
+
+    def _statistics(self, raw: Iterable[Any]) -> tuple[list[float], list[float]]:
+        count, summed, squares = 0, np.zeros(1), np.zeros(1)
+        for value in raw:
             frames = self._derived(value).astype(np.float64)
             count, summed, squares = count + len(frames), summed + frames.sum(0), squares + (frames**2).sum(0)
         if not count:
             raise UserError("expected data to learn the normalisation from, but there is none: check the source column")
         mean = summed / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, SMALLEST_DEVIATION**2))
-        self.statistics = (mean.tolist(), deviation.tolist())
+        return mean.tolist(), deviation.tolist()
 
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
         """Turn raw values into `(T, F)` float32."""

@@ -226,3 +226,63 @@ def test_a_class_that_is_no_feature_is_refused() -> None:
     values["source"]["class_path"] = "lit_seq2seq.nn.TextEncoder"
     with pytest.raises(UserError, match=r"expected a feature as the source of the processor, but lit_seq2seq\.nn"):
         Processor.from_dict(values)
+
+
+def speakers(normalize: str = "speaker", name: str | None = "who", **options) -> Seq2SeqDataModule:
+    """Two speakers in either split, one row without, at levels far apart."""
+    rng = np.random.default_rng(0)
+    levels = {"a": (5.0, 1.0), "b": (-90.0, 7.0), None: (300.0, 2.0)}
+    who = ["a", "b", "a", None, "b", "a"]
+    rows = {
+        "frames": [rng.normal(*levels[speaker], size=(4 + place, 2)).tolist() for place, speaker in enumerate(who)],
+        "text": [f"text {place}" for place in range(len(who))],
+        "who": who,
+    }
+    splits = DatasetDict({"train": Dataset.from_dict(rows), "test": Dataset.from_dict(rows).select([0, 1, 4])})
+    settings = {"source_feature": Frames(2, normalize=normalize, deltas=1, **options), "speaker_column": name}
+    return Seq2SeqDataModule(
+        splits,
+        source_column="frames",
+        target_column="text",
+        target_tokenizer=Tokenizer("word"),
+        batch_size=9,
+        validation_size=0,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_utterances_of_a_speaker_are_normalised_together_in_each_split(store: bool) -> None:
+    data = speakers(store=store)
+    data.setup("fit")
+    data.setup("test")
+    alone = speakers("utterance", None)
+    alone.setup("fit")
+    for split, groups in (("train", {"a": [0, 2, 5], "b": [1, 4]}), ("test", {"a": [0], "b": [1, 2]})):
+        examples = data._examples[split]
+        for places in groups.values():
+            source = examples[places].source
+            together = source.values[source.mask].numpy()
+            np.testing.assert_allclose(together.mean(0), np.zeros(4), atol=1e-4)
+            np.testing.assert_allclose(together.std(0), np.ones(4), atol=1e-4)
+    without = data._examples["train"][[3]].source.values
+    torch.testing.assert_close(without, alone._examples["train"][[3]].source.values)  # by itself
+    raw = data._split("train")["frames"][3]
+    torch.testing.assert_close(data.processor.source([raw]).values, without)  # as when predicting
+    assert data.processor.source_feature.statistics is None
+
+
+def test_speakers_and_normalisation_go_together() -> None:
+    with pytest.raises(UserError, match="but normalize of the source_feature is not"):
+        speakers("utterance").setup("fit")
+    with pytest.raises(UserError, match="normalize: speaker, but speaker_column is not set"):
+        speakers(name=None).setup("fit")
+    with pytest.raises(UserError, match=r"expected a column 'whom', but the columns are .*: set speaker_column"):
+        speakers(name="whom").setup("fit")
+
+
+def test_a_row_that_cannot_be_read_is_named_with_speakers_too() -> None:
+    data = speakers()
+    data.dataset["train"] = Dataset.from_list([*data.dataset["train"], {"frames": [[1.0]], "text": "x", "who": "b"}])
+    with pytest.raises(UserError, match=r"row 6: expected frames \(T, 2\)"):
+        data.setup("fit")
