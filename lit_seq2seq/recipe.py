@@ -120,7 +120,8 @@ def show(
     console.print("\nNext:", style="bold")
     first, own = rows[0][0], default.with_name("your_files.yaml")
     given = f"echo {first!r} |" if isinstance(first, str) else "ls FILES |"
-    commands = [f"{given} lit-seq2seq generate --model {folder} --num_beams 5", f"tensorboard --logdir {run.parent}"]
+    options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
+    commands = [f"{given} lit-seq2seq generate --model {folder} {options}", f"tensorboard --logdir {run.parent}"]
     if own.is_file():
         task = default.parent.name
         commands += [f"python recipes/{task}.py --config recipes/{task}/{own.name} --data.dataset YOUR_FOLDER"]

@@ -4,6 +4,7 @@ import itertools
 import math
 import pickle
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from lit_seq2seq.metrics import (
     WER,
     ChrF,
     CIDErD,
+    Distinct1,
+    Distinct2,
     ExactMatch,
     SequenceErrorRate,
     TextMetric,
@@ -33,7 +36,7 @@ from lit_seq2seq.types import UserError
 
 WORDS = ["a", "A", "man", "Man", "sleeps", ".", "the", "über-cool,", "dog's", "don't", "12.5", "天気", "(yes)", "!"]
 METRICS: list[Callable[[], TextMetric]] = [
-    *(BLEU, BLEU1, BLEU2, BLEU3, ChrF, CIDErD, ExactMatch, SequenceErrorRate, WER, PER, CER)
+    *(BLEU, BLEU1, BLEU2, BLEU3, ChrF, CIDErD, ExactMatch, SequenceErrorRate, WER, PER, CER, Distinct1, Distinct2)
 ]
 
 
@@ -137,7 +140,7 @@ def test_empty_corpus_and_empty_outputs(metric):
     assert silent.compute() == (0 if silent.higher_is_better else 100)
 
 
-@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric is not CIDErD])
+@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric not in (CIDErD, Distinct1, Distinct2)])
 def test_perfect_output_scores_best(metric):
     perfect = metric()
     perfect.update(["a man sleeps on the sofa"] * 2, [["a man sleeps on the sofa"], ["x", "a man sleeps on the sofa"]])
@@ -153,6 +156,16 @@ def test_reset_copy_and_pickle(metric):
     assert pickle.loads(pickle.dumps(original)).compute() == expected
     original.reset()
     assert score(original, hypotheses, references, 60) == expected
+
+
+@pytest.mark.parametrize(("metric", "order"), [(Distinct1, 1), (Distinct2, 2)])
+@pytest.mark.parametrize("batch", [1, 7, 60])
+def test_distinct_n_grams_are_those_of_the_whole_corpus(metric, order, batch):
+    hypotheses, references = corpus(5)
+    rows = [re.findall(r"\w+|[^\w\s]", text.lower()) for text in hypotheses]
+    grams = [tuple(row[start : start + order]) for row in rows for start in range(len(row) - order + 1)]
+    expected = 100 * len(set(grams)) / len(grams)
+    assert score(metric(), hypotheses, references, batch) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +220,7 @@ def test_names_are_unique_keys():
         "wer",
         "per",
         "cer",
+        *("distinct1", "distinct2"),
     ]
 
 

@@ -31,7 +31,7 @@ def files(folder: Path, source: str, target: str, features: list[str], records: 
     for seed, split in enumerate(("train", "validation", "test")):
         columns = pairs(30, seed)
         if records:
-            columns["source"] = [f"words[{text}]" for text in columns["source"]]
+            columns["source"] = [f'"name[{text}], near[{text}]"' for text in columns["source"]]
         if "." in source:
             root, first, second = source.split(".")[0], source.split(".")[1], target.split(".")[1]
             rows = zip(columns["source"], columns["target"], strict=True)
@@ -160,6 +160,18 @@ def test_the_demo_ends_with_scores_samples_pictures_and_the_next_commands(tmp_pa
     card = (run / "model" / "README.md").read_text(encoding="utf-8")
     assert "test_exact_match" in card
     assert len(pipeline("translation", run / "model")(["1", "2"])) == 2
+
+
+def test_a_recipe_that_samples_says_how_to_draw_several(tmp_path: Path, capsys) -> None:
+    default = ROOT / "recipes" / "text_generation" / "builtin.yaml"
+    assert main(default, [*small(default, tmp_path), "--trainer.enable_progress_bar=false"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    model = tmp_path / "version_0" / "model"
+    assert f"lit-seq2seq generate --model {model} --num_return_sequences 3" in out
+    assert "recipes/text_generation/your_files.yaml --data.dataset YOUR_FOLDER" in out
+    assert "distinct2" in out
+    texts = pipeline("text2text-generation", model)("Is there a train to Oslo?", num_return_sequences=3)
+    assert [list(text) for text in texts] == [["generated_text"]] * 3
 
 
 def test_a_recipe_without_a_test_split_shows_the_validation_split(tmp_path: Path, capsys, caplog) -> None:

@@ -2,6 +2,7 @@
 
 from lit_seq2seq.metrics.base import TextMetric, TokenAverage
 from lit_seq2seq.metrics.cider import CIDErD
+from lit_seq2seq.metrics.diversity import Distinct1, Distinct2
 from lit_seq2seq.metrics.errors import CER, PER, WER, ExactMatch, SequenceErrorRate, edit_distance
 from lit_seq2seq.metrics.overlap import BLEU, BLEU1, BLEU2, BLEU3, ChrF
 from lit_seq2seq.metrics.rouge import ROUGE1, ROUGE2, ROUGEL, ROUGELsum
@@ -21,6 +22,8 @@ __all__ = [
     "WER",
     "CIDErD",
     "ChrF",
+    "Distinct1",
+    "Distinct2",
     "ExactMatch",
     "ROUGELsum",
     "Scores",

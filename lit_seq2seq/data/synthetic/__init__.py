@@ -1,6 +1,7 @@
 """Data made on the machine, without download: one file a task."""
 
 from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.dialogues import Dialogues
 from lit_seq2seq.data.synthetic.docstrings import DocstringSummaries
 from lit_seq2seq.data.synthetic.numbers import SpelledNumbers
 from lit_seq2seq.data.synthetic.phrases import PhraseTranslation
@@ -11,6 +12,7 @@ from lit_seq2seq.data.synthetic.telephone import TelephoneKeys
 
 __all__ = [
     "BuiltinDataset",
+    "Dialogues",
     "DocstringSummaries",
     "PhraseTranslation",
     "SequenceTask",
