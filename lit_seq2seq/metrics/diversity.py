@@ -54,7 +54,7 @@ class Distinct1(TextMetric):
 
     def compute(self) -> Tensor:
         """Return the score of the corpus in percent, a scalar; 0 when there are no n-grams."""
-        distinct = dim_zero_cat(self.found).unique().numel() if len(self.found) else 0
+        distinct = torch.unique(dim_zero_cat(self.found)).numel() if len(self.found) else 0
         score = self._score([*self.counts.tolist(), distinct])
         return torch.tensor(score, dtype=torch.float32, device=self.counts.device)
 
