@@ -96,8 +96,11 @@ def small(path: Path, folder: Path) -> list[str]:
     }
     arguments = [*sizes, *(f"--trainer.{name}={value}" for name, value in run.items())]
     if isinstance(data["dataset"], dict):
-        counts = {"train_size": 60, "validation_size": 8, "test_size": 12}
-        return [*arguments, *(f"--data.dataset.init_args.{name}={value}" for name, value in counts.items())]
+        given: dict[str, object] = {"train_size": 60, "validation_size": 8, "test_size": 12}
+        if data["dataset"]["class_path"].endswith("JoinedRecordings"):
+            singles = vectors(folder, data["source_column"], data["target_column"], channels=None)
+            given |= {"dataset": singles, "name": "null", "evaluate": "null", "speaker_column": "null"}
+        return [*arguments, *(f"--data.dataset.init_args.{name}={value}" for name, value in given.items())]
     records = "Records" in str(data.get("source_feature"))
     if "source_feature" in data and not records:
         feature, columns = data["source_feature"], (data["source_column"], data["target_column"])
