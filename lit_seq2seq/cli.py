@@ -25,9 +25,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_seq2seq import commands
 from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleTranslations, Seq2SeqProgressBar
 from lit_seq2seq.data import Seq2SeqDataModule
-from lit_seq2seq.hub import load_checkpoint
+from lit_seq2seq.hub import load_checkpoint, load_folder
 from lit_seq2seq.module import LitSeq2Seq, precision_fits
-from lit_seq2seq.spec import import_class
+from lit_seq2seq.spec import build, import_class
 from lit_seq2seq.types import UserError
 
 USAGE = """usage: lit-seq2seq COMMAND [options]
@@ -148,6 +148,11 @@ class Seq2SeqCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LightningCLI's args parameter is intended to run from within Python.*")
             super().parse_arguments(parser, args)
+            subcommand = self.config.get("subcommand")
+            start = (self.config[subcommand] if subcommand else self.config).model.get("init_from")
+            if start is not None:
+                self._parser(subcommand).set_defaults(_settings_of(start))
+                super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
         """Build everything; what does not fit together is the user's to mend."""
@@ -188,6 +193,18 @@ class Seq2SeqCLI(LightningCLI):
     def after_fit(self) -> None:
         """Leave a folder that `from_pretrained` takes."""
         commands.save_best(self.trainer, self.model)
+
+
+def _settings_of(name: str) -> dict[str, Any]:
+    """Return what a saved model says of the network, of its evaluation and of its vocabulary, as defaults."""
+    described = load_folder(name).config["model"]
+    assert isinstance(described, dict)
+    build(described)  # checks that nothing runs that is not trusted
+    own = ("optimizer", "lr_scheduler", "lr_factors", "source_vectors", "target_vectors", "init_from")
+    found = {f"model.{key}": value for key, value in described.items() if key not in own}
+    for key, value in found.pop("model.generation").items():
+        found[f"model.generation.{key}"] = value
+    return {**found, "data.processor": name}
 
 
 def _copies(output: Any) -> bool:

@@ -123,7 +123,7 @@ def load_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> Mod
     """
     trusted = options.pop("trust", ())
     trust = (trusted,) if isinstance(trusted, str) else tuple(trusted)
-    path = Path(name) if Path(name).is_dir() else _download(str(name), **options)
+    path = find_folder(name, **options)
     config = _read_config(path)
     try:
         processor = Processor.load(path, trust)
@@ -147,6 +147,11 @@ def _read_config(path: Path) -> dict[str, object]:
     if config.get("format") != FORMAT:
         raise UserError(f"{file} has format {config.get('format')}, this version reads {FORMAT}: upgrade lit_seq2seq")
     return config
+
+
+def find_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> Path:
+    """Return a folder on disk, or that of a hub repository in the cache; see `load_folder`."""
+    return Path(name) if Path(name).is_dir() else _download(str(name), **options)
 
 
 def _download(name: str, **options: Unpack[Loading]) -> Path:

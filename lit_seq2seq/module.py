@@ -31,6 +31,7 @@ from lit_seq2seq.nn.network import (
 )
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.nn.parts import parameter_groups
+from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.schedules import OneCycle, check_factors, total_steps
 from lit_seq2seq.search import GenerationConfig, search
@@ -84,6 +85,8 @@ class LitSeq2Seq(lightning.LightningModule):
         task: the hub's name of the task, for the model card and the pipeline.
         source_vectors: file of pretrained word vectors for the source embedding; see `load_vectors`.
         target_vectors: the same for the target embedding.
+        init_from: folder or hub id of a trained model whose weights `fit` starts from; see `adapt`. Recipes take its
+            network, metrics and search from there, too, and its processor, unless they have their own.
 
     Example:
         >>> from functools import partial
@@ -120,6 +123,7 @@ class LitSeq2Seq(lightning.LightningModule):
         task: str = "translation",
         source_vectors: str | None = None,
         target_vectors: str | None = None,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         given = dict(locals())
@@ -147,6 +151,7 @@ class LitSeq2Seq(lightning.LightningModule):
         self.reranker: Reranker | None = None if reranker is None else _factory(reranker)()
         self.task = task
         self.vectors = (source_vectors, target_vectors)
+        self.init_from = init_from
         self.network: EncoderDecoder | None = None
         self._processor: Processor | None = None
         self._window_tokens: Tensor | None = None
@@ -206,10 +211,52 @@ class LitSeq2Seq(lightning.LightningModule):
             raise UserError(
                 f"this device has no kernels for precision {self.trainer.precision}: use Trainer(precision=32)"
             )
-        fresh = self.network is None
-        self.attach(cast("Seq2SeqDataModule", self.trainer.datamodule).processor)  # type: ignore[attr-defined]
-        if fresh and self.trainer.state.fn == "fit":
+        fresh, fitting = self.network is None, self.trainer.state.fn == "fit"
+        processor = cast("Seq2SeqDataModule", self.trainer.datamodule).processor  # type: ignore[attr-defined]
+        if fitting and not fresh and self.processor.grows_into(processor):
+            self.adapt(processor)
+        self.attach(processor)
+        if fresh and fitting:
+            if self.init_from is not None:
+                start = type(self).from_pretrained(self.init_from)
+                self._take(start.net, start.processor)
             self._load_vectors()
+
+    def adapt(self, processor: Processor) -> None:
+        """Give a trained model another vocabulary, keeping every weight that has a place in it.
+
+        Where a side's old symbols are the first of the new ones, their rows in embeddings and output layer stay, and
+        the rows of the others start as those of a new model: embeddings from N(0, 1 / sqrt(E)), see `new_embedding`,
+        output weights as in `torch.nn.Linear`, biases at 0. Where they are not, all rows of that side start anew. `fit`
+        does this by itself when the data's vocabulary is the model's and more.
+
+        Raises:
+            UserError: what is read, or what is copied, is of another kind.
+
+        Example:
+            >>> from functools import partial
+            >>> from lit_seq2seq.features import Processor, Tokenizer
+            >>> old = Tokenizer("char")
+            >>> old.train(["abc"])
+            >>> small = dict(embedding_dim=4, hidden_size=6)
+            >>> model = LitSeq2Seq(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
+            >>> model.attach(Processor(old, old))
+            >>> model.adapt(Processor(old, old.extended(["abcd"], limit=10)))
+            >>> model.net.encoder.embedding.weight.shape, model.net.decoder.embedding.weight.shape
+            (torch.Size([7, 4]), torch.Size([8, 4]))
+        """
+        old, network = self.processor, self.net
+        self._processor = self.network = None
+        self.attach(processor)
+        self._take(network, old)
+
+    def _take(self, network: EncoderDecoder, processor: Processor) -> None:
+        """Take over the weights of a trained network, whose vocabulary is that of `processor`."""
+        kept = processor.kept_by(self.processor)
+        transfer_weights(network, self.net, *kept)
+        for side, rows in zip(("source", "target"), kept, strict=True):
+            if not rows:
+                lightning.pytorch.utilities.rank_zero_info(f"the {side} vocabulary is another one: it starts anew")
 
     def _load_vectors(self) -> None:
         source, target = self.vectors
@@ -525,7 +572,7 @@ class LitSeq2Seq(lightning.LightningModule):
         """
         if isinstance(cast(nn.Module, self.net), Ensemble):
             raise UserError("an ensemble is not saved as one: save its models, and name all their folders to use it")
-        config = {"model": dict(self.hparams), "task": self.task, "scores": dict(scores or {})}
+        config = {"model": {**self.hparams, "init_from": None}, "task": self.task, "scores": dict(scores or {})}
         card = model_card(config, self.scores.signatures, sum(p.numel() for p in self.net.parameters()))
         save_folder(folder, config, self.net, self.processor, card)
 
@@ -559,21 +606,24 @@ class LitSeq2Seq(lightning.LightningModule):
             return push_folder(folder, repo_id, private, revision, token, commit_message)
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], **options: Unpack[Loading]) -> Self:
-        """Load a model from a folder or a hub repository, ready to use.
+    def from_pretrained(
+        cls, name: str | os.PathLike[str], changes: Mapping[str, Any] | None = None, **options: Unpack[Loading]
+    ) -> Self:
+        """Load a model from a folder or a hub repository, ready to use, or to be trained further.
 
         Args:
             name: folder or hub id.
+            changes: arguments of `LitSeq2Seq` in place of the saved ones, such as `{"lr_factors": {"encoder": 0.1}}`.
             **options: `revision`, `token`, `cache_dir`, `local_files_only` and `trust`; see `lit_seq2seq.hub.Loading`.
 
         Raises:
-            UserError: the folder is missing, damaged or not trusted.
+            UserError: the folder is missing, damaged or not trusted, or its weights do not fit the changes.
         """
         folder = load_folder(name, **options)
         arguments = spec.build(folder.config["model"], folder.trust)
         assert isinstance(arguments, dict)
         try:
-            model = cls(**arguments)
+            model = cls(**{**arguments, **(changes or {})})
         except TypeError as error:
             raise UserError(f"{folder.path} describes a model that this version cannot build: {error}") from error
         model.attach(folder.processor)

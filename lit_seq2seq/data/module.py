@@ -21,8 +21,9 @@ from lit_seq2seq.data.sources import Split, Splits, open_dataset
 from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, undecoded
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.data.synthetic import BuiltinDataset
-from lit_seq2seq.data.vocabulary import learn_processor
+from lit_seq2seq.data.vocabulary import extend_processor, learn_processor
 from lit_seq2seq.features import Feature, Processor, Tokenizer
+from lit_seq2seq.hub import find_folder
 from lit_seq2seq.types import Batch, UserError
 
 
@@ -74,7 +75,10 @@ class Seq2SeqDataModule(LightningDataModule):
         num_workers: processes that load batches.
         num_proc: processes that encode.
         predict_dataset: what to predict for, named as `dataset` is; the test split if unset. Needs no targets.
-        processor: a trained processor, or the folder of one, to use instead of learning tokenizers.
+        processor: a trained processor, or the folder or the hub id of a model that has one, to use instead of learning
+            tokenizers; with a `target_tokenizer` beside it, only its source side.
+        extend_vocabulary: greatest number of symbols that the vocabularies of `processor` may grow by, learned from the
+            training split; see `extend_vocabulary` of `lit_seq2seq.features`.
 
     Raises:
         UserError: if data or settings do not fit.
@@ -133,6 +137,7 @@ class Seq2SeqDataModule(LightningDataModule):
         num_proc: int | None = None,
         predict_dataset: str | list[str] | BuiltinDataset | Dataset | DatasetDict | None = None,
         processor: Processor | str | None = None,
+        extend_vocabulary: int = 0,
     ) -> None:
         super().__init__()
         if max_tokens is None and batch_size is None:
@@ -142,9 +147,13 @@ class Seq2SeqDataModule(LightningDataModule):
         self.eval_budget = self.train_budget if unset else (eval_max_tokens, eval_batch_size)
         check_limits(*self.train_budget)
         check_limits(*self.eval_budget)
-        settings = (source_feature, source_tokenizer, target_tokenizer)
-        if processor is not None and any(setting is not None for setting in settings):
-            raise UserError("expected a processor, or tokenizers and a source_feature, but both are set: unset one")
+        if processor is not None and (source_feature is not None or source_tokenizer is not None):
+            raise UserError(
+                "expected a processor, or a source_tokenizer or source_feature, but both are set: unset one (and "
+                "target_tokenizer too, to keep the processor's)"
+            )
+        if extend_vocabulary < 0 or (extend_vocabulary and processor is None):
+            raise UserError(f"extend_vocabulary, {extend_vocabulary}, must be at least 0 and needs a processor: set it")
         if source_feature is not None and source_tokenizer is not None:
             raise UserError("expected source_feature or source_tokenizer, but both are set: unset one")
         self.dataset, self.name, self.revision, self.streaming = dataset, name, revision, streaming
@@ -160,7 +169,10 @@ class Seq2SeqDataModule(LightningDataModule):
         self.limits = Limits(max_source_length, max_target_length, overlong, empty)
         self.longest_first, self.num_workers, self.num_proc = longest_first, num_workers, num_proc
         self.predict_dataset = predict_dataset
-        self._processor = Processor.load(processor) if isinstance(processor, str) else processor
+        given = Processor.load(find_folder(processor)) if isinstance(processor, str) else processor
+        changes = extend_vocabulary or target_tokenizer is not None
+        self._given, self._processor = given, None if changes else given
+        self.extend_vocabulary = extend_vocabulary
         self._splits: Splits | None = None
         self._examples: dict[str, Examples] = {}
 
@@ -169,17 +181,24 @@ class Seq2SeqDataModule(LightningDataModule):
         """The trained source feature and target tokenizer; learned from the training split when first asked for."""
         if self._processor is None:
             train = self._split("train")
-            mapper = self.mapper.resolve(columns_of(train), targets=True, source=self.source)
-            self._processor = learn_processor(
-                train,
-                mapper,
-                self.source,
-                self.target,
-                self.shared,
-                self.source_prefix,
-                self.tokenizer_rows,
-                self.copy,
-            )
+            given, source = self._given, self.source
+            if given is not None:
+                source = given.source_feature
+            mapper = self.mapper.resolve(columns_of(train), targets=True, source=source)
+            if given is not None:
+                limit, rows = self.extend_vocabulary, self.tokenizer_rows
+                self._processor = extend_processor(given, train, mapper, self.target, limit, rows)
+            else:
+                self._processor = learn_processor(
+                    train,
+                    mapper,
+                    self.source,
+                    self.target,
+                    self.shared,
+                    self.source_prefix,
+                    self.tokenizer_rows,
+                    self.copy,
+                )
         return self._processor
 
     @property

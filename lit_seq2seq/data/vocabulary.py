@@ -65,6 +65,40 @@ def learn_processor(
     return Processor(source, target, prefix, copy)
 
 
+def extend_processor(
+    given: Processor, train: Split, mapper: RowMapper, target: Tokenizer | None, limit: int, rows: int
+) -> Processor:
+    """Fit a trained processor to new data.
+
+    Args:
+        given: the processor.
+        train: the training split of the new data.
+        mapper: finds the sources and texts; resolved.
+        target: settings of another target tokenizer; the given one stays if `None`.
+        limit: greatest number of symbols that a vocabulary may grow by.
+        rows: greatest number of rows to learn from.
+    """
+    source = given.source_feature
+
+    def grown(feature: F, *sides: Side) -> F:
+        raw = _raw(train, mapper, sides, given.source_prefix, rows, feature.rows_at_once, source)
+        longer = feature.extended(raw, limit) if limit else feature
+        added = longer.symbols[len(feature.symbols) :]
+        if added:
+            shown = " ".join(added[:20]) + (" ..." if len(added) > 20 else "")
+            rank_zero_info(f"{len(added)} new symbols of the {' and '.join(sides)} side: {shown}")
+        return longer
+
+    if given.shared and target is None:
+        both = grown(given.target, "source", "target")
+        return Processor(both, both, given.source_prefix, given.copy)
+    if target is None:
+        other = grown(given.target, "target")
+    else:
+        other = _learn(train, mapper, target, ("target",), "", rows, source)
+    return Processor(grown(source, "source"), other, given.source_prefix, given.copy)
+
+
 def _learn(
     train: Split,
     mapper: RowMapper,

@@ -114,6 +114,20 @@ class Feature(ABC):
         """Return a feature that fits values of one speaker, given some of them; itself unless `by_speaker`."""
         return self
 
+    @property
+    def symbols(self) -> list[str]:
+        """Names of the symbols by id; none where something else is read."""
+        return []
+
+    def extended(self, raw: Iterable[Any], limit: int) -> Self:
+        """Return a feature that knows more symbols, whose ids follow; itself where there are none to learn.
+
+        Args:
+            raw: new training values, or lists of them.
+            limit: greatest number of symbols to add.
+        """
+        return self
+
     # ---------------------------------------------------------------------------------------------- encoding
 
     @property

@@ -127,6 +127,28 @@ class Processor:
             "target": self.target.identity(),
         }
 
+    def kept_by(self, other: Processor) -> tuple[int, int]:
+        """Count the symbols of either side that have the same ids in `other`: all of a side, or none.
+
+        Where the source has no symbols, it is its size that is kept.
+
+        Raises:
+            UserError: the sources are read in different ways.
+        """
+        mine, theirs = self.source_feature, other.source_feature
+        if not (mine.symbols and theirs.symbols) and mine.identity() != theirs.identity():
+            raise UserError(
+                "the data reads its source in another way than the model: give the source_feature it was trained with"
+            )
+        source = _kept(mine, theirs) if mine.symbols else mine.size
+        return source, _kept(self.target, other.target)
+
+    def grows_into(self, other: Processor) -> bool:
+        """Tell whether `other` has all symbols of both sides, with the same ids, and perhaps more."""
+        if (self.copy, self.source_prefix, self.shared) != (other.copy, other.source_prefix, other.shared):
+            return False
+        return self.kept_by(other) == (self.source_feature.size, self.target.size)
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `processor.json` and a `tokenizer.json` for each vocabulary."""
         folder = Path(folder)
@@ -154,6 +176,11 @@ class Processor:
             raise UserError(
                 f"expected a whole processor in {folder}, but it is damaged ({error!r}): save it again"
             ) from None
+
+
+def _kept(old: Feature, new: Feature) -> int:
+    names = old.symbols
+    return len(names) if new.symbols[: len(names)] == names else 0
 
 
 def _files(values: dict[str, Any]) -> dict[str, str]:

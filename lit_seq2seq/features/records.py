@@ -124,6 +124,18 @@ class Records(Feature):
                 "set delexicalize"
             )
 
+    @property
+    def symbols(self) -> list[str]:
+        """Names of the symbols by id."""
+        return self.tokenizer.symbols
+
+    def extended(self, raw: Iterable[Any], limit: int) -> Self:
+        """Return a feature that knows up to `limit` symbols more."""
+        longer = type(self)(**self.config)
+        texts = ([self.linearize(record) for record in records] for records in raw)
+        longer.tokenizer = self.tokenizer.extended(texts, limit)
+        return longer
+
     def _note(self, raw: object, seen: set[str]) -> str:
         seen.update(part[-2] for part in read_record(raw))
         return self.linearize(raw)

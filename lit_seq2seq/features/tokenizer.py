@@ -14,6 +14,7 @@ import tokenizers
 import torch
 from datasets import Value
 
+from lit_seq2seq.features.extending import extend_vocabulary
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE
 from lit_seq2seq.types import Padded, SpecialIds, UserError
@@ -171,6 +172,24 @@ class Tokenizer(Feature):
             backend.train_from_iterator(_remove(specials, raw), trainer, length=total)
             self._adopt(backend, "the trained tokenizer")
 
+    def extended(self, raw: Iterable[str] | Iterable[list[str]], limit: int) -> Self:
+        """Return a tokenizer that knows up to `limit` symbols more, learned from `raw`; see `extend_vocabulary`.
+
+        Example:
+            >>> tokenizer = Tokenizer("char")
+            >>> tokenizer.train(["abc"])
+            >>> tokenizer.symbols[4:], tokenizer.extended(["bad"], limit=10).symbols[4:]
+            (['a', 'b', 'c'], ['a', 'b', 'c', 'd'])
+        """
+        kind = self.config["model"] if self.config["file"] is None else None
+        texts, least = _remove(self._special_names, raw), self.config["min_frequency"]
+        return self.from_json(extend_vocabulary(self.to_json(), texts, limit, least, kind), **self.config)
+
+    @property
+    def symbols(self) -> list[str]:
+        """Names of the symbols by id."""
+        return self.tokens(range(len(self)))
+
     def encode_batch(self, texts: Sequence[str], dropout: bool = False) -> list[list[int]]:
         """Turn texts into ids, without any special symbol added.
 
@@ -230,7 +249,7 @@ class Tokenizer(Feature):
 
     def words(self) -> list[str]:
         """Return the text of every symbol of the vocabulary, without the marks that say where it touches others."""
-        return [name.strip(JOINER).removeprefix(SPACE) for name in self.tokens(range(len(self)))]
+        return [name.strip(JOINER).removeprefix(SPACE) for name in self.symbols]
 
     def encode(self, raw: Sequence[str], training: bool = False) -> list[Array]:
         """Turn texts into id arrays `(T,)` that end with EOS, with BPE-dropout when training."""

@@ -31,6 +31,11 @@ class Auxiliary(nn.Module, ABC):
             raise ValueError(f"weight of {type(self).__name__} must be above 0 and at most 1, got {weight}")
         self.weight = weight
 
+    @property
+    def symbol_parameters(self) -> list[Tensor]:
+        """Parameters with a row for each target symbol, which stay when a vocabulary grows."""
+        return []
+
     @abstractmethod
     def loss(self, memory: Padded, target: Padded) -> Tensor:
         """Compute its own loss.
@@ -83,6 +88,11 @@ class CTC(Auxiliary):
         super().__init__(weight)
         self.blank = blank
         self.dense = nn.Linear(encoder.memory_size, vocab_size)
+
+    @property
+    def symbol_parameters(self) -> list[Tensor]:
+        """The weights and the biases."""
+        return [self.dense.weight, self.dense.bias]
 
     def frames(self, memory: Padded) -> Padded:
         """Compute log-probabilities of symbols and the blank at each position, `(B, S, V)` float32."""

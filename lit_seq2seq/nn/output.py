@@ -29,6 +29,11 @@ class Output(nn.Module, ABC):
     copies: ClassVar[bool] = False
     """Whether source symbols can be produced that the target's vocabulary lacks: ids from V on, see `Copies`."""
 
+    @property
+    def symbol_parameters(self) -> list[Tensor]:
+        """Parameters with a row for each target symbol, which stay when a vocabulary grows."""
+        return []
+
     @abstractmethod
     def scores(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Score every symbol: `(..., V)` or `(..., V + extra)`, whose softmax are the probabilities."""
@@ -62,6 +67,11 @@ class OutputLayer(Output):
         nn.init.zeros_(self.projection.bias)
         if embedding is not None:
             self.projection.weight = embedding.weight
+
+    @property
+    def symbol_parameters(self) -> list[Tensor]:
+        """The weights and the biases."""
+        return [self.projection.weight, self.projection.bias]
 
     def forward(self, features: Tensor) -> Tensor:
         """Score features `(..., F)`: `(..., V)`."""
@@ -127,6 +137,11 @@ class CopyOutput(Output):
         self.vocab_size = vocab_size
         self.generate = OutputLayer(shape, vocab_size, embedding)
         self.gate = nn.Linear(shape.hidden + shape.context + shape.embedded, 1)
+
+    @property
+    def symbol_parameters(self) -> list[Tensor]:
+        """Those of the layer that generates."""
+        return self.generate.symbol_parameters
 
     def scores(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Compute the log-probability of every symbol, `(..., V + extra)`."""

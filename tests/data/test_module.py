@@ -379,7 +379,9 @@ def test_mistakes_are_explained():
         module(validation_size=-0.1).setup("fit")
     with pytest.raises(UserError, match="expected no target_tokenizer with shared_vocabulary"):
         module(shared_vocabulary=True, target_tokenizer=Tokenizer("char")).setup("fit")
-    with pytest.raises(UserError, match="expected a processor, or tokenizers and a source_feature, but both are set"):
+    with pytest.raises(
+        UserError, match="expected a processor, or a source_tokenizer or source_feature, but both are set"
+    ):
         module(processor=module().processor)
     with pytest.raises(UserError, match="expected one split or 'test' in predict_dataset, but it has a, b"):
         module(predict_dataset=DatasetDict(a=splits()["test"], b=splits()["test"])).setup("predict")
