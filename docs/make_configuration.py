@@ -32,7 +32,7 @@ def page() -> str:
     """Return the text of the page."""
     watching = {
         "checkpoint": callbacks.Checkpoint,
-        "samples": callbacks.SampleTranslations,
+        "samples": callbacks.SampleOutputs,
         "progress": callbacks.Seq2SeqProgressBar,
         "guard": callbacks.NonFiniteLoss,
         "predictions": callbacks.PredictionWriter,

@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq import commands
-from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleTranslations, Seq2SeqProgressBar
+from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleOutputs, Seq2SeqProgressBar
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.hub import load_checkpoint, load_folder
 from lit_seq2seq.module import LitSeq2Seq, precision_fits
@@ -137,7 +137,7 @@ class Seq2SeqCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that every run has, each with a section of its own in the YAML."""
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
-        parser.add_lightning_class_args(SampleTranslations, "samples")
+        parser.add_lightning_class_args(SampleOutputs, "samples")
         parser.add_lightning_class_args(Seq2SeqProgressBar, "progress")
         parser.add_lightning_class_args(NonFiniteLoss, "guard")
         parser.add_lightning_class_args(PredictionWriter, "predictions")

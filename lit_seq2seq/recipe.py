@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from rich.table import Table
 from lit_seq2seq.cli import Seq2SeqCLI, guarded
 from lit_seq2seq.commands import save_best
 from lit_seq2seq.data import Seq2SeqDataModule
-from lit_seq2seq.features import Feature
+from lit_seq2seq.features import Feature, Records
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.plots import AttentionExample, CaptionExample, plot_attention_grid, plot_captions, plot_curves
 from lit_seq2seq.predictor import Output, Predictor
@@ -95,7 +96,7 @@ def show(
     rows, feature = data.first_rows(split, 10), model.processor.source_feature
     predictor = Predictor(model.cpu())
     best = [outputs[0] for outputs in predictor.stream([source for source, _ in rows], return_attention=True)]
-    samples = Table(title=f"Ten outputs of the {split} split", show_lines=True)
+    samples = Table(title=f"{'Ten' if len(rows) == 10 else len(rows)} outputs of the {split} split", show_lines=True)
     for column in ("source", "output", "reference"):
         samples.add_column(column, overflow="fold")
     for (source, reference), output in zip(rows, best, strict=True):
@@ -118,15 +119,21 @@ def show(
     for picture in pictures:
         console.print(f"picture   {picture}")
     console.print("\nNext:", style="bold")
-    first, own = rows[0][0], default.with_name("your_files.yaml")
-    given = f"echo {first!r} |" if isinstance(first, str) else "ls FILES |"
-    options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
-    commands = [f"{given} lit-seq2seq generate --model {folder} {options}", f"tensorboard --logdir {run.parent}"]
+    commands = [generate_command(rows[0][0], feature, model, folder), f"tensorboard --logdir {run.parent}"]
+    own = default.with_name("your_files.yaml")
     if own.is_file():
         task = default.parent.name
         commands += [f"python recipes/{task}.py --config recipes/{task}/{own.name} --data.dataset YOUR_FOLDER"]
     for command in commands:
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+
+
+def generate_command(first: Any, feature: Feature, model: LitSeq2Seq, folder: Path) -> str:
+    """Return the command that makes outputs: for `first` where it fits on a line, otherwise for the paths of files."""
+    line = feature.show(first) if isinstance(feature, Records) else first
+    given = f"echo {shlex.quote(line)} |" if isinstance(line, str) else "ls FILES |"
+    options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
+    return f"{given} lit-seq2seq generate --model {folder} {options}"
 
 
 def draw_attention(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, path: Path) -> bool:

@@ -21,7 +21,7 @@ from lit_seq2seq.callbacks import (
     ExactMatchByLength,
     NonFiniteLoss,
     PredictionWriter,
-    SampleTranslations,
+    SampleOutputs,
     Seq2SeqProgressBar,
     average_checkpoints,
 )
@@ -337,7 +337,7 @@ def test_predictions_to_a_bad_path(tmp_path):
         predict(PredictionWriter(tmp_path / "file" / "out.txt"), tmp_path)
 
 
-# SampleTranslations
+# SampleOutputs
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_samples_are_the_same_rows_each_time(tmp_path, console):
     model = Tiny()
     model.val_dataloader = lambda: model.rows([9, 4, 8, 3, 7, 1, 6, 11, 2])
     logger = TensorBoardLogger(tmp_path)
-    trainer(tmp_path, SampleTranslations(2), logger=logger).fit(model)
+    trainer(tmp_path, SampleOutputs(2), logger=logger).fit(model)
     text = console.file.getvalue()
     assert re.findall(r"hyp (\d+) at (\d+)", text) == [("1", "3"), ("2", "3"), ("1", "6"), ("2", "6")]
     assert text.count("src 1") == text.count("ref 1") == 2
@@ -366,7 +366,7 @@ def test_samples_without_text_sources_and_with_markup(tmp_path, console):
         def validation_step(self, batch, batch_idx):
             return {**super().validation_step(batch, batch_idx), "sources": (), "hypotheses": ["[b]x[/b]"] * len(batch)}
 
-    trainer(tmp_path, SampleTranslations(1), max_epochs=1).fit(Speech())
+    trainer(tmp_path, SampleOutputs(1), max_epochs=1).fit(Speech())
     assert "[b]x[/b]" in console.file.getvalue()
     assert "source" not in console.file.getvalue()
 
@@ -399,7 +399,7 @@ def test_progress_on_a_terminal_redraws_and_gives_the_terminal_back(tmp_path, mo
     console = Console(file=io.StringIO(), width=120, force_terminal=True, force_interactive=True)
     monkeypatch.setattr(rich, "_console", console)
     bar = Seq2SeqProgressBar(refresh_seconds=0)
-    trainer(tmp_path, bar, SampleTranslations(1), enable_progress_bar=True).fit(Tiny())
+    trainer(tmp_path, bar, SampleOutputs(1), enable_progress_bar=True).fit(Tiny())
     text = console.file.getvalue()
     assert "Validation" in text
     assert len(re.findall(r"Epoch \d/2:", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", text))) == 2

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from lightning.pytorch import Trainer
 
 import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe, pipeline
-from lit_seq2seq.recipe import main
+from lit_seq2seq.features import Feature, Records, Tokenizer
+from lit_seq2seq.features import Image as ImageFeature
+from lit_seq2seq.recipe import generate_command, main
 from lit_seq2seq.types import UserError
-from tests.tiny import pairs, write_csv
+from tests.tiny import make_model, pairs, write_csv
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -163,6 +166,25 @@ def test_the_demo_ends_with_scores_samples_pictures_and_the_next_commands(tmp_pa
     card = (run / "model" / "README.md").read_text(encoding="utf-8")
     assert "test_exact_match" in card
     assert len(pipeline("translation", run / "model")(["1", "2"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "feature", "line"),
+    [
+        ("""it's "five" $HOME""", Tokenizer(), """it's "five" $HOME"""),
+        ({"name": "Fred's", "food": None}, Records(), """{"name": "Fred's", "food": null}"""),
+        ("name[Fred's]", Records(), "name[Fred's]"),
+        (b"pixels", ImageFeature(size=8), None),
+    ],
+)
+def test_the_command_for_an_output_can_be_typed(first: object, feature: Feature, line: str | None) -> None:
+    command = generate_command(first, feature, make_model(), Path("model"))
+    given, _, rest = command.partition(" | ")
+    assert rest == "lit-seq2seq generate --model model --num_beams 5"
+    if line is None:
+        assert given == "ls FILES"
+    else:
+        assert subprocess.run(["bash", "-c", given], capture_output=True, text=True, check=True).stdout == f"{line}\n"
 
 
 def test_a_recipe_that_samples_says_how_to_draw_several(tmp_path: Path, capsys) -> None:

@@ -7,7 +7,7 @@ from lit_seq2seq.callbacks.guard import NonFiniteLoss
 from lit_seq2seq.callbacks.lengths import ExactMatchByLength
 from lit_seq2seq.callbacks.predictions import PredictionWriter
 from lit_seq2seq.callbacks.progress import Seq2SeqProgressBar
-from lit_seq2seq.callbacks.samples import SampleTranslations
+from lit_seq2seq.callbacks.samples import SampleOutputs
 
 __all__ = [
     "EMA",
@@ -16,7 +16,7 @@ __all__ = [
     "GradualUnfreezing",
     "NonFiniteLoss",
     "PredictionWriter",
-    "SampleTranslations",
+    "SampleOutputs",
     "Seq2SeqProgressBar",
     "average_checkpoints",
 ]

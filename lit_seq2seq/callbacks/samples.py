@@ -21,7 +21,7 @@ class _Sample(NamedTuple):
     reference: str
 
 
-class SampleTranslations(Callback):
+class SampleOutputs(Callback):
     """Prints a few sources, outputs and references after each validation, the same rows each time.
 
     The rows are those with the lowest index among the ones that the first process validates. A `TensorBoardLogger`
@@ -32,8 +32,8 @@ class SampleTranslations(Callback):
 
     Example:
         >>> from lightning.pytorch import Trainer
-        >>> from lit_seq2seq.callbacks import SampleTranslations
-        >>> trainer = Trainer(callbacks=[SampleTranslations(count=2)], accelerator="cpu", logger=False)
+        >>> from lit_seq2seq.callbacks import SampleOutputs
+        >>> trainer = Trainer(callbacks=[SampleOutputs(count=2)], accelerator="cpu", logger=False)
     """
 
     def __init__(self, count: int = 4) -> None:
