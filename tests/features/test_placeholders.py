@@ -109,6 +109,27 @@ def test_names_never_seen_are_said(form, tmp_path, monkeypatch):
         assert [one["generated_text"] for one in results] == rows["test"]["target"]
 
 
+def test_a_stream_is_delexicalised_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    rows = splits("slots")
+    settings = {"source_feature": Records(delexicalize=["name"]), "target_tokenizer": Tokenizer("word")}
+    data = make_data(
+        {split: str(write(rows[split], tmp_path / split)) for split in rows},
+        source_tokenizer=None,
+        streaming=True,
+        **settings,
+    )
+    data.setup("fit")
+    target = data.processor.target
+    texts = {text for batch in data.train_dataloader() for text in target.decode_batch(batch.target.values.tolist())}
+    assert texts == {"__name__ has Thai food", "__name__ has French food"}
+
+
+def write(rows, path):
+    rows.to_json(path.with_suffix(".jsonl"))
+    return path.with_suffix(".jsonl")
+
+
 def test_settings_are_part_of_what_a_model_is():
     target = Tokenizer("word")
     target.train(["a"])
