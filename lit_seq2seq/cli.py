@@ -22,7 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_seq2seq import commands
+from lit_seq2seq import commands, page
 from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleOutputs, Seq2SeqProgressBar
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.hub import load_checkpoint, load_folder
@@ -41,6 +41,7 @@ use a trained model:
   generate   texts or paths in, texts out       lit-seq2seq generate --model DIR_OR_HUB_ID [--input FILE] [...]
   average    average checkpoints of a run       lit-seq2seq average --checkpoints FILE FILE ... --output DIR
   push       share a model on the hub           lit-seq2seq push --model DIR --repo_id USER/NAME
+  demo       a page to play with a model        lit-seq2seq demo --model DIR_OR_HUB_ID [--port N]
 """
 
 
@@ -108,6 +109,7 @@ COMMANDS: dict[str, Callable[[Parser, list[str]], None]] = {
     "generate": commands.generate,
     "average": commands.average,
     "push": commands.push,
+    "demo": page.command,
 }
 
 

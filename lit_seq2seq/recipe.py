@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from lit_seq2seq.commands import save_best
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.features import Feature, Records
 from lit_seq2seq.module import LitSeq2Seq
-from lit_seq2seq.plots import AttentionExample, CaptionExample, plot_attention_grid, plot_captions, plot_curves
-from lit_seq2seq.predictor import Output, Predictor
+from lit_seq2seq.pictures import attention_figure
+from lit_seq2seq.plots import plot_curves
+from lit_seq2seq.predictor import Predictor
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Seq2SeqCLI:
@@ -110,7 +110,7 @@ def show(
     console.print(table)
     pictures = []
     run = folder.parent
-    if draw_attention([source for source, _ in rows], best, feature, run / "attention.png"):
+    if attention_figure([source for source, _ in rows], best, feature, run / "attention.png") is not None:
         pictures.append(run / "attention.png")
     if (run / "metrics.csv").is_file():
         plot_curves(run / "metrics.csv", path=run / "curves.png")
@@ -134,21 +134,3 @@ def generate_command(first: Any, feature: Feature, model: LitSeq2Seq, folder: Pa
     given = f"echo {shlex.quote(line)} |" if isinstance(line, str) else "ls FILES |"
     options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
     return f"{given} lit-seq2seq generate --model {folder} {options}"
-
-
-def draw_attention(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, path: Path) -> bool:
-    """Draw where attention looked: over the image where there is one, otherwise as a table."""
-    pictured, tables = [], []
-    for source, output in zip(sources, outputs, strict=True):
-        if output.attention is None or not output.attention.shape[1]:
-            continue
-        image = feature.picture(source)
-        if image is None:
-            tables.append(AttentionExample(output.attention, output.source_tokens, output.tokens))
-        else:
-            pictured.append(CaptionExample(image, output.attention, output.tokens, output.text))
-    if pictured:
-        plot_captions(pictured, path=path)
-    elif tables:
-        plot_attention_grid(tables[:4], path=path)
-    return bool(pictured or tables)

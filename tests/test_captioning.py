@@ -15,8 +15,8 @@ from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, pipeline
 from lit_seq2seq.features import Image, Tokenizer
 from lit_seq2seq.metrics import BLEU1, CIDErD
 from lit_seq2seq.nn import AdditiveAttention, ConvEncoder, MeanBridge, ParallelDecoder
+from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.predictor import Output, Predictor
-from lit_seq2seq.recipe import draw_attention
 from lit_seq2seq.types import UserError
 from tests.tiny import SIZES, make_model, make_trainer
 
@@ -126,12 +126,12 @@ def test_the_picture_of_a_run_shows_images_with_their_words(
     model, sources = trained[0], [png("green"), png("red")]
     outputs = [best for best, *_ in Predictor(model).stream(sources, return_attention=True)]
     feature = model.processor.source_feature
-    assert draw_attention(sources, outputs, feature, tmp_path / "attention.png")
+    assert attention_figure(sources, outputs, feature, tmp_path / "attention.png") is not None
     with PIL.Image.open(tmp_path / "attention.png") as picture:
         shown = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     for colour in ("green", "red"):
         assert (shown == COLOURS[colour]).all(axis=1).sum() > 1000
-    assert not draw_attention([png("red")], [Output("")], feature, tmp_path / "none.png")
+    assert attention_figure([png("red")], [Output("")], feature, tmp_path / "none.png") is None
 
 
 def test_images_that_cannot_be_read_are_named(trained: tuple[LitSeq2Seq, Path, Trainer]) -> None:

@@ -1,0 +1,119 @@
+"""The page of `lit-seq2seq demo`: what its button does, the real server, and a real browser."""
+
+import math
+import shutil
+import socket
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from lit_seq2seq import LitSeq2Seq, pipeline
+from lit_seq2seq.cli import main
+from lit_seq2seq.features import Image, LogMel, Processor, Tokenizer
+from lit_seq2seq.nn import ConvEncoder, MeanBridge, ParallelDecoder, PyramidalEncoder
+from lit_seq2seq.page import Page
+from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.types import UserError
+from tests.tiny import Trained
+
+gradio = pytest.importorskip("gradio")
+
+
+@pytest.fixture
+def page(trained: Trained) -> Page:
+    return Page(Predictor(LitSeq2Seq.from_pretrained(trained.model)))
+
+
+def test_the_answer_is_that_of_the_pipeline(page: Page, trained: Trained) -> None:
+    symbols, rows, picture = page.answer("eins zwei", 3, 2, 5, False, 1.0)
+    expected = pipeline("translation", trained.model)(
+        "eins zwei", num_beams=3, num_return_sequences=2, max_new_tokens=5
+    )
+    assert [text for _, text in rows] == [found["translation_text"] for found in expected]
+    assert all(0 <= doubt < 1 for _, doubt in symbols)
+    assert float(rows[0][0]) == pytest.approx(sum(math.log1p(-doubt) for _, doubt in symbols) / len(symbols), abs=1e-3)
+    assert picture is not None
+    labels = [label.get_text() for label in picture.axes[0].get_xticklabels()]
+    assert labels[:2] == ["eins", "zwei"]
+
+
+def test_more_outputs_than_beams_widen_the_beam(page: Page) -> None:
+    assert len(page.answer("eins", 1, 3, 5, False, 1.0)[1]) == 3
+
+
+def test_outputs_may_be_drawn(page: Page) -> None:
+    drawn = {text for _, text in page.answer("eins zwei drei", 1, 10, 5, True, 2.0)[1]}
+    assert len(drawn) > 1
+
+
+@pytest.mark.parametrize("raw", [None, "", "  "])
+def test_no_input_is_said(page: Page, raw: str | None) -> None:
+    with pytest.raises(UserError, match="there is no input: give a text"):
+        page.answer(raw, 1, 1, 5, False, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("feature", "encoder", "component"),
+    [
+        (Image(16), partial(ConvEncoder, hidden_size=6, widths=[16], blocks=1), "image"),
+        (LogMel(8000), partial(PyramidalEncoder, hidden_size=6), "audio"),
+    ],
+)
+def test_the_input_is_that_of_the_source(feature: Image | LogMel, encoder: object, component: str) -> None:
+    tokenizer = Tokenizer("char")
+    tokenizer.train(["ab"])
+    model = LitSeq2Seq(encoder, partial(ParallelDecoder, embedding_dim=4, hidden_size=6, bridge=MeanBridge))
+    model.attach(Processor(feature, tokenizer))
+    built = Page(Predictor(model)).build("title")
+    assert component in {block.get_block_name() for block in built.blocks.values()}
+    if component == "image":
+        rows = Page(Predictor(model)).answer(PIL.Image.new("RGB", (9, 9)), 1, 1, 3, False, 1.0)[1]
+        assert len(rows) == 1
+
+
+@pytest.fixture
+def url(page: Page) -> Iterator[str]:
+    built = page.build("lit_seq2seq: translation")
+    _, address, _ = built.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    yield address
+    built.close()
+
+
+def test_the_server_answers(url: str) -> None:
+    from gradio_client import Client
+
+    client = Client(url, verbose=False)
+    _, table, _ = client.predict("eins zwei", 2, 2, 5, False, 1.0, api_name="/generate")
+    assert len(table["data"]) == 2
+    with pytest.raises(Exception, match="there is no input"):
+        client.predict("", 2, 2, 5, False, 1.0, api_name="/generate")
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium")
+    with api.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": 1200, "height": 900})
+        view.goto(url)
+        view.get_by_label("text", exact=True).fill("eins zwei")
+        view.get_by_role("button", name="Generate").click()
+        view.wait_for_selector("img[alt*='plot' i], .matplotlib img, [data-testid='matplotlib'] img", timeout=30_000)
+        view.screenshot(path=tmp_path / "page.png")
+        browser.close()
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_wrong_settings_are_said(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--model", str(trained.model), "--port", "80"]) == 1
+    assert "must be from 1024 to 65535" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["demo", "--model", str(trained.model), "--port", str(port)]) == 1
+    assert f"cannot use port {port}" in capsys.readouterr().err
