@@ -26,7 +26,7 @@ class Prefixes(Value):
     as a cumulative sum, over all positions at once; in double precision, for its terms are large.
 
     Attributes:
-        frames: `(B, S, V)` log-probabilities at each position of a *source*, of nothing but the blank after its end.
+        frames: `(B, S, V)` probabilities at each position of a *source*, of nothing but the blank after its end.
         label: `(N, S)`.
         blank: `(N, S)`.
         last: `(N,)` last symbol of g, the blank where g is empty.
@@ -43,12 +43,12 @@ class Prefixes(Value):
 
     @classmethod
     def start(cls, frames: Padded, specials: SpecialIds) -> Self:
-        """Begin with one empty output per source, given `frames (B, S, V)`."""
-        values = frames.values.double()
-        padding = torch.full_like(values[0, 0], -torch.inf)  # (V,)
-        padding[specials.pad] = 0
+        """Begin with one empty output per source, given log-probabilities `frames (B, S, V)`."""
+        values = frames.values.double().exp()
+        padding = torch.zeros_like(values[0, 0])  # (V,)
+        padding[specials.pad] = 1
         values = values.where(frames.mask[..., None], padding)
-        blank = values[..., specials.pad].cumsum(dim=1)  # (B, S)
+        blank = values[..., specials.pad].log().cumsum(dim=1)  # (B, S)
         last = torch.full_like(frames.lengths, specials.pad)
         return cls(values, torch.full_like(blank, -torch.inf), blank, last, torch.zeros_like(blank[:, 0]), specials)
 
@@ -66,9 +66,7 @@ class Prefixes(Value):
 
     def extend(self, tokens: Tensor) -> Self:
         """Append one symbol to each beginning, `(N,)`; BOS leaves the empty ones as they are."""
-        new = self.frames.gather(2, tokens.view(len(self.frames), 1, -1).expand(-1, self.frames.shape[1], -1))
-        new = new.transpose(1, 2).flatten(0, 1)  # (N, S), log-probabilities of the new symbol
-        blanks = self.frames[..., self.specials.pad].repeat_interleave(len(tokens) // len(self.frames), dim=0)
+        new, blanks = self._log_probs(tokens), self._log_probs(torch.full_like(tokens, self.specials.pad))  # (N, S)
         whole, ready = self._before()
         ready = ready.where((tokens == self.last)[:, None], whole)  # (N, S)
         label = _linear(ready, new)
@@ -92,16 +90,18 @@ class Prefixes(Value):
         whole, ready = self._before()  # (N, S)
         highest = whole.amax(dim=1, keepdim=True).clamp(min=torch.finfo(whole.dtype).min)  # (N, 1)
         weights = (whole - highest).exp().view(len(self.frames), -1, whole.shape[1])  # (B, K, S)
-        begun = (weights @ self.frames.exp()).flatten(0, 1).log() + highest  # (N, V)
-        repeated = self.frames.gather(
-            2, self.last.view(len(self.frames), 1, -1).expand(-1, self.frames.shape[1], -1)
-        )  # (B, S, K)
-        again = (ready + repeated.transpose(1, 2).flatten(0, 1)).logsumexp(dim=1, keepdim=True)  # (N, 1)
+        begun = (weights @ self.frames).flatten(0, 1).log() + highest  # (N, V)
+        again = (ready + self._log_probs(self.last)).logsumexp(dim=1, keepdim=True)  # (N, 1)
         begun = begun.scatter(1, self.last[:, None], again)
         begun[:, self.specials.pad] = -torch.inf
         begun[:, self.specials.eos] = torch.logaddexp(self.label[:, -1], self.blank[:, -1])
         change = (begun - self.log_prob[:, None]).clamp(max=0)
         return change.masked_fill((self.log_prob == -torch.inf)[:, None], 0)
+
+    def _log_probs(self, symbols: Tensor) -> Tensor:
+        """Look up the log-probabilities of one symbol per beginning, `(N,)`, at each position: `(N, S)`."""
+        places = symbols.reshape(len(self.frames), 1, -1).expand(-1, self.frames.shape[1], -1)  # (B, S, K)
+        return self.frames.gather(2, places).transpose(1, 2).flatten(0, 1).log()
 
     def _before(self) -> tuple[Tensor, Tensor]:
         """Log-probabilities that exactly g lies before each position, and that a blank ends it: `(N, S)` each."""
