@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import lit_seq2seq
+from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq.cli import main
 from tests.tiny import make_data, make_model
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +61,34 @@ def test_the_guide_runs_and_what_it_claims_is_so(tmp_path: Path, monkeypatch: py
     assert printed[0] == "egacdaeh\ncba\n"
     assert (tmp_path / "runs" / "version_0" / "model" / "model.safetensors").is_file()
     assert (tmp_path / "attention.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_page_on_fine_tuning_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(text: str) -> str:
+        for line in text.replace("\\\n", "").splitlines():
+            name, *arguments = shlex.split(line)
+            if name == "lit-seq2seq":
+                assert main([*arguments, "--trainer.max_steps", "2", "--trainer.enable_model_summary", "false"]) == 0
+            else:
+                assert subprocess.run([name, *arguments], check=True)
+        return ""
+
+    monkeypatch.setitem(globals(), "shell", run)
+    page = ROOT / "docs" / "fine_tuning.md"
+    names, _ = run_page(page)
+    assert names["model"].processor.target.symbols[-1] == "sechs"
+    models = [LitSeq2Seq.from_pretrained(folder) for folder in sorted(tmp_path.glob("runs/version_*/model"))]
+    added = [{"sechs", "six"} & set(model.processor.target.symbols) for model in models]
+    assert added == [{"sechs"}, {"six"}, {"sechs"}, {"sechs"}, {"sechs"}, set()]
+
+
+def test_the_page_on_fine_tuning_names_every_recipe_for_it() -> None:
+    text = (ROOT / "docs" / "fine_tuning.md").read_text(encoding="utf-8")
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("finetune.yaml")}
+    assert set(re.findall(r"--config (recipes/\S+)", text)) == there
 
 
 @pytest.fixture

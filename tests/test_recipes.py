@@ -20,7 +20,8 @@ from lit_seq2seq.types import UserError
 from tests.tiny import make_model, pairs, write_csv
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+FINETUNING = sorted((ROOT / "recipes").rglob("finetune.yaml"))
+RECIPES = [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if path not in FINETUNING]
 SCRIPTS = sorted((ROOT / "recipes").glob("*.py"))
 
 
@@ -134,7 +135,25 @@ def test_a_recipe_trains_from_any_folder(path: Path, tmp_path: Path, monkeypatch
     assert list(Path.cwd().iterdir()) == []
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=named)
+@pytest.mark.parametrize("path", FINETUNING, ids=named)
+def test_a_finetuning_recipe_starts_from_the_model_that_the_built_in_one_leaves(path: Path, tmp_path: Path) -> None:
+    built_in = path.with_name("builtin.yaml")
+    settings = small(built_in, tmp_path)
+    first = load_recipe(built_in, settings)
+    first.model.attach(first.datamodule.processor)
+    first.model.save_pretrained(tmp_path / "model")
+    kept = [setting for setting in settings if setting.startswith(("--trainer.", "--data.dataset."))]
+    kept.append("--data.dataset.init_args.seed=0")  # what is cached already
+    recipe = load_recipe(path, [*kept, f"--model.init_from={tmp_path / 'model'}"])
+    recipe.trainer.fit(recipe.model, datamodule=recipe.datamodule)
+    old, new = first.model.processor, recipe.model.processor
+    assert new.target.symbols[: len(old.target)] == old.target.symbols
+    assert recipe.trainer.checkpoint_callback.monitor in recipe.trainer.callback_metrics
+    described = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_from"]
+    assert described.startswith(yaml.safe_load(built_in.read_text(encoding="utf-8"))["trainer"]["default_root_dir"])
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *FINETUNING], ids=named)
 def test_a_recipe_begins_with_its_command_hardware_and_time(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     head = "\n".join(line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
