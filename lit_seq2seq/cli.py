@@ -19,13 +19,15 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_seq2seq import commands, page
 from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleOutputs, Seq2SeqProgressBar
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.hub import load_checkpoint, load_folder
+from lit_seq2seq.logs import MetricsLog, last_checkpoint, run_of
 from lit_seq2seq.module import LitSeq2Seq, precision_fits
 from lit_seq2seq.spec import build, import_class
 from lit_seq2seq.types import UserError
@@ -121,6 +123,9 @@ class Seq2SeqCLI(LightningCLI):
         run: whether a subcommand is expected and run; else everything is built and nothing runs.
     """
 
+    resumed: str | None = None
+    step: int | None = None
+
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         super().__init__(
             LitSeq2Seq,
@@ -171,8 +176,10 @@ class Seq2SeqCLI(LightningCLI):
         config = self._get(self.config_init, "trainer", default={})
         root = config.get("default_root_dir") or "runs"
         if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
-            csv = CSVLogger(root, name=None)
-            kwargs.setdefault("logger", [csv, TensorBoardLogger(root, name=None, version=csv.version)])
+            version, step = (run_of(self.resumed, root), self.step) if self.resumed else (None, None)
+            log = MetricsLog(root, version, step)
+            events = TensorBoardLogger(root, name=None, version=log.version, purge_step=step, flush_secs=10)
+            kwargs.setdefault("logger", [log, events])
         if config.get("enable_model_summary") is not False and not config.get("barebones"):
             self.trainer_defaults["callbacks"] = [RichModelSummary(max_depth=3)]
         if config.get("enable_progress_bar") is False:
@@ -184,11 +191,21 @@ class Seq2SeqCLI(LightningCLI):
         return trainer
 
     def _parse_ckpt_path(self) -> None:
-        """Check a checkpoint before anything is built; Lightning would merge its settings into the recipe's."""
+        """Find and check a checkpoint before anything is built; Lightning would merge its settings into the recipe's.
+
+        A training run that is resumed goes on in its folder.
+        """
         subcommand = self.config.get("subcommand")
-        path = (self.config[subcommand] if subcommand else self.config).get("ckpt_path")
+        config = self.config[subcommand] if subcommand else self.config
+        if config.get("ckpt_path") == "last":
+            root = config.trainer.default_root_dir or "runs"
+            found = last_checkpoint(root, config.checkpoint.dirpath)
+            config["ckpt_path"] = None if found is None else str(found)
+        path = config.get("ckpt_path")
         if path:
-            load_checkpoint(path)
+            step = load_checkpoint(path).get("global_step")
+            if subcommand in ("fit", None) and isinstance(step, int):
+                self.resumed, self.step = path, step
         elif subcommand in ("validate", "test", "predict"):
             raise UserError(f"{subcommand} needs a trained model: give --ckpt_path FILE, such as checkpoints/last.ckpt")
 
@@ -251,6 +268,8 @@ def guarded(function: Callable[[], object]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except SIGTERMException as stopped:
+        return int(stopped.code or 143)
     except Exception as error:
         message = _explain(error)
         if message is None or os.environ.get("LIT_SEQ2SEQ_DEBUG"):

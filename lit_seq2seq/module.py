@@ -33,6 +33,7 @@ from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.nn.parts import parameter_groups
 from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
+from lit_seq2seq.resuming import RandomState, begin_next_epoch_if_finished, counts, random_states, restore_random_state
 from lit_seq2seq.schedules import OneCycle, check_factors, total_steps
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, PredictedText, Prediction, UserError
@@ -155,6 +156,7 @@ class LitSeq2Seq(lightning.LightningModule):
         self.network: EncoderDecoder | None = None
         self._processor: Processor | None = None
         self._window_tokens: Tensor | None = None
+        self._random_states: list[RandomState] = []
 
     # ---------------------------------------------------------------------------------------------- building
 
@@ -397,6 +399,19 @@ class LitSeq2Seq(lightning.LightningModule):
             raise UserError("an ensemble is not trained: fit its models one by one")
         self.train()
 
+    def on_train_start(self) -> None:
+        """Go on exactly where a checkpoint was written: with its random numbers, at the next batch."""
+        if self._random_states:
+            restore_random_state(self._random_states, self.trainer.global_rank)
+            self._random_states = []
+        loop, data = self.trainer.fit_loop, getattr(self.trainer, "datamodule", None)
+        begin_next_epoch_if_finished(loop)
+        progress, done = loop.epoch_loop.batch_progress, counts(loop.epoch_loop.batch_progress.current)
+        if data is not None and done.ready:
+            shift = cast("Seq2SeqDataModule", data).batches_done(progress.is_last_batch) - done.processed
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(done, name, getattr(done, name) + shift)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, to be averaged over all target tokens of the optimizer step."""
         assert batch.target is not None
@@ -540,13 +555,15 @@ class LitSeq2Seq(lightning.LightningModule):
     # ---------------------------------------------------------------------------------------------- saving
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the processor into the checkpoint, so that it can be used without the data."""
+        """Add the processor, so that no data is needed to use the checkpoint, and the random state of each process."""
         checkpoint["processor"] = self.processor.to_dict()
+        checkpoint["random_states"] = random_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network for the processor of the checkpoint, or check that both are the same."""
         if "processor" not in checkpoint:
             raise UserError("the checkpoint has no vocabulary: it was not written by lit_seq2seq")
+        self._random_states = checkpoint.get("random_states", [])
         here = () if self._processor is None else (type(self._processor.source_feature).__module__.split(".")[0],)
         self.attach(Processor.from_dict(checkpoint["processor"], trust=here))
         mine, theirs = (

@@ -11,10 +11,10 @@ ROOT = Path(lit_seq2seq.__file__).parent
 LAYERS = [
     "runtime",
     "types",
-    "spec remote",
+    "spec remote resuming",
     "nn search features vectors schedules card",
     "metrics plots hub",
-    "data reranking",
+    "data reranking logs",
     "module",
     "callbacks predictor averaging export serve",
     "commands pictures",

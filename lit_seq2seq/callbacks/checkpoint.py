@@ -1,24 +1,47 @@
-"""Which weights a run keeps."""
+"""Which weights a run keeps, and how it is interrupted."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from lit_seq2seq.callbacks.signals import StopSignals, requeue
+from lit_seq2seq.types import UserError
+
+_SHARED_EVERY = 8  # optimizer steps between two looks at what other processes want
 
 
 class Checkpoint(ModelCheckpoint):
-    """Keeps the best checkpoints by a score and the last one, and saves once more when Ctrl-C interrupts training.
+    """Keeps the best checkpoints by a score and the last ones, within epochs too, and lets a run be interrupted.
+
+    A run that is resumed from any of them goes on at the next batch and ends as if it had never stopped. SIGTERM,
+    Ctrl-C and, in a SLURM job, SIGUSR1 let the step finish, save and stop; after SIGUSR1 the job is queued again. A
+    second Ctrl-C stops at once.
 
     Args:
         monitor: the logged score to rank by, such as `val_bleu`.
         mode: whether more (`max`) or less (`min`) is better.
         save_top_k: how many of the best to keep.
         save_last: also keep `last.ckpt`, to resume from.
+        keep_last: how many of the last to keep: before `last.ckpt` come `last-1.ckpt`, `last-2.ckpt` and so on.
         every_n_epochs: epochs between two saves.
+        every_n_steps: optimizer steps after which the last one is saved within an epoch; `None` for never.
+        every_n_minutes: minutes after which it is; `None` for never.
         dirpath: folder; `checkpoints` inside the run's folder if `None`.
+
+    Raises:
+        UserError: a number is below what makes sense.
 
     Example:
         >>> Checkpoint("val_bleu", "max").monitor
@@ -31,7 +54,10 @@ class Checkpoint(ModelCheckpoint):
         mode: str = "min",
         save_top_k: int = 1,
         save_last: bool = True,
+        keep_last: int = 1,
         every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = 10,
         dirpath: str | None = None,
     ) -> None:
         super().__init__(
@@ -43,12 +69,71 @@ class Checkpoint(ModelCheckpoint):
             save_last=save_last,
             every_n_epochs=every_n_epochs,
         )
+        for name, number in (("keep_last", keep_last), ("every_n_steps", every_n_steps)):
+            if number is not None and number < 1:
+                raise UserError(f"expected {name} of at least 1, but got {number}")
+        if every_n_minutes is not None and every_n_minutes <= 0:
+            raise UserError(f"expected every_n_minutes above 0, but got {every_n_minutes}")
+        self.keep_last, self.every_n_steps, self.every_n_minutes = keep_last, every_n_steps, every_n_minutes
+        self._signals = StopSignals()
+        self._stop, self._due = 0, False
+        self._step = 0
+        self._saved_step, self._saved_at = 0, 0.0
+
+    # ---------------------------------------------------------------------------------------------- within epochs
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to signals, and count steps and minutes from here."""
+        super().on_train_start(trainer, pl_module)
+        self._signals.install()
+        self._stop, self._due = 0, False
+        self._step = self._saved_step = trainer.global_step
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where it is due, and note that all processes are to stop; only after whole optimizer steps."""
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        self._due = self._agree(trainer)
+        loop = trainer.fit_loop.epoch_loop
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        # Lightning resumes from before a validation by leaving it out; the save after it serves as well.
+        if self._due and not loop.batch_progress.is_last_batch and not loop._should_check_val_fx(fetcher):
+            self._save_last(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Let a signal stop a validation too."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.world_size == 1:
+            self._agree(trainer)
+
+    def _agree(self, trainer: Trainer) -> bool:
+        """Find what any process wants: to stop, which is noted, or to save, which is returned."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        wants = [self._signals.received, int(self.every_n_minutes is not None and minutes >= self.every_n_minutes)]
+        if trainer.world_size > 1:
+            if self._step % _SHARED_EVERY == 0:
+                shared = torch.tensor(wants, device=trainer.strategy.root_device)
+                wants = trainer.strategy.reduce(shared, reduce_op="max").tolist()
+            else:
+                wants = [0, 0]
+        self._stop, late = max(self._stop, wants[0]), wants[1]
+        if self._stop:
+            trainer._signal_connector.received_sigterm = True  # Lightning stops after this batch, or this epoch
+        return bool(late) or (self.every_n_steps is not None and self._step - self._saved_step >= self.every_n_steps)
+
+    # ---------------------------------------------------------------------------------------------- after epochs
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the best, and the last in any case: Lightning 2.6 does so only where the last is among the best."""
         super().on_train_epoch_end(trainer, pl_module)
         if self._should_save_on_train_epoch_end(trainer):
             self._save_last_of_epoch(trainer)
+        if (self._due or self._stop) and self._saved_step != trainer.global_step:
+            self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do the same where validation does not come once an epoch."""
@@ -59,26 +144,86 @@ class Checkpoint(ModelCheckpoint):
     def _save_last_of_epoch(self, trainer: Trainer) -> None:
         due = self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
         if due and not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._save_last(trainer)
+
+    # ---------------------------------------------------------------------------------------------- interrupted
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save when the user interrupts, but not after an error, whose weights may be spoilt."""
-        if not isinstance(exception, KeyboardInterrupt) or trainer.fast_dev_run or trainer.sanity_checking:  # type: ignore[attr-defined]
+        """Save when a signal has stopped the run, but not after an error, whose weights may be spoilt."""
+        self._signals.remove()
+        if not isinstance(exception, SIGTERMException) or trainer.state.fn != "fit":
             return
-        if trainer.state.fn == "fit" and trainer.global_step and self.save_last:
+        exception.code = 128 + (self._stop or signal.SIGTERM)
+        if self.save_last and trainer.global_step and not trainer.fast_dev_run and not trainer.sanity_checking:  # type: ignore[attr-defined]
+            if self._saved_step != trainer.global_step:
+                self._begin_validation_anew(trainer)
+                self._save_last(trainer)
+            rank_zero_info("Interrupted: the same command with --ckpt_path last goes on")
+            if self._stop == signal.SIGUSR1 and trainer.is_global_zero:
+                requeue()
+
+    def _begin_validation_anew(self, trainer: Trainer) -> None:
+        """Tell Lightning of a validation that has begun and validated nothing, so that it runs it when resumed."""
+        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        if trainer.validating:
+            progress.reset()
+            progress.increment_ready()
+            progress.increment_started()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen no more."""
+        self._signals.remove()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know the checkpoints of the interrupted run, also where its folder was moved since."""
+        before, now = state_dict["dirpath"], self.dirpath
+        names = {path: str(Path(now or "") / Path(path).name) for path in state_dict["best_k_models"]}
+        if before != now and names and all(Path(path).is_file() for path in names.values()):
+            scores = {names[path]: score for path, score in state_dict["best_k_models"].items()}
+            paths = {name: names.get(state_dict[name], "") for name in ("best_model_path", "kth_best_model_path")}
+            state_dict = {**state_dict, "dirpath": now, "best_k_models": scores, **paths}
+        super().load_state_dict(state_dict)
+
+    # ---------------------------------------------------------------------------------------------- writing
+
+    def _save_last(self, trainer: Trainer) -> None:
+        if self.save_last:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-            rank_zero_info(f"Interrupted: resume with --ckpt_path {self.last_model_path}")
+        self._saved_step, self._saved_at, self._due = trainer.global_step, time.monotonic(), False
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        """Write under another name first, so that a full disk leaves an older checkpoint of this name whole."""
+        """Write under another name first, so that whatever happens an older checkpoint of this name stays whole."""
         part = Path(f"{filepath}.part")
         try:
             super()._save_checkpoint(trainer, str(part))
             if trainer.is_global_zero:
+                _flush(part)
+                if Path(filepath).stem == self.CHECKPOINT_NAME_LAST:
+                    self._keep_those_before(Path(filepath))
                 part.replace(filepath)
+                _flush(part.parent)
         except BaseException:
             if trainer.is_global_zero:
                 part.unlink(missing_ok=True)
             raise
         trainer.strategy.barrier("checkpoint in place")
         self._last_checkpoint_saved = filepath
+
+    def _keep_those_before(self, last: Path) -> None:
+        """Give the last checkpoints the names of older ones; `last.ckpt` is there all the time."""
+        names = [last, *(last.with_stem(f"{last.stem}-{number}") for number in range(1, self.keep_last))]
+        for newer, older in reversed(list(itertools.pairwise(names))):
+            if newer is not last and newer.is_file():
+                newer.replace(older)
+            elif newer.is_file():
+                older.unlink(missing_ok=True)
+                os.link(newer, older)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,29 @@ from lit_seq2seq.types import UserError
 
 Ints = npt.NDArray[np.integer]
 _BUCKETS = 8  # source lengths in one bucket differ by a factor of exp(1 / 8) at most
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the training data has been used.
+
+    Attributes:
+        epoch: number of the epoch, from 0.
+        batches: how many batches of it each process has taken.
+        world_size: number of processes that took them.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    world_size: int = 1
+
+
+class BatchRows(list[int]):
+    """What a batch holds, and the seed of what is random in making it."""
+
+    def __init__(self, rows: list[int], seed: int) -> None:
+        super().__init__(rows)
+        self.seed = seed
 
 
 class BucketBatchSampler(Sampler[list[int]]):
@@ -35,6 +61,8 @@ class BucketBatchSampler(Sampler[list[int]]):
         rank: which of the processes this is.
         world_size: number of processes; together they cover every example once.
         noise: relative noise of the lengths, in [0, 1).
+        start: where an interrupted run goes on: its epoch leaves out the batches that were taken, and shares the others
+            among the processes there are now.
 
     Raises:
         UserError: if there is no limit, or there are fewer examples than processes.
@@ -59,6 +87,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         noise: float = 0.05,
+        start: Position = Position(),
     ) -> None:
         check_limits(max_tokens, batch_size)
         if len(source) < world_size:
@@ -71,7 +100,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.shuffle, self.longest_first = shuffle, longest_first
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.noise = noise
-        self.epoch = 0
+        self.start, self.epoch = start, start.epoch
         self._count = self._fixed_count()
 
     def __len__(self) -> int:
@@ -82,6 +111,20 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
+        batches = self._left() if self.epoch == self.start.epoch else self._batches()
+        left = len(batches) // self.world_size
+        for step in range(left):
+            batch = batches[step * self.world_size + self.rank]
+            place = (len(self) - left + step) * self.world_size + self.rank
+            yield BatchRows(self.indices[batch].tolist(), seed_of(self.seed, self.epoch, place))
+
+    @property
+    def batches_left(self) -> int:
+        """Number of batches that this process has still to take in the epoch it starts with."""
+        return len(self._left()) // self.world_size
+
+    def _batches(self) -> list[Ints]:
+        """Return the batches of this epoch for all processes: those of its first step, of its second, ..."""
         rng = np.random.default_rng((self.seed, self.epoch))
         order, bounds = self._draw(rng)
         steps = np.arange(len(self))  # one step: neighbouring batches, one for each process
@@ -90,8 +133,29 @@ class BucketBatchSampler(Sampler[list[int]]):
         if self.longest_first:
             largest = int(np.argmax(self._tokens(order, bounds))) // self.world_size
             steps = np.concatenate([[largest], steps[steps != largest]])
-        for batch in (steps * self.world_size + self.rank).tolist():
-            yield self.indices[order[bounds[batch] : bounds[batch + 1]]].tolist()
+        numbers = (steps[:, None] * self.world_size + np.arange(self.world_size)).reshape(-1)
+        return [order[bounds[number] : bounds[number + 1]] for number in numbers.tolist()]
+
+    def _left(self) -> list[Ints]:
+        """Return what is left of the epoch that an interrupted run goes on with."""
+        before = self._among(self.start.world_size)
+        before.epoch = self.start.epoch
+        left = before._batches()[self.start.batches * self.start.world_size :]
+        rows = sum(map(len, left))
+        count = min(-(-len(left) // self.world_size), rows // self.world_size) * self.world_size
+        if count in (0, len(left)):
+            return left[:count]
+        order = np.concatenate(left)
+        bounds = self._fit(order, np.cumsum([0, *map(len, left)]), count)
+        return np.split(order, bounds[1:-1])
+
+    def _among(self, world_size: int) -> Self:
+        """Return the sampler for another number of processes."""
+        other = copy.copy(self)
+        if world_size != self.world_size:
+            other.world_size = world_size
+            other._count = other._fixed_count()
+        return other
 
     def _fixed_count(self) -> int:
         """Choose the number of batches of every epoch; a little room lets nearly every shuffled order fit."""
@@ -110,15 +174,19 @@ class BucketBatchSampler(Sampler[list[int]]):
             bounds = self._bounds(order)
             if len(bounds) - 1 <= self._count:
                 break
-        while len(bounds) - 1 < self._count:  # split the batches of most examples
+        return order, self._fit(order, bounds, self._count)
+
+    def _fit(self, order: Ints, bounds: Ints, count: int) -> Ints:
+        """Change the bounds of the batches so that there are `count` of them."""
+        while len(bounds) - 1 < count:  # split the batches of most examples
             sizes = np.diff(bounds)
-            largest = np.argsort(-sizes, kind="stable")[: self._count + 1 - len(bounds)]
+            largest = np.argsort(-sizes, kind="stable")[: count + 1 - len(bounds)]
             largest = largest[sizes[largest] > 1]
             bounds = np.sort(np.concatenate([bounds, bounds[largest] + sizes[largest] // 2]))
-        while len(bounds) - 1 > self._count:  # only where single examples cannot be shared out evenly
+        while len(bounds) - 1 > count:  # only where single examples cannot be shared out evenly
             pairs = self._tokens(order, bounds)
             bounds = np.delete(bounds, 1 + int(np.argmin(pairs[1:] + pairs[:-1])))
-        return order, bounds
+        return bounds
 
     def _order(self, rng: np.random.Generator | None) -> Ints:
         """Sort by buckets of source length, and by target length up and down in turn within them."""
@@ -151,6 +219,11 @@ class BucketBatchSampler(Sampler[list[int]]):
         widest = np.maximum.reduceat(self.source[order], bounds[:-1])
         tallest = np.maximum.reduceat(self.target[order], bounds[:-1])
         return np.diff(bounds) * (widest.astype(np.int64) + tallest)
+
+
+def seed_of(*numbers: int) -> int:
+    """Mix numbers into a seed."""
+    return int(np.random.SeedSequence([number % 2**32 for number in numbers]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def check_limits(max_tokens: int | None, batch_size: int | None) -> None:

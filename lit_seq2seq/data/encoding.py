@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 
+from lit_seq2seq.data.batching import BatchRows
 from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets
 from lit_seq2seq.features import Feature, Processor, Records, Tokenizer
 from lit_seq2seq.features.feature import Array, encode_named
@@ -376,6 +378,12 @@ class Examples(torch.utils.data.Dataset[Batch]):
         return len(self.encoded.examples)
 
     def __getitem__(self, positions: Sequence[int]) -> Batch:
+        if self.training and isinstance(positions, BatchRows):
+            with seeded(positions.seed):
+                return self._batch(positions)
+        return self._batch(positions)
+
+    def _batch(self, positions: Sequence[int]) -> Batch:
         table = self.encoded.examples[list(positions)]
         rows = table["row"].to_numpy()
         distinct, places = np.unique(rows, return_inverse=True)  # a source shared by several examples is read once
@@ -414,6 +422,18 @@ class Examples(torch.utils.data.Dataset[Batch]):
         raw = self.raw[table["row"].to_pylist()]
         references = self.encoder.mapper.all_references(raw) if self.encoder.targets else [("",)] * len(table)
         return [(source, texts[0]) for source, texts in zip(self.encoder.mapper.sources(raw), references, strict=True)]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw torch's random numbers on the CPU from `seed`, and leave its state as it was."""
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
 
 
 def _arrays(column: Any, lengths: Lengths | None = None) -> list[Array]:

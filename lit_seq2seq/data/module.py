@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
-import torch
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-from datasets.distributed import split_dataset_by_node
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from lit_seq2seq.data.batching import BucketBatchSampler, check_limits
+from lit_seq2seq.data.batching import BucketBatchSampler, Position, check_limits
 from lit_seq2seq.data.encoding import Encoder, Examples, Limits
 from lit_seq2seq.data.grouping import group_references
+from lit_seq2seq.data.loading import TrainingLoader, make_loader
 from lit_seq2seq.data.rows import RowMapper
 from lit_seq2seq.data.sources import Split, Splits, open_dataset
 from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, undecoded
@@ -175,6 +173,8 @@ class Seq2SeqDataModule(LightningDataModule):
         self.extend_vocabulary = extend_vocabulary
         self._splits: Splits | None = None
         self._examples: dict[str, Examples] = {}
+        self._start = Position()
+        self._training: TrainingLoader | None = None
 
     @property
     def processor(self) -> Processor:
@@ -213,6 +213,7 @@ class Seq2SeqDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load what `stage` needs: `fit`, `validate`, `test` or `predict`."""
         if stage == "fit":
+            self._start, self._training = Position(), None
             if not self.streaming:
                 self._encoded("train")
             if "validation" in self._opened():
@@ -221,10 +222,15 @@ class Seq2SeqDataModule(LightningDataModule):
             self._encoded({"validate": "validation", "test": "test", "predict": "predict"}[stage])
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches of the training split."""
-        if self.streaming:
-            return self._loader(self._stream(), None)
-        return self._loader(self._encoded("train"), self._sampler("train"))
+        """Shuffled batches of the training split; those that an interrupted run has not seen, if it is resumed."""
+        dataset, sampler = (
+            (self._stream(), None) if self.streaming else (self._encoded("train"), self._sampler("train"))
+        )
+        loader = make_loader(dataset, sampler, self.num_workers, TrainingLoader)
+        assert isinstance(loader, TrainingLoader)
+        loader.trainer, loader.start = self.trainer, self._start
+        self._training = loader
+        return loader
 
     @property
     def batches_per_epoch(self) -> int | None:
@@ -235,27 +241,62 @@ class Seq2SeqDataModule(LightningDataModule):
         """Batches of the validation split, with texts and references; none where there is no such split."""
         if "validation" not in self._opened():
             return []
-        return self._loader(self._encoded("validation"), self._sampler("validation"))
+        return self._loader("validation")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches of the test split, with texts and references."""
-        return self._loader(self._encoded("test"), self._sampler("test"))
+        return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Batches of `predict_dataset`, or of the test split, with texts; every row is there."""
-        return self._loader(self._encoded("predict"), self._sampler("predict"))
+        return self._loader("predict")
 
     def first_rows(self, split: str, count: int) -> list[tuple[Any, str]]:
         """Return the raw source and the first reference of each of the first rows of `split` that are used."""
         return self._encoded(split).first(count)
 
-    def state_dict(self) -> dict[str, int]:
-        """Return what a resumed run must share with this one."""
-        return {"seed": self.seed}
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: the seed, and how far the training data has been used."""
+        position = Position() if self._training is None else self._training.position()
+        return {"seed": self.seed, "position": asdict(position), **self._divided_by()}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on with the seed of the interrupted run."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the seed of the interrupted run, at the next batch.
+
+        Raises:
+            UserError: it was interrupted within an epoch, and the data or its batches are others now.
+        """
         self.seed = state_dict["seed"]
+        self._start = Position(**state_dict.get("position", {}))
+        for name, now in self._divided_by().items():
+            before = state_dict.get(name, now)
+            if self._start.batches and before != now:
+                raise UserError(
+                    f"the run was interrupted within an epoch with {name} {before}, but it is {now}: give the same, or "
+                    "resume from a checkpoint of the end of an epoch"
+                )
+
+    def _divided_by(self) -> dict[str, Any]:
+        """What, beside the seed, decides the batches of an epoch."""
+        max_tokens, batch_size = self.train_budget
+        examples = None if self.streaming else len(self._encoded("train").kept)
+        return {"max_tokens": max_tokens, "batch_size": batch_size, "examples": examples}
+
+    def batches_done(self, complete: bool) -> int:
+        """Count the batches of the epoch that a resumed run goes on with which it need not take.
+
+        Args:
+            complete: whether all of them are taken, so that the run goes on with the next epoch.
+        """
+        assert self.trainer is not None
+        sampler = None if self._training is None else self._training.sampler
+        if isinstance(sampler, BucketBatchSampler):
+            return (
+                min(len(sampler), int(min(1e18, self.trainer.num_training_batches)))
+                if complete
+                else len(sampler) - sampler.batches_left
+            )
+        return self._start.batches if self._start.world_size == self.trainer.world_size else 0
 
     def _opened(self) -> Splits:
         if self._splits is None:
@@ -311,9 +352,14 @@ class Seq2SeqDataModule(LightningDataModule):
             shuffle=training,
             longest_first=training and self.longest_first,
             seed=self.seed,
-            rank=0 if self.trainer is None else self.trainer.global_rank,
-            world_size=1 if self.trainer is None else self.trainer.world_size,
+            start=self._start if training else Position(),
+            **self._ranks(),
         )
+
+    def _ranks(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def _stream(self) -> BatchStream:
         rows = self._split("train")
@@ -322,21 +368,7 @@ class Seq2SeqDataModule(LightningDataModule):
             raise UserError(
                 "expected no speaker_column when streaming: set streaming to false, or normalize: utterance"
             )
-        if self.trainer is not None:
-            rows = split_dataset_by_node(rows, self.trainer.global_rank, self.trainer.world_size)
-        return BatchStream(rows, encoder, self.limits, *self.train_budget, seed=self.seed)
+        return BatchStream(rows, encoder, self.limits, *self.train_budget, seed=self.seed, **self._ranks())
 
-    def _loader(self, dataset: Examples | BatchStream, sampler: BucketBatchSampler | None) -> DataLoader[Batch]:
-        return DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
-            persistent_workers=self.num_workers > 0,
-        )
-
-
-def _start_worker(worker: int) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    def _loader(self, split: str) -> DataLoader[Batch]:
+        return make_loader(self._encoded(split), self._sampler(split), self.num_workers)

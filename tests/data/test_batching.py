@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_seq2seq.data.batching import BucketBatchSampler
+from lit_seq2seq.data.batching import BucketBatchSampler, Position
 from lit_seq2seq.types import UserError
 
 
@@ -127,3 +127,52 @@ def test_mistakes_are_explained():
         BucketBatchSampler(ones, ones, batch_size=0)
     with pytest.raises(UserError, match="expected at least 4 examples for 4 processes, but got 3"):
         BucketBatchSampler(ones, ones, batch_size=1, world_size=4)
+
+
+def epochs(source, target, world_size, number, start=None, **options):
+    """The batches of each process in one epoch."""
+    start = {} if start is None else {"start": start}
+    ranks = [
+        BucketBatchSampler(source, target, rank=rank, world_size=world_size, **options, **start)
+        for rank in range(world_size)
+    ]
+    for sampler in ranks:
+        sampler.set_epoch(number)
+    return [list(sampler) for sampler in ranks]
+
+
+def test_a_resumed_epoch_goes_on_with_the_next_batch():
+    source, target = lengths(300)
+    for world_size in (1, 2):
+        whole = epochs(source, target, world_size, 3, batch_size=7)
+        start = Position(3, 5, world_size)
+        left = epochs(source, target, world_size, 3, start, batch_size=7)
+        assert left == [batches[5:] for batches in whole]
+        seeds = [[batch.seed for batch in batches] for batches in left]
+        assert seeds == [[batch.seed for batch in batches[5:]] for batches in whole]
+        assert len({seed for row in seeds for seed in row}) == sum(map(len, left))
+        after = epochs(source, target, world_size, 4, start, batch_size=7)
+        assert after == epochs(source, target, world_size, 4, batch_size=7)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=4, max_size=60),
+    before=st.integers(1, 4),
+    now=st.integers(1, 4),
+    batch_size=st.integers(1, 9),
+    taken=st.integers(0, 60),
+)
+def test_another_number_of_processes_goes_on_without_a_row_lost_or_repeated(pairs, before, now, batch_size, taken):
+    source, target = np.array(pairs, dtype=np.int32).T
+    whole = epochs(source, target, before, 2, batch_size=batch_size)
+    taken = min(taken, len(whole[0]))
+    used = [row for batches in whole for batch in batches[:taken] for row in batch]
+    left = epochs(source, target, now, 2, Position(2, taken, before), batch_size=batch_size)
+    assert len({len(batches) for batches in left}) == 1
+    assert all(batch for batches in left for batch in batches)
+    rest = [row for batches in left for batch in batches for row in batch]
+    if len(source) - len(used) >= now:
+        assert sorted(used + rest) == list(range(len(source)))
+    else:
+        assert rest == []

@@ -1,0 +1,57 @@
+"""Signals that ask a training run to stop, noted until it can stop without losing anything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from types import FrameType
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+
+class StopSignals:
+    """Notes SIGINT, SIGTERM and, in a SLURM job, SIGUSR1; a second SIGINT stops at once.
+
+    Attributes:
+        received: number of the signal, 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, object] = {}
+
+    def install(self) -> None:
+        """Listen, in place of who listened before; only the main thread can."""
+        self.received = 0
+        if threading.current_thread() is not threading.main_thread() or self._before:
+            return
+        wanted = [signal.SIGINT, signal.SIGTERM]
+        if "SLURM_JOB_ID" in os.environ:
+            wanted.append(signal.SIGUSR1)
+        for number in wanted:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+
+    def remove(self) -> None:
+        """Let those listen who did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+def requeue() -> None:
+    """Ask SLURM to start this job again."""
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
+    name = job if array is None else f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", name], check=True)
+        rank_zero_info(f"SLURM job {name} is queued again")
+    except (OSError, subprocess.CalledProcessError) as error:
+        rank_zero_warn(f"SLURM job {name} could not be queued again ({error}): submit it once more")

@@ -1,0 +1,85 @@
+"""Loaders of batches, and where in the training data a run stands."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from lit_seq2seq.data.batching import BucketBatchSampler, Position
+from lit_seq2seq.data.encoding import Examples
+from lit_seq2seq.data.streaming import BatchStream
+from lit_seq2seq.resuming import counts
+from lit_seq2seq.types import Batch, UserError
+
+
+def make_loader(
+    dataset: Examples | BatchStream,
+    sampler: BucketBatchSampler | None,
+    num_workers: int,
+    kind: type[DataLoader[Batch]] = DataLoader,
+) -> DataLoader[Batch]:
+    """Make a loader that takes no random number of those that the model draws."""
+    return kind(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_start_worker,
+        persistent_workers=num_workers > 0 and sampler is not None,
+        generator=torch.Generator(),
+    )
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """Batches for training, which go on where an interrupted run stood.
+
+    The data module tells the position to the loader when it is made, so that nothing depends on the moment at which the
+    trainer restores its loops (lightning #20550 lost the state of loaders that had been made before); what the trainer
+    restores must agree with it.
+    """
+
+    trainer: Trainer | None = None
+    start: Position = Position()
+    _epoch = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        if not isinstance(self.dataset, BatchStream):
+            return super().__iter__()
+        processed = 0 if self.trainer is None else counts(self.trainer.fit_loop.epoch_progress.current).processed
+        self._epoch = self.dataset.epoch = max(processed, self.start.epoch)
+        skipped = self.start.batches if self._epoch == self.start.epoch else 0
+        return itertools.islice(super().__iter__(), skipped, None)
+
+    def position(self) -> Position:
+        """Return how far the trainer has come with these batches."""
+        if self.trainer is None:
+            return self.start
+        epoch = self._epoch if isinstance(self.dataset, BatchStream) else self.sampler.epoch  # type: ignore[attr-defined]
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        if progress.is_last_batch:
+            return Position(epoch + 1, 0, self.trainer.world_size)
+        return Position(epoch, counts(progress.current).processed, self.trainer.world_size)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position."""
+        return asdict(self.position())
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Check that the loader stands where the trainer goes on."""
+        saved = Position(**state_dict)
+        if (saved.epoch, saved.batches) != (self.start.epoch, self.start.batches):
+            raise UserError(
+                f"the checkpoint stands at batch {saved.batches} of epoch {saved.epoch}, but the data module at batch "
+                f"{self.start.batches} of epoch {self.start.epoch}: give the data module to trainer.fit as datamodule"
+            )
+
+
+def _start_worker(worker: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,0 +1,322 @@
+"""An interrupted run that is resumed ends as one that was never interrupted."""
+
+import csv
+import os
+import random
+import signal
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from safetensors.torch import load_file
+
+from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq.callbacks import EMA, Checkpoint
+from lit_seq2seq.cli import main
+from lit_seq2seq.metrics import BLEU, ExactMatch
+from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, TextEncoder
+from lit_seq2seq.schedules import OneCycle
+from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.types import UserError
+from tests.tiny import SIZES, make_data, make_model, make_trainer, write_recipe
+
+STEPS = 6  # of an epoch
+
+
+class KilledError(Exception):
+    """What stands for a process that dies: nothing is saved after it."""
+
+
+class Kill(Callback):
+    def __init__(self, step: int, hook: str = "on_train_batch_start") -> None:
+        self.step = step
+        setattr(self, hook, self.strike)
+
+    def strike(self, trainer, *_, **__) -> None:
+        if trainer.global_step == self.step and not trainer.sanity_checking:
+            raise KilledError
+
+
+class Seen(Callback):
+    """What every training batch saw and did, by its number, and the scores of every validation."""
+
+    def __init__(self) -> None:
+        self.batches: dict[int, object] = {}
+        self.step_of: dict[int, int] = {}
+        self.scores: dict[int, dict[str, float]] = {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        number = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        drawn = (random.random(), float(torch.rand(())), float(np.random.rand()))  # noqa: NPY002
+        self.batches[number] = (batch.rows.tolist(), float(outputs["loss"]), rate, drawn, trainer.current_epoch)
+        self.step_of[number] = trainer.global_step
+
+    def on_validation_end(self, trainer, pl_module):
+        scores = {name: float(score) for name, score in trainer.callback_metrics.items() if name.startswith("val")}
+        self.scores[trainer.global_step] = scores
+
+
+def build(averaged: bool = True, kind: type[LitSeq2Seq] = LitSeq2Seq) -> tuple[LitSeq2Seq, list[Callback]]:
+    torch.manual_seed(1)
+    model = kind(
+        encoder=partial(TextEncoder, **SIZES, dropout=0.3),
+        decoder=partial(ParallelDecoder, **SIZES, attention=GeneralAttention, dropout=0.3),
+        optimizer=partial(torch.optim.Adam, lr=0.01),
+        lr_scheduler=OneCycle,
+        generation=GenerationConfig(max_new_tokens=6),
+        metrics=[BLEU, ExactMatch],
+    )
+    return model, [EMA(0.9)] if averaged else []
+
+
+def run(folder: Path, *callbacks: Callback, resume: Path | str | None = None, every: int = 1, **options) -> LitSeq2Seq:
+    model, own = build(options.pop("averaged", True))
+    data = make_data(num_workers=options.pop("num_workers", 0))
+    keep = Checkpoint("val_loss", dirpath=str(folder), save_top_k=0, every_n_steps=every)
+    options = {"max_epochs": 3, "enable_checkpointing": True, **options}
+    seed_everything(7, verbose=False)
+    trainer = make_trainer(folder, *own, *callbacks, keep, **options)
+    trainer.fit(model, datamodule=data, ckpt_path=resume)
+    return model
+
+
+def equal(first: LitSeq2Seq, second: LitSeq2Seq) -> None:
+    torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
+
+
+def killed(folder: Path, step: int, hook: str = "on_train_batch_start", **options) -> None:
+    with pytest.raises(KilledError):
+        run(folder, Seen(), Kill(step, hook), **options)
+
+
+CASES = {
+    "plain": {"averaged": False},
+    "averaged": {},
+    "workers": {"num_workers": 1},
+    "accumulated": {"accumulate_grad_batches": 2},
+    "validated often": {"val_check_interval": 2},
+    "validated seldom": {"check_val_every_n_epoch": 2},
+    "steps": {"max_epochs": -1, "max_steps": 14},
+}
+
+
+def after(seen: dict[int, object], start: int) -> dict[int, object]:
+    return {number: value for number, value in seen.items() if number >= start}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_killed_at_every_step(tmp_path, case):
+    options = CASES[case]
+    seen = Seen()
+    whole = run(tmp_path / "whole", seen, **options)
+    for step in range(1, max(seen.step_of.values())):
+        folder = tmp_path / str(step)
+        killed(folder, step, **options)
+        again = Seen()
+        resumed = run(folder, again, resume=folder / "last.ckpt", **options)
+        start = min(again.batches)
+        assert seen.step_of[start - 1] == step
+        assert again.batches == after(seen.batches, start)
+        assert again.scores == after(seen.scores, step + 1)
+        equal(resumed, whole)
+
+
+def test_killed_and_resumed(tmp_path):
+    """The short form of the test above: twice killed within epochs, once after one; with all that has a state."""
+    options = {"num_workers": 1, "accumulate_grad_batches": 2, "every": 2}
+    seen = Seen()
+    whole = run(tmp_path / "whole", seen, **options)
+    folder = tmp_path / "killed"
+    killed(folder, 3, **options)
+    for step in (4, 8):
+        with pytest.raises(KilledError):
+            run(folder, Seen(), Kill(step), resume=folder / "last.ckpt", **options)
+    again = Seen()
+    equal(run(folder, again, resume=folder / "last.ckpt", **options), whole)
+    assert again.batches == after(seen.batches, min(again.batches))
+
+
+# signals
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[LitSeq2Seq, Seen]:
+    seen = Seen()
+    return run(tmp_path_factory.mktemp("whole"), seen, every=1000), seen
+
+
+class Signal(Callback):
+    """Sends this process a signal in the middle of a batch."""
+
+    def __init__(self, number: int, step: int, hook: str) -> None:
+        self.number, self.step = number, step
+        setattr(self, hook, self.strike)
+
+    def strike(self, trainer, *_, **__) -> None:
+        if trainer.global_step == self.step and not trainer.sanity_checking and self.number:
+            os.kill(os.getpid(), self.number)
+            self.number = 0
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "hook"),
+    [
+        (signal.SIGTERM, 2, "on_after_backward"),
+        (signal.SIGINT, 3, "on_train_batch_start"),
+        (signal.SIGTERM, 5, "on_before_optimizer_step"),
+        (signal.SIGTERM, 6, "on_validation_batch_start"),
+        (signal.SIGTERM, 6, "on_validation_epoch_end"),
+        (signal.SIGINT, 17, "on_train_batch_start"),
+    ],
+)
+def test_a_signal_lets_the_step_end_and_loses_nothing(tmp_path, uninterrupted, number, step, hook):
+    whole, seen = uninterrupted
+    folder, cut = tmp_path / "cut", Seen()
+    before = signal.getsignal(number)
+    with pytest.raises(SIGTERMException) as stopped:
+        run(folder, cut, Signal(number, step, hook), every=1000)
+    assert stopped.value.code == 128 + number
+    assert signal.getsignal(number) == before
+    again = Seen()
+    resumed = run(folder, again, resume=folder / "last.ckpt", every=1000)
+    assert cut.batches | again.batches == seen.batches
+    assert not cut.batches.keys() & again.batches.keys()
+    assert {step: seen.scores[step] for step in sorted(cut.scores | again.scores)} == seen.scores
+    assert all(seen.scores[step] == found for step, found in (cut.scores | again.scores).items())
+    equal(resumed, whole)
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    class Twice(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, Twice())
+    assert stopped.value.code == 1
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_slurm_preemption_saves_and_queues_again(tmp_path, monkeypatch):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    with pytest.raises(SIGTERMException):
+        run(tmp_path / "run", Signal(signal.SIGUSR1, 2, "on_after_backward"))
+    assert (tmp_path / "asked").read_text() == "requeue 42\n"
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+# other states
+
+
+def test_early_stopping_counts_on(tmp_path):
+    def stopper() -> EarlyStopping:
+        return EarlyStopping("val_loss", patience=2, min_delta=100.0)
+
+    seen, again = Seen(), Seen()
+    whole = run(tmp_path / "whole", stopper(), seen, max_epochs=9)
+    with pytest.raises(KilledError):
+        run(tmp_path / "cut", stopper(), Seen(), Kill(STEPS + 2), max_epochs=9)
+    resumed = run(tmp_path / "cut", stopper(), again, resume=tmp_path / "cut" / "last.ckpt", max_epochs=9)
+    assert max(again.batches) == max(seen.batches) == 3 * STEPS
+    equal(resumed, whole)
+
+
+def test_the_steps_may_be_counted_by_what_is_made_before_the_state_is_restored(tmp_path):
+    """Lightning #20550: reading this property while optimizers are made lost the state of the loader."""
+
+    class Counts(LitSeq2Seq):
+        def configure_optimizers(self):
+            assert self.trainer.estimated_stepping_batches == 3 * STEPS
+            return super().configure_optimizers()
+
+    def fit(*callbacks: Callback, resume: Path | None = None) -> None:
+        model, _ = build(kind=Counts)
+        keep = Checkpoint(dirpath=str(tmp_path), every_n_steps=1)
+        trainer = make_trainer(tmp_path, *callbacks, keep, max_epochs=3, enable_checkpointing=True)
+        trainer.fit(model, datamodule=make_data(), ckpt_path=resume)
+
+    seen, again = Seen(), Seen()
+    with pytest.raises(KilledError):
+        fit(seen, Kill(9))
+    fit(again, resume=tmp_path / "last.ckpt")
+    second = [what.batches[number][0] for what in (seen, again) for number in what.batches if 6 < number <= 12]
+    assert sorted(row for rows in second for row in rows) == list(range(40))
+
+
+def test_other_batches_within_an_epoch_are_refused(tmp_path):
+    killed(tmp_path, 2)
+    model, own = build()
+    trainer = make_trainer(tmp_path, *own, max_epochs=3)
+    with pytest.raises(UserError, match="interrupted within an epoch with batch_size 8, but it is 5: give the same"):
+        trainer.fit(model, datamodule=make_data(batch_size=5), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_the_last_checkpoints_are_kept(tmp_path):
+    keep = Checkpoint(dirpath=str(tmp_path), save_top_k=0, every_n_steps=1, keep_last=3)
+    make_trainer(tmp_path, keep, max_steps=5, enable_checkpointing=True).fit(make_model(), datamodule=make_data())
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in tmp_path.iterdir()}
+    assert steps == {"last.ckpt": 5, "last-1.ckpt": 4, "last-2.ckpt": 3}
+
+
+@pytest.mark.parametrize("option", [{"keep_last": 0}, {"every_n_steps": 0}, {"every_n_minutes": 0}])
+def test_settings_of_checkpoints(option):
+    with pytest.raises(UserError, match=r"expected \w+ (of at least 1|above 0), but got 0"):
+        Checkpoint(**option)
+
+
+# the command line
+
+
+def test_the_command_goes_on_in_the_folder_and_the_log_of_the_run(tmp_path, capsys, caplog):
+    recipe = write_recipe(tmp_path)
+    fit = ["fit", "--config", str(recipe), "--ckpt_path=last", "--trainer.log_every_n_steps=1"]
+
+    def log(number: int) -> list[dict[str, str]]:
+        with (tmp_path / "runs" / f"version_{number}" / "metrics.csv").open(encoding="utf-8") as file:
+            return [{k: v for k, v in row.items() if v and "time" not in k} for row in csv.DictReader(file)]
+
+    with caplog.at_level("INFO"):
+        assert main(fit) == 0
+    assert "There is no last checkpoint yet: starting anew." in caplog.messages
+    kill = "--trainer.callbacks+={class_path: tests.test_resume.Kill, init_args: {step: 8}}"
+    with pytest.raises(KilledError):
+        main([*fit[:3], "--trainer.log_every_n_steps=1", "--checkpoint.every_n_steps=7", kill])
+    run = tmp_path / "runs" / "version_1"
+    (run / "checkpoints" / "last-1.ckpt").write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"torn")
+    assert main([*fit, "--checkpoint.every_n_steps=7"]) == 0
+    assert [path.name for path in sorted((tmp_path / "runs").iterdir())] == ["version_0", "version_1"]
+    assert log(1) == log(0)
+    weights = [
+        load_file(tmp_path / "runs" / name / "model" / "model.safetensors") for name in ("version_0", "version_1")
+    ]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_a_run_whose_folder_was_moved_knows_its_best_checkpoints(tmp_path):
+    recipe = write_recipe(tmp_path)
+    assert main(["fit", "--config", str(recipe), "--checkpoint.save_top_k=2"]) == 0
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    root = f"--trainer.default_root_dir={tmp_path / 'moved'}"
+    options = ["--checkpoint.save_top_k=2", "--trainer.max_epochs=3", "--ckpt_path=last", root]
+    before = set(tmp_path.rglob("epoch=*.ckpt"))
+    assert main(["fit", "--config", str(recipe), *options]) == 0
+    after = set(tmp_path.rglob("epoch=*.ckpt"))
+    assert len(before) == len(after) == 2
+
+
+def test_last_of_nothing_is_refused_where_a_model_is_needed(tmp_path, capsys):
+    assert main(["test", "--config", str(write_recipe(tmp_path)), "--ckpt_path=last"]) == 1
+    assert "test needs a trained model" in capsys.readouterr().err
