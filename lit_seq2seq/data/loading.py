@@ -47,13 +47,16 @@ class TrainingLoader(DataLoader[Batch]):
 
     trainer: Trainer | None = None
     start: Position = Position()
-    _epoch = 0
+    _epoch = -1
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         if not isinstance(self.dataset, BatchStream):
             return super().__iter__()
-        processed = 0 if self.trainer is None else counts(self.trainer.fit_loop.epoch_progress.current).processed
-        self._epoch = self.dataset.epoch = max(processed, self.start.epoch)
+        if self.trainer is None:  # every pass is another epoch
+            self._epoch += 1
+        else:
+            self._epoch = max(counts(self.trainer.fit_loop.epoch_progress.current).processed, self.start.epoch)
+        self.dataset.epoch = self._epoch
         skipped = self.start.batches if self._epoch == self.start.epoch else 0
         return itertools.islice(super().__iter__(), skipped, None)
 
