@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lit_seq2seq import commands, page
+from lit_seq2seq import commands, export, page, serve
 from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleOutputs, Seq2SeqProgressBar
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.hub import load_checkpoint, load_folder
@@ -44,6 +44,8 @@ use a trained model:
   average    average checkpoints of a run       lit-seq2seq average --checkpoints FILE FILE ... --output DIR
   push       share a model on the hub           lit-seq2seq push --model DIR --repo_id USER/NAME
   demo       a page to play with a model        lit-seq2seq demo --model DIR_OR_HUB_ID [--port N]
+  export     ONNX, to run without torch         lit-seq2seq export --model DIR_OR_HUB_ID --output DIR
+  serve      answer requests over HTTP          lit-seq2seq serve --model DIR_OR_HUB_ID [--port N]
 """
 
 
@@ -112,6 +114,8 @@ COMMANDS: dict[str, Callable[[Parser, list[str]], None]] = {
     "average": commands.average,
     "push": commands.push,
     "demo": page.command,
+    "export": export.command,
+    "serve": serve.command,
 }
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.features import Feature, Records, Tokenizer
-from lit_seq2seq.features.feature import encode_named
+from lit_seq2seq.features.feature import Array, encode_named
 from lit_seq2seq.hub import Loading
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn.ops import computes_in
-from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.search import GenerationConfig, stream
 from lit_seq2seq.types import Padded, UserError
 
 
@@ -42,6 +42,7 @@ RESULTS: dict[str, Results] = {
     "image-to-text": Results("generated_text", each_listed=True),
 }
 FIRST_CHUNK, CHUNK_GROWTH = 64, 4
+_UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are missing
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,8 @@ class Predictor:
         results: list[list[Output]] = [[Output("")] * config.num_return_sequences for _ in raw]
         feature = self.model.processor.source_feature
         kept = [index for index, value in enumerate(raw) if not feature.is_missing(value)]
-        names = [f"input {first + index}" for index in kept]
         present = [raw[index] for index in kept]
-        arrays = encode_named(feature, self.model.processor.prefixed(present), names)
-        if self.max_source_length is not None:
-            self.truncated += sum(feature.positions(array) > self.max_source_length for array in arrays)
-            arrays = [feature.truncate(array, self.max_source_length) for array in arrays]
+        arrays = self._encode(present, [f"input {first + index}" for index in kept])
         sizes = [feature.positions(array) for array in arrays]
         order = sorted(range(len(kept)), key=sizes.__getitem__)
         start = 0
@@ -159,6 +156,55 @@ class Predictor:
                 results[kept[position]] = output
             start = stop
         return results
+
+    def _encode(self, raw: list[Any], names: list[str]) -> list[Array]:
+        feature = self.model.processor.source_feature
+        arrays = encode_named(feature, self.model.processor.prefixed(raw), names)
+        if self.max_source_length is None:
+            return arrays
+        self.truncated += sum(feature.positions(array) > self.max_source_length for array in arrays)
+        return [feature.truncate(array, self.max_source_length) for array in arrays]
+
+    @torch.inference_mode()
+    def stream_text(self, raw: Any, config: GenerationConfig | None = None) -> Iterator[str]:
+        """Yield the output of one input in pieces, as it is found: greedily or by sampling.
+
+        A piece is given as soon as no later token can change it; joined, the pieces are the text of `stream`. A
+        reranker has no part in it.
+
+        Args:
+            raw: what the source feature of the model accepts.
+            config: options of search; those of the model if `None`.
+
+        Raises:
+            UserError: the input cannot be read, or the options ask for several beams or outputs.
+        """
+        processor, network = self.model.processor, self.model.net
+        if processor.source_feature.is_missing(raw):
+            return
+        source = processor.collate(self._encode([raw], ["the input"]), [raw]).to(self.model.device)
+        with torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            encoded = self.model.encode(source)
+            tokens = stream(
+                network.step,
+                network.start(encoded),
+                specials=network.specials,
+                config=config or self.model.generation,
+                source_mask=encoded.memory.mask,
+                device=self.model.device,
+            )
+            ids: list[int] = []
+            before = shown = ""
+            for token in tokens:
+                ids.append(token)
+                text = processor.source_feature.restore(processor.target.decode(ids, source.extra(0)), raw)
+                certain = _common(before, text).rstrip(_UNFINISHED)
+                if len(certain) > len(shown):
+                    yield certain[len(shown) :]
+                    shown = certain
+                before = text
+        if before[len(shown) :]:
+            yield before[len(shown) :]
 
     @torch.inference_mode()
     def _batch(
@@ -244,6 +290,22 @@ class Pipeline:
         shaped = (found if listed else found[0] for found in results)
         return list(shaped) if isinstance(inputs, Sequence) or hasattr(inputs, "__len__") else shaped
 
+    def stream(self, raw: Any, **options: Any) -> Iterator[str]:
+        """Yield the output of one input in pieces, as it is found; see `Predictor.stream_text`.
+
+        Args:
+            raw: one input.
+            **options: fields of `GenerationConfig`; greedy search unless `do_sample` is set.
+
+        Raises:
+            UserError: see `__call__`, or several beams are asked for.
+        """
+        feature = self.model.processor.source_feature
+        config = override(self.model.generation, {"num_beams": 1, "num_return_sequences": 1, **options})
+        if not feature.accepts(raw):
+            raise UserError(f"the input is of type {type(raw).__name__}, expected {feature.input_kind}")
+        return self.predictor.stream_text(raw, config)
+
     def _format(self, outputs: list[Output]) -> list[dict[str, str]]:
         return [{self.results.key: output.text} for output in outputs]
 
@@ -316,6 +378,12 @@ def _results(task: str) -> Results:
     if task not in RESULTS:
         raise UserError(f"there is no task {task!r}: choose one of {', '.join(RESULTS)}")
     return RESULTS[task]
+
+
+def _common(first: str, second: str) -> str:
+    """Return the beginning that two texts share."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return first[: next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))]
 
 
 def _checked(inputs: object, feature: Feature) -> Iterator[Any]:

@@ -91,6 +91,13 @@ def test_the_page_on_fine_tuning_names_every_recipe_for_it() -> None:
     assert set(re.findall(r"--config (recipes/\S+)", text)) == there
 
 
+@pytest.mark.slow
+def test_the_page_on_exporting_runs(workplace: Path) -> None:
+    names, printed = run_page(ROOT / "docs" / "exporting.md")
+    assert [len(row) for row in names["outputs"]] == [2, 2]
+    assert printed[1].count("\n") == 1
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the recipes, a file of pairs, and the model folder that the demo leaves."""

@@ -1,16 +1,18 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lit_seq2seq import LitSeq2Seq, pipeline
-from lit_seq2seq.features import Tokenizer
+from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.predictor import FIRST_CHUNK, Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
+from tests.nn.cases import disturb
 from tests.tiny import make_data, make_model, make_trainer, pairs, rows
 
 
@@ -92,6 +94,59 @@ def test_a_device_that_is_not_there_is_explained(model: LitSeq2Seq) -> None:
     with pytest.raises(UserError, match="device tpuu cannot be used here"):
         Predictor(model, "tpuu")
     model.to("cpu")
+
+
+# streaming
+
+
+def test_pieces_join_to_the_text_and_come_one_by_one(model: LitSeq2Seq) -> None:
+    translate = pipeline("translation", model)
+    for text in ("vier fünf drei", "eins", ""):
+        pieces = list(translate.stream(text))
+        assert "".join(pieces) == translate(text, num_beams=1)[0]["translation_text"]
+        assert all(pieces)
+    assert len(list(translate.stream("vier fünf drei"))) > 1
+    sampled = {"do_sample": True, "seed": 3, "temperature": 2.0}
+    assert "".join(translate.stream("eins zwei", **sampled)) == translate("eins zwei", **sampled)[0]["translation_text"]
+
+
+def test_a_piece_is_given_before_the_output_ends(model: LitSeq2Seq, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 0
+    step = model.net.step
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return step(*arguments)
+
+    monkeypatch.setattr(model.net, "step", counted)
+    pieces = pipeline("translation", model).stream("vier fünf drei eins", min_new_tokens=5)
+    next(pieces)
+    assert steps == 2
+    list(pieces)
+    assert steps > 4
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe", "char"])
+def test_no_piece_is_taken_back(kind: str) -> None:
+    texts = ["größer als “Ω”", "日本 (語)"]
+    tokenizer = Tokenizer(kind, vocab_size=300)
+    tokenizer.train(texts)
+    found = make_model()
+    found.attach(Processor(tokenizer, tokenizer))
+    predictor = Predictor(disturb(found))
+    for seed in range(6):
+        config = GenerationConfig(do_sample=True, seed=seed, max_new_tokens=30, temperature=3.0)
+        (output,) = next(predictor.stream([texts[0]], config))
+        assert "".join(predictor.stream_text(texts[0], config)) == output.text
+
+
+def test_what_cannot_be_streamed_is_explained(model: LitSeq2Seq) -> None:
+    translate = pipeline("translation", model)
+    with pytest.raises(UserError, match="num_beams=3: must be 1 to stream tokens"):
+        list(translate.stream("eins", num_beams=3))
+    with pytest.raises(UserError, match="the input is of type list, expected a text"):
+        translate.stream(["eins"])
 
 
 # pipeline

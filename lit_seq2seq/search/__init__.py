@@ -12,9 +12,18 @@ from lit_seq2seq.search.config import GenerationConfig, LengthNormalization
 from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import greedy_search
 from lit_seq2seq.search.sample import sample_search
+from lit_seq2seq.search.stream import stream
 from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, UserError
 
-__all__ = ["GenerationConfig", "LengthNormalization", "beam_search", "greedy_search", "sample_search", "search"]
+__all__ = [
+    "GenerationConfig",
+    "LengthNormalization",
+    "beam_search",
+    "greedy_search",
+    "sample_search",
+    "search",
+    "stream",
+]
 
 
 def search(

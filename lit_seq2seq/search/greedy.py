@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -67,12 +67,30 @@ def greedy_search(
         tensor([3, 4])
     """
     rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
-    return follow(step, state, lambda log_probs, *_: log_probs.argmax(-1), rules, 1, return_attention)
+    return follow(step, state, most_probable, rules, 1, return_attention)
+
+
+def most_probable(log_probs: Tensor, sentences: Tensor, positions: Tensor) -> Tensor:
+    """Choose the most probable tokens; see `Choice`."""
+    return log_probs.argmax(-1)
 
 
 def follow(
     step: StepFunction[S], state: S, choose: Choice, rules: Rules, outputs: int, return_attention: bool
 ) -> list[list[Hypothesis]]:
+    """Go all the steps of `follow_stepwise`; return the hypotheses."""
+    steps = follow_stepwise(step, state, choose, rules, outputs, return_attention)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: list[list[Hypothesis]] = end.value
+            return found
+
+
+def follow_stepwise(
+    step: StepFunction[S], state: S, choose: Choice, rules: Rules, outputs: int, return_attention: bool = False
+) -> Generator[Tensor, None, list[list[Hypothesis]]]:
     """Produce `outputs` independent hypotheses per sentence, token by token as `choose` says.
 
     A sentence leaves the batch when all its hypotheses have ended; finding out which do is the only wait for the
@@ -85,6 +103,9 @@ def follow(
         rules: what holds for each sentence.
         outputs: hypotheses per sentence K.
         return_attention: whether hypotheses carry their attention weights.
+
+    Yields:
+        After each step the new tokens `(B', K)` of the sentences that were not done before.
 
     Returns:
         For each sentence its hypotheses, best first.
@@ -99,6 +120,7 @@ def follow(
     for time in range(rules.max_time):
         output = step(paths.last.flatten(), state)
         state, paths = output.state, _advance(paths, output, choose, history, time)
+        yield paths.last
         done = paths.ended.all(1).cpu()  # (B,), the one wait for the device
         if done.any():
             finished.append(paths.select(done.nonzero()[:, 0].to(device)))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.constraints import keep_top_k, keep_top_p
-from lit_seq2seq.search.greedy import follow
+from lit_seq2seq.search.greedy import Choice, follow
 from lit_seq2seq.search.rules import Rules
 from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction
 
@@ -65,6 +65,18 @@ def sample_search(
         True
     """
     rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
+    choose = sampler(config, batch_size, device)
+    return follow(step, state, choose, rules, config.num_return_sequences, return_attention)
+
+
+def sampler(config: GenerationConfig, batch_size: int, device: torch.device | str) -> Choice:
+    """Draw the random numbers of a search; return what chooses tokens by them.
+
+    Args:
+        config: the options.
+        batch_size: number of sentences B.
+        device: where the log-probabilities will be.
+    """
     generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
     shape = (batch_size, config.num_return_sequences, config.max_new_tokens)
     uniform = torch.rand(shape, generator=generator).to(device)  # (B, K, max_new_tokens)
@@ -77,7 +89,7 @@ def sample_search(
             logits = keep_top_p(logits, config.top_p)
         return draw(logits.softmax(-1), uniform[sentences, :, positions.clamp(min=0)])
 
-    return follow(step, state, choose, rules, config.num_return_sequences, return_attention)
+    return choose
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:

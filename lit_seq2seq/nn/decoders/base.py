@@ -113,7 +113,8 @@ class DecoderState(Value):
     def summaries(self, hypotheses: int) -> Tensor:
         """Return the summary of each hypothesis' source, `(N, F)`."""
         assert self.summary is not None
-        return self.summary.repeat_interleave(hypotheses // self.summary.shape[0], dim=0)
+        times = hypotheses // self.summary.shape[0]
+        return self.summary[:, None].expand(-1, times, -1).flatten(0, 1)
 
 
 class Combination(nn.Module):

@@ -122,7 +122,7 @@ class ParallelDecoder(Decoder):
 
     def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
-        inputs = torch.cat([embedded, state.summaries(len(embedded))], dim=-1) if self.use_summary else embedded
+        inputs = torch.cat([embedded, state.summaries(embedded.shape[0])], dim=-1) if self.use_summary else embedded
         cut = len(self.below.layers)
         hidden, lower = self.below.step(inputs, _part(state.cells, 0, cut))  # (N, H)
         context, weights = None, None

@@ -126,6 +126,7 @@ def join_neighbours(padded: Padded, factor: int) -> Padded:
     if factor == 1:
         return padded
     batch, total, size = padded.values.shape
-    values = F.pad(padded.values, (0, 0, 0, -total % factor))
-    joined: Tensor = values.reshape(batch, -1, factor * size)
+    groups = (total + factor - 1) // factor  # ONNX divides towards zero: no negative numbers here
+    values = F.pad(padded.values, (0, 0, 0, groups * factor - total))
+    joined: Tensor = values.reshape(batch, groups, factor * size)
     return Padded(joined, -(-padded.lengths // factor))

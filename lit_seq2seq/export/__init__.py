@@ -1,0 +1,171 @@
+"""Trained models to ONNX, checked and timed against what they come from: `lit-seq2seq export`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jsonargparse import ArgumentParser
+
+from lit_seq2seq import runtime
+from lit_seq2seq.features import Processor, Records, Tokenizer
+from lit_seq2seq.module import LitSeq2Seq
+from lit_seq2seq.nn import EncoderDecoder
+from lit_seq2seq.types import Padded, UserError
+
+Variant = Literal["fp32", "fp16", "int8"]
+
+
+def export_model(
+    model: LitSeq2Seq,
+    output: str | os.PathLike[str],
+    variants: Sequence[Variant] = get_args(Variant),
+    programs: bool = False,
+) -> str:
+    """Write a model as ONNX graphs, with a runner that needs NumPy, onnxruntime and tokenizers alone.
+
+    The folder gets `encoder.*.onnx` and `decoder.*.onnx` (one step) for each variant, the processor's files, the
+    package `runtime`, and a README with sizes, speeds and the greatest difference from the model itself.
+
+    Args:
+        model: a trained model.
+        output: folder, made if needed.
+        variants: `fp32`; `fp16` with weights kept in 16 bits; `int8` with matrices kept and multiplied in 8.
+        programs: also write `encoder.pt2` and `decoder.pt2` for `torch.export.load`.
+
+    Returns:
+        The table of the README.
+
+    Raises:
+        UserError: packages are missing, or the model is of a kind that cannot be exported.
+    """
+    _require_packages()
+    from lit_seq2seq.export.report import LENGTH, measure, random_source, table
+
+    network = model.eval().net
+    if type(network) is not EncoderDecoder:
+        raise UserError(
+            f"expected one encoder-decoder to export, got {type(network).__name__}: export its models alone"
+        )
+    folder = Path(output)
+    write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs)
+    _write_settings(model, folder, variants)
+    found = table(measure(model, folder, variants))
+    (folder / "README.md").write_text(_README.format(table=found, variant=variants[0]), encoding="utf-8")
+    return found
+
+
+def write_graphs(
+    network: EncoderDecoder,
+    source: Padded,
+    folder: Path,
+    variants: Sequence[Variant] = ("fp32",),
+    programs: bool = False,
+) -> None:
+    """Write the graphs of a network.
+
+    Args:
+        network: the network, in evaluation mode.
+        source: an example of at least two sources, with several positions.
+        folder: made if needed.
+        variants: see `export_model`.
+        programs: see `export_model`.
+    """
+    from lit_seq2seq.export.graphs import trace
+    from lit_seq2seq.export.onnx import halve, quantize, quietly, to_onnx
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with quietly():
+        graphs = trace(network, source)
+    for name, graph in zip(("encoder", "decoder"), graphs, strict=True):
+        full = folder / f"{name}.fp32.onnx"
+        to_onnx(graph, full)
+        for variant, make in (("fp16", halve), ("int8", quantize)):
+            if variant in variants:
+                make(full, folder / f"{name}.{variant}.onnx")
+        if "fp32" not in variants:
+            full.unlink()
+        if programs:
+            torch.export.save(graph.program, folder / f"{name}.pt2")
+
+
+def _require_packages() -> None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"exporting needs {', '.join(missing)}: pip install 'lit_seq2seq[export]'")
+
+
+def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> None:
+    processor = model.processor
+    processor.save(folder)
+    settings = {
+        "format": 1,
+        "variants": list(variants),
+        "generation": {name: getattr(model.generation, name) for name in _search_options()},
+        "specials": {"source": asdict(_symbols(processor).specials), "target": asdict(processor.target.specials)},
+        "target_size": len(processor.target),
+        "copy": processor.copy,
+        "max_source_length": processor.source_feature.input_limit,
+    }
+    (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(runtime.__file__).parent, folder / "runtime", dirs_exist_ok=True, ignore=ignored)
+
+
+def _search_options() -> list[str]:
+    from lit_seq2seq.runtime.search import Options
+
+    return list(Options.__dataclass_fields__)
+
+
+def _symbols(processor: Processor) -> Tokenizer:
+    """Return the tokenizer of the sources; that of the targets where sources are no symbols."""
+    feature = processor.source_feature
+    feature = feature.tokenizer if isinstance(feature, Records) else feature
+    return feature if isinstance(feature, Tokenizer) else processor.target
+
+
+_README = """\
+# An exported lit_seq2seq model
+
+Needs `pip install numpy onnxruntime tokenizers` (and `soundfile soxr` for recordings, `pillow` for images), no torch.
+In this folder:
+
+```bash
+echo "an input" | python -m runtime --variant {variant}
+```
+
+```python
+from runtime.model import Model
+
+model = Model(".", variant="{variant}")
+outputs = model(["an input"], num_beams=4)  # per input a list of outputs, best first
+print(outputs[0][0].text, outputs[0][0].score)
+```
+
+`encoder` and `decoder` (one step) are ONNX graphs for any number of inputs, positions and hypotheses. Sampling and
+reranking are not part of the runtime. Against the model that was exported, on random inputs, greedily, 20 symbols each,
+on as many threads as torch used:
+
+{table}
+"""
+
+
+def command(parser: ArgumentParser, arguments: list[str]) -> None:
+    """Write a trained model as ONNX graphs with a runner that needs no torch: `lit-seq2seq export`."""
+    parser.add_argument("--model", type=str, required=True, help="model folder or hub id")
+    parser.add_argument("--output", type=str, required=True, help="folder to write")
+    parser.add_argument("--variants", type=list[Variant], default=list(get_args(Variant)), help="which to write")
+    parser.add_argument("--programs", type=bool, default=False, help="also write .pt2 files for torch.export.load")
+    parser.add_argument("--revision", type=str | None, default=None, help="branch, tag or commit on the hub")
+    options = parser.parse_args(arguments)
+    model = LitSeq2Seq.from_pretrained(options.model, options.revision)
+    print(export_model(model, options.output, options.variants, options.programs))
+    print(f"written to {options.output}: see its README.md")

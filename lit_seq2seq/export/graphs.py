@@ -1,0 +1,173 @@
+"""The two programs of an exported model: the encoder with the decoder's start, and one step of the decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from lit_seq2seq.nn import CopyOutput, DecoderState, EncoderDecoder
+from lit_seq2seq.types import Padded, Value
+
+Names = list[str]
+_PER_SOURCE = ("memory", "summary")
+_SOURCES, _HYPOTHESES, _POSITIONS = Dim("sources"), Dim("hypotheses"), Dim("positions")
+
+
+class EncoderGraph(nn.Module):
+    """Source and lengths in; mask of the memory and the decoder's first state out, with one hypothesis per source.
+
+    Args:
+        network: the model, in evaluation mode.
+    """
+
+    def __init__(self, network: EncoderDecoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, source: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Encode `source (B, S, ...)`; see `flatten` for the names."""
+        encoded = self.network.encode(Padded(source, lengths))
+        return {"mask": encoded.memory.mask, **flatten(self.network.start(encoded), 1)}
+
+
+class DecoderGraph(nn.Module):
+    """One step for K hypotheses of each of B sources.
+
+    Args:
+        network: the model, in evaluation mode.
+        template: any state of its decoder, which shows what a state consists of.
+    """
+
+    def __init__(self, network: EncoderDecoder, template: DecoderState) -> None:
+        super().__init__()
+        self.network = network
+        self.template = template
+
+    def forward(self, tokens: Tensor, *state: Tensor) -> dict[str, Tensor]:
+        """Read `tokens (B, K)`.
+
+        Args:
+            tokens: ids; those of copied symbols may lie beyond the vocabulary.
+            *state: what `flatten` gives, in its order.
+
+        Returns:
+            `log_probs (B, K, V)`, `attention (B, K, S)` where there is attention, `next.*`: what has changed of the
+            state. A model that copies gives `log_copy (B, K, 1)` and the `copy_weights (B, K, S)` to be spread over the
+            symbols of the source, `log_probs` then being those of generating.
+        """
+        network, hypotheses = self.network, tokens.shape[1]
+        before = unflatten(self.template, iter(state))
+        output, after = network.decoder.step(network.readable(tokens.flatten()), before)
+        found: dict[str, Tensor] = {}
+        if isinstance(network.output, CopyOutput):
+            log_generate, found["log_copy"], found["copy_weights"] = network.output.parts(output)
+            found["log_probs"] = log_generate + network.output.generate.log_probs(output, None)
+        else:
+            found["log_probs"] = network.output.log_probs(output, None)
+        if output.attention is not None:
+            found["attention"] = output.attention
+        found = {name: _per_hypothesis(value, hypotheses) for name, value in found.items()}
+        changed = flatten(after, hypotheses).items()
+        return found | {f"next.{name}": value for name, value in changed if name.split(".")[0] not in _PER_SOURCE}
+
+
+def flatten(state: DecoderState, hypotheses: int) -> dict[str, Tensor]:
+    """Name the tensors of a state: `memory.*` and `summary` as `(B, ...)`, all others as `(B, K, ...)`.
+
+    Args:
+        state: of N = B * K hypotheses.
+        hypotheses: K.
+    """
+    found: dict[str, Tensor] = {}
+    _name(state, "", found)
+    return {
+        name: value if name.split(".")[0] in _PER_SOURCE else _per_hypothesis(value, hypotheses)
+        for name, value in found.items()
+    }
+
+
+def _per_hypothesis(value: Tensor, hypotheses: int) -> Tensor:
+    """View `(B * K, ...)` as `(B, K, ...)`."""
+    return value.view(-1, hypotheses, *value.shape[1:])
+
+
+def unflatten(template: DecoderState, tensors: Iterator[Tensor]) -> DecoderState:
+    """Make a state of the tensors that `flatten` gave, in its order."""
+    names: dict[str, Tensor] = {}
+    _name(template, "", names)
+    flat = (
+        tensor if name.split(".")[0] in _PER_SOURCE else tensor.flatten(0, 1)
+        for name, tensor in zip(names, tensors, strict=True)
+    )
+    return template.map(lambda _: next(flat))
+
+
+def _name(value: object, name: str, found: dict[str, Tensor]) -> None:
+    if isinstance(value, Tensor):
+        found[name] = value
+    elif isinstance(value, Value):
+        for field in dataclasses.fields(value):
+            _name(getattr(value, field.name), f"{name}.{field.name}".lstrip("."), found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A traced program.
+
+    Attributes:
+        program: what `torch.export` has made.
+        inputs: names of its inputs, in order.
+        outputs: names of its outputs, in order.
+    """
+
+    program: ExportedProgram
+    inputs: Names
+    outputs: Names
+
+
+@torch.no_grad()
+def trace(network: EncoderDecoder, source: Padded) -> tuple[Graph, Graph]:
+    """Trace encoder and decoder with any number of sources, positions and hypotheses.
+
+    Args:
+        network: the model, in evaluation mode.
+        source: an example of at least two sources and two positions; those of images have one size.
+
+    Returns:
+        The encoder's and the decoder's graph.
+    """
+    encoder = EncoderGraph(network)
+    images = source.values.dim() == 4
+    shapes: Any = ({0: Dim.DYNAMIC} if images else {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
+    example = (source.values, source.lengths)
+    first = _trace(encoder, example, shapes, ["source", "lengths"])
+
+    state = network.start(network.encode(Padded(source.values, source.lengths)))
+    names = flatten(state, 1)
+    twice = {
+        name: value if name.split(".")[0] in _PER_SOURCE else value.repeat_interleave(3, dim=1)
+        for name, value in names.items()
+    }
+    tokens = torch.full((len(source.lengths), 3), network.specials.bos)
+    decoder = DecoderGraph(network, state)
+    places = {0: _SOURCES, 1: _HYPOTHESES}
+    others = tuple(_dynamic(name, value) for name, value in twice.items())
+    second = _trace(decoder, (tokens, *twice.values()), (places, others), ["tokens", *twice])
+    return first, second
+
+
+def _dynamic(name: str, value: Tensor) -> dict[int, Any]:
+    """Tell which sizes differ: sources, then positions or hypotheses, and the positions of a history."""
+    if name.startswith(_PER_SOURCE):
+        return {0: _SOURCES} | ({} if name == "summary" else {1: _POSITIONS})
+    return {0: _SOURCES, 1: _HYPOTHESES} | ({2: _POSITIONS} if name.startswith("history") else {})
+
+
+def _trace(module: nn.Module, example: tuple[Tensor, ...], shapes: Any, inputs: Names) -> Graph:
+    program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
+    return Graph(program, inputs, list(module(*example)))

@@ -1,0 +1,168 @@
+"""How exact, how large and how fast exported variants are."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_seq2seq.features import Processor
+from lit_seq2seq.module import LitSeq2Seq
+from lit_seq2seq.nn import EncoderDecoder
+from lit_seq2seq.runtime.model import Network
+from lit_seq2seq.runtime.search import Options, select
+from lit_seq2seq.types import CopySource, Padded
+
+LENGTH, STEPS, BATCH = 12, 20, 32
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is reported of a variant.
+
+    Attributes:
+        name: of the variant; `eager` for the model that was exported.
+        megabytes: size of its files, or of the model's weights.
+        error: greatest difference of a log-probability from eager, over random sources and targets.
+        same: share of random sources with the output of eager.
+        latency: milliseconds for one source.
+        throughput: sources per second in a batch.
+    """
+
+    name: str
+    megabytes: float
+    error: float
+    same: float
+    latency: float
+    throughput: float
+
+
+def random_source(processor: Processor, count: int, length: int, seed: int = 0) -> Padded:
+    """Draw sources of lengths from 2 to `length`, the first of which has just that length; images have one size.
+
+    Args:
+        processor: says what a source is.
+        count: number of sources.
+        length: number of positions.
+        seed: of the random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    feature = processor.source_feature
+    empty = feature.collate([feature.nothing()]).values  # (1, S) ids, (1, S, F) vectors or (1, H, W, C) pixels
+    if empty.dim() == 4:
+        pixels = torch.randn(count, *empty.shape[1:], generator=generator)
+        return Padded(pixels, torch.full((count,), empty.shape[1]))
+    lengths = torch.randint(2, length + 1, (count,), generator=generator)
+    lengths[0] = length
+    if empty.dim() == 3:
+        values: Tensor = torch.randn(count, length, empty.shape[2], generator=generator)
+        return Padded(values.masked_fill(torch.arange(length)[:, None] >= lengths[:, None, None], 0), lengths)
+    ids = torch.randint(feature.size, (count, length), generator=generator)
+    source = Padded(ids, lengths)
+    source = Padded(ids.masked_fill(~source.mask, 0), lengths)
+    if not processor.copy:
+        return source
+    own = ("one", "two")
+    names = torch.randint(processor.target.size + len(own), (count, length), generator=generator)
+    return CopySource(source.values, lengths, names, (own,) * count)
+
+
+def copy_ids(source: Padded) -> Any:
+    """Return the target ids of a source's symbols for the runtime; `None` if nothing can be copied."""
+    return source.ids.numpy() if isinstance(source, CopySource) else None
+
+
+@torch.no_grad()
+def greatest_error(network: EncoderDecoder, exported: Network, source: Padded, steps: int = STEPS) -> float:
+    """Compare log-probabilities over `steps` random target tokens, two hypotheses per source."""
+    state = network.start(network.encode(source))
+    state = state.select(torch.arange(len(source.lengths))[:, None].expand(-1, 2))
+    values, _ = exported.start(source.values.numpy(), source.lengths.numpy(), copy_ids(source))
+    rows = np.arange(len(source.lengths))
+    twice = select(values, rows, np.zeros((len(rows), 2), np.int64))
+    generator, worst = torch.Generator().manual_seed(1), 0.0
+    size = network.decoder.embedding.num_embeddings
+    tokens = torch.full((len(source.lengths), 2), network.specials.bos)
+    for _ in range(steps):
+        output, step = network.step(tokens.flatten(), state), exported.step(tokens.numpy(), twice)
+        state, twice = output.state, step.state
+        expected = output.log_probs.numpy().reshape(step.log_probs.shape)
+        real = np.isfinite(expected)
+        worst = max(worst, float(np.abs(step.log_probs - expected)[real].max()))
+        tokens = torch.randint(size, tokens.shape, generator=generator)
+    return worst
+
+
+def same_outputs(model: LitSeq2Seq, exported: Network, source: Padded) -> float:
+    """Compare the best outputs under the model's own options: the share that is the same."""
+    config = replace(model.generation, do_sample=False, num_return_sequences=1, max_new_tokens=STEPS, min_new_tokens=0)
+    found = exported.generate(source.values.numpy(), source.lengths.numpy(), options_of(config), copy_ids(source))
+    pairs = zip(model.generate(source, config), found, strict=True)
+    return float(np.mean([one[0].tokens.tolist() == other[0].tokens for one, other in pairs]))
+
+
+def options_of(config: Any) -> Options:
+    """Return the options of the runtime for those of a `GenerationConfig`."""
+    return Options(**{name: getattr(config, name) for name in Options.__dataclass_fields__})
+
+
+def measure(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> list[Measured]:
+    """Measure the model and its exported variants on as many threads as torch now uses, greedily, 20 tokens each.
+
+    Args:
+        model: what was exported.
+        folder: where the variants are.
+        variants: their names.
+    """
+    processor = model.processor
+    many, one = random_source(processor, BATCH, LENGTH), random_source(processor, 1, LENGTH)
+    config = replace(model.generation, do_sample=False, num_beams=1, num_return_sequences=1)
+    config = replace(config, max_new_tokens=STEPS, min_new_tokens=STEPS)
+    options, threads = options_of(config), torch.get_num_threads()
+
+    def row(name: str, size: float, error: float, same: float, run: Callable[[Padded], object]) -> Measured:
+        return Measured(name, size / 1e6, error, same, 1e3 * _seconds(run, one), BATCH / _seconds(run, many))
+
+    weights = sum(p.numel() * p.element_size() for p in model.net.parameters())
+    with torch.inference_mode():
+        rows = [row("eager", weights, 0.0, 1.0, lambda source: model.generate(source, config))]
+    for name in variants:
+        exported = Network(folder, name, threads)
+        size = sum((folder / f"{part}.{name}.onnx").stat().st_size for part in ("encoder", "decoder"))
+        error, same = greatest_error(model.net, exported, many), same_outputs(model, exported, many)
+
+        def run(source: Padded, exported: Network = exported) -> object:
+            return exported.generate(source.values.numpy(), source.lengths.numpy(), options, copy_ids(source))
+
+        rows.append(row(name, size, error, same, run))
+    return rows
+
+
+def _seconds(run: Callable[[Padded], object], source: Padded) -> float:
+    """Time one call: the median of as many as fit into half a second, at least 3."""
+    run(source)
+    found: list[float] = []
+    while len(found) < 3 or (sum(found) < 0.5 and len(found) < 50):
+        start = time.perf_counter()
+        run(source)
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def table(rows: Sequence[Measured]) -> str:
+    """Write the figures as a Markdown table."""
+    lines = [
+        "| variant | MB | max error (log-prob.) | same outputs | one source (ms) | sources/s, batch of 32 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in rows:
+        numbers = f"{one.megabytes:.1f} | {one.error:.1e} | {one.same:.0%} | {one.latency:.1f} | {one.throughput:.0f}"
+        lines.append(f"| {one.name} | {numbers} |")
+    return "\n".join(lines)

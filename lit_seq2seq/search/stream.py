@@ -1,0 +1,60 @@
+"""One output, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.greedy import follow_stepwise, most_probable
+from lit_seq2seq.search.rules import Rules
+from lit_seq2seq.search.sample import sampler
+from lit_seq2seq.types import S, SpecialIds, StepFunction, UserError
+
+
+@torch.no_grad()
+def stream(
+    step: StepFunction[S],
+    state: S,
+    *,
+    specials: SpecialIds,
+    config: GenerationConfig,
+    prefix: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[int]:
+    """Yield the tokens of one sentence's output as soon as each is chosen, greedily or by sampling, without EOS.
+
+    Args:
+        step: advances every hypothesis by one token.
+        state: state before BOS of a single hypothesis.
+        specials: ids of the special symbols.
+        config: the options.
+        prefix: see `beam_search`.
+        source_mask: see `beam_search`.
+        device: where the tokens are kept.
+
+    Raises:
+        UserError: the options ask for several beams or outputs, of which none is known before the end.
+
+    Example:
+        >>> from lit_seq2seq.types import StepOutput, Value
+        >>> table = torch.eye(6).roll(1, dims=1).log()  # each token is followed by the next
+        >>> class Nothing(Value):
+        ...     pass
+        >>> def step(tokens, state):
+        ...     return StepOutput(table[tokens], state)
+        >>> list(stream(step, Nothing(), specials=SpecialIds(bos=2, eos=5), config=GenerationConfig()))
+        [3, 4]
+    """
+    for name in ("num_beams", "num_return_sequences"):
+        if getattr(config, name) > 1:
+            raise UserError(f"{name}={getattr(config, name)}: must be 1 to stream tokens, which are final at once")
+    rules = Rules.create(1, config, specials, prefix, source_mask, device)
+    choose = sampler(config, 1, device) if config.do_sample else most_probable
+    for tokens in follow_stepwise(step, state, choose, rules, 1):
+        token = int(tokens)
+        if token != specials.eos:
+            yield token

@@ -1,0 +1,251 @@
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq.cli import main
+from lit_seq2seq.export import export_model, write_graphs
+from lit_seq2seq.export.report import greatest_error, options_of, random_source, same_outputs
+from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.nn import (
+    AdditiveAttention,
+    ConvEncoder,
+    CopyOutput,
+    EncoderDecoder,
+    InputFeedingDecoder,
+    PyramidalEncoder,
+)
+from lit_seq2seq.runtime.errors import UserError
+from lit_seq2seq.runtime.model import Model, Network
+from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.types import Hypothesis, Padded
+from tests import tiny
+from tests.nn.cases import (
+    COPY_SOURCE,
+    DECODERS,
+    ENCODERS,
+    IMAGES,
+    NETWORKS,
+    SOURCE,
+    SOURCE_SIZE,
+    TARGET_SIZE,
+    disturb,
+    network,
+)
+from tests.tiny import make_data, make_model, pairs
+
+VECTORS = Padded(torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([9, 4, 7]))
+
+
+def built(encoder: object, size: int, decoder: str = "feeding location", **options: object) -> EncoderDecoder:
+    torch.manual_seed(0)
+    return disturb(EncoderDecoder(size, TARGET_SIZE, encoder, DECODERS[decoder], **options)).eval()
+
+
+OTHERS = {
+    "convolutions": (partial(built, partial(ConvEncoder, hidden_size=6, widths=[16, 32], blocks=1), 3), IMAGES),
+    "pyramid": (partial(built, partial(PyramidalEncoder, hidden_size=6, factors=[1, 2, 3], cell="gru"), 5), VECTORS),
+    "pyramid with convolutions": (
+        partial(built, partial(PyramidalEncoder, hidden_size=6, factors=[2], convolutions=2, layer_norm=True), 5),
+        VECTORS,
+    ),
+    "copying, parallel": (
+        partial(built, ENCODERS["two layers"], SOURCE_SIZE, "parallel general", output=CopyOutput),
+        COPY_SOURCE,
+    ),
+    "copying, feeding": (
+        partial(built, ENCODERS["forward gru"], SOURCE_SIZE, "feeding additive coverage", output=CopyOutput),
+        COPY_SOURCE,
+    ),
+}
+QUICK = ["feeding location", "copying, feeding"]
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    """Tracing takes seconds: one case of each kind runs always, the others with the slow tests."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+
+
+def exported(made: EncoderDecoder, source: Padded, folder: Path, programs: bool = False) -> Network:
+    write_graphs(made, Padded(source.values, source.lengths), folder, programs=programs)
+    sizes = {"variants": ["fp32"], "target_size": TARGET_SIZE, "generation": {}}
+    specials = {"target": asdict(made.specials)}
+    (folder / "export.json").write_text(json.dumps({**sizes, "specials": specials}))
+    return Network(folder, threads=1)
+
+
+def more(source: Padded) -> Padded:
+    """Other numbers of sources and positions than those of the example."""
+    return source.select(torch.tensor([0, 1, 2, 0, 1, 2, 0]))
+
+
+@pytest.mark.parametrize("name", marked(NETWORKS))
+def test_graphs_compute_what_the_network_does(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = network(name)
+    runner = exported(made, SOURCE, tmp_path)
+    for source in (SOURCE, more(SOURCE), Padded(torch.tensor([[3]]), torch.tensor([1]))):
+        assert greatest_error(made, runner, source, steps=4) < 1e-4
+
+
+@pytest.mark.parametrize("name", marked(OTHERS))
+def test_graphs_of_other_sources_compute_what_the_network_does(name: str, tmp_path: Path) -> None:
+    make, source = OTHERS[name]
+    made = make()
+    runner = exported(made, source, tmp_path)
+    for one in (source, more(source), source.select(torch.tensor([1]))):
+        assert greatest_error(made, runner, one, steps=4) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_program_for_torch_computes_what_the_network_does(tmp_path: Path) -> None:
+    made = network("feeding general")
+    exported(made, SOURCE, tmp_path, programs=True)
+    source = more(SOURCE)
+    encode, step = (torch.export.load(tmp_path / f"{part}.pt2").module() for part in ("encoder", "decoder"))
+    state = encode(source.values, source.lengths)
+    tokens = torch.full((len(source.lengths), 2), made.specials.bos)
+    twice = [v if n.startswith("memory") else v.expand(-1, 2, *v.shape[2:]) for n, v in state.items() if n != "mask"]
+    found = step(tokens, *twice)["log_probs"][:, 1]
+    expected = made.step(tokens[:, 0], made.start(made.encode(source))).log_probs
+    torch.testing.assert_close(found, expected)
+
+
+# a whole model
+
+
+@pytest.fixture(scope="module")
+def model() -> LitSeq2Seq:
+    found = make_model()
+    found.attach(make_data().processor)
+    disturb(found.net)
+    return found.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(model: LitSeq2Seq, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export")
+    model.save_pretrained(path / "model")
+    assert main(["export", "--model", str(path / "model"), "--output", str(path / "onnx")]) == 0
+    return path / "onnx"
+
+
+def searched(found: list[list[Hypothesis]]) -> list[list[tuple[list[int], float]]]:
+    return [[(one.tokens.tolist(), one.score) for one in row] for row in found]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_beams": 4, "num_return_sequences": 3},
+        {"num_beams": 3, "length_normalization": "wu", "length_penalty": 0.7, "coverage_penalty": 0.3},
+        {"num_beams": 5, "early_stopping": True, "no_repeat_ngram_size": 2, "min_new_tokens": 2},
+    ],
+)
+def test_search_finds_the_same_hypotheses_and_scores(model: LitSeq2Seq, folder: Path, options: dict) -> None:
+    config = GenerationConfig(**{"max_new_tokens": 9, **options})
+    source = random_source(model.processor, 24, 10, seed=3)
+    found = Network(folder).generate(source.values.numpy(), source.lengths.numpy(), options_of(config))
+    expected = searched(model.generate(source, config))
+    for row, other in zip(found, expected, strict=True):
+        assert [one.tokens for one in row] == [tokens for tokens, _ in other]
+        assert [one.score for one in row] == pytest.approx([score for _, score in other], abs=1e-4)
+
+
+def test_copied_symbols_are_the_same(tmp_path: Path) -> None:
+    decoder = partial(InputFeedingDecoder, **tiny.SIZES, attention=AdditiveAttention)
+    made = make_model(decoder=decoder, output=CopyOutput)
+    tokenizer = Tokenizer("word", vocab_size=8)
+    tokenizer.train(pairs(30)["source"])
+    made.attach(Processor(tokenizer, tokenizer, copy=True))
+    disturb(made.net).eval()
+    export_model(made, tmp_path, ["fp32"])
+    texts = ["Anna eins Berta eins", "zwei", "", "Cäsar Cäsar drei Dora"]
+    config = replace(made.generation, num_beams=3)
+    expected = [made.write(made.processor.source([text]), [text], config) for text in texts if text]
+    found = Model(tmp_path)(texts, num_beams=3)
+    assert found[2] == [("", 0.0)]
+    assert [row[0].text for row in found if row[0].text] == [row[0][0].text for row in expected if row[0][0].text]
+    assert any(word in row[0].text for row in found for word in ("Anna", "Berta", "Cäsar", "Dora"))
+
+
+def test_variants_are_smaller_and_near(model: LitSeq2Seq, folder: Path) -> None:
+    sizes = {name: (folder / f"decoder.{name}.onnx").stat().st_size for name in ("fp32", "fp16")}
+    assert sizes["fp16"] < 0.9 * sizes["fp32"]
+    source = random_source(model.processor, 16, 8)
+    errors = {name: greatest_error(model.net, Network(folder, name), source) for name in ("fp32", "fp16", "int8")}
+    assert errors["fp32"] < 1e-4 < errors["fp16"] < 0.1
+    assert errors["fp16"] < errors["int8"] < 3
+    assert same_outputs(model, Network(folder), source) == 1
+
+
+def test_recurrent_layers_are_single_nodes(folder: Path) -> None:
+    nodes = Counter(node.op_type for node in onnx.load(folder / "encoder.fp32.onnx").graph.node)
+    assert nodes["LSTM"] == 1
+    assert nodes["Loop"] == nodes["Scan"] == 0
+    assert str(Path(__file__).parent.parent).encode() not in (folder / "encoder.fp32.onnx").read_bytes()
+
+
+def test_the_folder_says_what_it_holds(folder: Path) -> None:
+    rows = re.findall(r"^\| (eager|fp32|fp16|int8) \| ([\d.]+) \|.*%.*\|$", (folder / "README.md").read_text(), re.M)
+    assert [name for name, _ in rows] == ["eager", "fp32", "fp16", "int8"]
+    program = "import sys\nfrom runtime.model import Model\nprint(Model('.')([sys.argv[1]])[0][0].text)\n"
+    program += "print([name for name in sys.modules if name.startswith(('torch', 'lit_seq2seq'))])"
+    command = [sys.executable, "-P", "-c", "import sys; sys.path.insert(0, '.')\n" + program, "eins zwei"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{Model(folder)(['eins zwei'])[0][0].text}\n[]\n"
+
+
+def test_the_command_beside_the_model_reads_lines(folder: Path) -> None:
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "runtime", *options]
+        return subprocess.run(
+            command, cwd=folder, input="eins\n\nzwei drei\n", capture_output=True, text=True, check=False
+        )
+
+    expected = [row[0].text for row in Model(folder, "int8")(["eins", "", "zwei drei"], num_beams=2)]
+    assert run("--variant", "int8", "--num_beams", "2").stdout.split("\n")[:3] == expected
+    wrong = run("--variant", "int4")
+    assert wrong.returncode == 1
+    assert "there is no variant 'int4' of the model" in wrong.stderr
+    assert wrong.stderr.endswith("choose one of fp32, fp16, int8\n")
+
+
+def test_texts_are_those_of_the_model(model: LitSeq2Seq, folder: Path) -> None:
+    texts = [*pairs(40, seed=5)["source"], "", "etwas Fremdes <eos>"]
+    from lit_seq2seq.predictor import Predictor
+
+    expected = [
+        [output.text for output in row] for row in Predictor(model).stream(texts, GenerationConfig(num_beams=3))
+    ]
+    found = Model(folder)(texts, num_beams=3, max_new_tokens=128)
+    assert [[output.text for output in row] for row in found] == expected
+
+
+def test_mistakes_are_explained(model: LitSeq2Seq, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no exported model in .*: run lit-seq2seq export"):
+        Model(tmp_path)
+    with pytest.raises(UserError, match="there is no option 'beams' here: choose among num_beams"):
+        Model(folder)(["eins"], beams=2)
+    with pytest.raises(UserError, match="expected a text, but it is of type int"):
+        Model(folder)([3])
+    with pytest.raises(UserError, match="expected one encoder-decoder to export, got Ensemble"):
+        export_model(LitSeq2Seq.ensemble([model, model]), tmp_path)
+
+
+def test_missing_packages_are_named(model: LitSeq2Seq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_seq2seq.export.find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(UserError, match=r"exporting needs onnxscript: pip install 'lit_seq2seq\[export\]'"):
+        export_model(model, tmp_path)
