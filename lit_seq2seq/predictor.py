@@ -184,13 +184,14 @@ class Predictor:
             return
         source = processor.collate(self._encode([raw], ["the input"]), [raw]).to(self.model.device)
         with torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            encoded = self.model.encode(source)
+            config, encoded = config or self.model.generation, self.model.encode(source)
             tokens = stream(
                 network.step,
                 network.start(encoded),
                 specials=network.specials,
-                config=config or self.model.generation,
+                config=config,
                 source_mask=encoded.memory.mask,
+                frames=network.frames(encoded) if config.ctc_weight else None,
                 device=self.model.device,
             )
             ids: list[int] = []

@@ -150,9 +150,9 @@ outputs = model(["an input"], num_beams=4)  # per input a list of outputs, best 
 print(outputs[0][0].text, outputs[0][0].score)
 ```
 
-`encoder` and `decoder` (one step) are ONNX graphs for any number of inputs, positions and hypotheses. Sampling and
-reranking are not part of the runtime. Against the model that was exported, on random inputs, greedily, 20 symbols each,
-on as many threads as torch used:
+`encoder` and `decoder` (one step) are ONNX graphs for any number of inputs, positions and hypotheses. Sampling, the
+scores of CTC and reranking are not part of the runtime. Against the model that was exported, on random inputs, greedily,
+20 symbols each, on as many threads as torch used:
 
 {table}
 """
@@ -166,6 +166,6 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--programs", type=bool, default=False, help="also write .pt2 files for torch.export.load")
     parser.add_argument("--revision", type=str | None, default=None, help="branch, tag or commit on the hub")
     options = parser.parse_args(arguments)
-    model = LitSeq2Seq.from_pretrained(options.model, options.revision)
+    model = LitSeq2Seq.from_pretrained(options.model, revision=options.revision)
     print(export_model(model, options.output, options.variants, options.programs))
     print(f"written to {options.output}: see its README.md")

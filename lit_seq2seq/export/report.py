@@ -102,7 +102,8 @@ def greatest_error(network: EncoderDecoder, exported: Network, source: Padded, s
 
 def same_outputs(model: LitSeq2Seq, exported: Network, source: Padded) -> float:
     """Compare the best outputs under the model's own options: the share that is the same."""
-    config = replace(model.generation, do_sample=False, num_return_sequences=1, max_new_tokens=STEPS, min_new_tokens=0)
+    config = replace(model.generation, do_sample=False, ctc_weight=0.0, num_return_sequences=1)
+    config = replace(config, max_new_tokens=STEPS, min_new_tokens=0)
     found = exported.generate(source.values.numpy(), source.lengths.numpy(), options_of(config), copy_ids(source))
     pairs = zip(model.generate(source, config), found, strict=True)
     return float(np.mean([one[0].tokens.tolist() == other[0].tokens for one, other in pairs]))
@@ -123,7 +124,7 @@ def measure(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> list[Me
     """
     processor = model.processor
     many, one = random_source(processor, BATCH, LENGTH), random_source(processor, 1, LENGTH)
-    config = replace(model.generation, do_sample=False, num_beams=1, num_return_sequences=1)
+    config = replace(model.generation, do_sample=False, ctc_weight=0.0, num_beams=1, num_return_sequences=1)
     config = replace(config, max_new_tokens=STEPS, min_new_tokens=STEPS)
     options, threads = options_of(config), torch.get_num_threads()
 

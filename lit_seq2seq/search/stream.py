@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.ctc import join_ctc
 from lit_seq2seq.search.greedy import follow_stepwise, most_probable
 from lit_seq2seq.search.rules import Rules
 from lit_seq2seq.search.sample import sampler
-from lit_seq2seq.types import S, SpecialIds, StepFunction, UserError
+from lit_seq2seq.types import Padded, S, SpecialIds, StepFunction, UserError
 
 
 @torch.no_grad()
@@ -23,6 +25,7 @@ def stream(
     config: GenerationConfig,
     prefix: Tensor | None = None,
     source_mask: Tensor | None = None,
+    frames: Padded | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[int]:
     """Yield the tokens of one sentence's output as soon as each is chosen, greedily or by sampling, without EOS.
@@ -34,6 +37,7 @@ def stream(
         config: the options.
         prefix: see `beam_search`.
         source_mask: see `beam_search`.
+        frames: see `search`.
         device: where the tokens are kept.
 
     Raises:
@@ -52,6 +56,15 @@ def stream(
     for name in ("num_beams", "num_return_sequences"):
         if getattr(config, name) > 1:
             raise UserError(f"{name}={getattr(config, name)}: must be 1 to stream tokens, which are final at once")
+    if config.ctc_weight:
+        if frames is None:
+            raise UserError(f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0")
+        joined = join_ctc(step, state, frames, specials, config.ctc_weight)
+        config = replace(config, ctc_weight=0.0)
+        yield from stream(
+            *joined, specials=specials, config=config, prefix=prefix, source_mask=source_mask, device=device
+        )
+        return
     rules = Rules.create(1, config, specials, prefix, source_mask, device)
     choose = sampler(config, 1, device) if config.do_sample else most_probable
     for tokens in follow_stepwise(step, state, choose, rules, 1):

@@ -53,7 +53,7 @@ def make_server(
     from lit_seq2seq.serve.schema import request_of
     from lit_seq2seq.serve.upload import add_upload
 
-    loaded = load_model(model, revision)
+    loaded = load_model(model, revision=revision)
     shared = (model, revision, loaded.generation, request_of(loaded.processor.source_feature), limits, threads)
     batched = GenerateApi(*shared, api_path="/predict", max_batch_size=max_batch_size, batch_timeout=batch_timeout)
     apis = [batched, StreamApi(*shared, api_path="/stream", stream=True)] if stream else [batched]

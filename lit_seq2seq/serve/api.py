@@ -89,7 +89,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         """Load the model."""
         torch.set_num_threads(self.threads)
-        self.predictor = Predictor(load_model(self.model, self.revision), device)
+        self.predictor = Predictor(load_model(self.model, revision=self.revision), device)
 
     async def authorize(self, request: Request) -> None:
         """Refuse what is too large, too long, or asks for what there is not."""
