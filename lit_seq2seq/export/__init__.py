@@ -151,8 +151,8 @@ print(outputs[0][0].text, outputs[0][0].score)
 ```
 
 `encoder` and `decoder` (one step) are ONNX graphs for any number of inputs, positions and hypotheses. Sampling, the
-scores of CTC and reranking are not part of the runtime. Against the model that was exported, on random inputs, greedily,
-20 symbols each, on as many threads as torch used:
+scores of CTC and reranking are not part of the runtime. Against the model that was exported, on random inputs,
+greedily, 20 symbols each, on as many threads as torch used:
 
 {table}
 """
