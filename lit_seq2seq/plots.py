@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_seq2seq.features.schemes import JOINER
 from lit_seq2seq.types import UserError
 
 Array = NDArray[np.float64]
@@ -36,7 +37,7 @@ _WIDE_FONTS = (
     "Noto Sans Thai",
 )
 _PLAIN_WIDTH = 4.0  # inches, of a panel whose source has no symbols
-_INVISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
+_INVISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", JOINER: None})  # the joiner is in no usual font
 
 
 class AttentionExample(NamedTuple):

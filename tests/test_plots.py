@@ -28,7 +28,7 @@ ROWS = [
 
 
 def tokens(count: int, kind: str) -> list[str]:
-    words = ["▁Ein", "Mann", "##s", "$x$", "\\$5", "a_b^c", "Ġthe", "<eos>", "für", "@@", " "]
+    words = ["▁Ein", "Mann", "##s", "$x$", "\\$5", "a_b^c", "Ġthe", "<eos>", "für", "￭,￭", "@@", " "]
     return [f"{kind}{word}" for word, _ in zip(itertools.cycle(words), range(count), strict=False)]
 
 
