@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets.config
+import datasets.utils.file_utils
 import huggingface_hub.constants
 import huggingface_hub.file_download
 import huggingface_hub.utils._http
@@ -42,11 +43,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+        monkeypatch.setattr(datasets.config, "STREAMING_READ_MAX_RETRIES", 2)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         impatient = types.SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
-        for module in (huggingface_hub.file_download, huggingface_hub.utils._http):
+        for module in (huggingface_hub.file_download, huggingface_hub.utils._http, datasets.utils.file_utils):
             monkeypatch.setattr(module, "time", impatient)
         yield server

@@ -17,6 +17,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.exceptions import DatasetGenerationError
 
 from lit_seq2seq.data.synthetic import BuiltinDataset
+from lit_seq2seq.remote import causes_of, reason_of
 from lit_seq2seq.types import UserError
 
 Split: TypeAlias = Dataset | IterableDataset
@@ -87,7 +88,7 @@ def _open_paths(
     if _is_saved(Path(path)):
         saved: Dataset | DatasetDict = datasets.load_from_disk(path)
         return cast("Mapping[str, Split]", {train: saved} if isinstance(saved, Dataset) else saved)
-    with _explained(f"dataset '{path}'"):
+    with _explained(f"dataset '{path}'", revision):
         return cast("Mapping[str, Split]", datasets.load_dataset(path, name, revision=revision, streaming=streaming))
 
 
@@ -213,27 +214,21 @@ def _open(path: str) -> IO[bytes]:
 
 
 @contextmanager
-def _explained(label: str) -> Iterator[None]:
+def _explained(label: str, revision: str | None = None) -> Iterator[None]:
     """Turn the errors of `datasets` into one line each."""
     logger = logging.getLogger("datasets")
     disabled, logger.disabled = logger.disabled, True
     try:
         yield
     except Exception as error:
-        causes = list(_causes(error))
+        causes = list(causes_of(error))
         mine = next((cause for cause in causes if isinstance(cause, UserError)), None)
-        raise mine or UserError(_explain(label, causes)) from error
+        raise mine or UserError(_explain(label, causes, revision)) from error
     finally:
         logger.disabled = disabled
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _explain(label: str, causes: list[BaseException]) -> str:
+def _explain(label: str, causes: list[BaseException], revision: str | None) -> str:
     telling = causes[1] if isinstance(causes[0], DatasetGenerationError) and len(causes) > 1 else causes[0]
     text = " ".join(str(telling).split())
     if "scripts are no longer supported" in text:
@@ -242,4 +237,6 @@ def _explain(label: str, causes: list[BaseException]) -> str:
         return f"{label} is neither a path here nor can the hub be reached: check name, network and HF_HUB_OFFLINE"
     if isinstance(telling, StopIteration) or "corresponds to no data" in text:
         return f"expected rows in {label}, but it is empty"
+    if reason := reason_of(causes[0], label, revision):
+        return reason
     return f"{label} cannot be read: {text or type(telling).__name__}"

@@ -14,6 +14,7 @@ from datasets import IterableDataset
 
 from lit_seq2seq.data.batching import BucketBatchSampler, seed_of
 from lit_seq2seq.data.encoding import Encoder, Limits, seeded
+from lit_seq2seq.remote import explained
 from lit_seq2seq.types import Batch
 
 
@@ -75,7 +76,8 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         self.raw.set_epoch(self.epoch)
         rows = iter(self.raw)
         for number in itertools.count():
-            buffer = list(itertools.islice(rows, self.buffer_size))
+            with explained("the stream of training data"):
+                buffer = list(itertools.islice(rows, self.buffer_size))
             if not buffer:
                 return
             names = self.encoder.mapper.roots
