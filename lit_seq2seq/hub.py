@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypedDict, Unpack
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from lit_seq2seq import remote
 from lit_seq2seq.features import Processor
 from lit_seq2seq.types import UserError
+from lit_seq2seq.untrusted import Weights, read_json
 
 FORMAT = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -39,22 +41,16 @@ class ModelFolder:
     path: Path
     trust: tuple[str, ...] = ()
 
-    def load_weights(self, network: nn.Module) -> None:
-        """Read the weights into `network`.
+    @cached_property
+    def weights(self) -> Weights:
+        """The file of weights.
 
         Raises:
-            UserError: the file is missing or damaged, or does not fit the network.
+            UserError: it is missing or damaged.
         """
-        file = self.path / WEIGHTS
-        if not file.is_file():
+        if not (self.path / WEIGHTS).is_file():
             raise UserError(f"{self.path} has no {WEIGHTS}: save the model again with save_pretrained")
-        try:
-            safetensors.torch.load_model(network, file)
-        except SafetensorError as error:
-            raise UserError(f"{file} is damaged ({error}): copy or save the model again") from error
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{file} does not fit the model that {CONFIG} describes: {reason:.300}") from error
+        return Weights(self.path / WEIGHTS)
 
 
 def save_folder(
@@ -138,10 +134,7 @@ def _read_config(path: Path) -> dict[str, object]:
     file = path / CONFIG
     if not file.is_file():
         raise UserError(f"{path} is not a model folder, it has no {CONFIG}: give the folder that training or push made")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is damaged ({error}): copy or save the model again") from error
+    config = read_json(file)
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise UserError(f"{file} does not describe a lit_seq2seq model: its 'model' entry is missing")
     if config.get("format") != FORMAT:

@@ -637,14 +637,21 @@ class LitSeq2Seq(lightning.LightningModule):
             UserError: the folder is missing, damaged or not trusted, or its weights do not fit the changes.
         """
         folder = load_folder(name, **options)
-        arguments = spec.build(folder.config["model"], folder.trust)
-        assert isinstance(arguments, dict)
         try:
-            model = cls(**{**arguments, **(changes or {})})
-        except TypeError as error:
-            raise UserError(f"{folder.path} describes a model that this version cannot build: {error}") from error
-        model.attach(folder.processor)
-        folder.load_weights(model.net)
+            arguments = cast("dict[str, Any]", folder.config["model"])
+            network = [
+                arguments.get(part) for part in ("encoder", "decoder", "output", "attention_losses", "auxiliary")
+            ]
+            with folder.weights.bound(network):
+                given = cast("dict[str, Any]", spec.build(arguments, folder.trust))
+                model = cls(**{**given, **(changes or {})})
+                model.attach(folder.processor)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the classes that it names do with what it gives them
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{folder.path} describes a model that this version cannot build: {reason:.300}") from error
+        folder.weights.load(model.net)
         return model.eval()
 
 

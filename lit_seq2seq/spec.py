@@ -15,8 +15,17 @@ from lit_seq2seq.types import UserError
 
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
-TRUSTED = ("lit_seq2seq", "torch.optim", "torch.nn")
-"""Packages whose classes a description may name. Others only run when the caller says so."""
+TRUSTED = (
+    "lit_seq2seq.nn",
+    "lit_seq2seq.features",
+    "lit_seq2seq.metrics",
+    "lit_seq2seq.reranking",
+    "lit_seq2seq.schedules",
+    "torch.nn",
+    "torch.optim",
+)
+"""Packages of parts, whose classes a description may name. Others only run when the caller says so: even the rest of
+this package, such as its command line, whose arguments can name any class."""
 
 
 def describe(value: object) -> Plain:
@@ -84,9 +93,12 @@ def build(description: object, trust: tuple[str, ...] = ()) -> object:
 def import_class(path: str, trust: tuple[str, ...] = ()) -> type:
     """Import `package.module.Name`, if its package is trusted."""
     if not any(path.startswith(package + ".") for package in (*TRUSTED, *trust)):
+        package = path.split(".")[0]
+        if package == __package__:
+            raise UserError(f"the description names {path}, which is no part of a model: it is damaged or hostile")
         raise UserError(
-            f"the description names {path}, which is outside the trusted packages {', '.join(TRUSTED)}: if you trust "
-            f"its author, pass trust=({path.split('.')[0]!r},)"
+            f"the description names {path}, which is outside the trusted packages: if you trust its author, pass "
+            f"trust=({package!r},)"
         )
     module, _, name = path.rpartition(".")
     try:

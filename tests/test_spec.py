@@ -70,14 +70,15 @@ def test_what_cannot_be_saved_is_refused_at_once(value: object) -> None:
 @pytest.mark.parametrize(
     ("path", "match"),
     [
-        ("os.system", r"outside the trusted packages .*trust=\('os',\)"),
+        ("os.system", r"outside the trusted packages: .*trust=\('os',\)"),
         ("subprocess.Popen", "outside the trusted packages"),
         ("lit_seq2seqx.nn.TextEncoder", "outside the trusted packages"),
         ("builtins.eval", "outside the trusted packages"),
-        ("lit_seq2seq.hub.Path", "names pathlib.*outside the trusted packages"),
-        ("lit_seq2seq.spec.partial", "names functools.partial, which is outside the trusted packages"),
+        ("lit_seq2seq.features.tokenizer.Path", "names pathlib.*outside the trusted packages"),
+        ("lit_seq2seq.spec.partial", "names lit_seq2seq.spec.partial, which is no part of a model"),
         ("lit_seq2seq.nn.TextEncodr", "there is no class lit_seq2seq.nn.TextEncodr"),
-        ("lit_seq2seq.nothing.TextEncoder", "there is no class"),
+        ("lit_seq2seq.nn.nothing.TextEncoder", "there is no class"),
+        ("lit_seq2seq.cli.Seq2SeqCLI", "which is no part of a model"),
         ("torch.nn.functional.relu", "is not a class"),
     ],
 )

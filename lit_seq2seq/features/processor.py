@@ -14,6 +14,7 @@ from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.runtime.copying import CopyMap
 from lit_seq2seq.types import CopySource, Padded, UserError
+from lit_seq2seq.untrusted import read_json
 
 
 class Processor:
@@ -167,10 +168,10 @@ class Processor:
             UserError: if a file is missing or damaged, or names a class that is not trusted.
         """
         folder = Path(folder)
-        values = _read(folder / "processor.json")
+        values = read_json(folder / "processor.json")
         try:
             for side, name in _files(values).items():
-                values[side]["tokenizer"] = _read(folder / name)
+                values[side]["tokenizer"] = read_json(folder / name)
             return cls.from_dict(values, trust)
         except (KeyError, TypeError) as error:
             raise UserError(
@@ -203,14 +204,3 @@ def _build(values: dict[str, Any], trust: tuple[str, ...]) -> Feature:
     if not issubclass(found, Feature):
         raise UserError(f"expected a feature as the source of the processor, but {values['class_path']} is none")
     return found.from_dict(values)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"expected the file {path}, but there is none: name a folder that a model was saved to"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"expected JSON in {path}, but it is damaged ({error}): save the model again") from error

@@ -129,5 +129,5 @@ def test_a_connection_that_keeps_dropping_is_explained(sets: LoopbackHub, stream
     with pytest.raises(
         UserError, match=r"the connection for .* was lost or not made .*check network and HF_ENDPOINT"
     ) as caught:
-        list(data._stream()) if streaming else data.setup("fit")
+        list(data.train_dataloader()) if streaming else data.setup("fit")
     assert "\n" not in str(caught.value)
