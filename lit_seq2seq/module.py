@@ -204,6 +204,9 @@ class LitSeq2Seq(lightning.LightningModule):
             )
         except (ValueError, TypeError) as error:
             raise UserError(f"the model cannot be built: {error}") from error
+        if resolved := self.network.encoder.resolved:
+            described: dict[str, Any] = self.hparams["encoder"]
+            self.hparams["encoder"] = described | {"init_args": {**described["init_args"], **resolved}}
 
     def configure_model(self) -> None:
         """Build the network from the trainer's data module (Lightning calls this after `setup`)."""

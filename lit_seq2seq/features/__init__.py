@@ -1,8 +1,9 @@
 """Raw rows to tensors: tokenizers, other features, and the processor that holds both sides of a task."""
 
-from lit_seq2seq.features.audio import LogMel
+from lit_seq2seq.features.audio import LogMel, Waveform
 from lit_seq2seq.features.feature import Feature
 from lit_seq2seq.features.image import Image
+from lit_seq2seq.features.pretrained import PretrainedTokenizer
 from lit_seq2seq.features.processor import Processor
 from lit_seq2seq.features.records import Records
 from lit_seq2seq.features.speech import Frames, SpecAugment, VectorFeature
@@ -15,9 +16,11 @@ __all__ = [
     "Frames",
     "Image",
     "LogMel",
+    "PretrainedTokenizer",
     "Processor",
     "Records",
     "SpecAugment",
     "Tokenizer",
     "VectorFeature",
+    "Waveform",
 ]

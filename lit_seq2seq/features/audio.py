@@ -1,4 +1,4 @@
-"""Recordings to log-mel energies."""
+"""Recordings to log-mel energies, or as they are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from datasets import Audio, LargeList, List, Value
 
+from lit_seq2seq.features.feature import Array
 from lit_seq2seq.features.speech import Normalization, SpecAugment, VectorFeature
 from lit_seq2seq.runtime.audio import FILES, SAMPLES, log_mel, open_audio, read_audio, samples_of
 from lit_seq2seq.runtime.vectors import FloatArray
@@ -17,7 +18,50 @@ from lit_seq2seq.types import UserError
 _SETTINGS = ("sampling_rate", "n_mels", "window", "hop", "fmin", "fmax", "log_floor")
 
 
-class LogMel(VectorFeature):
+class Recordings(VectorFeature):
+    """Base of features of recordings, as `LogMel` describes them; `sampling_rate` is in their configuration."""
+
+    column_kind: ClassVar[str] = "audio (a recording, the bytes or the path of one, or samples)"
+    input_kind: ClassVar[str] = "a recording: its path, its bytes, samples, or a mapping with array and sampling_rate"
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second."""
+        return int(self.config["sampling_rate"])
+
+    def accepts_column(self, column: object) -> bool:
+        """Tell whether a column holds recordings, files, paths or samples."""
+        if isinstance(column, List | LargeList):
+            return isinstance(column.feature, Value) and column.feature.dtype.startswith(("float", "int"))
+        if isinstance(column, dict):
+            return {"array", "sampling_rate"} <= column.keys() or bool(column.keys() & {"bytes", "path"})
+        return isinstance(column, Audio) or (isinstance(column, Value) and column.dtype in ("binary", "string"))
+
+    def accepts(self, raw: object) -> bool:
+        """Tell whether `raw` is one recording."""
+        return isinstance(raw, str | Path | bytes | Mapping) or (isinstance(raw, np.ndarray) and raw.ndim == 1)
+
+    def is_missing(self, raw: object) -> bool:
+        """Tell whether a row has no recording."""
+        return raw is None or (isinstance(raw, Mapping) and all(raw.get(key) is None for key in SAMPLES + FILES))
+
+    def show(self, raw: Any) -> str:
+        """Return the duration, with the name of the file where there is one."""
+        if self.is_missing(raw):
+            return "no recording"
+        path = raw.get("path") if isinstance(raw, Mapping) else raw if isinstance(raw, str | Path) else None
+        duration = f"{self._seconds(raw):.2f} s"
+        return f"{Path(path).name}, {duration}" if path else duration
+
+    def _seconds(self, raw: Any) -> float:
+        found = samples_of(raw, self.sampling_rate)
+        if found is not None:
+            return len(found[0]) / found[1]
+        with open_audio(raw) as sound:
+            return float(sound.frames / sound.samplerate)
+
+
+class LogMel(Recordings):
     """Logarithm of the energy in triangular bands that are equally wide on the mel scale, `2595 log10(1 + f / 700)`.
 
     The filter bank of Davis & Mermelstein (1980) as Kaldi computes it, with a Hann window and without dithering,
@@ -51,9 +95,6 @@ class LogMel(VectorFeature):
         >>> feature.encode([np.sin(np.arange(8000) / 3)])[0].shape
         (98, 40)
     """
-
-    column_kind: ClassVar[str] = "audio (a recording, the bytes or the path of one, or samples)"
-    input_kind: ClassVar[str] = "a recording: its path, its bytes, samples, or a mapping with array and sampling_rate"
 
     def __init__(
         self,
@@ -91,35 +132,6 @@ class LogMel(VectorFeature):
         """Number of bands."""
         return int(self.config["n_mels"])
 
-    @property
-    def sampling_rate(self) -> int:
-        """Samples per second."""
-        return int(self.config["sampling_rate"])
-
-    def accepts_column(self, column: object) -> bool:
-        """Tell whether a column holds recordings, files, paths or samples."""
-        if isinstance(column, List | LargeList):
-            return isinstance(column.feature, Value) and column.feature.dtype.startswith(("float", "int"))
-        if isinstance(column, dict):
-            return {"array", "sampling_rate"} <= column.keys() or bool(column.keys() & {"bytes", "path"})
-        return isinstance(column, Audio) or (isinstance(column, Value) and column.dtype in ("binary", "string"))
-
-    def accepts(self, raw: object) -> bool:
-        """Tell whether `raw` is one recording."""
-        return isinstance(raw, str | Path | bytes | Mapping) or (isinstance(raw, np.ndarray) and raw.ndim == 1)
-
-    def is_missing(self, raw: object) -> bool:
-        """Tell whether a row has no recording."""
-        return raw is None or (isinstance(raw, Mapping) and all(raw.get(key) is None for key in SAMPLES + FILES))
-
-    def show(self, raw: Any) -> str:
-        """Return the duration, with the name of the file where there is one."""
-        if self.is_missing(raw):
-            return "no recording"
-        path = raw.get("path") if isinstance(raw, Mapping) else raw if isinstance(raw, str | Path) else None
-        duration = f"{self._seconds(raw):.2f} s"
-        return f"{Path(path).name}, {duration}" if path else duration
-
     def frames(self, raw: Any) -> FloatArray:
         """Compute the energies of one recording: `(T, n_mels)`."""
         return log_mel(read_audio(raw, self.sampling_rate), **{name: self.config[name] for name in _SETTINGS})
@@ -130,9 +142,47 @@ class LogMel(VectorFeature):
         samples = [round(self._seconds(value) * self.sampling_rate) for value in raw]
         return [-(-(1 + max(count - self._length, 0) // self._hop) // stack) for count in samples]
 
-    def _seconds(self, raw: Any) -> float:
-        found = samples_of(raw, self.sampling_rate)
-        if found is not None:
-            return len(found[0]) / found[1]
-        with open_audio(raw) as sound:
-            return float(sound.frames / sound.samplerate)
+
+class Waveform(Recordings):
+    """The samples themselves, for encoders that read them, such as `lit_seq2seq.nn.SpeechBackbone`.
+
+    A position is a sample: limits and budgets of the data count them. See `LogMel` for what a recording may be.
+
+    Args:
+        sampling_rate: in hertz, that of the encoder's training.
+        normalize: see `VectorFeature`; `utterance` is what wav2vec 2.0 and its kin expect.
+        store: see `VectorFeature`.
+
+    Example:
+        >>> import numpy as np
+        >>> Waveform(sampling_rate=8000).encode([np.sin(np.arange(800) / 3)])[0].shape
+        (800, 1)
+    """
+
+    def __init__(
+        self, sampling_rate: int = 16_000, normalize: Normalization = "utterance", store: bool = False
+    ) -> None:
+        super().__init__(normalize=normalize, store=store, sampling_rate=sampling_rate)
+        self.config = {name: self.config[name] for name in ("sampling_rate", "normalize", "store")}
+
+    @property
+    def channels(self) -> int:
+        """A sample is one value."""
+        return 1
+
+    @property
+    def size(self) -> int:
+        """A sample is one value."""
+        return 1
+
+    def frames(self, raw: Any) -> FloatArray:
+        """Return the samples `(T, 1)`."""
+        return read_audio(raw, self.sampling_rate)[:, None]
+
+    def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
+        """Turn recordings into samples `(T, 1)` float32."""
+        return [self._normalized(self.frames(value)) for value in raw]
+
+    def measure(self, raw: Sequence[Any]) -> list[int]:
+        """Count samples from the headers of files, without decoding them."""
+        return [round(self._seconds(value) * self.sampling_rate) for value in raw]

@@ -23,7 +23,16 @@ from lit_seq2seq.nn.decoders import (
     InputFeedingDecoder,
     ParallelDecoder,
 )
-from lit_seq2seq.nn.encoders import ConvEncoder, Encoder, EncoderShape, PyramidalEncoder, TextEncoder, VisionBackbone
+from lit_seq2seq.nn.encoders import (
+    ConvEncoder,
+    Encoder,
+    EncoderShape,
+    PyramidalEncoder,
+    SpeechBackbone,
+    TextBackbone,
+    TextEncoder,
+    VisionBackbone,
+)
 from lit_seq2seq.nn.ensemble import Ensemble
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
@@ -66,7 +75,9 @@ __all__ = [
     "PyramidalEncoder",
     "RecurrentLayer",
     "RecurrentStack",
+    "SpeechBackbone",
     "StateShape",
+    "TextBackbone",
     "TextEncoder",
     "VisionBackbone",
     "ZeroBridge",

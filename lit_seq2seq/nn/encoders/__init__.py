@@ -2,8 +2,18 @@
 
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.encoders.image import ConvEncoder
+from lit_seq2seq.nn.encoders.pretrained import SpeechBackbone, TextBackbone
 from lit_seq2seq.nn.encoders.speech import PyramidalEncoder
 from lit_seq2seq.nn.encoders.text import TextEncoder
 from lit_seq2seq.nn.encoders.vision import VisionBackbone
 
-__all__ = ["ConvEncoder", "Encoder", "EncoderShape", "PyramidalEncoder", "TextEncoder", "VisionBackbone"]
+__all__ = [
+    "ConvEncoder",
+    "Encoder",
+    "EncoderShape",
+    "PyramidalEncoder",
+    "SpeechBackbone",
+    "TextBackbone",
+    "TextEncoder",
+    "VisionBackbone",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -39,6 +40,11 @@ class Encoder(nn.Module, ABC):
     def token_embedding(self) -> nn.Embedding | None:
         """The embedding of source symbols, for tying and for pretrained vectors; `None` where there is none."""
         return None
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Settings that a saved model has beside those given, so that nothing else is needed to build it."""
+        return {}
 
     @abstractmethod
     def forward(self, source: Padded) -> Encoded:

@@ -1,0 +1,125 @@
+"""Text as the tokenizer of a pretrained model of `transformers` splits it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import tokenizers
+import torch
+from datasets import Value
+
+from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.types import Padded, UserError
+
+
+class PretrainedTokenizer(Feature):
+    """The tokenizer of a pretrained text encoder, with the special symbols that its model expects around a text.
+
+    A saved model holds the tokenizer, so that loading does not look for `name`.
+
+    Args:
+        name: hub id or folder, as that of `lit_seq2seq.nn.TextBackbone`.
+
+    Raises:
+        UserError: transformers is not installed, or there is no such tokenizer, or none with a `tokenizer.json`.
+    """
+
+    column_kind: ClassVar[str] = "text"
+    input_kind: ClassVar[str] = "a text"
+    rows_at_once: ClassVar[int] = 1000
+    input_limit: ClassVar[int | None] = 512
+
+    def __init__(self, name: str) -> None:
+        self.config = {"name": name}
+        self._set(*_load(name))
+
+    def _set(self, text: str, pad: int) -> None:
+        self._json, self._pad = text, pad
+        self._backend = tokenizers.Tokenizer.from_str(text)
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._backend.encode_special_tokens = True  # what a text holds is text, also "[SEP]"
+
+    def accepts_column(self, column: object) -> bool:
+        """Tell whether a column holds text."""
+        return isinstance(column, Value) and column.dtype in ("string", "large_string")
+
+    def accepts(self, raw: object) -> bool:
+        """Tell whether `raw` is a text."""
+        return isinstance(raw, str)
+
+    def is_missing(self, raw: object) -> bool:
+        """Tell whether a text is absent or blank."""
+        return raw is None or (isinstance(raw, str) and not raw.strip())
+
+    def show(self, raw: str | None) -> str:
+        """Return the text itself."""
+        return raw or ""
+
+    @property
+    def size(self) -> int:
+        """Number of symbols, the special ones included."""
+        return int(self._backend.get_vocab_size())
+
+    @property
+    def symbols(self) -> list[str]:
+        """Names of the symbols by id."""
+        return [str(self._backend.id_to_token(index)) for index in range(self.size)]
+
+    @property
+    def stored_as(self) -> str:
+        """Ids are kept on disk."""
+        return "int32"
+
+    def encode(self, raw: Sequence[str], training: bool = False) -> list[Array]:
+        """Turn texts into id arrays `(T,)` with the special symbols of the model."""
+        found = self._backend.encode_batch_fast(list(raw), add_special_tokens=True)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in found]
+
+    def nothing(self) -> Array:
+        """Return the special symbols alone."""
+        return self.encode([""])[0]
+
+    def truncate(self, array: Array, length: int) -> Array:
+        """Shorten ids to at most `length`, the last one kept."""
+        return array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]])
+
+    def collate(self, arrays: Sequence[Array]) -> Padded:
+        """Pad id arrays into int64 `values (B, T)`."""
+        rows = [torch.from_numpy(array.astype(np.int64)) for array in arrays]
+        values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._pad)
+        return Padded(values, torch.tensor([len(row) for row in rows]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the tokenizer by plain JSON values."""
+        return {"config": self.config, "tokenizer": json.loads(self._json), "pad": self._pad}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build the tokenizer that `to_dict` described."""
+        feature = cls.__new__(cls)
+        feature.config = values["config"]
+        feature._set(json.dumps(values["tokenizer"]), int(values["pad"]))
+        return feature
+
+    def identity(self) -> dict[str, Any]:
+        """Return the vocabulary with its rules, wherever it came from."""
+        return {"tokenizer": json.loads(self._json)}
+
+
+def _load(name: str) -> tuple[str, int]:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise UserError('PretrainedTokenizer needs transformers: pip install "lit_seq2seq[vision]"') from error
+    try:
+        found: Any = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the tokenizer of '{name}' cannot be loaded: {reason}") from error
+    if not found.is_fast:
+        raise UserError(f"the tokenizer of '{name}' has no tokenizer.json: choose a model that has one")
+    return str(found.backend_tokenizer.to_str()), int(found.pad_token_id or 0)

@@ -1,0 +1,235 @@
+"""Encoders whose vectors come from a pretrained model of the package `transformers`: of texts, of recordings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
+from lit_seq2seq.nn.ops import dropout, masked_mean
+from lit_seq2seq.nn.parts import longest_list
+from lit_seq2seq.types import CellState, Encoded, Padded, UserError
+
+
+class PretrainedEncoder(Encoder):
+    """Base of encoders with a model of `transformers`, without its head, and a linear layer that projects its vectors.
+
+    A saved model holds the configuration and the weights of both, and needs nothing else to be loaded.
+
+    Args:
+        name: hub id or folder.
+        hidden_size: size of the memory vectors and of the final state.
+        trainable_blocks: so many of the last blocks learn; 0 freezes the whole, -1 frees it.
+        dropout: probability of dropping units of the memory vectors.
+        pretrained: start from the weights of `name`; otherwise from random ones.
+        config: configuration of the model, as a saved one brings it; that of `name` if `None`.
+        extra: number of values beside the vectors of the model.
+
+    Raises:
+        UserError: transformers is not installed, there is no such model, or it reads something else.
+    """
+
+    reads: ClassVar[str]
+    """Name of the model's input."""
+    of: ClassVar[str]
+    """What it is a model of."""
+
+    def __init__(
+        self,
+        name: str,
+        hidden_size: int,
+        trainable_blocks: int,
+        dropout: float,
+        pretrained: bool,
+        config: Mapping[str, Any] | None,
+        extra: int = 0,
+    ) -> None:
+        super().__init__()
+        self.backbone = self._load(name, pretrained and config is None, config)
+        freeze(self.backbone, trainable_blocks)
+        self.project = nn.Linear(_width(self.backbone.config) + extra, hidden_size)
+        self.dropout = dropout
+        self._shape = EncoderShape(hidden_size, 1, hidden_size, has_c=False)
+
+    @property
+    def shape(self) -> EncoderShape:
+        """Sizes of what `forward` returns."""
+        return self._shape
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The configuration of the model, so that loading does not look for `name`."""
+        return {"config": json.loads(self._config.to_json_string()) | {"model_type": self._config.model_type}}
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; a frozen model stays in evaluation mode."""
+        super().train(mode)
+        if not self._learns:
+            self.backbone.eval()
+        return self
+
+    @property
+    def _learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.backbone.parameters())
+
+    def states(self, **inputs: Tensor) -> Tensor:
+        """Run the model, without keeping what gradients need where it is frozen: its last states."""
+        with torch.set_grad_enabled(self._learns and torch.is_grad_enabled()):
+            states: Tensor = self.backbone(**inputs).last_hidden_state
+        return states
+
+    def sequence(self, states: Tensor, lengths: Tensor) -> Encoded:
+        """Project states `(B, S, D)`: memory `tanh(W x + b)`, `(B, S, M)`, and its mean as the final state."""
+        vectors = torch.tanh(self.project(states))
+        mask = Padded(vectors, lengths).mask
+        vectors = vectors.masked_fill(~mask[..., None], 0)
+        memory = Padded(dropout(vectors, self.dropout, self.training), lengths)
+        return Encoded(memory, CellState(masked_mean(memory.values, mask)[:, None]))
+
+    def _load(self, name: str, pretrained: bool, config: Mapping[str, Any] | None) -> Any:
+        try:
+            from transformers import AutoConfig, AutoModel
+        except ImportError as error:
+            kind = type(self).__name__
+            raise UserError(f'{kind} needs a package that is not here: pip install "lit_seq2seq[vision]"') from error
+        try:
+            if config is not None:
+                self._config = cast(Any, AutoConfig).for_model(**config)
+            else:
+                found = AutoConfig.from_pretrained(name)
+                self._config = getattr(found, "vision_config", found) if self.reads == "pixel_values" else found
+            make = AutoModel.from_pretrained if pretrained else cast(Any, AutoModel).from_config
+            model: Any = make(name if pretrained else self._config)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"the {self.of} model '{name}' cannot be loaded: {reason}") from error
+        model = self.part(model)
+        if (reads := getattr(model, "main_input_name", "text")) != self.reads:
+            raise UserError(f"expected a model of {self.of}s, but '{name}' reads {reads}")
+        return model
+
+    def part(self, model: Any) -> Any:
+        """Return the part of a model that encodes."""
+        return model.get_encoder() if model.config.is_encoder_decoder else model
+
+
+class TextBackbone(PretrainedEncoder):
+    """A text model of `transformers`: BERT, RoBERTa, DistilBERT, the encoder of T5 or BART, and so on.
+
+    Its source feature is `lit_seq2seq.features.PretrainedTokenizer`, with the same name.
+
+    Args:
+        vocab_size: number of source symbols.
+        name: see `PretrainedEncoder`, such as `distilbert-base-uncased`.
+        hidden_size: see `PretrainedEncoder`.
+        trainable_blocks: see `PretrainedEncoder`.
+        dropout: see `PretrainedEncoder`.
+        pretrained: see `PretrainedEncoder`.
+        config: see `PretrainedEncoder`.
+
+    Raises:
+        UserError: see `PretrainedEncoder`; or the model knows fewer symbols than the source has.
+    """
+
+    reads = "input_ids"
+    of = "text"
+
+    def __init__(
+        self,
+        vocab_size: int,
+        name: str,
+        hidden_size: int = 512,
+        trainable_blocks: int = 0,
+        dropout: float = 0.0,
+        pretrained: bool = True,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name, hidden_size, trainable_blocks, dropout, pretrained, config)
+        known = self.backbone.get_input_embeddings().num_embeddings
+        if vocab_size > known:
+            raise UserError(
+                f"'{name}' knows {known} symbols, but the source has {vocab_size}: set data.source_feature to "
+                "lit_seq2seq.features.PretrainedTokenizer with the same name"
+            )
+
+    def forward(self, source: Padded) -> Encoded:
+        """Encode ids `(B, S)`."""
+        longest = getattr(self.backbone.config, "max_position_embeddings", None)
+        if longest is not None and source.values.shape[1] > longest:
+            raise UserError(
+                f"the text model reads {longest} symbols at most, but a source has {source.values.shape[1]}: set "
+                "data.max_source_length"
+            )
+        return self.sequence(self.states(input_ids=source.values, attention_mask=source.mask.long()), source.lengths)
+
+
+class SpeechBackbone(PretrainedEncoder):
+    """A model of raw recordings of `transformers`: wav2vec 2.0, HuBERT, WavLM and others with their convolutions.
+
+    Its source feature is `lit_seq2seq.features.Waveform`. Where the convolutions normalise over time
+    (`feat_extract_norm: group`, as in the base models), padding would change the result: there every recording is
+    encoded by itself.
+
+    Args:
+        channels: number of values of a sample: 1.
+        name: see `PretrainedEncoder`, such as `facebook/wav2vec2-base`.
+        hidden_size: see `PretrainedEncoder`.
+        trainable_blocks: see `PretrainedEncoder`.
+        dropout: see `PretrainedEncoder`.
+        pretrained: see `PretrainedEncoder`.
+        config: see `PretrainedEncoder`.
+
+    Raises:
+        UserError: see `PretrainedEncoder`.
+    """
+
+    reads = "input_values"
+    of = "speech"
+
+    def __init__(
+        self,
+        channels: int,
+        name: str,
+        hidden_size: int = 512,
+        trainable_blocks: int = 0,
+        dropout: float = 0.0,
+        pretrained: bool = True,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        if channels != 1:
+            raise UserError(f"SpeechBackbone reads samples, not vectors of {channels}: set source_feature to Waveform")
+        super().__init__(name, hidden_size, trainable_blocks, dropout, pretrained, config)
+
+    def forward(self, source: Padded) -> Encoded:
+        """Encode samples `(B, S, 1)`; the memory has a vector for each frame of the model."""
+        lengths: Tensor = self.backbone._get_feat_extract_output_lengths(source.lengths)
+        if int(lengths.min()) < 1:
+            raise UserError(f"a recording of {int(source.lengths.min())} samples is too short for the speech model")
+        samples = source.values[..., 0]
+        if self.backbone.config.feat_extract_norm == "group":
+            alone = [
+                self.states(input_values=row[None, : int(n)])[0] for row, n in zip(samples, source.lengths, strict=True)
+            ]
+            states = nn.utils.rnn.pad_sequence(alone, batch_first=True)  # (B, S', D)
+        else:
+            states = self.states(input_values=samples, attention_mask=source.mask.long())
+        return self.sequence(states, lengths)
+
+
+def freeze(model: nn.Module, trainable_blocks: int) -> None:
+    """Freeze a model but for its last blocks, the members of its longest list of layers; -1 frees all."""
+    model.requires_grad_(trainable_blocks < 0)
+    blocks = longest_list(model)
+    if trainable_blocks > len(blocks):
+        raise UserError(f"trainable_blocks must be at most {len(blocks)}, as many as there are, got {trainable_blocks}")
+    for block in blocks[len(blocks) - max(trainable_blocks, 0) :]:
+        block.requires_grad_(True)
+
+
+def _width(config: Any) -> int:
+    sizes = getattr(config, "hidden_sizes", None)
+    return int(sizes[-1] if sizes else config.hidden_size)
