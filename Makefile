@@ -1,11 +1,12 @@
 # make demo   environment + the translation recipe on built-in data: scores, samples, pictures
 # make test   environment + the tests
+# make bench  speed beside plain PyTorch and, after make bench-peers, beside other toolkits: ARGS="w1 --data FOLDER"
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types test-slow test-gpu clean
+.PHONY: demo test lint types test-slow test-gpu bench bench-peers clean
 
 demo: $(READY)
 	$(BIN)/python recipes/translation.py
@@ -18,6 +19,12 @@ test-slow: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(READY)
+	PYTHON=$(PYTHON) bash benchmarks/peers/install.sh
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from lit_seq2seq.nn.chunks import holding, run_in_chunks
 from lit_seq2seq.nn.operators import recurrent
 from lit_seq2seq.nn.ops import dropout, dropout_mask
 from lit_seq2seq.types import CellState, Padded, Value
 
 CellName = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
-_SHUT = 1e4  # adds to a gate what makes it exactly 0 or 1
 LayerState = tuple[Tensor, Tensor | None]
 """h `(N, H)` and, for LSTMs, c `(N, H)`; both directions concatenated."""
 
@@ -33,6 +33,12 @@ class RecurrentLayer(nn.Module):
         bidirectional: also run from the end to the start and concatenate the two (Schuster & Paliwal 1997).
         state_dropout: probability of dropping units of the recurrent state, with one mask per sequence
             (Gal & Ghahramani 2016). Above 0, training runs step by step, which is slower than the fused kernels.
+        chunk_size: training keeps only the states between chunks of so many steps, and computes the rest again for the
+            gradient: less memory, a third more time. For LSTMs and GRUs. `None` keeps all.
+        truncate: no gradient crosses the edges of chunks (truncated backpropagation, Williams & Peng 1990).
+
+    Raises:
+        ValueError: chunks for a cell or with a dropout that they do not go with.
 
     Example:
         >>> layer = RecurrentLayer(3, 4, bidirectional=True)
@@ -48,8 +54,18 @@ class RecurrentLayer(nn.Module):
         cell: CellName = "lstm",
         bidirectional: bool = False,
         state_dropout: float = 0.0,
+        chunk_size: int | None = None,
+        truncate: bool = False,
     ) -> None:
         super().__init__()
+        if chunk_size is not None and (chunk_size < 1 or cell not in ("lstm", "gru") or state_dropout > 0):
+            raise ValueError(
+                f"chunk_size is for lstm and gru without state_dropout, and at least 1, but it is {chunk_size} with "
+                f"cell {cell} and state_dropout {state_dropout}: leave it out"
+            )
+        if truncate and chunk_size is None:
+            raise ValueError("truncate stops gradients at the edges of chunks: set chunk_size")
+        self.chunk_size, self.truncate = chunk_size, truncate
         self.hidden_size = hidden_size
         self.directions = 2 if bidirectional else 1
         self.cell = cell
@@ -86,6 +102,10 @@ class RecurrentLayer(nn.Module):
         if self.training and self.state_dropout > 0:
             mask = dropout_mask(x, (x.shape[0], self.hidden_size * self.directions), self.state_dropout)
             return self.forward_stepwise(x, state, lengths, mask)
+        # Padding before a reversed sequence holds c, but not h: only a start from zero stays as it is.
+        fits = self.training and torch.is_grad_enabled() and (state is None or self.directions == 1)
+        if self.chunk_size is not None and fits:
+            return self._forward_in_chunks(x, state or self._zeros(x), lengths, self.chunk_size)
         if torch.compiler.is_exporting() and lengths is not None and state is None:
             weights = [weight for direction in range(self.directions) for weight in self._weights(direction)]
             outputs, h, c = recurrent(x, lengths, weights, self.cell)
@@ -109,15 +129,10 @@ class RecurrentLayer(nn.Module):
     def _forward_held(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, LayerState]:
         """Run an LSTM from zero over padded sequences in one fused call, which CPUs have for unpacked input alone.
 
-        A further input, 1 at padding, shuts the input gate and opens the forget gate: the cell vector is held there, so
-        that it ends as the last real step left it, and stays at zero before a reversed sequence begins.
+        See `holding` for what happens at padding.
         """
         real = Padded(x, lengths).mask[..., None]  # (B, T, 1)
-        shut = torch.tensor([-_SHUT, _SHUT, 0.0, 0.0], dtype=x.dtype).repeat_interleave(self.hidden_size)  # (4 H,)
-        weights = []
-        for direction in range(self.directions):
-            w_x, *others = self._weights(direction)
-            weights += [torch.cat([w_x, shut[:, None]], dim=1), *others]
+        weights = [held for direction in range(self.directions) for held in holding(self._weights(direction), "lstm")]
         zeros = x.new_zeros(self.directions, x.shape[0], self.hidden_size)
         marked = torch.cat([x, (~real).to(x.dtype)], dim=-1)  # (B, T, D + 1)
         outputs, h, c = torch.lstm(
@@ -130,6 +145,31 @@ class RecurrentLayer(nn.Module):
         )  # what the forward direction gave before padding
         final_h, final_c = self._join((h, c))
         return outputs, (final_h, final_c)
+
+    def _forward_in_chunks(
+        self, x: Tensor, state: LayerState, lengths: Tensor | None, size: int
+    ) -> tuple[Tensor, LayerState]:
+        """Do what `forward` does for training with little memory; see `run_in_chunks`."""
+        full = torch.full((x.shape[0],), x.shape[1], device=x.device)
+        lengths = full if lengths is None else lengths.to(x.device)
+        real = Padded(x, lengths).mask[..., None]  # (B, T, 1)
+        marked = torch.cat([x, (~real).to(x.dtype)], dim=-1)  # (B, T, D + 1)
+        outputs, finals = [], []
+        for direction in range(self.directions):
+            part = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
+            start = tuple(vectors[:, part].contiguous() for vectors in state if vectors is not None)
+            inputs = marked.flip(1) if direction else marked
+            made, final = run_in_chunks(inputs, start, self._weights(direction), self.cell, size, self.truncate)
+            if direction:
+                made = made.flip(1)
+            else:  # what stood there before padding
+                last = (lengths.clamp(min=1) - 1)[:, None, None].expand(-1, 1, self.hidden_size)
+                final = (made.gather(1, last)[:, 0], *final[1:])
+            outputs.append(made)
+            finals.append([torch.where(lengths[:, None] > 0, *pair) for pair in zip(final, start, strict=True)])
+        h, *c = (torch.cat(parts, dim=-1) for parts in zip(*finals, strict=True))
+        joined = torch.cat(outputs, dim=-1)
+        return joined * real.to(joined.dtype), (h, c[0] if c else None)
 
     def forward_stepwise(
         self,
@@ -233,6 +273,8 @@ class RecurrentStack(nn.Module):
         state_dropout: see `RecurrentLayer`.
         context_size: size of a context vector concatenated to every layer's input; 0 for none (Wu et al. 2016).
         drop_input: drop inputs of the first layer too.
+        chunk_size: see `RecurrentLayer`.
+        truncate: see `RecurrentLayer`.
 
     Example:
         >>> stack = RecurrentStack(3, 4, num_layers=2)
@@ -255,6 +297,8 @@ class RecurrentStack(nn.Module):
         state_dropout: float = 0.0,
         context_size: int = 0,
         drop_input: bool = False,
+        chunk_size: int | None = None,
+        truncate: bool = False,
     ) -> None:
         super().__init__()
         directions = 2 if bidirectional else 1
@@ -269,7 +313,9 @@ class RecurrentStack(nn.Module):
         self.first_dropped = 0 if drop_input else 1
         self.input_sizes = [input_size] + [hidden_size] * (num_layers - 1) if num_layers else []
         self.layers = nn.ModuleList(
-            RecurrentLayer(size + context_size, hidden_size // directions, cell, bidirectional, state_dropout)
+            RecurrentLayer(
+                size + context_size, hidden_size // directions, cell, bidirectional, state_dropout, chunk_size, truncate
+            )
             for size in self.input_sizes
         )
         norm = nn.LayerNorm if layer_norm else nn.Identity

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_SCORES = 1 << 20
-"""Scores held at a time: few enough for a processor's cache, enough for a fast matrix product."""
+BLOCK_SCORES = 1 << 23
+"""Scores held at a time, in the type of the features: enough for a fast matrix product."""
+CHUNK_SCORES = 1 << 19
+"""Scores worked on at a time in single precision on a CPU: few enough for the cache of a core."""
 
 
 def projected_cross_entropy(
@@ -74,36 +76,44 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         grad_w = torch.zeros_like(weight, dtype=torch.float32) if train else None
         grad_b = torch.zeros_like(bias, dtype=torch.float32) if train else None
         used = None if log_share is None else torch.empty_like(log_share)  # (N,) p(the distribution was used | target)
-        rows = max(1, CHUNK_SCORES // vocab)
+        block = max(1, BLOCK_SCORES // vocab)
+        rows = max(1, CHUNK_SCORES // vocab) if features.device.type == "cpu" else block
         with torch.autocast(features.device.type, enabled=False):
-            for part in (slice(start, start + rows) for start in range(0, x.shape[0], rows)):
-                scores = (x[part] @ w.t()).float().add_(bias)  # (n, V)
-                chosen = targets[part, None]
-                highest = scores.amax(dim=1, keepdim=True)
-                picked = scores.gather(1, chosen)  # (n, 1)
-                mean = scores.mean(dim=1, keepdim=True) if smoothing else picked
-                exponentials = scores.sub_(highest).exp_()  # (n, V)
-                total = exponentials.sum(dim=1, keepdim=True)
-                log_total = total.log() + highest
-                likelihood, share = picked - log_total, torch.ones_like(picked)  # (n, 1)
-                if log_share is not None and log_other is not None and used is not None:
-                    generated = log_share[part, None] + likelihood
-                    likelihood = torch.logaddexp(generated, log_other[part, None])
-                    share = (generated - likelihood).exp()  # (n, 1)
-                    used[part] = share[:, 0]
-                nll -= likelihood.sum()
-                loss += (smoothing * (log_total - mean) - (1 - smoothing) * likelihood).sum()
-                if grad_x is None or grad_w is None or grad_b is None:
+            for begin in range(0, x.shape[0], block):
+                whole = slice(begin, min(begin + block, x.shape[0]))
+                held = x[whole] @ w.t()  # (block, V) scores, replaced by their gradients
+                for start in range(whole.start, whole.stop, rows):
+                    part = slice(start, min(start + rows, whole.stop))
+                    here = held[part.start - begin : part.stop - begin]
+                    scores = here.float().add_(bias)  # (n, V)
+                    chosen = targets[part, None]
+                    highest = scores.amax(dim=1, keepdim=True)
+                    picked = scores.gather(1, chosen)  # (n, 1)
+                    mean = scores.mean(dim=1, keepdim=True) if smoothing else picked
+                    exponentials = scores.sub_(highest).exp_()  # (n, V)
+                    total = exponentials.sum(dim=1, keepdim=True)
+                    log_total = total.log() + highest
+                    likelihood, share = picked - log_total, torch.ones_like(picked)  # (n, 1)
+                    if log_share is not None and log_other is not None and used is not None:
+                        generated = log_share[part, None] + likelihood
+                        likelihood = torch.logaddexp(generated, log_other[part, None])
+                        share = (generated - likelihood).exp()  # (n, 1)
+                        used[part] = share[:, 0]
+                    nll -= likelihood.sum()
+                    loss += (smoothing * (log_total - mean) - (1 - smoothing) * likelihood).sum()
+                    if grad_b is None:
+                        continue
+                    pulled = (1 - smoothing) * share
+                    grad = exponentials.mul_((pulled + smoothing) / total)
+                    if smoothing:
+                        grad.sub_(smoothing / vocab)
+                    grad.scatter_add_(1, chosen, -pulled)
+                    grad_b += grad.sum(dim=0)
+                    here.copy_(grad)
+                if grad_x is None or grad_w is None:
                     continue
-                pulled = (1 - smoothing) * share
-                grad = exponentials.mul_((pulled + smoothing) / total)
-                if smoothing:
-                    grad.sub_(smoothing / vocab)
-                grad.scatter_add_(1, chosen, -pulled)
-                grad_b += grad.sum(dim=0)
-                reduced = grad.to(dtype)
-                torch.mm(reduced, w, out=grad_x[part])
-                grad_w += reduced.t() @ x[part]
+                torch.mm(held, w, out=grad_x[whole])
+                grad_w += held.t() @ x[whole]
         grad_share = None if used is None else (smoothing - 1) * used
         grad_other = None if used is None else (smoothing - 1) * (1 - used)
         ctx.save_for_backward(grad_x, grad_w, grad_b, grad_share, grad_other)

@@ -48,6 +48,8 @@ class TextEncoder(Encoder):
         locked_dropout: use one mask for all steps of a sequence (Gal & Ghahramani 2016).
         state_dropout: see `RecurrentLayer`.
         reverse: feed the source last symbol first (Sutskever et al. 2014, section 3.3); for one direction only.
+        chunk_size: for long sources, see `RecurrentLayer`.
+        truncate: see `RecurrentLayer`.
 
     Example:
         >>> import torch
@@ -71,6 +73,8 @@ class TextEncoder(Encoder):
         locked_dropout: bool = False,
         state_dropout: float = 0.0,
         reverse: bool = False,
+        chunk_size: int | None = None,
+        truncate: bool = False,
     ) -> None:
         super().__init__()
         if reverse and bidirectional:
@@ -91,6 +95,8 @@ class TextEncoder(Encoder):
             dropout,
             locked_dropout,
             state_dropout,
+            chunk_size=chunk_size,
+            truncate=truncate,
         )
         self.dropout = dropout
         self.locked_dropout = locked_dropout

@@ -1,0 +1,1 @@
+"""Speed of this package beside plain PyTorch and beside its peers; `make bench`."""

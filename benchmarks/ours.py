@@ -1,0 +1,158 @@
+"""Programs of the arena: this package through Lightning, its network in a bare loop, and plain PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from contextlib import AbstractContextManager
+from itertools import count
+from pathlib import Path
+
+import torch
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from benchmarks.models import make_data, make_model
+from benchmarks.plain import PlainModel
+from benchmarks.windows import Windows
+from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq.predictor import Predictor, override
+from lit_seq2seq.types import Batch
+
+CLIP = 5.0
+
+
+class Ticks(Callback):
+    """Ends a window after its number of training steps."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the first window."""
+        self.windows.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the target tokens of a step, EOS with them, padding not."""
+        assert batch.target is not None
+        self.windows.step(int(batch.target.total))
+
+
+def train(arguments: argparse.Namespace, windows: Windows) -> None:
+    """Train through Lightning, as a recipe would."""
+    model, data = make_model(arguments.workload, arguments.feeding), _data(arguments)
+    trainer = Trainer(
+        max_epochs=1000,
+        precision="bf16-mixed" if arguments.bf16 else "32-true",
+        gradient_clip_val=CLIP,
+        callbacks=[Ticks(windows)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(model, datamodule=data)
+
+
+def loop(arguments: argparse.Namespace, windows: Windows) -> None:
+    """Train in a bare loop: this package's network, or with `--mode plain` one of plain PyTorch."""
+    model, data = make_model(arguments.workload, arguments.feeding), _data(arguments)
+    data.setup("fit")
+    model.attach(data.processor)
+    network: nn.Module = model.net
+    if arguments.mode == "plain":
+        sizes = data.processor.source_feature.size, data.processor.target.size
+        network = PlainModel(arguments.workload, *sizes, feeding=arguments.feeding)
+    step = torch.compile(network.loss, dynamic=True) if arguments.compile else network.loss
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.001, fused=True)
+    batches = data.train_dataloader()
+    windows.start()
+    for epoch in count():
+        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for batch in batches:
+            with _autocast(arguments.bf16):
+                loss, _ = step(batch.source, batch.target)
+            optimizer.zero_grad()
+            (loss / batch.target.total).backward()
+            nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+            optimizer.step()
+            windows.step(int(batch.target.total))
+
+
+def decode(arguments: argparse.Namespace, windows: Windows) -> None:
+    """Decode the test sentences with a trained model, all in each window; tokens are sentences here."""
+    model = LitSeq2Seq.from_pretrained(arguments.model)
+    sources = (arguments.data / "test.src").read_text().splitlines()
+    dtype = {"bf16": torch.bfloat16, "int8": torch.int8, "fp32": None}[arguments.dtype]
+    predictor = Predictor(model, dtype=dtype)
+    config = override(model.generation, {"num_beams": arguments.beams, "max_new_tokens": 60})
+    windows.start()
+    while True:
+        outputs = [output[0].text for output in predictor.stream(sources, config)]
+        if arguments.output:
+            arguments.output.write_text("\n".join(outputs) + "\n")
+        windows.step(len(sources))
+
+
+def quality(arguments: argparse.Namespace) -> None:
+    """Train for some epochs and save the model; prints validation scores with the seconds of the clock and CPU."""
+    model, data = make_model(arguments.workload, arguments.feeding), _data(arguments)
+    wall, cpu = time.perf_counter(), time.process_time()
+    trainer = Trainer(
+        max_epochs=arguments.epochs,
+        precision="bf16-mixed" if arguments.bf16 else "32-true",
+        gradient_clip_val=CLIP,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(model, datamodule=data)
+    scores = {name: round(float(score), 3) for name, score in trainer.callback_metrics.items()}
+    print(f"{time.perf_counter() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU, {scores}")
+    model.save_pretrained(arguments.model)
+
+
+def _data(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
+    return make_data(arguments.data, arguments.workload)
+
+
+def _autocast(bf16: bool) -> AbstractContextManager[object]:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
+
+
+def main() -> None:
+    """Run one program."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mode", choices=["lightning", "loop", "plain", "decode", "quality"], required=True)
+    parser.add_argument("--workload", default="w1", choices=["w1", "w3", "gnmt"])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=20, help="of a window")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--feeding", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--model", type=Path, help="folder of a trained model")
+    parser.add_argument("--beams", type=int, default=1)
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "int8"])
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    seed_everything(1, verbose=False)
+    if arguments.mode == "quality":
+        quality(arguments)
+        return
+    windows = Windows(arguments.steps)
+    {"lightning": train, "loop": loop, "plain": loop, "decode": decode}[arguments.mode](arguments, windows)
+
+
+if __name__ == "__main__":
+    main()

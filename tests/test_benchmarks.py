@@ -1,0 +1,59 @@
+"""The arena compares programs; that it counts right needs no model."""
+
+import sys
+
+import pytest
+
+from benchmarks import arena
+from benchmarks.arena import Contender, alternate, compare
+from benchmarks.corpus import SPECIALS, prepare
+
+PROGRAM = """
+import sys, time
+sys.path.insert(0, {folder!r})
+from windows import Windows
+windows = Windows(3)
+print("what programs say does not disturb")
+windows.start()
+while True:
+    done = time.process_time() + {seconds}
+    while time.process_time() < done:
+        pass
+    windows.step(10)
+"""
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch):
+    monkeypatch.setattr(arena, "WORK", tmp_path)
+
+
+def contender(name: str, seconds: float) -> Contender:
+    program = PROGRAM.format(folder=str(arena.ROOT / "benchmarks"), seconds=seconds)
+    return Contender(name, [sys.executable, "-c", program], threads=1)
+
+
+def test_ratios_of_cpu_time():
+    finished = alternate([contender("fast", 0.002), contender("slow", 0.01)], windows=3, warmup=1)
+    rows = compare("burn", "tokens/s", finished)
+    fast = next(row for row in rows if row["variant"] == "fast")
+    assert fast["per_cpu_second"] == pytest.approx(10 / 0.002, rel=0.3)
+    assert fast["baseline"] == "slow"
+    assert fast["ratio"] == pytest.approx(5, rel=0.3)
+    assert [len(one.windows) for one in finished] == [3, 3]
+
+
+def test_programs_that_fail_are_left_out_with_their_last_words(capsys):
+    broken = Contender("broken", [sys.executable, "-c", "raise SystemExit('no such peer')"], threads=1)
+    assert alternate([broken], windows=1, warmup=0) == []
+    assert "no such peer" in capsys.readouterr().err
+
+
+def test_generated_data_is_line_aligned_and_its_vocabularies_cover_it(tmp_path):
+    folder = prepare(tmp_path, "translation", None, rows=50)
+    source, target = ((folder / f"train.{side}").read_text().splitlines() for side in ("src", "tgt"))
+    assert len(source) == len(target) == 50
+    vocabulary = (folder / "vocab.src").read_text().split()
+    assert tuple(vocabulary[:4]) == SPECIALS
+    seen = " ".join(source).split()
+    assert set(vocabulary[4:]) == {word for word in seen if seen.count(word) > 1}
