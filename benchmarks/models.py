@@ -38,7 +38,7 @@ def make_data(folder: Path, workload: str, batch_size: int = 64) -> Seq2SeqDataM
     return Seq2SeqDataModule(rows, source_tokenizer=tokenizer, batch_size=batch_size)
 
 
-def make_model(workload: str, feeding: bool = False, gradient_steps: int | None = None) -> LitSeq2Seq:
+def make_model(workload: str, feeding: bool = False) -> LitSeq2Seq:
     """Make the model of a workload: bidirectional LSTM encoder, LSTM decoder with general attention."""
     sizes = SIZES[workload]
     decoder = InputFeedingDecoder if feeding else ParallelDecoder

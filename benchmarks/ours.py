@@ -89,8 +89,7 @@ def decode(arguments: argparse.Namespace, windows: Windows) -> None:
     """Decode the test sentences with a trained model, all in each window; tokens are sentences here."""
     model = LitSeq2Seq.from_pretrained(arguments.model)
     sources = (arguments.data / "test.src").read_text().splitlines()
-    dtype = {"bf16": torch.bfloat16, "int8": torch.int8, "fp32": None}[arguments.dtype]
-    predictor = Predictor(model, dtype=dtype)
+    predictor = Predictor(model, dtype=torch.bfloat16 if arguments.bf16 else None)
     config = override(model.generation, {"num_beams": arguments.beams, "max_new_tokens": 60})
     windows.start()
     while True:
@@ -141,7 +140,6 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--model", type=Path, help="folder of a trained model")
     parser.add_argument("--beams", type=int, default=1)
-    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "int8"])
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
