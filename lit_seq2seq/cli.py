@@ -8,10 +8,13 @@ import importlib
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -131,6 +134,8 @@ class Seq2SeqCLI(LightningCLI):
     step: int | None = None
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        given = sys.argv[1:] if args is None else args
+        self.command = shlex.join(["lit-seq2seq", *([] if run else ["fit"]), *map(_from_here, given)])
         super().__init__(
             LitSeq2Seq,
             Seq2SeqDataModule,
@@ -171,6 +176,7 @@ class Seq2SeqCLI(LightningCLI):
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
             raise UserError(f"these settings do not fit: {' '.join(str(error).split())}") from error
+        self.model.provenance = replace(self.model.provenance, command=self.command)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with CSV and TensorBoard logs in one folder unless the YAML names loggers.
@@ -216,6 +222,12 @@ class Seq2SeqCLI(LightningCLI):
     def after_fit(self) -> None:
         """Leave a folder that `from_pretrained` takes."""
         commands.save_best(self.trainer, self.model)
+
+
+def _from_here(argument: str) -> str:
+    """Name a file below the working directory from there: a card is read elsewhere."""
+    path = Path(argument)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else argument
 
 
 def _settings_of(name: str) -> dict[str, Any]:

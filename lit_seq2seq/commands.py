@@ -146,6 +146,8 @@ def push(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--private", type=bool | None, default=None, help="whether a new repository is private")
     parser.add_argument("--revision", type=str | None, default=None, help="branch, made if needed")
     parser.add_argument("--commit_message", type=str, default="Upload model", help="what the commit is called")
+    parser.add_argument("--license", type=str | None, default=None, help="for the card: such as apache-2.0")
+    parser.add_argument("--languages", type=str, nargs="*", default=[], help="for the card: ISO codes, such as de en")
     options = parser.parse_args(arguments)
     print(push_folder(options.pop("model"), **vars(options)))
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lit_seq2seq import remote
+from lit_seq2seq.card import Provenance, published
 from lit_seq2seq.features import Processor
 from lit_seq2seq.types import UserError
 from lit_seq2seq.untrusted import Weights, read_json
@@ -40,6 +41,20 @@ class ModelFolder:
     processor: Processor
     path: Path
     trust: tuple[str, ...] = ()
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where the model comes from; what is not of the right form is left out."""
+        scores, origin = self.config.get("scores"), self.config.get("provenance")
+        origin = origin if isinstance(origin, dict) else {}
+        known = {name: origin[name] for name in ("data", "command", "license") if isinstance(origin.get(name), str)}
+        languages = origin.get("languages")
+        return Provenance(
+            **known,
+            on_hub=origin.get("on_hub") is True,
+            languages=[str(code) for code in languages] if isinstance(languages, list) else [],
+            scores={name: float(value) for name, value in scores.items()} if isinstance(scores, dict) else {},
+        )
 
     @cached_property
     def weights(self) -> Weights:
@@ -170,6 +185,8 @@ def push_folder(
     revision: str | None = None,
     token: str | None = None,
     commit_message: str = "Upload model",
+    license: str | None = None,
+    languages: Sequence[str] = (),
 ) -> str:
     """Put a model folder on the hub, in one commit: its own files, whatever else lies there.
 
@@ -180,6 +197,8 @@ def push_folder(
         revision: branch, made if needed; `None` for `main`.
         token: access token that may write; that of `hf auth login` or `HF_TOKEN` if `None`.
         commit_message: what the commit is called.
+        license: for the model card: the hub's name of a license, such as `apache-2.0`.
+        languages: for the model card: ISO codes, such as `de`.
 
     Returns:
         Address of the commit.
@@ -189,8 +208,11 @@ def push_folder(
     """
     folder = Path(path)
     _read_config(folder)
-    names = (CONFIG, WEIGHTS, CARD, *Processor.FILES)
-    files = [(name, folder / name) for name in names if (folder / name).is_file()]
+    names = (CONFIG, WEIGHTS, *Processor.FILES)
+    files: list[tuple[str, Path | bytes]] = [(name, folder / name) for name in names if (folder / name).is_file()]
+    if (folder / CARD).is_file():
+        card = published((folder / CARD).read_text(encoding="utf-8"), repo_id, license, languages)
+        files.append((CARD, card.encode()))
     return remote.upload(files, repo_id, private, revision, token, commit_message)
 
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lit_seq2seq import spec
-from lit_seq2seq.card import model_card
+from lit_seq2seq.card import Provenance, model_card
 from lit_seq2seq.features import Processor, Records, Tokenizer
 from lit_seq2seq.hub import Loading, load_folder, push_folder, save_folder
 from lit_seq2seq.metrics import Scores, TextMetric
@@ -151,6 +151,7 @@ class LitSeq2Seq(lightning.LightningModule):
         self.scores = Scores(_factory(metric)() for metric in metrics)
         self.reranker: Reranker | None = None if reranker is None else _factory(reranker)()
         self.task = task
+        self.provenance = Provenance()
         self.vectors = (source_vectors, target_vectors)
         self.init_from = init_from
         self.network: EncoderDecoder | None = None
@@ -401,6 +402,8 @@ class LitSeq2Seq(lightning.LightningModule):
         if isinstance(cast(nn.Module, self.network), Ensemble):
             raise UserError("an ensemble is not trained: fit its models one by one")
         self.train()
+        data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
+        self.provenance = replace(self.provenance, data=data, on_hub=on_hub, scores={})
 
     def on_train_start(self) -> None:
         """Go on exactly where a checkpoint was written: with its random numbers, at the next batch."""
@@ -585,15 +588,24 @@ class LitSeq2Seq(lightning.LightningModule):
 
         Args:
             folder: made if needed.
-            scores: measured figures for the model card, such as `{"test_bleu": 41.4}`.
+            scores: measured figures for the model card, such as `{"test_bleu": 41.4}`; those known before if `None`.
 
         Raises:
             UserError: it is an ensemble, or the folder cannot be written.
         """
         if isinstance(cast(nn.Module, self.net), Ensemble):
             raise UserError("an ensemble is not saved as one: save its models, and name all their folders to use it")
-        config = {"model": {**self.hparams, "init_from": None}, "task": self.task, "scores": dict(scores or {})}
-        card = model_card(config, self.scores.signatures, sum(p.numel() for p in self.net.parameters()))
+        if scores:
+            self.provenance = replace(self.provenance, scores=dict(scores))
+        origin = {name: value for name, value in vars(self.provenance).items() if name != "scores"}
+        config = {
+            "model": {**self.hparams, "init_from": None},
+            "task": self.task,
+            "scores": dict(self.provenance.scores),
+            "provenance": origin,
+        }
+        parameters = sum(p.numel() for p in self.net.parameters())
+        card = model_card(self.task, self.provenance, self.scores.signatures, parameters)
         save_folder(folder, config, self.net, self.processor, card)
 
     def push_to_hub(
@@ -604,6 +616,8 @@ class LitSeq2Seq(lightning.LightningModule):
         token: str | None = None,
         commit_message: str = "Upload model",
         scores: Mapping[str, float] | None = None,
+        license: str | None = None,
+        languages: Sequence[str] = (),
     ) -> str:
         """Put the model on the Hugging Face hub, as `save_pretrained` writes it, in one commit.
 
@@ -613,7 +627,9 @@ class LitSeq2Seq(lightning.LightningModule):
             revision: branch, made if needed; `None` for `main`.
             token: access token that may write; that of `hf auth login` or `HF_TOKEN` if `None`.
             commit_message: what the commit is called.
-            scores: measured figures for the model card.
+            scores: measured figures for the model card; those known before if `None`.
+            license: for the model card: the hub's name of a license, such as `apache-2.0`.
+            languages: for the model card: ISO codes, such as `de`.
 
         Returns:
             Address of the commit.
@@ -623,7 +639,7 @@ class LitSeq2Seq(lightning.LightningModule):
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, scores)
-            return push_folder(folder, repo_id, private, revision, token, commit_message)
+            return push_folder(folder, repo_id, private, revision, token, commit_message, license, languages)
 
     @classmethod
     def from_pretrained(
@@ -655,6 +671,7 @@ class LitSeq2Seq(lightning.LightningModule):
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"{folder.path} describes a model that this version cannot build: {reason:.300}") from error
         folder.weights.load(model.net)
+        model.provenance = folder.provenance
         return model.eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -15,7 +16,7 @@ from lit_seq2seq.data.encoding import Encoder, Examples, Limits
 from lit_seq2seq.data.grouping import group_references
 from lit_seq2seq.data.loading import TrainingLoader, make_loader
 from lit_seq2seq.data.rows import RowMapper
-from lit_seq2seq.data.sources import Split, Splits, open_dataset
+from lit_seq2seq.data.sources import Split, Splits, is_hub_id, open_dataset
 from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, undecoded
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.data.synthetic import BuiltinDataset
@@ -205,6 +206,19 @@ class Seq2SeqDataModule(LightningDataModule):
     def splits(self) -> list[str]:
         """Those of `train`, `validation` and `test` that there are."""
         return list(self._opened())
+
+    @property
+    def origin(self) -> tuple[str | None, bool]:
+        """What the data is, for the model card: the id of a hub data set, or a few words; and which of them."""
+        if isinstance(self.dataset, BuiltinDataset):
+            return f"built-in {type(self.dataset).__name__}", False
+        if not isinstance(self.dataset, str | list | dict):
+            return None, False
+        if is_hub_id(self.dataset):
+            return str(self.dataset), True
+        files = self.dataset.values() if isinstance(self.dataset, dict) else [self.dataset]
+        names = [Path(path).name for item in files for path in ([item] if isinstance(item, str) else item)]
+        return f"own files {', '.join(names)}", False
 
     def prepare_data(self) -> None:
         """Download, learn tokenizers and encode, once per machine."""

@@ -119,6 +119,13 @@ def _plain(path: str, train: str) -> dict[str, str | list[str]] | None:
     return None
 
 
+def is_hub_id(dataset: Files) -> bool:
+    """Tell whether a name that `open_dataset` takes is the id of a hub data set."""
+    if not isinstance(dataset, str) or Path(dataset).exists() or "://" in dataset or glob.has_magic(dataset):
+        return False
+    return dataset.count("/") <= 1 and _suffix(dataset) not in {*_BUILDERS, ".txt"} and dataset[0] not in "./~"
+
+
 def _is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 

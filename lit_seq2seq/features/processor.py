@@ -40,6 +40,7 @@ class Processor:
     FILES: ClassVar[tuple[str, ...]] = (
         "processor.json",
         "tokenizer.json",
+        "tokenizer_config.json",
         "source_tokenizer.json",
         "target_tokenizer.json",
     )
@@ -151,13 +152,16 @@ class Processor:
         return self.kept_by(other) == (self.source_feature.size, self.target.size)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `processor.json` and a `tokenizer.json` for each vocabulary."""
+        """Write `processor.json` and a `tokenizer.json` for each vocabulary; `transformers` reads a single one."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         values = self.to_dict()
         for side, name in _files(values).items():
             tokenizer = values[side].pop("tokenizer")
             (folder / name).write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2), encoding="utf-8")
+            if name == "tokenizer.json":
+                config = json.dumps(self.target.transformers_config(), ensure_ascii=False, indent=2)
+                (folder / "tokenizer_config.json").write_text(config, encoding="utf-8")
         (folder / "processor.json").write_text(json.dumps(values, ensure_ascii=False, indent=2), encoding="utf-8")
 
     @classmethod

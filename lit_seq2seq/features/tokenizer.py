@@ -293,6 +293,12 @@ class Tokenizer(Feature):
         tokenizer._adopt(tokenizers.Tokenizer.from_str(text), "the given tokenizer.json")
         return tokenizer
 
+    def transformers_config(self) -> dict[str, Any]:
+        """Return what `transformers` wants beside a `tokenizer.json`, as its `tokenizer_config.json`."""
+        names = {role: self.backend.id_to_token(getattr(self.specials, role)) for role in _NAMES}
+        tokens = {f"{role}_token": str(name) for role, name in names.items()}
+        return {"tokenizer_class": "PreTrainedTokenizerFast", "split_special_tokens": True, **tokens}
+
     def to_dict(self) -> dict[str, Any]:
         """Describe settings and vocabulary by plain JSON values."""
         return {"config": self.config, "tokenizer": json.loads(self.to_json())}
