@@ -373,8 +373,22 @@ class LitSeq2Seq(lightning.LightningModule):
             return_attention: see `decode`.
 
         Returns:
-            Per source the hypotheses with their texts, best first.
+            Per source the hypotheses with their texts, best first. Where the memory does not suffice, the batch is
+            decoded in halves.
         """
+        try:
+            return self._write(source, raw, config, return_attention)
+        except torch.OutOfMemoryError:
+            if len(raw) == 1:
+                raise
+        torch.cuda.empty_cache()  # outside of the handler, which holds on to what failed
+        half, places = len(raw) // 2, torch.arange(len(raw), device=source.lengths.device)
+        parts = ((places[:half], raw[:half]), (places[half:], raw[half:]))
+        return [row for own, some in parts for row in self.write(source.select(own), some, config, return_attention)]
+
+    def _write(
+        self, source: Padded, raw: Sequence[Any], config: GenerationConfig | None, return_attention: bool
+    ) -> list[list[Hypothesis]]:
         config = config or self.generation
         reranked = self.reranker is not None and config.num_beams > 1
         wanted = replace(config, num_return_sequences=config.num_beams) if reranked else config
@@ -448,7 +462,8 @@ class LitSeq2Seq(lightning.LightningModule):
         self._window_tokens = None
         scale = self.trainer.accumulate_grad_batches * world / total
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        torch._foreach_mul_(gradients, scale)
+        if gradients:
+            torch._foreach_mul_(gradients, scale)
 
     def configure_gradient_clipping(
         self,
@@ -464,6 +479,9 @@ class LitSeq2Seq(lightning.LightningModule):
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not gradient_clip_val or scaled or gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            if not scaled and (self.trainer.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:
+                gradients = [p.grad for p in self.parameters() if p.grad is not None]
+                self.log("grad_norm", nn.utils.get_total_norm(gradients), batch_size=1)
             return
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         self.log("grad_norm", norm, batch_size=1)

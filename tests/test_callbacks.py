@@ -279,6 +279,37 @@ def test_non_finite_loss_without_checkpoint(tmp_path):
         NonFiniteLoss(0)
 
 
+class Poisoned(Tiny):
+    """Has a gradient that is not finite in some steps."""
+
+    def __init__(self, steps: set[int]) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def on_after_backward(self):
+        if self.trainer.fit_loop.total_batch_idx in self.steps:
+            self.net[0].weight.grad[0] = float("nan")
+
+
+def test_steps_with_a_bad_gradient_are_left_out(tmp_path):
+    class Changes(Callback):
+        def __init__(self):
+            self.weights = []
+
+        def on_train_batch_start(self, trainer, pl_module, *_):
+            self.weights.append(pl_module.net[2].weight.detach().clone())
+
+    changes = Changes()
+    with pytest.warns(UserWarning, match="step 1 is left out: its gradient is NaN or infinite"):
+        trainer(tmp_path, NonFiniteLoss(max_skipped=1), changes, max_epochs=2).fit(Poisoned({1, 3}))
+    same = [torch.equal(one, other) for one, other in itertools.pairwise(changes.weights)]
+    assert same == [False, True, False, True, False]
+    with pytest.raises(UserError, match=r"NaN or infinite in 2 steps up to step 3: .* lower learning rate"):
+        trainer(tmp_path, NonFiniteLoss(max_skipped=1)).fit(Poisoned({2, 3}))
+    with pytest.raises(UserError, match="max_skipped of at least 0, but got -1"):
+        NonFiniteLoss(max_skipped=-1)
+
+
 # PredictionWriter
 
 ORDER = [5, 0, 7, 3, 1, 2, 6]

@@ -193,6 +193,34 @@ def test_gradients_are_clipped_by_their_common_norm(tmp_path):
     assert float(trainer.callback_metrics["grad_norm"]) > 1e-3
 
 
+def test_the_norm_of_gradients_is_logged_without_clipping(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2, log_every_n_steps=2)
+    trainer.fit(make_model(), datamodule=make_data())
+    assert float(trainer.callback_metrics["grad_norm"]) > 0
+
+
+def test_a_batch_too_large_to_decode_is_decoded_in_parts(learned, monkeypatch):
+    model, data = learned
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()))
+    whole, sizes = model.write(batch.source, batch.texts), []
+    generate = model.generate
+
+    def small(source, *arguments, **options):
+        sizes.append(len(source.lengths))
+        if len(source.lengths) > 2:
+            raise torch.OutOfMemoryError("no memory for more than two")
+        return generate(source, *arguments, **options)
+
+    monkeypatch.setattr(model, "generate", small)
+    parts = model.write(batch.source, batch.texts)
+    assert [[one.text for one in row] for row in parts] == [[one.text for one in row] for row in whole]
+    assert max(sizes) == len(batch.texts) > 2
+    monkeypatch.setattr(model, "generate", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
+    with pytest.raises(torch.OutOfMemoryError):
+        model.write(batch.source, batch.texts)
+
+
 def test_training_learns(learned, tmp_path):
     model, data = learned
     before = make_model()

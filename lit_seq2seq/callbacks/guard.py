@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lit_seq2seq.types import UserError
 
@@ -21,8 +23,12 @@ class NonFiniteLoss(Callback):
     On a CPU every loss is looked at before its gradient is taken. On a GPU, where looking means waiting, the first bad
     step is noted on the device and read every `every_n_steps` batches, before each validation and before each save.
 
+    With `max_skipped`, an optimizer step whose gradient is not finite is left out instead, and training stops when so
+    many were left out one after another and the next is bad too. The gradient is then looked at in every step.
+
     Args:
         every_n_steps: batches between two looks on a GPU, at least 1.
+        max_skipped: greatest number of bad steps in a row to leave out.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -30,10 +36,13 @@ class NonFiniteLoss(Callback):
         >>> trainer = Trainer(callbacks=[NonFiniteLoss(every_n_steps=100)], accelerator="cpu", logger=False)
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
+    def __init__(self, every_n_steps: int = 50, max_skipped: int = 0) -> None:
         if every_n_steps < 1:
             raise UserError(f"NonFiniteLoss expects every_n_steps of at least 1, but got {every_n_steps}")
-        self.every_n_steps = every_n_steps
+        if max_skipped < 0:
+            raise UserError(f"NonFiniteLoss expects max_skipped of at least 0, but got {max_skipped}")
+        self.every_n_steps, self.max_skipped = every_n_steps, max_skipped
+        self._skipped = 0
         self._first_bad_step: Tensor | None = None
         self._batches = 0
 
@@ -44,10 +53,29 @@ class NonFiniteLoss(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note a bad loss, and stop where looking is due."""
+        if self.max_skipped:
+            return
         self._note(trainer, loss)
         self._batches += 1
         if loss.device.type == "cpu" or self._batches % self.every_n_steps == 0:
             self._stop_if_bad(trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Leave a bad step out, if so configured: all processes have the same gradient, and decide alike."""
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        if not self.max_skipped or not gradients:
+            return
+        if bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all()):
+            self._skipped = 0
+            return
+        self._skipped += 1
+        if self._skipped > self.max_skipped:
+            raise UserError(
+                f"the gradient was NaN or infinite in {self._skipped} steps up to step {trainer.global_step}: "
+                f"{_advice(trainer)}"
+            )
+        optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
+        rank_zero_warn(f"step {trainer.global_step} is left out: its gradient is NaN or infinite")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Spend no validation on a lost model."""

@@ -373,6 +373,8 @@ class Seq2SeqDataModule(LightningDataModule):
     def _ranks(self) -> dict[str, int]:
         if self.trainer is None:
             return {}
+        if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise UserError("the data is shared out by the data module: give Trainer(use_distributed_sampler=False)")
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def _stream(self) -> BatchStream:

@@ -200,8 +200,9 @@ class Tokenizer(Feature):
         backend = self.backend
         if dropout and self.config["dropout"]:
             backend.model.dropout = self.config["dropout"]
+        texts = list(map(_whole, texts))
         try:
-            encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
         finally:
             if dropout and self.config["dropout"]:
                 backend.model.dropout = None
@@ -342,10 +343,24 @@ def _find(backend: tokenizers.Tokenizer, names: Iterable[str]) -> int | None:
     return next((index for index in ids if index is not None), None)
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def _remove(names: list[str], raw: Iterable[str] | Iterable[list[str]]) -> Iterator[str | list[str]]:
     found = re.compile("|".join(map(re.escape, names)))
     for item in raw:
-        yield found.sub(" ", item) if isinstance(item, str) else [found.sub(" ", text) for text in item]
+        yield found.sub(" ", _whole(item)) if isinstance(item, str) else [found.sub(" ", _whole(t)) for t in item]
+
+
+def _whole(text: str) -> str:
+    """Replace halves of characters (lone surrogates), which no encoding of Unicode can write."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text)
+    return text
 
 
 def _read(path: Path) -> tokenizers.Tokenizer:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .errors import UserError
 from .vectors import FloatArray
 
+_LOUDEST = 2.0**31  # whole numbers of 32 bits pass, what overflows when squared and summed does not
 _EXTRA = "pip install 'lit_seq2seq[audio]'"
 
 
@@ -98,12 +99,18 @@ def read_audio(raw: Any, sampling_rate: int) -> FloatArray:
     found = samples_of(raw, sampling_rate)
     if found is None:
         with open_audio(raw) as sound:
-            found = sound.read(dtype="float32", always_2d=True).mean(axis=1), sound.samplerate
+            try:
+                found = sound.read(dtype="float32", always_2d=True).mean(axis=1), sound.samplerate
+            except (RuntimeError, MemoryError) as error:  # soundfile's own are RuntimeErrors
+                reason = " ".join(str(error).split())
+                raise UserError(
+                    f"{_name(raw)} is a broken recording: {reason}: mend it, or leave the row out"
+                ) from error
     samples, rate = found
     if not len(samples):
         raise UserError(f"expected a recording, but {_name(raw)} has no samples")
-    if not np.isfinite(samples).all():
-        raise UserError(f"expected finite samples, but some of {_name(raw)} are not")
+    if not np.abs(samples).max() < _LOUDEST:
+        raise UserError(f"expected samples from -1 to 1, but some of {_name(raw)} are not finite or far beyond")
     if rate != sampling_rate:
         try:
             import soxr

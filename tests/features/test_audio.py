@@ -120,7 +120,7 @@ def test_a_flac_file_in_an_audio_column_is_read():
         ("nowhere.wav", "there is no recording 'nowhere.wav': check the path"),
         (b"abc", "3 bytes is not a recording that soundfile can read"),
         (np.zeros(0), "expected a recording, but the array has no samples"),
-        (np.full(9, np.nan), "expected finite samples, but some of the array are not"),
+        (np.full(9, np.nan), "expected samples from -1 to 1, but some of the array are not finite"),
         (np.zeros((2, 3)), r"expected samples \(N,\), but got an array of shape \(2, 3\)"),
         ({"sampling_rate": 8000}, "it has none of them"),
     ],

@@ -1,0 +1,136 @@
+"""Several processes: two local nodes run what docs/multi_node.md says."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+
+from lit_seq2seq.cli import main
+from lit_seq2seq.types import UserError
+from tests.tiny import make_data, pairs, write_recipe
+
+PAGE = Path(__file__).parent.parent / "docs" / "multi_node.md"
+ROWS = 41  # odd, so that two processes cannot have equally many
+
+
+class Rows(Callback):
+    """Writes which rows this process trains on, by epoch."""
+
+    def __init__(self, folder: str, strike: str = "", at: int = 3) -> None:
+        self.folder, self.what, self.at = Path(folder), strike, at
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        with (self.folder / f"{trainer.world_size}-{trainer.global_rank}.rows").open("a") as file:
+            file.write(json.dumps([trainer.train_dataloader.position().epoch, batch.rows.tolist()]) + "\n")
+        if trainer.global_step == self.at and trainer.global_rank == trainer.world_size - 1:
+            if self.what == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif self.what == "error":
+                raise UserError("this process has had enough")
+
+
+def command(name: str) -> str:
+    """The command of docs/multi_node.md that follows this comment."""
+    found = re.search(rf"# {name}\n((?:.*\\\n)*.*\n)", PAGE.read_text(encoding="utf-8"))
+    assert found is not None
+    return found[1].replace("\\\n", " ")
+
+
+def two_nodes(recipe: Path, *more: str) -> list[tuple[int, str]]:
+    """Run the command of the page on two nodes of one process; return status and output of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = command("on each node").replace("recipes/translation/multi30k_en_de.yaml", str(recipe))
+    line = line.replace("torchrun", f"{sys.executable} -m torch.distributed.run").replace("node0.example", "127.0.0.1")
+    line = line.replace("29500", str(port)).replace("--nproc-per-node=8", "--nproc-per-node=1")
+    arguments = [part.replace("devices=8", "devices=1") for part in line.split()]
+    root = PAGE.parent.parent
+    started = [
+        subprocess.Popen(
+            [part.replace("$NODE", str(node)) for part in arguments] + [*more, "--trainer.accelerator=cpu"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+            cwd=root,
+        )
+        for node in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in started]
+    return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
+
+
+def watch(folder: Path, strike: str = "") -> str:
+    arguments = {"folder": str(folder), "strike": strike}
+    return f"--trainer.callbacks+={json.dumps({'class_path': 'tests.test_processes.Rows', 'init_args': arguments})}"
+
+
+def rows_of(folder: Path) -> tuple[dict[int, Counter[int]], list[int]]:
+    """How often each row was seen by epoch, and the number of batches of each process."""
+    seen: dict[int, Counter[int]] = {}
+    counts = []
+    for path in sorted(folder.glob("*.rows")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        counts.append(len(lines))
+        for epoch, rows in lines:
+            seen.setdefault(epoch, Counter()).update(rows)
+    return seen, counts
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = write_recipe(tmp_path)
+    rows = pairs(ROWS)
+    lines = [json.dumps({"source": s, "target": t}) for s, t in zip(rows["source"], rows["target"], strict=True)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.slow
+def test_two_nodes_are_interrupted_and_one_goes_on(tmp_path, recipe):
+    data = f"--data.dataset.train={tmp_path / 'train.jsonl'}"
+    options = [data, "--data.batch_size=4", "--trainer.max_epochs=3", "--checkpoint.save_top_k=0"]
+    ended = two_nodes(recipe, *options, watch(tmp_path, "signal"))
+    assert all(status for status, _ in ended), ended
+    assert any("Interrupted: the same command with --ckpt_path last goes on" in output for _, output in ended), ended
+    _, counts = rows_of(tmp_path)
+    assert counts == [8, 8]
+    assert main(["fit", "--config", str(recipe), *options, watch(tmp_path), "--ckpt_path=last"]) == 0
+    seen, _ = rows_of(tmp_path)
+    last = {epoch: rows for epoch, rows in seen.items() if rows}
+    total: Counter[int] = sum(last.values(), Counter())
+    assert total == Counter(dict.fromkeys(range(ROWS), 3))
+
+
+@pytest.mark.slow
+def test_two_nodes_read_a_stream_once(tmp_path, recipe):
+    stream = [f"--data.dataset.train={tmp_path / 'train.jsonl'}", "--data.streaming=true", "--data.batch_size=4"]
+    schedule = "--model.lr_scheduler=null"
+    ended = two_nodes(recipe, *stream, schedule, "--trainer.max_epochs=2", watch(tmp_path))
+    assert [status for status, _ in ended] == [0, 0], ended
+    seen, counts = rows_of(tmp_path)
+    assert counts[0] == counts[1]
+    assert sum(seen.values(), Counter()) == Counter(dict.fromkeys(range(ROWS), 2))
+
+
+@pytest.mark.slow
+def test_a_node_that_fails_ends_all(recipe, tmp_path):
+    ended = two_nodes(recipe, watch(tmp_path, "error"))
+    assert all(status for status, _ in ended)
+
+
+def test_lightnings_own_sampler_is_refused(tmp_path):
+    data = make_data()
+    data.trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, default_root_dir=tmp_path)
+    data.setup("fit")
+    with pytest.raises(UserError, match=r"use_distributed_sampler=False"):
+        data.train_dataloader()
