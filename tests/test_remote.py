@@ -66,7 +66,8 @@ def test_the_command_pushes_the_files_of_the_model_and_no_other(
     assert capsys.readouterr().out == f"{hub.url}/alice/digits/commit/{repo.branches['dev']}\n"
     assert repo.commits[repo.branches["main"]] == {}
     pushed = repo.commits[repo.branches["dev"]]
-    assert pushed == {path.name: path.read_bytes() for path in trained.model.iterdir()}
+    assert b'model="digits"' in pushed.pop("README.md")
+    assert pushed == {path.name: path.read_bytes() for path in trained.model.iterdir() if path.suffix != ".md"}
     assert main([*command, "--commit_message", "again"]) == 0
     assert outputs(LitSeq2Seq.from_pretrained("alice/digits", revision="dev")) == outputs(str(trained.model))
 
