@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -126,7 +126,7 @@ def kind(hint: Any) -> str:
     if origin is Callable:
         return f"class of {kind(arguments[-1])}"
     if origin is not None:
-        return f"{'dict' if origin is dict else 'list'} of {' to '.join(kind(part) for part in arguments)}"
+        return f"{'dict' if issubclass(origin, Mapping) else 'list'} of {' to '.join(kind(part) for part in arguments)}"
     return "null" if hint is type(None) else str(hint.__name__)
 
 

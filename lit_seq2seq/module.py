@@ -36,7 +36,7 @@ from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.resuming import RandomState, begin_next_epoch_if_finished, counts, random_states, restore_random_state
 from lit_seq2seq.schedules import OneCycle, check_factors, total_steps
 from lit_seq2seq.search import GenerationConfig, search
-from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, PredictedText, Prediction, UserError
+from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, PredictedText, Prediction, Source, UserError
 from lit_seq2seq.vectors import load_vectors
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ class LitSeq2Seq(lightning.LightningModule):
 
     # ---------------------------------------------------------------------------------------------- using
 
-    def encode(self, source: Padded) -> Encoded:
+    def encode(self, source: Source) -> Encoded:
         """Encode a batch of sources: one memory vector per position, and final states."""
         return self.net.encode(source)
 
@@ -342,14 +342,14 @@ class LitSeq2Seq(lightning.LightningModule):
             return_attention=return_attention,
         )
         return [
-            [_trimmed(hypothesis, length) for hypothesis in hypotheses]
-            for hypotheses, length in zip(found, encoded.memory.lengths.tolist(), strict=True)
+            [_trimmed(hypothesis, encoded.memory, row) for hypothesis in hypotheses]
+            for row, hypotheses in enumerate(found)
         ]
 
     @torch.no_grad()
     def generate(
         self,
-        source: Padded,
+        source: Source,
         config: GenerationConfig | None = None,
         prefix: Tensor | None = None,
         return_attention: bool = False,
@@ -359,7 +359,7 @@ class LitSeq2Seq(lightning.LightningModule):
 
     def write(
         self,
-        source: Padded,
+        source: Source,
         raw: Sequence[Any],
         config: GenerationConfig | None = None,
         return_attention: bool = False,
@@ -404,7 +404,7 @@ class LitSeq2Seq(lightning.LightningModule):
         best = [self.reranker(row, one) for one, row in zip(raw, written, strict=True)]
         return [row[: config.num_return_sequences] for row in best]
 
-    def forward(self, source: Padded, target: Padded) -> Tensor:
+    def forward(self, source: Source, target: Padded) -> Tensor:
         """Score every symbol at every position of given targets: logits `(B, T, V)`."""
         logits: Tensor = self.net(source, target)
         return logits
@@ -696,10 +696,12 @@ class LitSeq2Seq(lightning.LightningModule):
 _ARGUMENTS = tuple(name for name in LitSeq2Seq.__init__.__annotations__ if name != "return")
 
 
-def _trimmed(hypothesis: Hypothesis, length: int) -> Hypothesis:
-    """Cut the attention weights to the real positions of the memory."""
+def _trimmed(hypothesis: Hypothesis, memory: Padded, row: int) -> Hypothesis:
+    """Cut the attention weights to the real positions of the memory, and say which source each belongs to."""
     attention = hypothesis.attention
-    return hypothesis if attention is None else replace(hypothesis, attention=attention[:, :length])
+    if attention is None:
+        return hypothesis
+    return replace(hypothesis, attention=attention[:, : int(memory.lengths[row])], regions=memory.regions(row))
 
 
 def _factory(value: Any) -> Any:

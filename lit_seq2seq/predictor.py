@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
-from lit_seq2seq.features import Feature, Records, Tokenizer
+from lit_seq2seq.features import Feature
 from lit_seq2seq.features.feature import Array, encode_named
 from lit_seq2seq.hub import Loading
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig, stream
-from lit_seq2seq.types import Padded, UserError
+from lit_seq2seq.types import CopySource, Padded, Sources, UserError
 
 
 class Results(NamedTuple):
@@ -56,6 +56,7 @@ class Output:
         token_scores: log-probability of each.
         source_tokens: display form of each source symbol; empty for a source that has none.
         attention: `(T, S)` weights of each output symbol over the encoder's positions; `None` unless asked for.
+        regions: of several sources how many of these positions each has, in their order.
     """
 
     text: str
@@ -64,6 +65,7 @@ class Output:
     token_scores: tuple[float, ...] = ()
     source_tokens: tuple[str, ...] = ()
     attention: Tensor | None = None
+    regions: Mapping[str, int] = field(default_factory=dict)
 
 
 class Predictor:
@@ -209,20 +211,19 @@ class Predictor:
 
     @torch.inference_mode()
     def _batch(
-        self, source: Padded, raw: list[Any], config: GenerationConfig, return_attention: bool
+        self, source: Padded | Sources, raw: list[Any], config: GenerationConfig, return_attention: bool
     ) -> list[list[Output]]:
         device = self.model.device
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
             found = self.model.write(source.to(device), raw, config, return_attention)
         target, feature = self.model.processor.target, self.model.processor.source_feature
         outputs = []
-        for place, (row, values, length) in enumerate(zip(found, source.values, source.lengths.tolist(), strict=True)):
+        for place, row in enumerate(found):
             own = source.extra(place)
-            sources: tuple[str, ...] = ()
-            if source.copies is not None:
-                sources = tuple(target.tokens(source.copies.ids[place, :length].tolist(), own))
-            elif isinstance(feature, Tokenizer | Records):
-                sources = tuple(feature.tokens(values[:length].tolist()))
+            if isinstance(source, CopySource):
+                sources = target.tokens(source.ids[place, : int(source.lengths[place])].tolist(), own)
+            else:
+                sources = feature.labels(source, place)
             finished = []
             for hypothesis in row:
                 ended = len(hypothesis.token_scores) > len(hypothesis.tokens)
@@ -233,8 +234,9 @@ class Predictor:
                         hypothesis.score,
                         tuple(pieces),
                         tuple(hypothesis.token_scores.tolist()),
-                        sources,
+                        tuple(sources),
                         None if hypothesis.attention is None else hypothesis.attention.float().cpu(),
+                        hypothesis.regions,
                     )
                 )
             outputs.append(finished)

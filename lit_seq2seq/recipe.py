@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from rich.table import Table
 from lit_seq2seq.cli import Seq2SeqCLI, guarded
 from lit_seq2seq.commands import save_best
 from lit_seq2seq.data import Seq2SeqDataModule
-from lit_seq2seq.features import Feature, Records
+from lit_seq2seq.features import Feature, MultiSource, Records
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.plots import plot_curves
@@ -130,7 +132,12 @@ def show(
 
 def generate_command(first: Any, feature: Feature, model: LitSeq2Seq, folder: Path) -> str:
     """Return the command that makes outputs: for `first` where it fits on a line, otherwise for the paths of files."""
-    line = feature.show(first) if isinstance(feature, Records) else first
+    line = first
+    if isinstance(feature, Records):
+        line = feature.show(first)
+    elif isinstance(first, Mapping) and isinstance(feature, MultiSource):
+        typed = {name: value if isinstance(value, str | list) else "FILE" for name, value in first.items()}
+        line = json.dumps(typed, ensure_ascii=False)
     given = f"echo {shlex.quote(line)} |" if isinstance(line, str) else "ls FILES |"
     options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
     return f"{given} lit-seq2seq generate --model {folder} {options}"

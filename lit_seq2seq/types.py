@@ -6,9 +6,9 @@ Everything in the package may import this module; it imports nothing of the pack
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypedDict, TypeVar
+from typing import Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ from lit_seq2seq.runtime.text import SpecialIds as SpecialIds
 class Value:
     """Base of the immutable tensor records; every tensor field has the batch as its first dimension.
 
-    Subclasses are frozen dataclasses whose fields are tensors, other `Value`s, tuples of these, or `None`; anything
-    else is carried along untouched.
+    Subclasses are frozen dataclasses whose fields are tensors, other `Value`s, tuples or mappings of these, or `None`;
+    anything else is carried along untouched.
     """
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
@@ -54,6 +54,8 @@ def _map(value: object, function: Callable[[Tensor], Tensor]) -> object:
         return value.map(function)
     if isinstance(value, tuple):
         return tuple(_map(item, function) for item in value)
+    if isinstance(value, Mapping):
+        return {name: _map(item, function) for name, item in value.items()}
     return value
 
 
@@ -95,6 +97,10 @@ class Padded(Value):
     def extra(self, row: int) -> tuple[str, ...]:
         """Symbols of one sequence that the target's vocabulary lacks; their ids follow those of the vocabulary."""
         return ()
+
+    def regions(self, row: int) -> dict[str, int]:
+        """Real positions of each source, where the sequence is made of several."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,82 @@ class CopySource(Padded):
 
 
 @dataclass(frozen=True)
+class Sources(Value):
+    """Several sources side by side, such as a text and an image.
+
+    Attributes:
+        parts: each by its name.
+
+    Example:
+        >>> text = Padded(torch.tensor([[4, 5], [6, 0]]), torch.tensor([2, 1]))
+        >>> tags = Padded(torch.tensor([[7], [8]]), torch.tensor([1, 1]))
+        >>> Sources({"text": text, "tags": tags}).lengths
+        tensor([3, 2])
+    """
+
+    parts: Mapping[str, Padded]
+
+    @property
+    def lengths(self) -> Tensor:
+        """`(B,)` real positions of all sources together."""
+        return torch.stack([part.lengths for part in self.parts.values()]).sum(dim=0)
+
+    @property
+    def copies(self) -> None:
+        """Nothing can be copied."""
+        return None
+
+    def extra(self, row: int) -> tuple[str, ...]:
+        """Nothing can be copied."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Shared(Value):
+    """Sources of which several examples of a batch have the same one: an image with several captions.
+
+    Attributes:
+        distinct: each source once.
+        index: `(B,)` which of them each example has.
+
+    Example:
+        >>> images = Padded(torch.zeros(2, 8, 8, 3), torch.tensor([8, 8]))
+        >>> Shared(images, torch.tensor([0, 0, 1])).lengths
+        tensor([8, 8, 8])
+    """
+
+    distinct: Padded | Sources
+    index: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """`(B,)` real positions."""
+        return self.distinct.lengths[self.index]
+
+    @property
+    def copies(self) -> Copies | None:
+        """What a copying model may copy."""
+        copies = self.distinct.copies
+        return None if copies is None else copies.select(self.index)
+
+    def extra(self, row: int) -> tuple[str, ...]:
+        """Symbols of one source that the target's vocabulary lacks."""
+        return self.distinct.extra(int(self.index[row]))
+
+    def select(self, index: Tensor) -> Self:
+        """Return the examples named by `index`, `(M,)` integers, in that order."""
+        return dataclasses.replace(self, index=self.index.index_select(0, index))
+
+    def repeat(self, times: int) -> Self:
+        """Return a copy with each example repeated `times` times in place."""
+        return dataclasses.replace(self, index=self.index.repeat_interleave(times))
+
+
+Source: TypeAlias = Padded | Sources | Shared
+"""What an encoder reads."""
+
+
+@dataclass(frozen=True)
 class Batch(Value):
     """What the data loader gives the model.
 
@@ -177,7 +259,7 @@ class Batch(Value):
         texts: per example the source for display, a text or a few words about it; empty when training.
     """
 
-    source: Padded
+    source: Source
     target: Padded | None
     rows: Tensor
     references: tuple[tuple[str, ...], ...] = ()
@@ -226,6 +308,7 @@ class Hypothesis:
         token_scores: `(T,)` or `(T + 1,)` log-probability of each token, then of EOS where it was produced.
         attention: `(T or T + 1, S)` attention weights beside `token_scores`; `None` for models without attention.
         text: what the tokens say, for people; search leaves it empty.
+        regions: of several sources how many of the attended positions each has, in their order.
     """
 
     tokens: Tensor
@@ -234,6 +317,7 @@ class Hypothesis:
     token_scores: Tensor
     attention: Tensor | None = None
     text: str = ""
+    regions: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class PredictedText(TypedDict):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 from datasets import Image as ImageColumn
 from lightning.pytorch import Trainer
@@ -17,7 +18,7 @@ from lit_seq2seq.metrics import BLEU1, CIDErD
 from lit_seq2seq.nn import AdditiveAttention, ConvEncoder, MeanBridge, ParallelDecoder
 from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.predictor import Output, Predictor
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Shared, UserError
 from tests.tiny import SIZES, make_model, make_trainer
 
 SIZE = 16
@@ -69,6 +70,19 @@ def test_every_caption_is_an_example_and_all_are_references() -> None:
     shown = dict(zip(batch.texts, batch.references, strict=True))
     assert shown["row 2: image of 24 x 20 pixels"] == ("all blue", "blue only")
     assert batch.source.values.shape == (4, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_captions_of_an_image_come_together_and_it_is_encoded_once(streaming: bool) -> None:
+    options = {"streaming": streaming, "batch_size": 4, "keep_targets_together": True}
+    data = make_data(DatasetDict(train=captions(9), validation=captions(4)), test_size=0, **options)
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    assert sorted(row for batch in batches for row in batch.rows.tolist()) == sorted(2 * list(range(9)))
+    for batch in batches:
+        assert isinstance(batch.source, Shared)
+        assert len(batch.source.distinct.values) == len(batch.rows.unique()) == len(batch) // 2
+        assert torch.equal(batch.rows[:, None] == batch.rows, batch.source.index[:, None] == batch.source.index)
 
 
 def test_augmentation_is_for_training_alone() -> None:

@@ -60,13 +60,14 @@ def vectors(folder: Path, source: str, target: str, channels: int | None) -> str
     return json.dumps({split: str(folder / f"{split}.parquet") for split in ("train", "validation", "test")})
 
 
-def images(folder: Path, source: str, target: str) -> dict[str, str]:
-    """Write the three splits with images; a pattern of columns becomes two of them."""
+def images(folder: Path, source: str, target: str, text: str | None = None, count: int = 20) -> dict[str, str]:
+    """Write the three splits with images, and texts beside them; a pattern of columns becomes two of them."""
     found = {}
     for seed, split in enumerate(("train", "validation", "test")):
-        texts = pairs(20, seed)["target"]
+        texts = pairs(count, seed)["target"]
         columns = {target.replace("*", str(number)): texts for number in range(2)}
-        files = [{"bytes": png(number), "path": None} for number in range(20)]
+        columns |= {text: texts} if text else {}
+        files = [{"bytes": png(number), "path": None} for number in range(count)]
         rows = Dataset.from_dict({source: files, **columns}).cast_column(source, Image())
         rows.to_parquet(folder / f"{split}.parquet")
         found[split] = str(folder / f"{split}.parquet")
@@ -108,6 +109,12 @@ def small(path: Path, folder: Path) -> list[str]:
     records = "Records" in str(data.get("source_feature"))
     if "source_feature" in data and not records:
         feature, columns = data["source_feature"], (data["source_column"], data["target_column"])
+        if feature["class_path"].endswith("MultiSource"):
+            named = data["source_column"]
+            arguments.append(
+                f"--data.dataset={json.dumps(images(folder, named['image'], columns[1], named['text'], 4))}"
+            )
+            return [*arguments, "--data.num_workers=0"]
         if feature["class_path"].endswith("Image"):
             arguments.append(f"--data.dataset={json.dumps(images(folder, *columns))}")
             return [*arguments, "--data.name=null"]

@@ -60,6 +60,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         seed: of the shuffling.
         rank: which of the processes this is.
         world_size: number of processes; together they cover every example once.
+        groups: `(N,)` examples with the same number come into the same batch; `None` for each by itself.
         noise: relative noise of the lengths, in [0, 1).
         start: where an interrupted run goes on: its epoch leaves out the batches that were taken, and shares the others
             among the processes there are now.
@@ -88,15 +89,22 @@ class BucketBatchSampler(Sampler[list[int]]):
         world_size: int = 1,
         noise: float = 0.05,
         start: Position = Position(),
+        groups: Ints | None = None,
     ) -> None:
         check_limits(max_tokens, batch_size)
-        if len(source) < world_size:
+        numbers = np.arange(len(source))
+        indices = numbers if indices is None else indices
+        groups = numbers if groups is None else groups
+        together = np.argsort(groups, kind="stable")
+        _, starts = np.unique(groups[together], return_index=True)
+        if len(starts) < world_size:
             raise UserError(
-                f"expected at least {world_size} examples for {world_size} processes, but got {len(source)}"
+                f"expected at least {world_size} examples for {world_size} processes, but got {len(starts)}"
             )
-        self.source, self.target = source, target
+        self.source, self.target = (np.maximum.reduceat(lengths[together], starts) for lengths in (source, target))
+        self.indices, self.offsets = indices[together], starts
+        self.sizes = np.diff(starts, append=len(source))
         self.max_tokens, self.batch_size = max_tokens, batch_size
-        self.indices = np.arange(len(source)) if indices is None else indices
         self.shuffle, self.longest_first = shuffle, longest_first
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.noise = noise
@@ -116,7 +124,11 @@ class BucketBatchSampler(Sampler[list[int]]):
         for step in range(left):
             batch = batches[step * self.world_size + self.rank]
             place = (len(self) - left + step) * self.world_size + self.rank
-            yield BatchRows(self.indices[batch].tolist(), seed_of(self.seed, self.epoch, place))
+            yield BatchRows(self._examples(batch), seed_of(self.seed, self.epoch, place))
+
+    def _examples(self, groups: Ints) -> list[int]:
+        pairs = zip(self.offsets[groups].tolist(), self.sizes[groups].tolist(), strict=True)
+        return [index for start, size in pairs for index in self.indices[start : start + size].tolist()]
 
     @property
     def batches_left(self) -> int:
@@ -202,23 +214,21 @@ class BucketBatchSampler(Sampler[list[int]]):
     def _bounds(self, order: Ints) -> Ints:
         """Cut an order greedily under the limits."""
         budget = self.max_tokens or math.inf
-        size = self.batch_size or len(order)
-        bounds, start, widest, tallest = [0], 0, 0, 0
-        for position, (source, target) in enumerate(
-            zip(self.source[order].tolist(), self.target[order].tolist(), strict=True)
-        ):
+        most = self.batch_size or math.inf
+        bounds, count, widest, tallest = [0], 0, 0, 0
+        columns = (lengths[order].tolist() for lengths in (self.source, self.target, self.sizes))
+        for position, (source, target, size) in enumerate(zip(*columns, strict=True)):
             widest = source if source > widest else widest
             tallest = target if target > tallest else tallest
-            count = position + 1 - start
-            if count > 1 and (count > size or count * (widest + tallest) > budget):
+            count += size
+            if count > size and (count > most or count * (widest + tallest) > budget):
                 bounds.append(position)
-                start, widest, tallest = position, source, target
+                count, widest, tallest = size, source, target
         return np.array([*bounds, len(order)])
 
     def _tokens(self, order: Ints, bounds: Ints) -> Ints:
-        widest = np.maximum.reduceat(self.source[order], bounds[:-1])
-        tallest = np.maximum.reduceat(self.target[order], bounds[:-1])
-        return np.diff(bounds) * (widest.astype(np.int64) + tallest)
+        widest, tallest = (np.maximum.reduceat(x[order], bounds[:-1]) for x in (self.source, self.target))
+        return np.add.reduceat(self.sizes[order], bounds[:-1]) * (widest.astype(np.int64) + tallest)
 
 
 def seed_of(*numbers: int) -> int:

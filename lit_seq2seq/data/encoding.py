@@ -21,7 +21,7 @@ from lit_seq2seq.data.batching import BatchRows
 from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets
 from lit_seq2seq.features import Feature, Processor, Records, Tokenizer
 from lit_seq2seq.features.feature import Array, encode_named
-from lit_seq2seq.types import Batch, CopySource, Padded, UserError
+from lit_seq2seq.types import Batch, CopySource, Padded, Shared, Source, UserError
 
 _VERSION = 2  # of the encoded columns: raise it when their meaning changes
 Lengths = npt.NDArray[np.int32]
@@ -297,14 +297,24 @@ class Limits:
                 kept &= ~long
         return kept, {reason: count for reason, count in counts.items() if count}
 
-    def collate(self, processor: Processor, columns: dict[str, list[Any]]) -> tuple[Padded, Padded]:
-        """Cut and pad the `source` and `target` columns, and the `copies` and their `symbols` where there are any."""
+    def collate(self, processor: Processor, columns: dict[str, list[Any]]) -> tuple[Source, Padded]:
+        """Cut and pad the `source` and `target` columns, and the `copies` and their `symbols` where there are any.
+
+        A source that several examples share, as their `row` tells, is there once.
+        """
         sources = _cut(processor.source_feature, columns["source"], self.max_source_length)
-        source = processor.source_feature.collate(sources)
+        _, first, index = np.unique(columns["row"], return_index=True, return_inverse=True)
+        source: Source
+        if len(first) < len(index) and "copies" not in columns:
+            distinct = processor.source_feature.collate([sources[place] for place in first])
+            source = Shared(distinct, torch.from_numpy(index))
+        else:
+            source = processor.source_feature.collate(sources)
         targets = _cut(processor.target, columns["target"], self.max_target_length)
         if "copies" in columns:
             ids = _cut(processor.target, columns["copies"], self.max_source_length)
             symbols, targets = _left(ids, columns["symbols"], targets, processor.target)
+            assert isinstance(source, Padded)
             source = CopySource(source.values, source.lengths, processor.target.collate(ids).values, symbols)
         return source, processor.target.collate(targets)
 
@@ -340,6 +350,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
         kept: positions of the examples within the limits.
         source_lengths: number of source positions of each of them, after the cut.
         target_lengths: number of target ids of each of them, after the cut; 0 without targets.
+        row_numbers: the row of each of them.
         report: how many examples are kept, and what is wrong with others.
 
     Raises:
@@ -373,6 +384,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
         self.kept = np.flatnonzero(kept)
         self.source_lengths = source.clip(1, limits.max_source_length)[kept]
         self.target_lengths = target.clip(int(encoder.targets), limits.max_target_length)[kept]
+        self.row_numbers = self.encoded.examples.data.column("row").to_numpy()[kept]
 
     def __len__(self) -> int:
         return len(self.encoded.examples)
@@ -396,7 +408,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
         raw = {name: [column[place] for place in places] for name, column in raw.items()}
         anew = self._targets_anew
         targets = self.encoder.choose(raw, table["choice"].to_pylist()) if anew else _arrays(table["target"])
-        columns: dict[str, list[Any]] = {"source": chosen, "target": targets}
+        columns: dict[str, list[Any]] = {"row": rows, "source": chosen, "target": targets}
         if self.encoder.processor.copy and self._anew:
             columns["copies"], columns["symbols"] = self.encoder.copies(raw, chosen)
         elif self.encoder.processor.copy:

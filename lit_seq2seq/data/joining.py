@@ -108,7 +108,7 @@ class JoinedRecordings(BuiltinDataset):
             join,
             features=Features({"audio": audio, "text": Value("string")}),
             gen_kwargs={
-                "rows": on_disk(undecoded(rows, names[0])).select_columns(names),
+                "rows": on_disk(undecoded(rows, [names[0]])).select_columns(names),
                 "columns": self.columns,
                 "size": self.sizes[split],
                 "version": _VERSION,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Features, LargeList, List, Value
 
-from lit_seq2seq.features import Feature, Tokenizer
+from lit_seq2seq.features import Feature, MultiSource, Tokenizer
 from lit_seq2seq.types import UserError
 
 Rows = Mapping[str, Sequence[Any]]  # several rows, column by column
@@ -24,7 +24,7 @@ class RowMapper:
     A column may be nested (`"translation.en"`), a pattern (`"caption_*"`), or hold a list of texts.
 
     Args:
-        source: column of the source.
+        source: column of the source, or of each of several sources by its name.
         target: column, or columns, of the target; more than one text per row are alternatives, each a training example.
         references: further columns that only the metrics see.
         tags: columns whose tags stand before the source, each as `⟨tag⟩` and a space. A text may hold several tags,
@@ -37,9 +37,11 @@ class RowMapper:
         ['ein Hund']
         >>> RowMapper("lemma", tags=["features"]).sources({"lemma": ["go"], "features": ["V;PST"]})
         ['⟨V⟩ ⟨PST⟩ go']
+        >>> RowMapper({"text": "de", "image": "file"}).sources({"de": ["ein Hund"], "file": ["1.png"]})
+        [{'text': 'ein Hund', 'image': '1.png'}]
     """
 
-    source: str = "source"
+    source: str | dict[str, str] = "source"
     target: str | list[str] = "target"
     references: str | list[str] | None = None
     tags: str | list[str] | None = None
@@ -57,7 +59,8 @@ class RowMapper:
             UserError: if a column is missing or does not hold what is expected.
         """
         known = dict(_leaves(features))
-        _check(known, [self.source], "source_column", Tokenizer() if source is None else source)
+        for column, feature in self._read_by(Tokenizer() if source is None else source):
+            _check(known, [column], "source_column", feature)
         target = _expand(known, self.target)
         references = _expand(known, self.references)
         if targets:
@@ -74,15 +77,45 @@ class RowMapper:
         _check(known, listed(speaker), "speaker_column", Tokenizer())
         return RowMapper(self.source, target if targets else [], references if targets else [], tags, speaker)
 
+    def _read_by(self, source: Feature) -> list[tuple[str, Feature]]:
+        """Pair each source column with the feature that reads it."""
+        if not isinstance(source, MultiSource):
+            if isinstance(self.source, str):
+                return [(self.source, source)]
+            raise UserError(
+                f"expected one source_column for {type(source).__name__}, but it names {', '.join(self.source)}: "
+                "set source_feature to a MultiSource of the same names"
+            )
+        columns = self.source if isinstance(self.source, dict) else {}
+        if columns.keys() != source.features.keys():
+            raise UserError(
+                f"expected source_column to be a mapping that names a column for each of {', '.join(source.features)}, "
+                f"but it is {self.source}"
+            )
+        return [(columns[name], feature) for name, feature in source.features.items()]
+
+    def part(self, name: str) -> RowMapper:
+        """Return the mapper that finds one of several sources alone."""
+        assert isinstance(self.source, dict)
+        return replace(self, source=self.source[name])
+
+    @property
+    def source_columns(self) -> list[str]:
+        """Columns that hold sources."""
+        return [self.source] if isinstance(self.source, str) else list(self.source.values())
+
     @property
     def columns(self) -> list[str]:
         """Top-level or nested names of every column that is read."""
-        names = [self.source, *listed(self.tags), *listed(self.speaker), *listed(self.target)]
+        names = [*self.source_columns, *listed(self.tags), *listed(self.speaker), *listed(self.target)]
         names += listed(self.references)
         return list(dict.fromkeys(names))
 
     def sources(self, rows: Rows) -> list[Any]:
-        """Return the source of each row, a text with its tags; `None` where there is none."""
+        """Return the source of each row, a text with its tags, or a mapping of several; `None` where there is none."""
+        if isinstance(self.source, dict):
+            columns = [_column(rows, column) for column in self.source.values()]
+            return [dict(zip(self.source, values, strict=True)) for values in zip(*columns, strict=True)]
         found = list(_column(rows, self.source))
         names = listed(self.tags)
         if not names:
@@ -108,7 +141,7 @@ class RowMapper:
     @property
     def text_roots(self) -> list[str]:
         """Names of the columns that hold targets and references, or the source where there are none."""
-        return _roots([*listed(self.target), *listed(self.references)] or [self.source])
+        return _roots([*listed(self.target), *listed(self.references)] or self.source_columns)
 
     @property
     def speaker_roots(self) -> list[str]:

@@ -89,12 +89,13 @@ def columns_of(rows: Split) -> Features:
     return rows.features or rows._resolve_features().features
 
 
-def undecoded(rows: Split, column: str) -> Split:
-    """Leave the files of an audio or image column as bytes and paths: the source feature decodes them."""
-    kind = columns_of(rows).get(column)
-    if not getattr(kind, "decode", False):
-        return rows
-    return rows.cast_column(column, dataclasses.replace(kind, decode=False))
+def undecoded(rows: Split, columns: list[str]) -> Split:
+    """Leave the files of audio and image columns as bytes and paths: the source feature decodes them."""
+    for column in columns:
+        kind = columns_of(rows).get(column)
+        if getattr(kind, "decode", False):
+            rows = rows.cast_column(column, dataclasses.replace(kind, decode=False))
+    return rows
 
 
 def on_disk(rows: Split) -> Dataset:

@@ -31,6 +31,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         max_tokens: as for `BucketBatchSampler`.
         batch_size: as for `BucketBatchSampler`.
         seed: of the shuffling.
+        keep_targets_together: put all targets of a row into the same batch.
         buffer_size: number of rows that are sorted by length together; ten times what the source feature holds in
             memory at once if `None`.
         rank: which of the processes this is.
@@ -45,6 +46,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         max_tokens: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
+        keep_targets_together: bool = False,
         buffer_size: int | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -55,6 +57,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         self.max_tokens, self.batch_size = max_tokens, batch_size
         self.seed, self.buffer_size = seed, buffer_size
         self.rank, self.world_size = rank, world_size
+        self.keep_targets_together = keep_targets_together
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -118,6 +121,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
             seed=seed,
             rank=self.rank,
             world_size=self.world_size,
+            groups=np.array(part.columns["row"]) if self.keep_targets_together else None,
         ):
             columns = {name: [column[position] for position in positions] for name, column in part.columns.items()}
             with seeded(seed_of(seed, *positions[:1], self.rank)):

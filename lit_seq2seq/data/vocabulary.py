@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_seq2seq.data.encoding import cache_folder
 from lit_seq2seq.data.rows import RowMapper, hidden_targets
 from lit_seq2seq.data.sources import Split
-from lit_seq2seq.features import Feature, Processor, Tokenizer
+from lit_seq2seq.features import Feature, MultiSource, Processor, Tokenizer
 from lit_seq2seq.types import UserError
 
 _VERSION = 2  # of the way features are trained: raise it when the same settings give another vocabulary
@@ -60,9 +60,16 @@ def learn_processor(
     if shared and target is not None:
         both = _learn(train, mapper, target, ("source", "target"), prefix, rows)
         return Processor(both, both, prefix, copy)
-    source = _learn(train, mapper, source, ("source",), prefix, rows)
+    source = _learn_source(train, mapper, source, prefix, rows)
     target = _learn(train, mapper, Tokenizer() if target is None else target, ("target",), prefix, rows, source)
     return Processor(source, target, prefix, copy)
+
+
+def _learn_source(train: Split, mapper: RowMapper, source: Feature, prefix: str, rows: int) -> Feature:
+    if not isinstance(source, MultiSource):
+        return _learn(train, mapper, source, ("source",), prefix, rows)
+    parts = source.features.items()
+    return MultiSource({name: _learn(train, mapper.part(name), part, ("source",), "", rows) for name, part in parts})
 
 
 def extend_processor(

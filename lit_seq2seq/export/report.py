@@ -17,7 +17,7 @@ from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.runtime.model import Network
 from lit_seq2seq.runtime.search import Options, select
-from lit_seq2seq.types import CopySource, Padded
+from lit_seq2seq.types import CopySource, Padded, UserError
 
 LENGTH, STEPS, BATCH = 12, 20, 32
 
@@ -51,10 +51,16 @@ def random_source(processor: Processor, count: int, length: int, seed: int = 0) 
         count: number of sources.
         length: number of positions.
         seed: of the random numbers.
+
+    Raises:
+        UserError: there are several sources at once.
     """
     generator = torch.Generator().manual_seed(seed)
     feature = processor.source_feature
-    empty = feature.collate([feature.nothing()]).values  # (1, S) ids, (1, S, F) vectors or (1, H, W, C) pixels
+    padded, size = feature.collate([feature.nothing()]), feature.size
+    if not isinstance(padded, Padded) or not isinstance(size, int):
+        raise UserError("a model of several sources cannot be exported: use lit-seq2seq generate, or the pipeline")
+    empty = padded.values  # (1, S) ids, (1, S, F) vectors or (1, H, W, C) pixels
     if empty.dim() == 4:
         pixels = torch.randn(count, *empty.shape[1:], generator=generator)
         return Padded(pixels, torch.full((count,), empty.shape[1]))
@@ -63,7 +69,7 @@ def random_source(processor: Processor, count: int, length: int, seed: int = 0) 
     if empty.dim() == 3:
         values: Tensor = torch.randn(count, length, empty.shape[2], generator=generator)
         return Padded(values.masked_fill(torch.arange(length)[:, None] >= lengths[:, None, None], 0), lengths)
-    ids = torch.randint(feature.size, (count, length), generator=generator)
+    ids = torch.randint(size, (count, length), generator=generator)
     source = Padded(ids, lengths)
     source = Padded(ids.masked_fill(~source.mask, 0), lengths)
     if not processor.copy:

@@ -3,6 +3,7 @@
 from lit_seq2seq.features.audio import LogMel, Waveform
 from lit_seq2seq.features.feature import Feature
 from lit_seq2seq.features.image import Image
+from lit_seq2seq.features.multi import MultiSource
 from lit_seq2seq.features.pretrained import PretrainedTokenizer
 from lit_seq2seq.features.processor import Processor
 from lit_seq2seq.features.records import Records
@@ -16,6 +17,7 @@ __all__ = [
     "Frames",
     "Image",
     "LogMel",
+    "MultiSource",
     "PretrainedTokenizer",
     "Processor",
     "Records",

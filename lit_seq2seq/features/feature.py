@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from lit_seq2seq.types import Padded, UserError
+from lit_seq2seq import spec
+from lit_seq2seq.types import Padded, Sources, UserError
 
 Array = npt.NDArray[np.generic]
 
@@ -25,7 +26,8 @@ class Feature(ABC):
 
     - symbols: `values (B, S)` integer ids;
     - vectors: `values (B, S, F)` floating-point features, zero at padding, `F = size`;
-    - images: `values (B, H, W, C)` pixels, `C = size`; `lengths` counts pixel rows, all H unless heights differ.
+    - images: `values (B, H, W, C)` pixels, `C = size`; `lengths` counts pixel rows, all H unless heights differ;
+    - several sources: `Sources`, one of the above for each name, whose sizes `size` gives.
 
     An encoder is free to return fewer positions than it reads; the lengths of its memory say how many.
 
@@ -66,6 +68,10 @@ class Feature(ABC):
         """Describe an input in a few words, for tables of samples."""
         return "" if raw is None else type(raw).__name__
 
+    def labels(self, source: Padded | Sources, row: int) -> list[str]:
+        """Name each position of one source of a batch that `collate` made; nothing where positions have no names."""
+        return []
+
     def picture(self, raw: Any) -> Array | None:
         """Return an input as the model sees it, `(H, W, 3)` pixels from 0 to 255; `None` for what is no image."""
         return None
@@ -89,8 +95,8 @@ class Feature(ABC):
 
     @property
     @abstractmethod
-    def size(self) -> int:
-        """Number of symbols of the vocabulary, or the dimension of a feature vector."""
+    def size(self) -> int | Mapping[str, int]:
+        """Number of symbols of the vocabulary, or dimension of the feature vectors; of several sources each by name."""
 
     @property
     def is_trained(self) -> bool:
@@ -176,7 +182,7 @@ class Feature(ABC):
         """Shorten an encoded array to at most `length` positions."""
 
     @abstractmethod
-    def collate(self, arrays: Sequence[Array]) -> Padded:
+    def collate(self, arrays: Sequence[Array]) -> Padded | Sources:
         """Pad encoded arrays at the end into one batch."""
 
     # ---------------------------------------------------------------------------------------------- saving
@@ -186,8 +192,13 @@ class Feature(ABC):
         return {"config": self.config}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build the feature that `to_dict` described."""
+    def from_dict(cls, values: dict[str, Any], trust: tuple[str, ...] = ()) -> Self:
+        """Build the feature that `to_dict` described.
+
+        Args:
+            values: plain values.
+            trust: packages, beyond this one and torch, whose classes the description may name.
+        """
         return cls(**values["config"])
 
     def identity(self) -> dict[str, Any]:
@@ -195,6 +206,24 @@ class Feature(ABC):
         values = self.to_dict()
         config = {name: value for name, value in values["config"].items() if name not in self.random_settings}
         return {**values, "config": config}
+
+
+def describe_feature(feature: Feature) -> dict[str, Any]:
+    """Describe a feature by the path of its class and by what `to_dict` says."""
+    cls = type(feature)
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", **feature.to_dict()}
+
+
+def build_feature(values: dict[str, Any], trust: tuple[str, ...] = ()) -> Feature:
+    """Build the feature that `describe_feature` described; see `Feature.from_dict`.
+
+    Raises:
+        UserError: its class is not trusted, not there or none of features.
+    """
+    found = spec.import_class(str(values["class_path"]), trust)
+    if not issubclass(found, Feature):
+        raise UserError(f"expected a feature as the source of the processor, but {values['class_path']} is none")
+    return found.from_dict(values, trust)
 
 
 def encode_named(feature: Feature, raw: Sequence[Any], names: Sequence[str], training: bool = False) -> list[Array]:

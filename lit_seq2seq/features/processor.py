@@ -9,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from lit_seq2seq import spec
-from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.runtime.copying import CopyMap
-from lit_seq2seq.types import CopySource, Padded, UserError
+from lit_seq2seq.types import CopySource, Padded, Sources, UserError
 from lit_seq2seq.untrusted import read_json
 
 
@@ -61,7 +60,7 @@ class Processor:
         """Whether both sides have one vocabulary."""
         return self.source_feature is self.target
 
-    def source(self, raw: Sequence[Any], max_length: int | None = None) -> Padded:
+    def source(self, raw: Sequence[Any], max_length: int | None = None) -> Padded | Sources:
         """Turn raw inputs into the padded batch that the encoder reads.
 
         Args:
@@ -73,7 +72,7 @@ class Processor:
             arrays = [self.source_feature.truncate(array, max_length) for array in arrays]
         return self.collate(arrays, raw)
 
-    def collate(self, arrays: Sequence[Array], raw: Sequence[Any]) -> Padded:
+    def collate(self, arrays: Sequence[Array], raw: Sequence[Any]) -> Padded | Sources:
         """Pad encoded sources into one batch.
 
         Args:
@@ -81,7 +80,7 @@ class Processor:
             raw: what they were encoded from.
         """
         padded = self.source_feature.collate(arrays)
-        if not self.copy:
+        if not self.copy or isinstance(padded, Sources):
             return padded
         ids, symbols = self.copy_map.source(self.prefixed(raw), arrays)
         return CopySource(padded.values, padded.lengths, self.target.collate(ids).values, tuple(symbols))
@@ -142,7 +141,8 @@ class Processor:
             raise UserError(
                 "the data reads its source in another way than the model: give the source_feature it was trained with"
             )
-        source = _kept(mine, theirs) if mine.symbols else mine.size
+        size = mine.size if isinstance(mine.size, int) else sum(mine.size.values())
+        source = _kept(mine, theirs) if mine.symbols else size
         return source, _kept(self.target, other.target)
 
     def grows_into(self, other: Processor) -> bool:
@@ -196,15 +196,8 @@ def _files(values: dict[str, Any]) -> dict[str, str]:
 
 
 def _describe(feature: Feature) -> dict[str, Any]:
-    cls = type(feature)
-    path = {} if cls is Tokenizer else {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
-    return {**path, **feature.to_dict()}
+    return feature.to_dict() if type(feature) is Tokenizer else describe_feature(feature)
 
 
 def _build(values: dict[str, Any], trust: tuple[str, ...]) -> Feature:
-    if "class_path" not in values:
-        return Tokenizer.from_dict(values)
-    found = spec.import_class(str(values["class_path"]), trust)
-    if not issubclass(found, Feature):
-        raise UserError(f"expected a feature as the source of the processor, but {values['class_path']} is none")
-    return found.from_dict(values)
+    return build_feature(values, trust) if "class_path" in values else Tokenizer.from_dict(values)

@@ -12,7 +12,7 @@ from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.runtime.placeholders import Delexicalized
 from lit_seq2seq.runtime.records import linearize, read_record, several
-from lit_seq2seq.types import Padded, UserError
+from lit_seq2seq.types import Padded, Sources, UserError
 
 
 class Records(Feature):
@@ -98,6 +98,11 @@ class Records(Feature):
         """Write the record as JSON, which can be read again; a text as it is."""
         return raw if isinstance(raw, str) else "" if raw is None else json.dumps(raw, ensure_ascii=False)
 
+    def labels(self, source: Padded | Sources, row: int) -> list[str]:
+        """Name each id of one source of a batch."""
+        assert isinstance(source, Padded)
+        return self.tokens(source.values[row, : int(source.lengths[row])].tolist())
+
     @property
     def size(self) -> int:
         """Number of symbols, the special ones included."""
@@ -169,7 +174,7 @@ class Records(Feature):
         return {"config": self.config, "vocabulary": self.tokenizer.to_dict()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any], trust: tuple[str, ...] = ()) -> Self:
         """Build the feature that `to_dict` described."""
         records = cls(**values["config"])
         records.tokenizer = Tokenizer.from_dict(values["vocabulary"])

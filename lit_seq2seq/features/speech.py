@@ -234,7 +234,7 @@ class VectorFeature(Feature):
         return {"config": self.config, "statistics": self.statistics}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any], trust: tuple[str, ...] = ()) -> Self:
         """Build the feature that `to_dict` described."""
         feature = cls(**values["config"])
         if values["statistics"] is not None:

@@ -17,7 +17,7 @@ from datasets import Value
 from lit_seq2seq.features.extending import extend_vocabulary
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE
-from lit_seq2seq.types import Padded, SpecialIds, UserError
+from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
 Model = Literal["word", "char", "byte", "bpe", "unigram"]
 Normalization = Literal["none", "nfc", "nfkc", "nfd", "nfkd"]
@@ -117,6 +117,11 @@ class Tokenizer(Feature):
     def show(self, raw: str | None) -> str:
         """Return the text itself."""
         return raw or ""
+
+    def labels(self, source: Padded | Sources, row: int) -> list[str]:
+        """Name each id of one source of a batch."""
+        assert isinstance(source, Padded)
+        return self.tokens(source.values[row, : int(source.lengths[row])].tolist())
 
     @property
     def is_trained(self) -> bool:
@@ -305,7 +310,7 @@ class Tokenizer(Feature):
         return {"config": self.config, "tokenizer": json.loads(self.to_json())}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any], trust: tuple[str, ...] = ()) -> Self:
         """Build the tokenizer that `to_dict` described."""
         return cls.from_json(json.dumps(values["tokenizer"]), **values["config"])
 

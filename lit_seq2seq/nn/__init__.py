@@ -27,6 +27,8 @@ from lit_seq2seq.nn.encoders import (
     ConvEncoder,
     Encoder,
     EncoderShape,
+    JoinedMemory,
+    MultiSourceEncoder,
     PyramidalEncoder,
     SpeechBackbone,
     TextBackbone,
@@ -34,6 +36,7 @@ from lit_seq2seq.nn.encoders import (
     VisionBackbone,
 )
 from lit_seq2seq.nn.ensemble import Ensemble
+from lit_seq2seq.nn.hierarchical import HierarchicalAttention, HierarchicalMemory
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
 from lit_seq2seq.nn.output import CopyOutput, Output, OutputLayer
@@ -63,12 +66,16 @@ __all__ = [
     "EncoderShape",
     "Ensemble",
     "GeneralAttention",
+    "HierarchicalAttention",
+    "HierarchicalMemory",
     "InputFeedingDecoder",
+    "JoinedMemory",
     "LastState",
     "LearnedBridge",
     "LocationAwareAttention",
     "MeanBridge",
     "MultiHeadAttention",
+    "MultiSourceEncoder",
     "Output",
     "OutputLayer",
     "ParallelDecoder",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_seq2seq.nn.decoders.base import DecoderState
 from lit_seq2seq.nn.network import EncoderDecoder
-from lit_seq2seq.types import Encoded, Padded, StepOutput, UserError, Value
+from lit_seq2seq.types import Encoded, Padded, Source, StepOutput, UserError, Value
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Ensemble(nn.Module):
         self.specials = networks[0].specials
         self.copies = networks[0].copies
 
-    def encode(self, source: Padded) -> EnsembleEncoded:
+    def encode(self, source: Source) -> EnsembleEncoded:
         """Encode a batch of sources with each network."""
         members = tuple(network.encode(source) for network in self.networks)
         return EnsembleEncoded(members[0].memory, members[0].final, members[0].copies, members)
@@ -112,18 +112,18 @@ class Ensemble(nn.Module):
             raise UserError("ctc_weight needs encoders that shorten sources alike, but these differ; set it to 0")
         return Padded(_average(torch.stack([frames.values for frames in found])), found[0].lengths)
 
-    def forward(self, source: Padded, target: Padded) -> Tensor:
+    def forward(self, source: Source, target: Padded) -> Tensor:
         """Compute log-probabilities of every symbol at every target position, `(B, T, V)`."""
         scores = [torch.log_softmax(network(source, target).float(), dim=-1) for network in self.networks]
         return _average(torch.stack(scores))
 
-    def loss(self, source: Padded, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    def loss(self, source: Source, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Compute the summed negative log-likelihood of the targets, twice: an ensemble is not smoothed."""
         nll = -self.score(source, target).sum()
         return nll, nll
 
     @torch.no_grad()
-    def score(self, source: Padded, target: Padded) -> Tensor:
+    def score(self, source: Source, target: Padded) -> Tensor:
         """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
         chosen: Tensor = self(source, target).gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
         return chosen.masked_fill(~target.mask, 0)

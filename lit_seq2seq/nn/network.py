@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from lit_seq2seq.nn.auxiliary import Auxiliary
 from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, DecoderState
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.output import Output, OutputLayer
-from lit_seq2seq.types import Encoded, Padded, SpecialIds, StepOutput
+from lit_seq2seq.types import Encoded, Padded, Shared, Source, SpecialIds, StepOutput
 
-EncoderFactory = Callable[[int], Encoder]
+EncoderFactory = Callable[[Any], Encoder]  # from `Feature.size`
 DecoderFactory = Callable[[int, EncoderShape], Decoder]
 OutputFactory = Callable[[DecoderShape, int, nn.Embedding | None], Output]
 AttentionLossFactory = Callable[[], AttentionLoss]
@@ -28,7 +28,7 @@ class EncoderDecoder(nn.Module):
     """A sequence-to-sequence model, `p(y|x) = prod_t p(y_t | y_<t, encode(x))` (Sutskever et al., Cho et al. 2014).
 
     Args:
-        source_size: number of source symbols, or size of the source's feature vectors.
+        source_size: number of source symbols, or size of the source's feature vectors; of several sources each by name.
         target_size: number of target symbols.
         encoder: makes the encoder from the source size.
         decoder: makes the decoder from the target size and the encoder's shape.
@@ -54,7 +54,7 @@ class EncoderDecoder(nn.Module):
 
     def __init__(
         self,
-        source_size: int,
+        source_size: int | Mapping[str, int],
         target_size: int,
         encoder: EncoderFactory,
         decoder: DecoderFactory,
@@ -94,8 +94,10 @@ class EncoderDecoder(nn.Module):
         """Whether the output layer copies symbols of the source."""
         return self.output.copies
 
-    def encode(self, source: Padded) -> Encoded:
-        """Encode a batch of sources."""
+    def encode(self, source: Source) -> Encoded:
+        """Encode a batch of sources; one that several examples share is encoded once."""
+        if isinstance(source, Shared):
+            return self.encode(source.distinct).select(source.index)
         encoded: Encoded = self.encoder(source)
         return replace(encoded, copies=source.copies)
 
@@ -123,7 +125,7 @@ class EncoderDecoder(nn.Module):
         bos = target.values.new_full((target.values.shape[0], 1), self.specials.bos)
         return torch.cat([bos, self.readable(target.values[:, :-1])], dim=1)
 
-    def teach(self, source: Padded, target: Padded) -> DecoderOutput:
+    def teach(self, source: Source, target: Padded) -> DecoderOutput:
         """Run the teacher-forced pass up to the output layer."""
         return self._teach(self.encode(source), target)
 
@@ -131,11 +133,11 @@ class EncoderDecoder(nn.Module):
         output: DecoderOutput = self.decoder(self.shift(target), self.start(encoded))
         return output
 
-    def forward(self, source: Padded, target: Padded) -> Tensor:
+    def forward(self, source: Source, target: Padded) -> Tensor:
         """Score every symbol at every target position: `(B, T, V)`, whose softmax are the probabilities."""
         return self.output.scores(self.teach(source, target), source.copies)
 
-    def loss(self, source: Padded, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    def loss(self, source: Source, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Sum the loss over the real target tokens.
 
         Returns:
@@ -152,7 +154,7 @@ class EncoderDecoder(nn.Module):
         return loss, nll
 
     @torch.no_grad()
-    def score(self, source: Padded, target: Padded) -> Tensor:
+    def score(self, source: Source, target: Padded) -> Tensor:
         """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
         log_probs = self.output.log_probs(self.teach(source, target), source.copies)  # (B, T, V)
         chosen = log_probs.gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)

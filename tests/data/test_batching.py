@@ -112,6 +112,28 @@ def test_indices_name_the_rows():
     assert sorted(sampler) == [[7], [9]]
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("budget", [{"max_tokens": 1000}, {"batch_size": 20}])
+def test_groups_stay_together_within_the_budget(budget, world_size):
+    source, target = lengths()
+    groups = np.random.default_rng(1).integers(1000, size=3000)  # 3 examples each, on average
+    ranks = [
+        BucketBatchSampler(source, target, **budget, rank=rank, world_size=world_size, groups=groups)
+        for rank in range(world_size)
+    ]
+    for epoch in range(3):
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        batches = [batch for sampler in ranks for batch in sampler]
+        assert sorted(row for batch in batches for row in batch) == list(range(3000))
+        found = [set(groups[batch].tolist()) for batch in batches]
+        assert sum(map(len, found)) == len(np.unique(groups))
+        for batch, numbers in zip(batches, found, strict=True):
+            if len(numbers) > 1:
+                assert len(batch) <= budget.get("batch_size", 3000)
+                assert tokens(batch, source, target) <= budget.get("max_tokens", 10**9)
+
+
 def test_a_million_rows_take_seconds():
     source, target = lengths(1_000_000)
     start = time.process_time()

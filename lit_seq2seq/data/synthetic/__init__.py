@@ -3,6 +3,7 @@
 from lit_seq2seq.data.synthetic.base import BuiltinDataset
 from lit_seq2seq.data.synthetic.dialogues import Dialogues
 from lit_seq2seq.data.synthetic.docstrings import DocstringSummaries
+from lit_seq2seq.data.synthetic.ellipsis import SceneTranslation
 from lit_seq2seq.data.synthetic.numbers import SpelledNumbers
 from lit_seq2seq.data.synthetic.phrases import PhraseTranslation
 from lit_seq2seq.data.synthetic.records import WeatherAndCalendar
@@ -15,6 +16,7 @@ __all__ = [
     "Dialogues",
     "DocstringSummaries",
     "PhraseTranslation",
+    "SceneTranslation",
     "SequenceTask",
     "ShapeScenes",
     "SpelledNumbers",

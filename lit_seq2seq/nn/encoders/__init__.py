@@ -2,6 +2,7 @@
 
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.encoders.image import ConvEncoder
+from lit_seq2seq.nn.encoders.multi import JoinedMemory, MultiSourceEncoder
 from lit_seq2seq.nn.encoders.pretrained import SpeechBackbone, TextBackbone
 from lit_seq2seq.nn.encoders.speech import PyramidalEncoder
 from lit_seq2seq.nn.encoders.text import TextEncoder
@@ -11,6 +12,8 @@ __all__ = [
     "ConvEncoder",
     "Encoder",
     "EncoderShape",
+    "JoinedMemory",
+    "MultiSourceEncoder",
     "PyramidalEncoder",
     "SpeechBackbone",
     "TextBackbone",

@@ -1,0 +1,127 @@
+"""Translation that needs a picture, made on the machine: phrases without a noun, whose gender only a drawing shows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import datasets
+from datasets import Dataset, DatasetDict, Features, NamedSplit, Value
+
+from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.scenes import RADII, RELATIONS, Scene, Thing, held_out
+from lit_seq2seq.types import UserError
+
+VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
+
+MASCULINE, FEMININE = ("circle", "square", "triangle"), ("star",)  # le cercle, le carré, le triangle; l'étoile
+COLOURS = {  # without orange, before which both articles are l'
+    "red": ("rouge", "rouge"),
+    "yellow": ("jaune", "jaune"),
+    "green": ("vert", "verte"),
+    "blue": ("bleu", "bleue"),
+    "purple": ("violet", "violette"),
+    "black": ("noir", "noire"),
+}
+ADJECTIVES = {"small": ("petit", "petite"), "large": ("grand", "grande"), **COLOURS}
+PLACES = {"above": "au-dessus de", "below": "au-dessous de", "left of": "à gauche de", "right of": "à droite de"}
+
+
+def english(scene: Scene) -> str:
+    """Say how two things stand to each other without naming their shapes.
+
+    Example:
+        >>> english(Scene((Thing("small", "green", "star"), Thing("", "red", "circle")), ("above",)))
+        'the small green one is above the red one'
+    """
+    first, second = (" ".join(["the", *_words(thing), "one"]) for thing in scene.things)
+    return f"{first} is {scene.relations[0]} {second}"
+
+
+def french(scene: Scene) -> str:
+    """Say the same in French, where article and adjectives agree with the noun that is left out.
+
+    Example:
+        >>> french(Scene((Thing("small", "green", "star"), Thing("", "red", "circle")), ("above",)))
+        'la petite verte est au-dessus du rouge'
+    """
+    first, second = map(_agreeing, scene.things)
+    return f"{first} est {PLACES[scene.relations[0]]} {second}".replace(" de le ", " du ")
+
+
+def _words(thing: Thing) -> list[str]:
+    return [word for word in (thing.size, thing.colour) if word]
+
+
+def _agreeing(thing: Thing) -> str:
+    gender = int(thing.shape in FEMININE)
+    return " ".join([("le", "la")[gender], *(ADJECTIVES[word][gender] for word in _words(thing))])
+
+
+def generate(split: str, size: int, seed: int, version: int = VERSION) -> Iterator[dict[str, object]]:
+    """Yield `size` rows of `split`.
+
+    Args:
+        split: `"train"`, `"validation"` or `"test"`; drawings of the last two show a combination of colour, shape and
+            relation that those of the others never show.
+        size: number of rows.
+        seed: draws what is held out, and the rows.
+        version: changes nothing but the key under which `datasets` caches the rows.
+    """
+    rng = random.Random(f"ellipsis/{split}/{seed}")
+    own = held_out(split, seed)
+    others = (held_out("validation", seed) | held_out("test", seed)) - own
+    made = 0
+    while made < size:
+        shapes = [rng.choice((rng.choice(MASCULINE), rng.choice(FEMININE))) for _ in range(2)]
+        things = tuple(Thing(rng.choice(list(RADII)), rng.choice(list(COLOURS)), shape) for shape in shapes)
+        scene = Scene(things, (rng.choice(list(RELATIONS)),))
+        if scene.combinations & others or (own and not scene.combinations & own):
+            continue
+        made += 1
+        yield {"image": {"bytes": scene.draw(rng), "path": None}, "english": english(scene), "french": french(scene)}
+
+
+class SceneTranslation(BuiltinDataset):
+    """Drawings of two shapes with an English sentence that does not name them, and its French translation.
+
+    "the green one is above the red one" is "la verte est au-dessus du rouge" if the green thing is a star, "le vert
+    ..." if it is a circle, a square or a triangle: half of all things are of either gender, so that without the drawing
+    a quarter of the sentences can be right. In every drawing of the validation and test splits some colour and shape
+    stand in a relation in which the training split never shows them. The same arguments give the same rows; they are
+    kept in the cache of `datasets`.
+
+    Args:
+        train_size: rows of the train split.
+        validation_size: rows of the validation split.
+        test_size: rows of the test split.
+        seed: draws which combinations are held out, and the scenes.
+
+    Raises:
+        UserError: a size that is not from 1 to 100,000.
+
+    Example:
+        >>> from lit_seq2seq.data.synthetic import SceneTranslation
+        >>> row = SceneTranslation(train_size=4, validation_size=2, test_size=2).load()["train"][0]
+        >>> sorted(row), row["image"].size
+        (['english', 'french', 'image'], (64, 64))
+    """
+
+    def __init__(
+        self, train_size: int = 8_000, validation_size: int = 400, test_size: int = 1_000, seed: int = 0
+    ) -> None:
+        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        self.seed = seed
+        for split, size in self.sizes.items():
+            if not 1 <= size <= 100_000:
+                raise UserError(f"expected {split}_size from 1 to 100000, but got {size}")
+
+    def load(self) -> DatasetDict:
+        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
+        return DatasetDict({split: self._load(split, size) for split, size in self.sizes.items()})
+
+    def _load(self, split: str, size: int) -> Dataset:
+        features = {"image": datasets.Image(), "english": Value("string"), "french": Value("string")}
+        arguments = {"split": split, "size": size, "seed": self.seed, "version": VERSION}
+        named = NamedSplit(split)
+        return Dataset.from_generator(generate, features=Features(features), gen_kwargs=arguments, split=named)

@@ -1,0 +1,117 @@
+"""An encoder of encoders, for several sources at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
+from lit_seq2seq.types import CellState, Encoded, Padded, Sources
+
+
+@dataclass(frozen=True)
+class JoinedMemory(Padded):
+    """Memories of several sources as one sequence: the real positions of the first, then those of the next.
+
+    Attributes:
+        parts: the memory of each source by its name, `(B, S_k, M)`.
+        order: `(B, S)` where each position of this sequence stands in the padded `parts` laid side by side.
+    """
+
+    parts: Mapping[str, Padded]
+    order: Tensor
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Padded]) -> Self:
+        """Join memories of one size.
+
+        Example:
+            >>> text = Padded(torch.tensor([[[1.0], [2.0]], [[3.0], [0.0]]]), torch.tensor([2, 1]))
+            >>> image = Padded(torch.tensor([[[7.0]], [[8.0]]]), torch.tensor([1, 1]))
+            >>> JoinedMemory.of({"text": text, "image": image}).values[..., 0].tolist()
+            [[1.0, 2.0, 7.0], [3.0, 8.0, 0.0]]
+        """
+        padding = ~torch.cat([part.mask for part in parts.values()], dim=1)  # (B, S)
+        order = padding.to(torch.uint8).argsort(dim=1, stable=True)
+        values = torch.cat([part.values for part in parts.values()], dim=1)
+        values = values.gather(1, order[..., None].expand_as(values))
+        return cls(values, (~padding).sum(dim=1), parts, order)
+
+    def regions(self, row: int) -> dict[str, int]:
+        """Real positions of each source."""
+        return {name: int(part.lengths[row]) for name, part in self.parts.items()}
+
+
+class MultiSourceEncoder(Encoder):
+    """Encodes each source by an encoder of its own (Zoph & Knight 2016, https://arxiv.org/abs/1601.00710).
+
+    The memory vectors of every encoder are projected to `hidden_size`, by the `U_c` of Libovicky & Helcl (2017,
+    https://arxiv.org/abs/1704.06567), and laid in one sequence. Any attention over it is their *flat* combination;
+    `HierarchicalAttention` is their hierarchical one. The final states of all encoders together make one vector by a
+    dense layer with tanh, from which any bridge starts the decoder.
+
+    Args:
+        sizes: of each source, as its feature gives it.
+        encoders: makes the encoder of each source; the same names as in the data's `MultiSource`.
+        hidden_size: size of the memory vectors and of the final state.
+
+    Raises:
+        ValueError: the names are others than those of the sources.
+
+    Example:
+        >>> from functools import partial
+        >>> from lit_seq2seq.nn import TextEncoder
+        >>> small = partial(TextEncoder, embedding_dim=4, hidden_size=6)
+        >>> encoder = MultiSourceEncoder({"text": 10, "tags": 7}, {"text": small, "tags": small}, hidden_size=8)
+        >>> text = Padded(torch.tensor([[4, 5, 6], [7, 3, 0]]), torch.tensor([3, 2]))
+        >>> tags = Padded(torch.tensor([[4], [5]]), torch.tensor([1, 1]))
+        >>> encoded = encoder(Sources({"text": text, "tags": tags}))
+        >>> encoded.memory.values.shape, encoded.memory.lengths, encoded.final.h.shape
+        (torch.Size([2, 4, 8]), tensor([4, 3]), torch.Size([2, 1, 8]))
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int], encoders: Mapping[str, Callable[[Any], Encoder]], hidden_size: int = 512
+    ) -> None:
+        super().__init__()
+        named = list(sizes) if isinstance(sizes, Mapping) else []
+        if set(encoders) != set(named):
+            raise ValueError(
+                f"expected an encoder for each source, {', '.join(named) or 'but there is only one'}, got encoders for "
+                f"{', '.join(encoders) or 'none'}: name the sources of data.source_feature, a MultiSource"
+            )
+        self.encoders = nn.ModuleDict({name: encoders[name](sizes[name]) for name in named})
+        shapes = {name: self._encoder(name).shape for name in named}
+        self.projections = nn.ModuleDict(
+            {name: nn.Linear(shape.memory_size, hidden_size, bias=False) for name, shape in shapes.items()}
+        )
+        finals = sum(shape.final_layers * shape.final_size * (1 + shape.has_c) for shape in shapes.values())
+        self.final = nn.Linear(finals, hidden_size)
+        self._shape = EncoderShape(hidden_size, 1, hidden_size, has_c=False)
+
+    def _encoder(self, name: str) -> Encoder:
+        encoder = self.encoders[name]
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+    @property
+    def shape(self) -> EncoderShape:
+        """Sizes of what `forward` returns."""
+        return self._shape
+
+    def forward(self, source: Sources) -> Encoded:  # type: ignore[override]
+        """Encode all sources of each example."""
+        encoded: dict[str, Encoded] = {name: encoder(source.parts[name]) for name, encoder in self.encoders.items()}
+        parts = {
+            name: Padded(self.projections[name](part.memory.values), part.memory.lengths)
+            for name, part in encoded.items()
+        }
+        finals = [
+            state.flatten(1) for part in encoded.values() for state in (part.final.h, part.final.c) if state is not None
+        ]
+        final = torch.tanh(self.final(torch.cat(finals, dim=1)))  # (B, M)
+        return Encoded(JoinedMemory.of(parts), CellState(final[:, None]))

@@ -1,0 +1,108 @@
+"""Attention to several sources: to each one first, then to what was found in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lit_seq2seq.nn.attention import Attention, AttentionHistory, AttentionMemory
+from lit_seq2seq.nn.encoders.multi import JoinedMemory
+from lit_seq2seq.nn.ops import masked_softmax
+from lit_seq2seq.types import Padded, UserError
+
+
+@dataclass(frozen=True)
+class HierarchicalMemory(AttentionMemory):
+    """Several sources made ready to be attended to, besides all of them in one sequence.
+
+    Attributes:
+        parts: each source as its attention wants it.
+        order: see `JoinedMemory`.
+    """
+
+    parts: Mapping[str, AttentionMemory]
+    order: Tensor
+
+
+class HierarchicalAttention(Attention):
+    """Attends to each source by itself, then to the contexts found (Libovicky & Helcl 2017, hierarchical combination).
+
+    Each source has an attention of its own, which gives the context `c_k`. Then `e_k = v tanh(W q + U_k c_k)`,
+    `beta = softmax(e)`, and the context is `sum_k beta_k c_k`. The weight of a position is that in its source times the
+    `beta` of the source, so that the weights of all positions sum to one.
+
+    Args:
+        query_size: see `Attention`.
+        memory_size: see `Attention`.
+        attentions: makes the attention to each source, by its name.
+        attention_size: size of the layer inside tanh; the query size if `None`.
+
+    Raises:
+        ValueError: an attention that needs a history, or contexts of several sizes.
+        UserError: the encoder's sources have other names, or it has only one.
+    """
+
+    def __init__(
+        self,
+        query_size: int,
+        memory_size: int,
+        attentions: Mapping[str, Callable[[int, int], Attention]],
+        attention_size: int | None = None,
+    ) -> None:
+        super().__init__(query_size, memory_size)
+        made = {name: attention(query_size, memory_size) for name, attention in attentions.items()}
+        sizes = {attention.context_size for attention in made.values()}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"HierarchicalAttention needs attentions whose contexts have one size, but they have {sorted(sizes)}"
+            )
+        if any(attention.uses_history for attention in made.values()):
+            raise ValueError("HierarchicalAttention takes no attention that depends on earlier weights: choose another")
+        self.context_size = sizes.pop()
+        self.attentions = nn.ModuleDict(made)
+        size = attention_size or query_size
+        self.query = nn.Linear(query_size, size)
+        self.key = nn.ModuleDict({name: nn.Linear(self.context_size, size, bias=False) for name in made})
+        self.energy = nn.Linear(size, 1, bias=False)
+
+    def prepare(self, memory: Padded) -> HierarchicalMemory:
+        """Compute what depends on the sources alone."""
+        names = list(memory.parts) if isinstance(memory, JoinedMemory) else []
+        if not isinstance(memory, JoinedMemory) or set(names) != set(self.attentions):
+            raise UserError(
+                f"HierarchicalAttention has attentions for {', '.join(self.attentions)}, but the sources are "
+                f"{', '.join(names) or 'not named'}: use a MultiSourceEncoder whose encoders have the same names"
+            )
+        parts = {name: self._attention(name).prepare(part) for name, part in memory.parts.items()}
+        return HierarchicalMemory(memory.values, memory.values, memory.mask, parts, memory.order)
+
+    def _attention(self, name: str) -> Attention:
+        attention = self.attentions[name]
+        assert isinstance(attention, Attention)
+        return attention
+
+    def scores(self, query: Tensor, memory: AttentionMemory, history: AttentionHistory | None) -> Tensor:
+        """Logarithms of the weights, `(B, Q, S)`, as they are not made by a single softmax."""
+        weights: Tensor = self(query, memory)[1]
+        return weights.log()
+
+    def forward(
+        self, query: Tensor, memory: AttentionMemory, history: AttentionHistory | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Attend; see `Attention.forward`."""
+        assert isinstance(memory, HierarchicalMemory)
+        contexts, weights, energies = [], [], []
+        inner = self.query(query)  # (B, Q, A)
+        for name, part in memory.parts.items():
+            context, weight = self._attention(name)(query, part)  # (B, Q, C), (B, Q, S_k)
+            energies.append(self.energy(torch.tanh(inner + self.key[name](context))))  # (B, Q, 1)
+            contexts.append(context)
+            weights.append(weight)
+        present = torch.stack([part.mask.any(dim=1) for part in memory.parts.values()], dim=-1)  # (B, K)
+        beta = masked_softmax(torch.cat(energies, dim=-1), present[:, None])  # (B, Q, K)
+        context = (beta[..., None] * torch.stack(contexts, dim=2)).sum(dim=2)
+        joined = torch.cat([beta[..., k : k + 1] * weight for k, weight in enumerate(weights)], dim=-1)  # (B, Q, S)
+        return context, joined.gather(-1, memory.order[:, None].expand_as(joined))
