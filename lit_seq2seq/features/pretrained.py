@@ -98,7 +98,7 @@ class PretrainedTokenizer(Feature):
         return {"config": self.config, "tokenizer": json.loads(self._json), "pad": self._pad}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any], trust: tuple[str, ...] = ()) -> Self:
         """Build the tokenizer that `to_dict` described."""
         feature = cls.__new__(cls)
         feature.config = values["config"]
