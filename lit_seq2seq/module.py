@@ -387,7 +387,7 @@ class LitSeq2Seq(lightning.LightningModule):
         return [row for own, some in parts for row in self.write(source.select(own), some, config, return_attention)]
 
     def _write(
-        self, source: Padded, raw: Sequence[Any], config: GenerationConfig | None, return_attention: bool
+        self, source: Source, raw: Sequence[Any], config: GenerationConfig | None, return_attention: bool
     ) -> list[list[Hypothesis]]:
         config = config or self.generation
         reranked = self.reranker is not None and config.num_beams > 1
