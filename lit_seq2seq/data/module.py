@@ -217,7 +217,7 @@ class Seq2SeqDataModule(LightningDataModule):
         """What the data is, for the model card: the id of a hub data set, or a few words; and which of them."""
         if isinstance(self.dataset, BuiltinDataset):
             return f"built-in {type(self.dataset).__name__}", False
-        if not isinstance(self.dataset, str | list | dict):
+        if isinstance(self.dataset, DatasetDict) or not isinstance(self.dataset, str | list | dict):
             return None, False
         if is_hub_id(self.dataset):
             return str(self.dataset), True
