@@ -218,6 +218,8 @@ class LitSeq2Seq(lightning.LightningModule):
                 f"this device has no kernels for precision {self.trainer.precision}: use Trainer(precision=32)"
             )
         fresh, fitting = self.network is None, self.trainer.state.fn == "fit"
+        if fitting and isinstance(cast(nn.Module, self.network), Ensemble):
+            raise UserError("an ensemble is not trained: fit its models one by one")
         processor = cast("Seq2SeqDataModule", self.trainer.datamodule).processor  # type: ignore[attr-defined]
         if fitting and not fresh and self.processor.grows_into(processor):
             self.adapt(processor)
@@ -413,8 +415,6 @@ class LitSeq2Seq(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """Turn dropout on: a loaded model comes in evaluation mode, which Lightning would leave it in."""
-        if isinstance(cast(nn.Module, self.network), Ensemble):
-            raise UserError("an ensemble is not trained: fit its models one by one")
         self.train()
         data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
         self.provenance = replace(self.provenance, data=data, on_hub=on_hub, scores={})

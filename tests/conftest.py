@@ -1,5 +1,6 @@
 import contextlib
 import io
+import signal
 import time
 import types
 from collections.abc import Iterator
@@ -16,6 +17,12 @@ import torch
 from lit_seq2seq.cli import main
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import Trained, write_recipe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Listen to SIGINT even where the tests run in the background, which shells start deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

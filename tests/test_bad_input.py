@@ -273,7 +273,7 @@ def test_pickle_in_disguise(fit, trained: Trained, fail: Fail, tmp_path: Path) -
         ("config.json", 100, r"config\.json is damaged .*copy or save the model again"),
         ("config.json", None, r"is not a model folder, it has no config\.json: give the folder that training"),
         ("target_tokenizer.json", None, r"target_tokenizer\.json, but there is none: name a folder that"),
-        ("processor.json", 20, r"processor\.json, but it is damaged .*save the model again"),
+        ("processor.json", 20, r"processor\.json is damaged .*save the model again"),
     ],
 )
 def test_corrupt_folder(

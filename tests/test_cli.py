@@ -192,7 +192,7 @@ def test_every_command_has_help(capsys, name: str) -> None:
     ("arguments", "hint"),
     [
         (["genrate"], "there is no command 'genrate': choose among .* did you mean generate"),
-        (["xyz"], "there is no command 'xyz': choose among fit, validate, test, predict, generate, average, push$"),
+        (["xyz"], "there is no command 'xyz': choose among fit, validate, test, predict, generate, .*, serve$"),
         (["fit", "--data.dataset=x", "--trainer.max_epoch", "3"], "did you mean trainer.max_epochs"),
         (["fit", "--data.dataset=x", "--max_epochs", "3"], "did you mean trainer.max_epochs"),
         (["fit", "--data.dataset=x", "--data.source_colum=x"], "did you mean data.source_column"),

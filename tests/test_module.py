@@ -269,8 +269,8 @@ def test_a_saved_folder_gives_the_same_model(tmp_path, shared):
     model = make_model(tie_embeddings="all" if shared else "target", label_smoothing=0.1)
     make_trainer(tmp_path).fit(model.train(), datamodule=data)
     model.save_pretrained(tmp_path / "model", {"test_bleu": 12.345})
-    tokenizers = {"tokenizer.json"} if shared else {"source_tokenizer.json", "target_tokenizer.json"}
-    names = {"config.json", "model.safetensors", "processor.json", "README.md"} | tokenizers
+    one, two = {"tokenizer.json", "tokenizer_config.json"}, {"source_tokenizer.json", "target_tokenizer.json"}
+    names = {"config.json", "model.safetensors", "processor.json", "README.md"} | (one if shared else two)
     assert {path.name for path in (tmp_path / "model").iterdir()} == names
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "| test_bleu | 12.35 | BLEU\\|nrefs:1" in card

@@ -24,7 +24,11 @@ from lit_seq2seq.types import UserError
 from tests.tiny import Trained
 
 CLASSES = [cls for cls in vars(lit_seq2seq.nn).values() if isinstance(cls, type) and not inspect.isabstract(cls)]
-ATTENTIONS = [cls for cls in CLASSES if issubclass(cls, lit_seq2seq.nn.Attention)]
+ATTENTIONS = [
+    cls
+    for cls in CLASSES
+    if issubclass(cls, lit_seq2seq.nn.Attention) and cls is not lit_seq2seq.nn.HierarchicalAttention
+]
 BRIDGES = [cls for cls in CLASSES if issubclass(cls, lit_seq2seq.nn.Bridge)]
 DECODERS = [ParallelDecoder, InputFeedingDecoder, ConditionalGRUDecoder]
 

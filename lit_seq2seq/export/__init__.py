@@ -159,7 +159,7 @@ greedily, 20 symbols each, on as many threads as torch used:
 
 
 def command(parser: ArgumentParser, arguments: list[str]) -> None:
-    """Write a trained model as ONNX graphs with a runner that needs no torch: `lit-seq2seq export`."""
+    """Write a model as ONNX graphs and a runner without torch: `lit-seq2seq export`."""
     parser.add_argument("--model", type=str, required=True, help="model folder or hub id")
     parser.add_argument("--output", type=str, required=True, help="folder to write")
     parser.add_argument("--variants", type=list[Variant], default=list(get_args(Variant)), help="which to write")

@@ -41,7 +41,11 @@ def test_mapping_goes_into_a_checkpoint(tmp_path):
 def test_file_names(tmp_path):
     shared().save(tmp_path / "one")
     separate().save(tmp_path / "two")
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {"processor.json", "tokenizer.json"}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {
+        "processor.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert {path.name for path in (tmp_path / "two").iterdir()} == {
         "processor.json",
         "source_tokenizer.json",
@@ -63,7 +67,7 @@ def test_a_missing_or_damaged_folder_is_explained(tmp_path):
         Processor.load(tmp_path)
     separate().save(tmp_path)
     (tmp_path / "source_tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"expected JSON in .*source_tokenizer.json, but it is damaged"):
+    with pytest.raises(UserError, match=r"source_tokenizer.json is damaged .*: copy or save the model again"):
         Processor.load(tmp_path)
     (tmp_path / "processor.json").write_text("{}")
     with pytest.raises(UserError, match=r"expected a whole processor in .*, but it is damaged"):

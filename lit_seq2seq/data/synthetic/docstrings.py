@@ -51,7 +51,7 @@ class DocstringSummaries(BuiltinDataset):
         >>> from lit_seq2seq.data.synthetic import DocstringSummaries
         >>> DocstringSummaries(train_size=0)
         Traceback (most recent call last):
-        lit_seq2seq.types.UserError: expected train_size to be at least 1, but it is 0
+        lit_seq2seq.runtime.errors.UserError: expected train_size to be at least 1, but it is 0
     """
 
     def __init__(
