@@ -32,7 +32,9 @@ class EncoderGraph(nn.Module):
     def forward(self, source: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """Encode `source (B, S, ...)`; see `flatten` for the names."""
         encoded = self.network.encode(Padded(source, lengths))
-        return {"mask": encoded.memory.mask, **flatten(self.network.start(encoded), 1)}
+        found = {"mask": encoded.memory.mask, **flatten(self.network.start(encoded), 1)}
+        # a graph names each output once: keys that are the memory itself become a copy
+        return {name: value.clone() if name == "memory.keys" else value for name, value in found.items()}
 
 
 class DecoderGraph(nn.Module):
