@@ -56,6 +56,8 @@ def prepare(folder: Path, task: str, data: Path | None, rows: int | None = None)
 def _read(task: str, split: str, data: Path) -> Iterator[Pair]:
     name = {"valid": "validation"}.get(split, split)
     path = data / ("multi30k" if task == "translation" else "sigmorphon2020_g2p/fre") / f"{name}.jsonl.gz"
+    if not path.is_file():
+        raise SystemExit(f"there is no {path}: --data takes the folder that holds multi30k and sigmorphon2020_g2p")
     with gzip.open(path, "rt") as lines:
         for row in map(json.loads, lines):
             if task == "translation":
