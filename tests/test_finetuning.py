@@ -184,7 +184,9 @@ def test_frozen_parts_over_two_processes(tmp_path: Path) -> None:
         trainer("ddp_spawn").fit(make_model(), datamodule=make_data())
     sgd = partial(SGD, lr=0.5)
     model, alone = make_model(optimizer=sgd), make_model(optimizer=sgd)
-    model.attach(make_data().processor)
+    for one in (model, alone):
+        one.attach(make_data().processor)
+    alone.load_state_dict(model.state_dict())
     trainer("ddp_spawn_find_unused_parameters_true").fit(model, datamodule=make_data())
     once = make_trainer(tmp_path, GradualUnfreezing({"encoder": 1}), **options)
     once.fit(alone, datamodule=make_data())
