@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import lightning
 import torch
@@ -16,11 +14,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lit_seq2seq import spec
-from lit_seq2seq.card import Provenance, model_card
 from lit_seq2seq.features import Processor, Records, Tokenizer
-from lit_seq2seq.hub import Loading, load_folder, push_folder, save_folder
 from lit_seq2seq.metrics import Scores, TextMetric
-from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
+from lit_seq2seq.model import RerankerFactory, factory
+from lit_seq2seq.nn import Ensemble, OutputLayer, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import (
     AttentionLossFactory,
     AuxiliaryFactory,
@@ -31,12 +28,11 @@ from lit_seq2seq.nn.network import (
 )
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.nn.parts import parameter_groups
-from lit_seq2seq.nn.transfer import transfer_weights
-from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.resuming import RandomState, begin_next_epoch_if_finished, counts, random_states, restore_random_state
+from lit_seq2seq.saving import SavedModel
 from lit_seq2seq.schedules import OneCycle, check_factors, total_steps
-from lit_seq2seq.search import GenerationConfig, search
-from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, PredictedText, Prediction, Source, UserError
+from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.types import Batch, PredictedText, Prediction, UserError
 from lit_seq2seq.vectors import load_vectors
 
 if TYPE_CHECKING:
@@ -47,7 +43,6 @@ if TYPE_CHECKING:
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 MetricFactory = Callable[[], TextMetric]
-RerankerFactory = Callable[[], Reranker]
 
 
 class EvaluationOutput(TypedDict):
@@ -60,7 +55,7 @@ class EvaluationOutput(TypedDict):
     rows: Tensor
 
 
-class LitSeq2Seq(lightning.LightningModule):
+class LitSeq2Seq(SavedModel):
     """An encoder-decoder with its loss, search, metrics and optimizer.
 
     Sizes come from the data: the network is built when the trainer has set up the data module, or from the saved
@@ -126,88 +121,25 @@ class LitSeq2Seq(lightning.LightningModule):
         target_vectors: str | None = None,
         init_from: str | None = None,
     ) -> None:
-        super().__init__()
         given = dict(locals())
-        given = {key: given[key] for key in _ARGUMENTS}
-        self._set_hparams({key: spec.describe(value) for key, value in given.items()})
-        self._hparams_initial = dict(self.hparams)
+        super().__init__(encoder, decoder, tie_embeddings, output, attention_losses, auxiliary, generation, reranker)
+        self.describe(LitSeq2Seq, given)
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
-        self.make_network = partial(
-            EncoderDecoder,
-            encoder=_factory(encoder),
-            decoder=_factory(decoder),
-            tie_embeddings=tie_embeddings,
-            output=_factory(output),
-            attention_losses=[_factory(loss) for loss in attention_losses],
-            auxiliary=_factory(auxiliary),
-        )
         self.label_smoothing = label_smoothing
-        self.make_optimizer: OptimizerFactory = _factory(optimizer)
-        self.make_scheduler: SchedulerFactory | None = _factory(lr_scheduler)
+        self.make_optimizer: OptimizerFactory = factory(optimizer)
+        self.make_scheduler: SchedulerFactory | None = factory(lr_scheduler)
         self.lr_factors = lr_factors
-        self.generation = GenerationConfig(**generation) if isinstance(generation, Mapping) else generation
         self.fit_generation = replace(self.generation, num_beams=fit_num_beams, num_return_sequences=1, do_sample=False)
-        self.scores = Scores(_factory(metric)() for metric in metrics)
-        self.reranker: Reranker | None = None if reranker is None else _factory(reranker)()
+        self.scores = Scores(factory(metric)() for metric in metrics)
+        self.signatures = self.scores.signatures
         self.task = task
-        self.provenance = Provenance()
         self.vectors = (source_vectors, target_vectors)
         self.init_from = init_from
-        self.network: EncoderDecoder | None = None
-        self._processor: Processor | None = None
         self._window_tokens: Tensor | None = None
         self._random_states: list[RandomState] = []
 
     # ---------------------------------------------------------------------------------------------- building
-
-    @property
-    def processor(self) -> Processor:
-        """Source feature and target tokenizer; known once attached to data, or loaded."""
-        if self._processor is None:
-            raise UserError(
-                "the model has no vocabulary yet: fit it with a Seq2SeqDataModule, attach or load one first"
-            )
-        return self._processor
-
-    @property
-    def net(self) -> EncoderDecoder:
-        """The network; built once the vocabulary is known."""
-        if self.network is None:
-            raise UserError("the model has no network yet: fit it with a Seq2SeqDataModule, attach or load one first")
-        return self.network
-
-    def attach(self, processor: Processor) -> None:
-        """Give the model its vocabulary and build the network for it.
-
-        Raises:
-            UserError: it was built for another vocabulary.
-        """
-        if self._processor is not None and self._processor.identity() != processor.identity():
-            raise UserError(
-                "the data has another vocabulary than the model's: give the settings it was trained with, or set "
-                "data.processor to the model's folder and data.source_tokenizer to null"
-            )
-        self._processor = processor
-        if self.network is None:
-            self._build(processor)
-        if self.net.copies != processor.copy:
-            verb, given = ("copies", "out") if self.net.copies else ("does not copy", "")
-            raise UserError(
-                f"the model's output {verb}, but the data comes with{given} what can be copied: "
-                f"set copy={self.net.copies} on the Seq2SeqDataModule, or change the output"
-            )
-
-    def _build(self, processor: Processor) -> None:
-        try:
-            self.network = self.make_network(
-                processor.source_feature.size, processor.target.size, specials=processor.target.specials
-            )
-        except (ValueError, TypeError) as error:
-            raise UserError(f"the model cannot be built: {error}") from error
-        if resolved := self.network.encoder.resolved:
-            described: dict[str, Any] = self.hparams["encoder"]
-            self.hparams["encoder"] = described | {"init_args": {**described["init_args"], **resolved}}
 
     def configure_model(self) -> None:
         """Build the network from the trainer's data module (Lightning calls this after `setup`)."""
@@ -230,42 +162,6 @@ class LitSeq2Seq(lightning.LightningModule):
                 self._take(start.net, start.processor)
             self._load_vectors()
 
-    def adapt(self, processor: Processor) -> None:
-        """Give a trained model another vocabulary, keeping every weight that has a place in it.
-
-        Where a side's old symbols are the first of the new ones, their rows in embeddings and output layer stay, and
-        the rows of the others start as those of a new model: embeddings from N(0, 1 / sqrt(E)), see `new_embedding`,
-        output weights as in `torch.nn.Linear`, biases at 0. Where they are not, all rows of that side start anew. `fit`
-        does this by itself when the data's vocabulary is the model's and more.
-
-        Raises:
-            UserError: what is read, or what is copied, is of another kind.
-
-        Example:
-            >>> from functools import partial
-            >>> from lit_seq2seq.features import Processor, Tokenizer
-            >>> old = Tokenizer("char")
-            >>> old.train(["abc"])
-            >>> small = dict(embedding_dim=4, hidden_size=6)
-            >>> model = LitSeq2Seq(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
-            >>> model.attach(Processor(old, old))
-            >>> model.adapt(Processor(old, old.extended(["abcd"], limit=10)))
-            >>> model.net.encoder.embedding.weight.shape, model.net.decoder.embedding.weight.shape
-            (torch.Size([7, 4]), torch.Size([8, 4]))
-        """
-        old, network = self.processor, self.net
-        self._processor = self.network = None
-        self.attach(processor)
-        self._take(network, old)
-
-    def _take(self, network: EncoderDecoder, processor: Processor) -> None:
-        """Take over the weights of a trained network, whose vocabulary is that of `processor`."""
-        kept = processor.kept_by(self.processor)
-        transfer_weights(network, self.net, *kept)
-        for side, rows in zip(("source", "target"), kept, strict=True):
-            if not rows:
-                lightning.pytorch.utilities.rank_zero_info(f"the {side} vocabulary is another one: it starts anew")
-
     def _load_vectors(self) -> None:
         source, target = self.vectors
         tokenizer = self.processor.source_feature
@@ -279,137 +175,6 @@ class LitSeq2Seq(lightning.LightningModule):
                 names = cast("Tokenizer | Records", feature).words()
                 found = load_vectors(path, names, embedding.weight)
                 lightning.pytorch.utilities.rank_zero_info(f"{path}: vectors for {found:,} of {len(names):,} symbols")
-
-    @classmethod
-    def ensemble(cls, models: Sequence[Self]) -> Self:
-        """Join trained models into one that averages their probabilities at each step; see `Ensemble`.
-
-        Args:
-            models: models of one source and target vocabulary, such as runs of one recipe with several seeds; the
-                options of generation and the metrics are those of the first.
-
-        Raises:
-            UserError: their vocabularies differ, or there are none.
-        """
-        if not models:
-            raise UserError("expected models to join, but there are none")
-        first = models[0]
-        for position, model in enumerate(models[1:], start=2):
-            if model.processor.identity() != first.processor.identity():
-                raise UserError(
-                    f"expected models of one vocabulary, but model {position} has another than the first: "
-                    "join runs of one recipe on the same data"
-                )
-        joined = cls(**cast("dict[str, Any]", spec.build(dict(first.hparams))))
-        joined._processor = first.processor
-        joined.network = cast(EncoderDecoder, Ensemble([model.net for model in models]))
-        return joined.eval()
-
-    # ---------------------------------------------------------------------------------------------- using
-
-    def encode(self, source: Source) -> Encoded:
-        """Encode a batch of sources: one memory vector per position, and final states."""
-        return self.net.encode(source)
-
-    @torch.no_grad()
-    def decode(
-        self,
-        encoded: Encoded,
-        config: GenerationConfig | None = None,
-        prefix: Tensor | None = None,
-        return_attention: bool = False,
-    ) -> list[list[Hypothesis]]:
-        """Search for the best outputs of an encoded batch.
-
-        Args:
-            encoded: from `encode`.
-            config: options of search; those of the model if `None`.
-            prefix: `(B, P)` target ids that every output must start with.
-            return_attention: also return the attention weights of every token.
-
-        Returns:
-            Per source a list of `num_return_sequences` hypotheses, best first.
-        """
-        config = config or self.generation
-        found = search(
-            self.net.step,
-            self.net.start(encoded),
-            batch_size=encoded.memory.values.shape[0],
-            specials=self.net.specials,
-            config=config,
-            prefix=prefix,
-            source_mask=encoded.memory.mask,
-            frames=self.net.frames(encoded) if config.ctc_weight else None,
-            device=encoded.memory.values.device,
-            return_attention=return_attention,
-        )
-        return [
-            [_trimmed(hypothesis, encoded.memory, row) for hypothesis in hypotheses]
-            for row, hypotheses in enumerate(found)
-        ]
-
-    @torch.no_grad()
-    def generate(
-        self,
-        source: Source,
-        config: GenerationConfig | None = None,
-        prefix: Tensor | None = None,
-        return_attention: bool = False,
-    ) -> list[list[Hypothesis]]:
-        """Encode and decode; see `decode`."""
-        return self.decode(self.encode(source), config, prefix, return_attention)
-
-    def write(
-        self,
-        source: Source,
-        raw: Sequence[Any],
-        config: GenerationConfig | None = None,
-        return_attention: bool = False,
-    ) -> list[list[Hypothesis]]:
-        """Generate with texts: what is hidden is put back, and the reranker has its say.
-
-        Args:
-            source: the encoded sources.
-            raw: what they were encoded from, or what the source feature's `show` says of it.
-            config: see `decode`.
-            return_attention: see `decode`.
-
-        Returns:
-            Per source the hypotheses with their texts, best first. Where the memory does not suffice, the batch is
-            decoded in halves.
-        """
-        try:
-            return self._write(source, raw, config, return_attention)
-        except torch.OutOfMemoryError:
-            if len(raw) == 1:
-                raise
-        torch.cuda.empty_cache()  # outside of the handler, which holds on to what failed
-        half, places = len(raw) // 2, torch.arange(len(raw), device=source.lengths.device)
-        parts = ((places[:half], raw[:half]), (places[half:], raw[half:]))
-        return [row for own, some in parts for row in self.write(source.select(own), some, config, return_attention)]
-
-    def _write(
-        self, source: Source, raw: Sequence[Any], config: GenerationConfig | None, return_attention: bool
-    ) -> list[list[Hypothesis]]:
-        config = config or self.generation
-        reranked = self.reranker is not None and config.num_beams > 1
-        wanted = replace(config, num_return_sequences=config.num_beams) if reranked else config
-        found = self.generate(source, wanted, return_attention=return_attention)
-        extra = [source.extra(place) for place, row in enumerate(found) for _ in row]
-        flat = self.processor.target.decode_batch([h.tokens.tolist() for row in found for h in row], extra)
-        texts, restore = iter(flat), self.processor.source_feature.restore
-        written = [
-            [replace(h, text=restore(next(texts), one)) for h in row] for one, row in zip(raw, found, strict=True)
-        ]
-        if self.reranker is None or not reranked:
-            return written
-        best = [self.reranker(row, one) for one, row in zip(raw, written, strict=True)]
-        return [row[: config.num_return_sequences] for row in best]
-
-    def forward(self, source: Source, target: Padded) -> Tensor:
-        """Score every symbol at every position of given targets: logits `(B, T, V)`."""
-        logits: Tensor = self.net(source, target)
-        return logits
 
     # ---------------------------------------------------------------------------------------------- training
 
@@ -600,113 +365,6 @@ class LitSeq2Seq(lightning.LightningModule):
                     f"the checkpoint is of another model: its {name} is {theirs.get(name, 'missing')}, this model's is "
                     f"{mine.get(name, 'missing')}: give the settings it was trained with"
                 )
-
-    def save_pretrained(self, folder: str | os.PathLike[str], scores: Mapping[str, float] | None = None) -> None:
-        """Write `config.json`, `model.safetensors`, the tokenizers and a model card to `folder`.
-
-        Args:
-            folder: made if needed.
-            scores: measured figures for the model card, such as `{"test_bleu": 41.4}`; those known before if `None`.
-
-        Raises:
-            UserError: it is an ensemble, or the folder cannot be written.
-        """
-        if isinstance(cast(nn.Module, self.net), Ensemble):
-            raise UserError("an ensemble is not saved as one: save its models, and name all their folders to use it")
-        if scores:
-            self.provenance = replace(self.provenance, scores=dict(scores))
-        origin = {name: value for name, value in vars(self.provenance).items() if name != "scores"}
-        config = {
-            "model": {**self.hparams, "init_from": None},
-            "task": self.task,
-            "scores": dict(self.provenance.scores),
-            "provenance": origin,
-        }
-        parameters = sum(p.numel() for p in self.net.parameters())
-        card = model_card(self.task, self.provenance, self.scores.signatures, parameters)
-        save_folder(folder, config, self.net, self.processor, card)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        private: bool | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        commit_message: str = "Upload model",
-        scores: Mapping[str, float] | None = None,
-        license: str | None = None,
-        languages: Sequence[str] = (),
-    ) -> str:
-        """Put the model on the Hugging Face hub, as `save_pretrained` writes it, in one commit.
-
-        Args:
-            repo_id: `user/name`; the repository is made if needed.
-            private: whether a new repository is; `None` for what the account has as its default.
-            revision: branch, made if needed; `None` for `main`.
-            token: access token that may write; that of `hf auth login` or `HF_TOKEN` if `None`.
-            commit_message: what the commit is called.
-            scores: measured figures for the model card; those known before if `None`.
-            license: for the model card: the hub's name of a license, such as `apache-2.0`.
-            languages: for the model card: ISO codes, such as `de`.
-
-        Returns:
-            Address of the commit.
-
-        Raises:
-            UserError: the hub does not take it.
-        """
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, scores)
-            return push_folder(folder, repo_id, private, revision, token, commit_message, license, languages)
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str | os.PathLike[str], changes: Mapping[str, Any] | None = None, **options: Unpack[Loading]
-    ) -> Self:
-        """Load a model from a folder or a hub repository, ready to use, or to be trained further.
-
-        Args:
-            name: folder or hub id.
-            changes: arguments of `LitSeq2Seq` in place of the saved ones, such as `{"lr_factors": {"encoder": 0.1}}`.
-            **options: `revision`, `token`, `cache_dir`, `local_files_only` and `trust`; see `lit_seq2seq.hub.Loading`.
-
-        Raises:
-            UserError: the folder is missing, damaged or not trusted, or its weights do not fit the changes.
-        """
-        folder = load_folder(name, **options)
-        try:
-            arguments = cast("dict[str, Any]", folder.config["model"])
-            network = [
-                arguments.get(part) for part in ("encoder", "decoder", "output", "attention_losses", "auxiliary")
-            ]
-            with folder.weights.bound(network):
-                given = cast("dict[str, Any]", spec.build(arguments, folder.trust))
-                model = cls(**{**given, **(changes or {})})
-                model.attach(folder.processor)
-        except UserError:
-            raise
-        except Exception as error:  # whatever the classes that it names do with what it gives them
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{folder.path} describes a model that this version cannot build: {reason:.300}") from error
-        folder.weights.load(model.net)
-        model.provenance = folder.provenance
-        return model.eval()
-
-
-_ARGUMENTS = tuple(name for name in LitSeq2Seq.__init__.__annotations__ if name != "return")
-
-
-def _trimmed(hypothesis: Hypothesis, memory: Padded, row: int) -> Hypothesis:
-    """Cut the attention weights to the real positions of the memory, and say which source each belongs to."""
-    attention = hypothesis.attention
-    if attention is None:
-        return hypothesis
-    return replace(hypothesis, attention=attention[:, : int(memory.lengths[row])], regions=memory.regions(row))
-
-
-def _factory(value: Any) -> Any:
-    """Accept a description (from a checkpoint) wherever a factory is expected."""
-    return spec.build(value) if isinstance(value, Mapping) else value
 
 
 def precision_fits(trainer: lightning.Trainer) -> bool:

@@ -15,6 +15,8 @@ LAYERS = [
     "nn search features vectors schedules card",
     "metrics plots hub",
     "data reranking logs",
+    "model",
+    "saving",
     "module",
     "callbacks predictor averaging export",
     "commands pictures serve",

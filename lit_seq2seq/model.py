@@ -1,0 +1,310 @@
+"""`Seq2SeqModel`: a network with its vocabulary, which encodes and decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Self, cast
+
+import lightning
+import torch
+from torch import Tensor
+
+from lit_seq2seq import spec
+from lit_seq2seq.features import Processor
+from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
+from lit_seq2seq.nn.network import (
+    AttentionLossFactory,
+    AuxiliaryFactory,
+    DecoderFactory,
+    EncoderFactory,
+    OutputFactory,
+    Tie,
+)
+from lit_seq2seq.nn.transfer import transfer_weights
+from lit_seq2seq.reranking import Reranker
+from lit_seq2seq.search import GenerationConfig, search
+from lit_seq2seq.types import Encoded, Hypothesis, Padded, Source, UserError
+
+RerankerFactory = Callable[[], Reranker]
+
+
+class Seq2SeqModel(lightning.LightningModule):
+    """What every use of a model needs: `LitSeq2Seq` adds training, and describes the arguments.
+
+    Sizes come from the data: `attach` builds the network. Every argument is a plain value or a factory, so that a YAML
+    recipe, a checkpoint and a model folder can all describe the model alike.
+
+    Example:
+        >>> from functools import partial
+        >>> from lit_seq2seq.features import Tokenizer
+        >>> tokenizer = Tokenizer(model="char")
+        >>> tokenizer.train(["abc"])
+        >>> small = dict(embedding_dim=4, hidden_size=6)
+        >>> model = Seq2SeqModel(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
+        >>> model.attach(Processor(tokenizer, tokenizer))
+        >>> [[best]] = model.generate(model.processor.source(["cab"]), GenerationConfig(max_new_tokens=5))
+        >>> len(best.tokens) <= 5
+        True
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderFactory = TextEncoder,
+        decoder: DecoderFactory = ParallelDecoder,
+        tie_embeddings: Tie = "none",
+        output: OutputFactory = OutputLayer,
+        attention_losses: Sequence[AttentionLossFactory] = (),
+        auxiliary: AuxiliaryFactory | None = None,
+        generation: GenerationConfig = GenerationConfig(),  # noqa: B008  (immutable)
+        reranker: RerankerFactory | None = None,
+    ) -> None:
+        given = dict(locals())
+        super().__init__()
+        self.describe(Seq2SeqModel, given)
+        self.make_network = partial(
+            EncoderDecoder,
+            encoder=factory(encoder),
+            decoder=factory(decoder),
+            tie_embeddings=tie_embeddings,
+            output=factory(output),
+            attention_losses=[factory(loss) for loss in attention_losses],
+            auxiliary=factory(auxiliary),
+        )
+        self.generation = GenerationConfig(**generation) if isinstance(generation, Mapping) else generation
+        self.reranker: Reranker | None = None if reranker is None else factory(reranker)()
+        self.network: EncoderDecoder | None = None
+        self._processor: Processor | None = None
+
+    def describe(self, cls: type[Seq2SeqModel], given: Mapping[str, Any]) -> None:
+        """Keep the plain description of the constructor's arguments as `hparams`."""
+        names = (name for name in cls.__init__.__annotations__ if name != "return")
+        self._set_hparams({name: spec.describe(given[name]) for name in names})
+        self._hparams_initial = dict(self.hparams)
+
+    @property
+    def processor(self) -> Processor:
+        """Source feature and target tokenizer; known once attached to data, or loaded."""
+        if self._processor is None:
+            raise UserError(
+                "the model has no vocabulary yet: fit it with a Seq2SeqDataModule, attach or load one first"
+            )
+        return self._processor
+
+    @property
+    def net(self) -> EncoderDecoder:
+        """The network; built once the vocabulary is known."""
+        if self.network is None:
+            raise UserError("the model has no network yet: fit it with a Seq2SeqDataModule, attach or load one first")
+        return self.network
+
+    def attach(self, processor: Processor) -> None:
+        """Give the model its vocabulary and build the network for it.
+
+        Raises:
+            UserError: it was built for another vocabulary.
+        """
+        if self._processor is not None and self._processor.identity() != processor.identity():
+            raise UserError(
+                "the data has another vocabulary than the model's: give the settings it was trained with, or set "
+                "data.processor to the model's folder and data.source_tokenizer to null"
+            )
+        self._processor = processor
+        if self.network is None:
+            self._build(processor)
+        if self.net.copies != processor.copy:
+            verb, given = ("copies", "out") if self.net.copies else ("does not copy", "")
+            raise UserError(
+                f"the model's output {verb}, but the data comes with{given} what can be copied: "
+                f"set copy={self.net.copies} on the Seq2SeqDataModule, or change the output"
+            )
+
+    def _build(self, processor: Processor) -> None:
+        try:
+            self.network = self.make_network(
+                processor.source_feature.size, processor.target.size, specials=processor.target.specials
+            )
+        except (ValueError, TypeError) as error:
+            raise UserError(f"the model cannot be built: {error}") from error
+        if resolved := self.network.encoder.resolved:
+            described: dict[str, Any] = self.hparams["encoder"]
+            self.hparams["encoder"] = described | {"init_args": {**described["init_args"], **resolved}}
+
+    def adapt(self, processor: Processor) -> None:
+        """Give a trained model another vocabulary, keeping every weight that has a place in it.
+
+        Where a side's old symbols are the first of the new ones, their rows in embeddings and output layer stay, and
+        the rows of the others start as those of a new model: embeddings from N(0, 1 / sqrt(E)), see `new_embedding`,
+        output weights as in `torch.nn.Linear`, biases at 0. Where they are not, all rows of that side start anew. `fit`
+        does this by itself when the data's vocabulary is the model's and more.
+
+        Raises:
+            UserError: what is read, or what is copied, is of another kind.
+
+        Example:
+            >>> from functools import partial
+            >>> from lit_seq2seq.features import Processor, Tokenizer
+            >>> old = Tokenizer("char")
+            >>> old.train(["abc"])
+            >>> small = dict(embedding_dim=4, hidden_size=6)
+            >>> model = LitSeq2Seq(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
+            >>> model.attach(Processor(old, old))
+            >>> model.adapt(Processor(old, old.extended(["abcd"], limit=10)))
+            >>> model.net.encoder.embedding.weight.shape, model.net.decoder.embedding.weight.shape
+            (torch.Size([7, 4]), torch.Size([8, 4]))
+        """
+        old, network = self.processor, self.net
+        self._processor = self.network = None
+        self.attach(processor)
+        self._take(network, old)
+
+    def _take(self, network: EncoderDecoder, processor: Processor) -> None:
+        """Take over the weights of a trained network, whose vocabulary is that of `processor`."""
+        kept = processor.kept_by(self.processor)
+        transfer_weights(network, self.net, *kept)
+        for side, rows in zip(("source", "target"), kept, strict=True):
+            if not rows:
+                lightning.pytorch.utilities.rank_zero_info(f"the {side} vocabulary is another one: it starts anew")
+
+    @classmethod
+    def ensemble(cls, models: Sequence[Self]) -> Self:
+        """Join trained models into one that averages their probabilities at each step; see `Ensemble`.
+
+        Args:
+            models: models of one source and target vocabulary, such as runs of one recipe with several seeds; the
+                options of generation and the metrics are those of the first.
+
+        Raises:
+            UserError: their vocabularies differ, or there are none.
+        """
+        if not models:
+            raise UserError("expected models to join, but there are none")
+        first = models[0]
+        for position, model in enumerate(models[1:], start=2):
+            if model.processor.identity() != first.processor.identity():
+                raise UserError(
+                    f"expected models of one vocabulary, but model {position} has another than the first: "
+                    "join runs of one recipe on the same data"
+                )
+        joined = cls(**cast("dict[str, Any]", spec.build(dict(first.hparams))))
+        joined._processor = first.processor
+        joined.network = cast(EncoderDecoder, Ensemble([model.net for model in models]))
+        return joined.eval()
+
+    def encode(self, source: Source) -> Encoded:
+        """Encode a batch of sources: one memory vector per position, and final states."""
+        return self.net.encode(source)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        encoded: Encoded,
+        config: GenerationConfig | None = None,
+        prefix: Tensor | None = None,
+        return_attention: bool = False,
+    ) -> list[list[Hypothesis]]:
+        """Search for the best outputs of an encoded batch.
+
+        Args:
+            encoded: from `encode`.
+            config: options of search; those of the model if `None`.
+            prefix: `(B, P)` target ids that every output must start with.
+            return_attention: also return the attention weights of every token.
+
+        Returns:
+            Per source a list of `num_return_sequences` hypotheses, best first.
+        """
+        config = config or self.generation
+        found = search(
+            self.net.step,
+            self.net.start(encoded),
+            batch_size=encoded.memory.values.shape[0],
+            specials=self.net.specials,
+            config=config,
+            prefix=prefix,
+            source_mask=encoded.memory.mask,
+            frames=self.net.frames(encoded) if config.ctc_weight else None,
+            device=encoded.memory.values.device,
+            return_attention=return_attention,
+        )
+        return [
+            [_trimmed(hypothesis, encoded.memory, row) for hypothesis in hypotheses]
+            for row, hypotheses in enumerate(found)
+        ]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        source: Source,
+        config: GenerationConfig | None = None,
+        prefix: Tensor | None = None,
+        return_attention: bool = False,
+    ) -> list[list[Hypothesis]]:
+        """Encode and decode; see `decode`."""
+        return self.decode(self.encode(source), config, prefix, return_attention)
+
+    def write(
+        self,
+        source: Source,
+        raw: Sequence[Any],
+        config: GenerationConfig | None = None,
+        return_attention: bool = False,
+    ) -> list[list[Hypothesis]]:
+        """Generate with texts: what is hidden is put back, and the reranker has its say.
+
+        Args:
+            source: the encoded sources.
+            raw: what they were encoded from, or what the source feature's `show` says of it.
+            config: see `decode`.
+            return_attention: see `decode`.
+
+        Returns:
+            Per source the hypotheses with their texts, best first. Where the memory does not suffice, the batch is
+            decoded in halves.
+        """
+        try:
+            return self._write(source, raw, config, return_attention)
+        except torch.OutOfMemoryError:
+            if len(raw) == 1:
+                raise
+        torch.cuda.empty_cache()  # outside of the handler, which holds on to what failed
+        half, places = len(raw) // 2, torch.arange(len(raw), device=source.lengths.device)
+        parts = ((places[:half], raw[:half]), (places[half:], raw[half:]))
+        return [row for own, some in parts for row in self.write(source.select(own), some, config, return_attention)]
+
+    def _write(
+        self, source: Source, raw: Sequence[Any], config: GenerationConfig | None, return_attention: bool
+    ) -> list[list[Hypothesis]]:
+        config = config or self.generation
+        reranked = self.reranker is not None and config.num_beams > 1
+        wanted = replace(config, num_return_sequences=config.num_beams) if reranked else config
+        found = self.generate(source, wanted, return_attention=return_attention)
+        extra = [source.extra(place) for place, row in enumerate(found) for _ in row]
+        flat = self.processor.target.decode_batch([h.tokens.tolist() for row in found for h in row], extra)
+        texts, restore = iter(flat), self.processor.source_feature.restore
+        written = [
+            [replace(h, text=restore(next(texts), one)) for h in row] for one, row in zip(raw, found, strict=True)
+        ]
+        if self.reranker is None or not reranked:
+            return written
+        best = [self.reranker(row, one) for one, row in zip(raw, written, strict=True)]
+        return [row[: config.num_return_sequences] for row in best]
+
+    def forward(self, source: Source, target: Padded) -> Tensor:
+        """Score every symbol at every position of given targets: logits `(B, T, V)`."""
+        logits: Tensor = self.net(source, target)
+        return logits
+
+
+def factory(value: Any) -> Any:
+    """Accept a description (from a checkpoint) wherever a factory is expected."""
+    return spec.build(value) if isinstance(value, Mapping) else value
+
+
+def _trimmed(hypothesis: Hypothesis, memory: Padded, row: int) -> Hypothesis:
+    """Cut the attention weights to the real positions of the memory, and say which source each belongs to."""
+    attention = hypothesis.attention
+    if attention is None:
+        return hypothesis
+    return replace(hypothesis, attention=attention[:, : int(memory.lengths[row])], regions=memory.regions(row))
