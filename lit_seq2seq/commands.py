@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 from lit_seq2seq.callbacks import average_checkpoints
-from lit_seq2seq.hub import load_checkpoint, push_folder, tensors_of
+from lit_seq2seq.hub import add_loading, load_checkpoint, loading_of, push_folder, tensors_of
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.predictor import Output, Predictor, load_model, override
 from lit_seq2seq.search import GenerationConfig
@@ -50,14 +50,11 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         default="auto",
         help="longer inputs are cut; auto: texts to 1,024 symbols",
     )
-    parser.add_argument("--revision", type=str | None, default=None, help="branch, tag or commit on the hub")
-    parser.add_argument(
-        "--trust", type=str, nargs="*", default=[], help="packages of others whose code the model may run"
-    )
+    add_loading(parser)
     for field in fields(GenerationConfig):
         parser.add_argument(f"--{field.name}", type=str | None, default=None, help=f"see GenerationConfig.{field.name}")
     options = parser.parse_args(arguments)
-    model = load_model(options.model, revision=options.revision, trust=options.trust)
+    model = load_model(options.model, **loading_of(options))
     chosen = {f.name: options[f.name] for f in fields(GenerationConfig) if options[f.name] is not None}
     config = override(model.generation, {name: _plain(value) for name, value in chosen.items()})
     dtype = torch.bfloat16 if options.bf16 else None

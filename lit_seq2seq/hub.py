@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypedDict, Unpack
+from typing import TypedDict, Unpack, cast
 
 import safetensors.torch
 import torch
+from jsonargparse import ArgumentParser, Namespace
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -120,6 +121,22 @@ class Loading(TypedDict, total=False):
     cache_dir: str | os.PathLike[str] | None
     local_files_only: bool
     trust: str | Sequence[str]
+
+
+def add_loading(parser: ArgumentParser) -> None:
+    """Add the fields of `Loading` to the options of a command."""
+    parser.add_argument("--revision", type=str | None, default=None, help="branch, tag or commit on the hub")
+    parser.add_argument("--token", type=str | None, default=None, help="of the hub; better: hf auth login, or HF_TOKEN")
+    parser.add_argument("--cache_dir", type=str | None, default=None, help="where what comes from the hub is kept")
+    parser.add_argument("--local_files_only", type=bool, default=False, help="take what is kept there and ask nobody")
+    parser.add_argument(
+        "--trust", type=str, nargs="*", default=[], help="packages of others whose code the model may run"
+    )
+
+
+def loading_of(options: Namespace) -> Loading:
+    """Return the options that `add_loading` added."""
+    return cast(Loading, {name: options[name] for name in Loading.__annotations__})
 
 
 def load_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> ModelFolder:

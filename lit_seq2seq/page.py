@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from lit_seq2seq.features import Feature, Image
 from lit_seq2seq.features.audio import LogMel
+from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.predictor import Output, Predictor, load_model, override
 from lit_seq2seq.types import UserError
@@ -133,12 +134,13 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--model", type=str, nargs="+", required=True, help="model folder or hub id; several: ensemble")
     parser.add_argument("--port", type=int, default=7860, help="of the page; from 1024 on")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
+    add_loading(parser)
     options = parser.parse_args(arguments)
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio: pip install 'lit_seq2seq[demo]'")
     if not 1024 <= options.port <= 65535:
         raise UserError(f"port={options.port}: must be from 1024 to 65535")
-    model = load_model(options.model)
+    model = load_model(options.model, **loading_of(options))
     page = Page(Predictor(model, options.device)).build(f"lit_seq2seq: {model.task}")
     print(f"open http://127.0.0.1:{options.port} in a browser; Ctrl-C ends", flush=True)
     try:

@@ -98,7 +98,7 @@ def import_class(path: str, trust: tuple[str, ...] = ()) -> type:
             raise UserError(f"the description names {path}, which is no part of a model: it is damaged or hostile")
         raise UserError(
             f"the description names {path}, which is outside the trusted packages: if you trust its author, pass "
-            f"trust=({package!r},)"
+            f"trust=({package!r},), or --trust {package}"
         )
     module, _, name = path.rpartition(".")
     try:

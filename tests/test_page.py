@@ -17,7 +17,8 @@ from lit_seq2seq.nn import ConvEncoder, MeanBridge, ParallelDecoder, PyramidalEn
 from lit_seq2seq.page import Page
 from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.types import UserError
-from tests.tiny import Trained
+from tests.test_untrusted import OwnMetric
+from tests.tiny import Trained, make_data, make_model
 
 gradio = pytest.importorskip("gradio")
 
@@ -117,3 +118,13 @@ def test_wrong_settings_are_said(trained: Trained, capsys: pytest.CaptureFixture
         port = taken.getsockname()[1]
         assert main(["demo", "--model", str(trained.model), "--port", str(port)]) == 1
     assert f"cannot use port {port}" in capsys.readouterr().err
+
+
+def test_a_package_that_is_trusted_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_model(metrics=[OwnMetric])
+    model.attach(make_data().processor)
+    model.save_pretrained(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["demo", "--model", str(tmp_path), "--port", port, "--trust", "tests"]) == 1
+    assert f"cannot use port {port}" in capsys.readouterr().err  # so the model was loaded

@@ -28,9 +28,11 @@ from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import Frames, Image, LogMel, Processor, Records, Tokenizer
 from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, PyramidalEncoder
+from lit_seq2seq.serve import make_server
 from lit_seq2seq.serve.api import Api, GenerateApi, StreamApi
 from lit_seq2seq.serve.schema import FileRequest, FramesRequest, Limits, RecordRequest, TextRequest, request_of
 from lit_seq2seq.types import UserError
+from tests.test_untrusted import OwnMetric
 from tests.tiny import SIZES, make_data, make_model, make_trainer, pairs, rows
 
 LIMITS = Limits(max_length=60, max_bytes=100_000, max_new_tokens=50, max_beams=4, timeout=20.0)
@@ -51,7 +53,7 @@ def model(folder: Path) -> LitSeq2Seq:
 
 
 def endpoint(kind: type[Api], folder: Path, model: LitSeq2Seq, limits: Limits = LIMITS) -> Any:
-    api = kind(str(folder), None, model.generation, TextRequest, limits, 1, max_batch_size=8)
+    api = kind(str(folder), {}, model.generation, TextRequest, limits, 1, max_batch_size=8)
     api.setup("cpu")
     return api
 
@@ -84,7 +86,7 @@ def test_an_input_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
     made = make_model(encoder=encoder, decoder=partial(ParallelDecoder, **SIZES, attention=GeneralAttention))
     made.attach(Processor(LogMel(sampling_rate=8000, n_mels=5), target))
     made.save_pretrained(tmp_path)
-    api = GenerateApi(str(tmp_path), None, made.generation, FileRequest, LIMITS, 1)
+    api = GenerateApi(str(tmp_path), {}, made.generation, FileRequest, LIMITS, 1)
     api.setup("cpu")
     sound = io.BytesIO()
     soundfile.write(sound, np.sin(np.arange(2000) / 5), 8000, format="WAV")
@@ -142,6 +144,15 @@ def test_a_stream_ends_when_its_time_is_over(folder: Path, model: LitSeq2Seq) ->
     api = endpoint(StreamApi, folder, model, Limits(timeout=0.0))
     found = list(api.predict(api.work(TextRequest(text="eins zwei drei", min_new_tokens=6))))
     assert json.loads(found[-1]) == {"error": "the output took more than 0 seconds"}
+
+
+def test_a_package_that_is_trusted_is_served(tmp_path: Path) -> None:
+    made = make_model(metrics=[OwnMetric])
+    made.attach(make_data().processor)
+    made.save_pretrained(tmp_path)
+    (api,) = make_server(str(tmp_path), LIMITS, stream=False, trust=["tests"]).litapi_connector
+    api.setup("cpu")  # as its worker does
+    assert isinstance(api.predictor.model.scores.metrics[0], OwnMetric)
 
 
 def test_every_feature_has_its_request() -> None:

@@ -202,3 +202,15 @@ def test_a_package_that_is_trusted_may_be_named(
     with pytest.raises(UserError, match="outside the trusted packages"):
         pipeline("translation", str(folder), trust="test")
     assert isinstance(Processor.load(folder), Processor)
+
+
+COMMANDS = {"generate": [], "export": ["--output", "onnx"], "serve": ["--port", "8000"], "demo": []}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_that_takes_a_model_asks_for_trust(
+    folder: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(*METRICS, to=[part("tests.test_untrusted.OwnMetric")])(folder)
+    assert main([command, "--model", str(folder), *COMMANDS[command]]) == 1
+    assert "if you trust its author, pass trust=('tests',), or --trust tests" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 from lit_seq2seq import runtime
 from lit_seq2seq.features import Processor, Records, Tokenizer
+from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.types import Padded, UserError
@@ -164,8 +165,8 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--output", type=str, required=True, help="folder to write")
     parser.add_argument("--variants", type=list[Variant], default=list(get_args(Variant)), help="which to write")
     parser.add_argument("--programs", type=bool, default=False, help="also write .pt2 files for torch.export.load")
-    parser.add_argument("--revision", type=str | None, default=None, help="branch, tag or commit on the hub")
+    add_loading(parser)
     options = parser.parse_args(arguments)
-    model = LitSeq2Seq.from_pretrained(options.model, revision=options.revision)
+    model = LitSeq2Seq.from_pretrained(options.model, **loading_of(options))
     print(export_model(model, options.output, options.variants, options.programs))
     print(f"written to {options.output}: see its README.md")

@@ -7,10 +7,11 @@ import signal
 from functools import partial
 from importlib.util import find_spec
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from jsonargparse import ArgumentParser
 
+from lit_seq2seq.hub import Loading, add_loading, loading_of
 from lit_seq2seq.predictor import load_model
 from lit_seq2seq.types import UserError
 
@@ -23,24 +24,24 @@ if TYPE_CHECKING:
 def make_server(
     model: str,
     limits: Limits,
-    revision: str | None = None,
     max_batch_size: int = 32,
     batch_timeout: float = 0.01,
     stream: bool = True,
     device: str = "cpu",
     threads: int = 1,
+    **loading: Unpack[Loading],
 ) -> litserve.LitServer:
     """Make the server: `POST /predict`, `/predict/file` and `/stream`, `GET /health`, `/info`, `/docs`.
 
     Args:
         model: folder or hub id.
         limits: what requests may ask for.
-        revision: branch, tag or commit on the hub.
         max_batch_size: greatest number of requests that go through the network together.
         batch_timeout: seconds that the first request of a batch waits for others.
         stream: whether there is `/stream`, which has a process and a copy of the model of its own.
         device: `cpu`, `cuda` or `mps`.
         threads: number of torch's threads in each process.
+        **loading: see `LitSeq2Seq.from_pretrained`.
 
     Raises:
         UserError: packages are missing, or there is no such model.
@@ -53,8 +54,8 @@ def make_server(
     from lit_seq2seq.serve.schema import request_of
     from lit_seq2seq.serve.upload import add_upload
 
-    loaded = load_model(model, revision=revision)
-    shared = (model, revision, loaded.generation, request_of(loaded.processor.source_feature), limits, threads)
+    loaded = load_model(model, **loading)
+    shared = (model, loading, loaded.generation, request_of(loaded.processor.source_feature), limits, threads)
     batched = GenerateApi(*shared, api_path="/predict", max_batch_size=max_batch_size, batch_timeout=batch_timeout)
     apis = [batched, StreamApi(*shared, api_path="/stream", stream=True)] if stream else [batched]
     server = litserve.LitServer(
@@ -81,7 +82,7 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument(
         "--host", type=Literal["127.0.0.1", "0.0.0.0"], default="127.0.0.1", help="0.0.0.0: reachable from elsewhere"
     )
-    parser.add_argument("--revision", type=str | None, default=None, help="branch, tag or commit on the hub")
+    add_loading(parser)
     parser.add_argument("--device", type=Literal["cpu", "cuda", "mps"], default="cpu", help="where to run")
     parser.add_argument("--threads", type=int, default=1, help="number of torch's threads in each process")
     parser.add_argument("--max_batch_size", type=int, default=32, help="most requests computed together")
@@ -100,8 +101,8 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     from lit_seq2seq.serve.schema import Limits
 
     limits = Limits(options.max_length, options.max_bytes, options.max_new_tokens, options.max_beams, options.timeout)
-    names = ("revision", "max_batch_size", "batch_timeout", "stream", "device", "threads")
-    server = make_server(options.model, limits, **{name: options[name] for name in names})
+    names = ("max_batch_size", "batch_timeout", "stream", "device", "threads")
+    server = make_server(options.model, limits, **{name: options[name] for name in names}, **loading_of(options))
     signal.signal(signal.SIGTERM, partial(_stop, os.getpid()))
     print(f"serving {options.model} on http://{options.host}:{options.port} (see /docs)", flush=True)
     server.run(

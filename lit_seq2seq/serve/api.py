@@ -13,6 +13,7 @@ from fastapi import HTTPException, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
+from lit_seq2seq.hub import Loading
 from lit_seq2seq.predictor import Output, Predictor, load_model, override
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.serve.schema import GenerateRequest, GenerateResponse, Limits
@@ -60,7 +61,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
 
     Args:
         model: folder or hub id.
-        revision: branch, tag or commit on the hub.
+        loading: where it comes from and what it may run.
         generation: options of generation of the model.
         request: the kind of its requests.
         limits: what requests may ask for.
@@ -71,7 +72,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
     def __init__(
         self,
         model: str,
-        revision: str | None,
+        loading: Loading,
         generation: GenerationConfig,
         request: type[GenerateRequest],
         limits: Limits,
@@ -79,7 +80,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.model, self.revision = model, revision
+        self.model, self.loading = model, loading
         self.generation = generation
         self.request = request
         self.limits = limits
@@ -89,7 +90,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         """Load the model."""
         torch.set_num_threads(self.threads)
-        self.predictor = Predictor(load_model(self.model, revision=self.revision), device)
+        self.predictor = Predictor(load_model(self.model, **self.loading), device)
 
     async def authorize(self, request: Request) -> None:
         """Refuse what is too large, too long, or asks for what there is not."""
