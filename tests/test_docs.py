@@ -1,17 +1,20 @@
+import contextlib
+import io
 import re
 import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import lit_seq2seq
-from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
+from tests.loopback_hub import LoopbackHub
 from tests.tiny import make_data, make_model
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +38,23 @@ def shell(text: str) -> str:
     return done.stdout
 
 
-def run_page(page: Path) -> tuple[dict[str, Any], list[str]]:
+def run_here(text: str, *more: str) -> str:
+    """Run the lines of a shell block, `lit-seq2seq` in this process with options more; return what it printed."""
+    printed = io.StringIO()
+    for line in text.replace("\\\n", "").splitlines():
+        before, _, command = line.rpartition(" | ")
+        name, *arguments = shlex.split(command)
+        if name != "lit-seq2seq":
+            subprocess.run([name, *arguments], check=True)
+            continue
+        given = subprocess.run(shlex.split(before), capture_output=True, check=True).stdout if before else b""
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+            assert main([*arguments, *more]) == 0
+    return printed.getvalue()
+
+
+def run_page(page: Path, shell: Callable[[str], str] = shell) -> tuple[dict[str, Any], list[str]]:
     """Run the blocks of a page in order; return the names it defines and what its shell blocks printed."""
     names: dict[str, Any] = {"__name__": page.stem}
     printed = []
@@ -66,19 +85,8 @@ def test_the_guide_runs_and_what_it_claims_is_so(tmp_path: Path, monkeypatch: py
 @pytest.mark.slow
 def test_the_page_on_fine_tuning_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-    def run(text: str) -> str:
-        for line in text.replace("\\\n", "").splitlines():
-            name, *arguments = shlex.split(line)
-            if name == "lit-seq2seq":
-                assert main([*arguments, "--trainer.max_steps", "2", "--trainer.enable_model_summary", "false"]) == 0
-            else:
-                assert subprocess.run([name, *arguments], check=True)
-        return ""
-
-    monkeypatch.setitem(globals(), "shell", run)
-    page = ROOT / "docs" / "fine_tuning.md"
-    names, _ = run_page(page)
+    short = ["--trainer.max_steps", "2", "--trainer.enable_model_summary", "false"]
+    names, _ = run_page(ROOT / "docs" / "fine_tuning.md", lambda text: run_here(text, *short))
     assert names["model"].processor.target.symbols[-1] == "sechs"
     models = [LitSeq2Seq.from_pretrained(folder) for folder in sorted(tmp_path.glob("runs/version_*/model"))]
     added = [{"sechs", "six"} & set(model.processor.target.symbols) for model in models]
@@ -89,6 +97,24 @@ def test_the_page_on_fine_tuning_names_every_recipe_for_it() -> None:
     text = (ROOT / "docs" / "fine_tuning.md").read_text(encoding="utf-8")
     there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("finetune.yaml")}
     assert set(re.findall(r"--config (recipes/\S+)", text)) == there
+
+
+def test_the_page_on_sharing_runs(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    save_model(tmp_path / "runs" / "version_0" / "model")
+    names, (pushed, generated) = run_page(ROOT / "docs" / "sharing.md", run_here)
+    repo = hub.repos["models", "alice/digits"]
+    assert pushed.startswith(f"{hub.url}/alice/digits/commit/")
+    assert repo.private
+    card = repo.commits[repo.branches["main"]]["README.md"].decode()
+    assert "license: mit" in card
+    assert "- de\n- en" in card
+    here = pipeline("translation", "runs/version_0/model")("eins zwei", num_beams=4)[0]["translation_text"]
+    assert generated == f"{here}\n"
+    assert names["translate"]("eins zwei", num_beams=4) == [{"translation_text": here}]
 
 
 @pytest.mark.slow
@@ -105,10 +131,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     rows = "".join(f"{number} Hunde,{number} dogs\n" for number in range(2, 60))
     (tmp_path / "pairs.csv").write_text("german,english\n" + rows, encoding="utf-8")
+    save_model(tmp_path / "runs" / "demo" / "version_0" / "model")
+    return tmp_path
+
+
+def save_model(folder: Path) -> None:
     model = make_model()
     model.attach(make_data().processor)
-    model.save_pretrained(tmp_path / "runs" / "demo" / "version_0" / "model")
-    return tmp_path
+    model.save_pretrained(folder)
 
 
 def test_the_python_of_the_readme_runs(workplace: Path) -> None:
