@@ -1,12 +1,13 @@
 # make demo   environment + the translation recipe on built-in data: scores, samples, pictures
 # make test   environment + the tests
+# make results  train every recipe (hours) and rewrite the table of docs/results.md: ARGS="--data FOLDER --seeds 1 2 3"
 # make bench  speed beside plain PyTorch and, after make bench-peers, beside other toolkits: ARGS="w1 --data FOLDER"
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types test-slow test-gpu bench bench-peers clean
+.PHONY: demo test lint types test-slow test-gpu results bench bench-peers clean
 
 demo: $(READY)
 	$(BIN)/python recipes/translation.py
@@ -19,6 +20,9 @@ test-slow: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+results: $(READY)
+	$(BIN)/python recipes/results.py --page docs/results.md $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)

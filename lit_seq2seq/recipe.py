@@ -61,25 +61,30 @@ class _RecipeCLI(Seq2SeqCLI):
 
 
 def run(arguments: list[str], default: Path) -> None:
-    """Fit, test where there is a test split, save and show."""
+    """Fit, score the test split or, without one, the validation split, save and show."""
     cli = _RecipeCLI(arguments, run=False)
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     started = time.monotonic()
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.get("ckpt_path"))
     minutes = (time.monotonic() - started) / 60
     folder = save_best(trainer, model)
-    scores = test(trainer, model, data)
+    scores = evaluate(trainer, model, data)
     if folder is not None:
         save_best(trainer, model, scores)
         show(trainer, model, data, scores, minutes, folder, default)
 
 
-def test(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> dict[str, float]:
-    """Score the test split; without one, say so and score nothing."""
-    if "test" not in data.splits:
-        rank_zero_info(f"There is no test split, so nothing is tested; the splits are {', '.join(data.splits)}.")
-        return {}
-    return {name: float(value) for name, value in trainer.test(model, datamodule=data, verbose=False)[0].items()}
+def evaluate(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> dict[str, float]:
+    """Score the test split; without one, say so and score the validation split, if there is one."""
+    if "test" in data.splits:
+        score = trainer.test
+    else:
+        there = ", ".join(data.splits)
+        rank_zero_info(f"There is no test split, so the validation split is scored; the splits are {there}.")
+        if "validation" not in data.splits:
+            return {}
+        score = trainer.validate
+    return {name: float(value) for name, value in score(model, datamodule=data, verbose=False)[0].items()}
 
 
 @rank_zero_only
@@ -104,11 +109,12 @@ def show(
     for (source, reference), output in zip(rows, best, strict=True):
         samples.add_row(*map(escape, (feature.show(source), output.text, reference)))
     console.print(samples)
-    table = Table(title=f"{'Test scores' if scores else 'No test scores'} after {minutes:.1f} minutes of training")
+    kind = f"{split.capitalize()} scores" if scores else "No scores"
+    table = Table(title=f"{kind} after {minutes:.1f} minutes of training")
     table.add_column("score")
     table.add_column("value", justify="right")
     for name, value in scores.items():
-        table.add_row(name.removeprefix("test_"), f"{value:.3f}" if name.endswith(("loss", "ppl")) else f"{value:.2f}")
+        table.add_row(name.split("_", 1)[1], f"{value:.3f}" if name.endswith(("loss", "ppl")) else f"{value:.2f}")
     console.print(table)
     pictures = []
     run = folder.parent

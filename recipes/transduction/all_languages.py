@@ -5,8 +5,8 @@
 
 FOLDER is the folder or the hub id of the data; a language is one of its configurations. A finished run leaves
 `OUTPUT/LANGUAGE/SEED/scores.json`, and a second start with the same settings goes on after it. The table is
-`OUTPUT/scores.md`; with several seeds it has their mean and the scores of their ensemble. WER is the share of words
-that are not exactly right.
+`OUTPUT/scores.md`, its averages over single models are `OUTPUT/average.json`; with several seeds it has their mean and
+the scores of their ensemble. WER is the share of words that are not exactly right.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def run(data: str, output: Path, languages: list[str] | None, seeds: list[int], 
             models = [output / language / str(seed) / "model" for seed in seeds]
             joined = "+".join(map(str, seeds))
             finish(output / language / f"ensemble_{joined}.json", partial(join, recipe, models))
-        (output / "scores.md").write_text(table(output), encoding="utf-8")
+        text, averages = table(output)
+        (output / "scores.md").write_text(text, encoding="utf-8")
+        (output / "average.json").write_text(json.dumps(averages, indent=2) + "\n", encoding="utf-8")
     print((output / "scores.md").read_text(encoding="utf-8"))
 
 
@@ -125,8 +127,8 @@ def evaluate(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> Sc
     return {name: value for name, value in found.items() if name in COLUMNS}
 
 
-def table(output: Path) -> str:
-    """Return all scores as a Markdown table, with the averages over the languages that have them."""
+def table(output: Path) -> tuple[str, Scores]:
+    """Return all scores as a Markdown table, with the averages over the languages that have them, and these alone."""
     lines = [f"| language | runs | {' | '.join(COLUMNS.values())} |", f"|---|---|{'---|' * len(COLUMNS)}"]
     kinds: dict[str, list[Scores]] = {}
     for folder in sorted(path for path in output.iterdir() if path.is_dir()):
@@ -137,9 +139,9 @@ def table(output: Path) -> str:
         for name, scores in rows.items():
             lines.append(line(folder.name, name, scores))
             kinds.setdefault(name, []).append(scores)
-    return (
-        "\n".join([*lines, *(line(f"average of {len(rows)}", name, mean(rows)) for name, rows in kinds.items())]) + "\n"
-    )
+    averages = {name: mean(rows) for name, rows in kinds.items()}
+    lines += [line(f"average of {len(kinds[name])}", name, scores) for name, scores in averages.items()]
+    return "\n".join(lines) + "\n", next(iter(averages.values()))
 
 
 def mean(rows: Iterable[Scores]) -> Scores:
