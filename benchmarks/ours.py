@@ -18,7 +18,8 @@ from benchmarks.models import make_data, make_model
 from benchmarks.plain import PlainModel
 from benchmarks.windows import Windows
 from lit_seq2seq import LitSeq2Seq
-from lit_seq2seq.predictor import Predictor, override
+from lit_seq2seq.pipelines import override
+from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.types import Batch
 
 CLIP = 5.0

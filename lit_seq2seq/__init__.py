@@ -11,12 +11,12 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "2048")
 if TYPE_CHECKING:
     from lit_seq2seq.data import Seq2SeqDataModule
     from lit_seq2seq.module import LitSeq2Seq
-    from lit_seq2seq.predictor import pipeline
+    from lit_seq2seq.pipelines import pipeline
     from lit_seq2seq.recipe import load_recipe
 
 __all__ = ["LitSeq2Seq", "Seq2SeqDataModule", "load_recipe", "pipeline"]
 
-_HOMES = {"LitSeq2Seq": "module", "Seq2SeqDataModule": "data", "load_recipe": "recipe", "pipeline": "predictor"}
+_HOMES = {"LitSeq2Seq": "module", "Seq2SeqDataModule": "data", "load_recipe": "recipe", "pipeline": "pipelines"}
 
 
 def __getattr__(name: str) -> object:

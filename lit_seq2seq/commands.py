@@ -20,7 +20,8 @@ from tqdm import tqdm
 from lit_seq2seq.callbacks import average_checkpoints
 from lit_seq2seq.hub import add_loading, load_checkpoint, loading_of, push_folder, tensors_of
 from lit_seq2seq.module import LitSeq2Seq
-from lit_seq2seq.predictor import Output, Predictor, load_model, override
+from lit_seq2seq.pipelines import load_model, override
+from lit_seq2seq.predictor import Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 

@@ -13,7 +13,8 @@ from lit_seq2seq.features import Feature, Image
 from lit_seq2seq.features.audio import LogMel
 from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.pictures import attention_figure
-from lit_seq2seq.predictor import Output, Predictor, load_model, override
+from lit_seq2seq.pipelines import load_model, override
+from lit_seq2seq.predictor import Output, Predictor
 from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ LAYERS = [
     "saving",
     "module",
     "callbacks predictor averaging export",
+    "pipelines",
     "commands pictures serve",
     "page",
     "cli __main__",
@@ -103,7 +104,7 @@ def test_an_upward_import_is_found(file: str, source: str) -> None:
         ("nn/__init__.py", "from .cells import RecurrentStack\nfrom lit_seq2seq.nn.ops import masked_mean"),
         ("search/beam.py", "import torch\nfrom lit_seq2seq import types"),
         ("module.py", "from lit_seq2seq.nn import EncoderDecoder\nfrom lit_seq2seq.hub import load_folder"),
-        ("cli.py", "from lit_seq2seq.predictor import pipeline"),
+        ("cli.py", "from lit_seq2seq.pipelines import pipeline"),
         ("__init__.py", "from lit_seq2seq.module import LitSeq2Seq"),
     ],
 )

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from lit_seq2seq.data.batching import BucketBatchSampler, Position
-from lit_seq2seq.data.encoding import Examples
+from lit_seq2seq.data.examples import Examples
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.resuming import counts
 from lit_seq2seq.types import Batch, UserError

@@ -12,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from lit_seq2seq.data.batching import BucketBatchSampler, Position, check_limits
-from lit_seq2seq.data.encoding import Encoder, Examples, Limits
+from lit_seq2seq.data.encoding import Encoder
+from lit_seq2seq.data.examples import Examples, Limits
 from lit_seq2seq.data.grouping import group_references
 from lit_seq2seq.data.loading import TrainingLoader, make_loader
 from lit_seq2seq.data.rows import RowMapper

@@ -13,7 +13,8 @@ import torch
 from datasets import IterableDataset
 
 from lit_seq2seq.data.batching import BucketBatchSampler, seed_of
-from lit_seq2seq.data.encoding import Encoder, Limits, seeded
+from lit_seq2seq.data.encoding import Encoder
+from lit_seq2seq.data.examples import Limits, seeded
 from lit_seq2seq.remote import explained
 from lit_seq2seq.types import Batch
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from jsonargparse import ArgumentParser
 
 from lit_seq2seq.hub import Loading, add_loading, loading_of
-from lit_seq2seq.predictor import load_model
+from lit_seq2seq.pipelines import load_model
 from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:

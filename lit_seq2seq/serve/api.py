@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
 from lit_seq2seq.hub import Loading
-from lit_seq2seq.predictor import Output, Predictor, load_model, override
+from lit_seq2seq.pipelines import load_model, override
+from lit_seq2seq.predictor import Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.serve.schema import GenerateRequest, GenerateResponse, Limits
 from lit_seq2seq.types import UserError
