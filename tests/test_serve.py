@@ -3,6 +3,8 @@ import base64
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,11 +15,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import soundfile
 import torch
@@ -27,7 +31,7 @@ from starlette.responses import JSONResponse
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import Frames, Image, LogMel, Processor, Records, Tokenizer
-from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, PyramidalEncoder
+from lit_seq2seq.nn import ConvEncoder, GeneralAttention, MeanBridge, ParallelDecoder, PyramidalEncoder
 from lit_seq2seq.serve import make_server
 from lit_seq2seq.serve.api import Api, GenerateApi, StreamApi
 from lit_seq2seq.serve.schema import FileRequest, FramesRequest, Limits, RecordRequest, TextRequest, request_of
@@ -88,9 +92,7 @@ def test_an_input_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
     made.save_pretrained(tmp_path)
     api = GenerateApi(str(tmp_path), {}, made.generation, FileRequest, LIMITS, 1)
     api.setup("cpu")
-    sound = io.BytesIO()
-    soundfile.write(sound, np.sin(np.arange(2000) / 5), 8000, format="WAV")
-    good, bad = (FileRequest(data=base64.b64encode(data)) for data in (sound.getvalue(), b"no sound"))
+    good, bad = (FileRequest(data=base64.b64encode(data)) for data in (sound(), b"no sound"))
     first, refused, last = (
         api.encode_response(one) for one in api.predict([api.work(one) for one in (good, bad, good)])
     )
@@ -212,16 +214,23 @@ def wait(process: subprocess.Popen[str], client: Client, seconds: float = 240.0)
     raise AssertionError(f"the server did not start: {process.communicate()[0]}")
 
 
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[Client]:
+    client = Client(free_port())
+    process = start(folder, int(client.url.rsplit(":", 1)[1]), *options)
+    wait(process, client)
+    try:
+        yield client
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+
+
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[Client]:
-    client = Client(free_port())
-    port = client.url.rsplit(":", 1)[1]
-    process = start(folder, int(port), "--max_length", "60", "--max_bytes", "100000", "--batch_timeout", "0.05")
-    wait(process, client)
-    yield client
-    process.terminate()
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    with serving(folder, "--max_length", "60", "--max_bytes", "100000", "--batch_timeout", "0.05") as client:
+        yield client
 
 
 @pytest.mark.slow
@@ -264,6 +273,88 @@ def test_wrong_requests_get_a_clear_answer(path: str, body: object, status: int,
     found, answer = client.call(path, body)
     assert found == status
     assert message in str(answer["detail"])
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "serving.md"
+
+
+def ask(command: str, client: Client) -> str:
+    """Run a `curl` of the page against a running server."""
+    moved = command.replace("localhost:8000", client.url.removeprefix("http://")).replace("curl ", "curl -sf ", 1)
+    return subprocess.run(["bash", "-c", moved], capture_output=True, text=True, check=True).stdout
+
+
+def forms(lines: str) -> list[object]:
+    """Say what lines of JSON look like, whatever their texts and numbers."""
+
+    def form(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: form(inner) for name, inner in value.items()}
+        return [form(inner) for inner in value] if isinstance(value, list) else type(value)
+
+    found: list[object] = []
+    for line in lines.splitlines():
+        if (new := form(json.loads(line))) not in found:
+            found.append(new)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_requests_of_the_page_get_what_it_shows(client: Client) -> None:
+    shown = re.findall(r"^```bash\n(curl [^\n]*)\n```\n\n```json\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    assert len(shown) == 2
+    for command, answer in shown:
+        assert forms(ask(command, client)) == forms(answer)
+
+
+def sound() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.sin(np.arange(4000) / 5), 8000, format="WAV")
+    return file.getvalue()
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    PIL.Image.effect_noise((20, 16), 90).convert("RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+FILES = {
+    "recording": (LogMel(sampling_rate=8000, n_mels=5), partial(PyramidalEncoder, hidden_size=12, factors=[1]), sound),
+    "image": (Image(16), partial(ConvEncoder, hidden_size=12, widths=[16], blocks=1), picture),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_may_be_the_whole_request(kind: str, tmp_path: Path) -> None:
+    feature, encoder, make = FILES[kind]
+    target = Tokenizer("char")
+    target.train(["one two"])
+    made = make_model(encoder=encoder, decoder=partial(ParallelDecoder, **SIZES, bridge=MeanBridge))
+    made.attach(Processor(feature, target))
+    made.save_pretrained(tmp_path)
+    file = make()
+    (tmp_path / "speech.wav").write_bytes(file)
+    expected = pipeline("text2text-generation", made)(file, num_beams=4)[0]["generated_text"]
+    limits = ("--stream", "false", "--max_bytes", str(len(file)), "--max_beams", "4")
+    with serving(tmp_path, *limits) as client:
+        status, answer = client.call("/predict/file?num_beams=4&num_return_sequences=2", file)
+        assert (status, len(answer["outputs"])) == (200, 2)
+        assert answer["outputs"][0]["text"] == expected
+        (shown,) = re.findall(r"^curl --data-binary.*$", PAGE.read_text(encoding="utf-8"), re.M)
+        assert json.loads(ask(f"cd {tmp_path}; {shown}", client))["outputs"] == answer["outputs"][:1]
+        for query, body, refused, message in (
+            ("num_beams=5", file, 422, "num_beams=5: must be at most 4 here"),
+            ("num_beams=0", file, 422, "greater than or equal to 1"),
+            ("beams=2", file, 422, "Extra inputs are not permitted"),
+            ("", file + b" ", 413, "Payload too large"),
+            ("", b"neither", 422, "expected an image" if kind == "image" else "not a recording"),
+        ):
+            status, answer = client.call(f"/predict/file?{query}", body)
+            assert (status, message in str(answer["detail"])) == (refused, True), answer
 
 
 @pytest.mark.slow

@@ -239,7 +239,10 @@ def _explain(label: str, causes: list[BaseException], revision: str | None) -> s
     telling = causes[1] if isinstance(causes[0], DatasetGenerationError) and len(causes) > 1 else causes[0]
     text = " ".join(str(telling).split())
     if "scripts are no longer supported" in text:
-        return f"{label} is a loading script, which cannot be run: use a version of it in Parquet, or your own files"
+        return (
+            f"{label} is a loading script, which cannot be run: set data.revision to refs/convert/parquet, where the "
+            "hub keeps a copy of most, or use another version or your own files"
+        )
     if isinstance(telling, ConnectionError):
         return f"{label} is neither a path here nor can the hub be reached: check name, network and HF_HUB_OFFLINE"
     if isinstance(telling, StopIteration) or "corresponds to no data" in text:

@@ -1,14 +1,21 @@
 """Data sets of the hub over HTTP: the real clients against a hub on this machine."""
 
 import io
+import itertools
 import json
 import re
+import shlex
+from pathlib import Path
 
 import datasets
 import huggingface_hub.constants
+import numpy as np
+import PIL.Image
 import pytest
+import soundfile
+import yaml
 
-from lit_seq2seq import Seq2SeqDataModule
+from lit_seq2seq import Seq2SeqDataModule, load_recipe
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.types import UserError
 from tests.loopback_hub import LoopbackHub
@@ -131,3 +138,102 @@ def test_a_connection_that_keeps_dropping_is_explained(sets: LoopbackHub, stream
     ) as caught:
         list(data.train_dataloader()) if streaming else data.setup("fit")
     assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ those of the recipes
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
+TABLE = {
+    (cells := re.split(r"\s*\|\s*", line.strip("| ")))[0].strip("`"): [
+        re.findall(r"`([^`]+)`", cell) for cell in cells[1:]
+    ]
+    for line in (ROOT / "docs" / "hub_datasets.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("| `")
+}
+FOLDERS = ("data/an4",)  # to be replaced by a folder, as the recipe says
+
+
+def dataset_of(recipe: Path) -> str:
+    named = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]["dataset"]
+    return named if isinstance(named, str) and "/" in named and named not in FOLDERS else ""
+
+
+def value(column: str, row: int) -> object:
+    """Make a value such as a column of this name holds."""
+    file = io.BytesIO()
+    if column == "image":
+        PIL.Image.new("RGB", (20, 16), (row, 3 * row, 5 * row)).save(file, "PNG")
+    elif column == "audio":
+        soundfile.write(file, np.sin(np.arange(4000 + 100 * row) / 5), 16000, format="WAV")
+    elif column == "meaning_representation":
+        return f"name[Aromi], near[Zizzi], area[{pairs(12)['source'][row]}]"
+    else:
+        return pairs(12)["target"][row]
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def files_of(name: str) -> tuple[dict[str, bytes], str]:
+    """Make the files that the page says a data set has, and name the branch where they are."""
+    places, (pattern,), columns, _ = TABLE[name]
+    rows: list[dict[str, object]] = [{} for _ in range(12)]
+    for number, column in itertools.product(range(12), columns):
+        root, _, inner = column.partition(".")
+        made = value(column, number)
+        rows[number][root] = {**rows[number].get(root, {}), inner: made} if inner else made
+    table = datasets.Dataset.from_list(rows)
+    for column, kind in (("image", datasets.Image()), ("audio", datasets.Audio(decode=False))):
+        table = table.cast_column(column, kind) if column in columns else table
+    buffer = io.BytesIO()
+    {"parquet": table.to_parquet, "csv": table.to_csv}.get(pattern.rpartition(".")[2], table.to_json)(buffer)
+    before, splits, after = re.fullmatch(r"(.*)\{(.*)\}(.*)", pattern).groups()
+    paths = {split: f"{before}{split}{after}" for split in splits.split(",")}
+    files = {path.replace("*", "0000"): buffer.getvalue() for path in paths.values()}
+    branch = next((place for place in places if "/" in place), "main")
+    if places and branch == "main":
+        listed = [{"split": split, "path": path} for split, path in paths.items()]
+        card = yaml.safe_dump({"configs": [{"config_name": places[0], "data_files": listed}]})
+        files["README.md"] = f"---\n{card}---\n".encode()
+    return files, branch
+
+
+def read_first(hub: LoopbackHub, recipe: Path, name: str, *more: str) -> list[tuple[object, str]]:
+    """Read the first row of a data set that has the form the page tells with a recipe."""
+    files, branch = files_of(name)
+    script = {f"{name.split('/')[1]}.py": b""}
+    repo = hub.add("datasets", name, files if branch == "main" else script)
+    repo.commit(files, branch)
+    options = ["--data.num_workers", "0", "--trainer.logger", "false", "--trainer.accelerator", "cpu", *more]
+    data = load_recipe(recipe, options).datamodule
+    assert {"train", "validation", "test"} <= set(data.splits)
+    return data.first_rows("train", 1)
+
+
+@pytest.mark.parametrize(
+    "recipe", [path for path in RECIPES if dataset_of(path)], ids=lambda path: f"{path.parent.name} {path.stem}"
+)
+def test_the_recipes_read_data_sets_of_the_form_that_the_page_tells(
+    hub: LoopbackHub, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ((source, target),) = read_first(hub, recipe, dataset_of(recipe))
+    assert source is not None
+    assert target.lower() in pairs(12)["target"]
+
+
+def test_the_comment_on_xsum_is_right(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = ROOT / "recipes" / "summarization" / "cnn_dailymail.yaml"
+    comment = re.search(r"# XSum: (.*)\n# +(.*)", recipe.read_text(encoding="utf-8"))
+    more = shlex.split(" ".join(comment.groups()))
+    assert read_first(hub, recipe, more[1], *more)[0][1] in pairs(12)["target"]
+
+
+def test_a_loading_script_on_the_hub_is_explained(hub: LoopbackHub) -> None:
+    hub.add("datasets", "alice/script", {"script.py": b""})
+    with pytest.raises(UserError, match=r"is a loading script, which cannot be run: set data\.revision to refs/conv"):
+        open_set("alice/script")
+
+
+def test_the_page_lists_every_data_set_of_the_recipes() -> None:
+    assert {dataset_of(path) for path in RECIPES} - {""} == set(TABLE) - {"EdinburghNLP/xsum"}
