@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.ops import masked_softmax
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import Padded, Value
 
 
@@ -115,7 +116,7 @@ class DotAttention(Attention):
     def __init__(self, query_size: int, memory_size: int, scaled: bool = False) -> None:
         super().__init__(query_size, memory_size)
         same = query_size == memory_size
-        self.key = nn.Identity() if same else nn.Linear(memory_size, query_size, bias=False)
+        self.key = nn.Identity() if same else Linear(memory_size, query_size, bias=False)
         self.scale = query_size**-0.5 if scaled else 1.0
 
     def keys(self, values: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ class GeneralAttention(Attention):
 
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__(query_size, memory_size)
-        self.key = nn.Linear(memory_size, query_size, bias=False)
+        self.key = Linear(memory_size, query_size, bias=False)
 
     def keys(self, values: Tensor) -> Tensor:
         """`W v`, once per source."""
@@ -170,10 +171,10 @@ class AdditiveAttention(Attention):
     ) -> None:
         super().__init__(query_size, memory_size)
         size = attention_size or query_size
-        self.query = nn.Linear(query_size, size)
-        self.key = nn.Linear(memory_size, size, bias=False)
-        self.energy = nn.Linear(size, 1, bias=False)
-        self.coverage = nn.Linear(1, size, bias=False) if coverage else None
+        self.query = Linear(query_size, size)
+        self.key = Linear(memory_size, size, bias=False)
+        self.energy = Linear(size, 1, bias=False)
+        self.coverage = Linear(1, size, bias=False) if coverage else None
         self.uses_history = coverage
 
     def keys(self, values: Tensor) -> Tensor:
@@ -218,7 +219,7 @@ class LocationAwareAttention(AdditiveAttention):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}")
         self.convolution = nn.Conv1d(1, filters, kernel_size, padding=kernel_size // 2, bias=False)
-        self.location = nn.Linear(filters, self.energy.in_features, bias=False)
+        self.location = Linear(filters, self.energy.in_features, bias=False)
         self.cumulative = cumulative
         self.uses_history = True
 
@@ -249,10 +250,10 @@ class MultiHeadAttention(Attention):
             raise ValueError(f"query_size {query_size} is not divisible by num_heads {num_heads}")
         self.num_heads = num_heads
         self.context_size = query_size
-        self.query = nn.Linear(query_size, query_size, bias=False)
-        self.key = nn.Linear(memory_size, query_size, bias=False)
-        self.value = nn.Linear(memory_size, query_size, bias=False)
-        self.output = nn.Linear(query_size, query_size, bias=False)
+        self.query = Linear(query_size, query_size, bias=False)
+        self.key = Linear(memory_size, query_size, bias=False)
+        self.value = Linear(memory_size, query_size, bias=False)
+        self.output = Linear(query_size, query_size, bias=False)
 
     def prepare(self, memory: Padded) -> AttentionMemory:
         """Project keys and values once per source."""

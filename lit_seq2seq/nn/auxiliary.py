@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import Padded
 
 
@@ -87,7 +88,7 @@ class CTC(Auxiliary):
     def __init__(self, encoder: EncoderShape, vocab_size: int, blank: int, weight: float = 0.3) -> None:
         super().__init__(weight)
         self.blank = blank
-        self.dense = nn.Linear(encoder.memory_size, vocab_size)
+        self.dense = Linear(encoder.memory_size, vocab_size)
 
     @property
     def symbol_parameters(self) -> list[Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.ops import masked_mean
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import CellState, Encoded
 
 
@@ -84,7 +85,7 @@ class DenseBridge(Bridge):
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__(encoder, state)
         size = encoder.final_layers * encoder.final_size * (2 if encoder.has_c else 1)
-        self.dense = nn.Linear(size, self._flat_size)
+        self.dense = Linear(size, self._flat_size)
 
     def forward(self, encoded: Encoded) -> CellState:
         """Project states."""
@@ -97,7 +98,7 @@ class MeanBridge(Bridge):
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__(encoder, state)
-        self.dense = nn.Linear(encoder.memory_size, self._flat_size)
+        self.dense = Linear(encoder.memory_size, self._flat_size)
 
     def forward(self, encoded: Encoded) -> CellState:
         """Project the mean."""

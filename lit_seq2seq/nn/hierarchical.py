@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_seq2seq.nn.attention import Attention, AttentionHistory, AttentionMemory
 from lit_seq2seq.nn.encoders.multi import JoinedMemory
 from lit_seq2seq.nn.ops import masked_softmax
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import Padded, UserError
 
 
@@ -64,9 +65,9 @@ class HierarchicalAttention(Attention):
         self.context_size = sizes.pop()
         self.attentions = nn.ModuleDict(made)
         size = attention_size or query_size
-        self.query = nn.Linear(query_size, size)
-        self.key = nn.ModuleDict({name: nn.Linear(self.context_size, size, bias=False) for name in made})
-        self.energy = nn.Linear(size, 1, bias=False)
+        self.query = Linear(query_size, size)
+        self.key = nn.ModuleDict({name: Linear(self.context_size, size, bias=False) for name in made})
+        self.energy = Linear(size, 1, bias=False)
 
     def prepare(self, memory: Padded) -> HierarchicalMemory:
         """Compute what depends on the sources alone."""

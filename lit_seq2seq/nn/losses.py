@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_seq2seq.nn.products import product
+
 BLOCK_SCORES = 1 << 23
 """Scores held at a time, in the type of the features: enough for a fast matrix product."""
 CHUNK_SCORES = 1 << 19
@@ -68,52 +70,52 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         dtype = features.dtype
         if torch.is_autocast_enabled(features.device.type):
             dtype = torch.get_autocast_dtype(features.device.type)
-        x, w = features.to(dtype), weight.to(dtype)
+        x, w, b = features.to(dtype), weight.to(dtype), bias.to(dtype)
         vocab = w.shape[0]
         loss = features.new_zeros((), dtype=torch.float32)
         nll = torch.zeros_like(loss)
         grad_x = torch.empty_like(x) if train else None
-        grad_w = torch.zeros_like(weight, dtype=torch.float32) if train else None
+        grad_w = None
         grad_b = torch.zeros_like(bias, dtype=torch.float32) if train else None
         used = None if log_share is None else torch.empty_like(log_share)  # (N,) p(the distribution was used | target)
         block = max(1, BLOCK_SCORES // vocab)
         rows = max(1, CHUNK_SCORES // vocab) if features.device.type == "cpu" else block
         with torch.autocast(features.device.type, enabled=False):
-            for begin in range(0, x.shape[0], block):
+            for begin in range(0, max(1, x.shape[0]), block):
                 whole = slice(begin, min(begin + block, x.shape[0]))
-                held = x[whole] @ w.t()  # (block, V) scores, replaced by their gradients
+                held = product(x[whole], w.t(), b)  # (block, V) scores, replaced by their gradients
                 for start in range(whole.start, whole.stop, rows):
                     part = slice(start, min(start + rows, whole.stop))
                     here = held[part.start - begin : part.stop - begin]
-                    scores = here.float().add_(bias)  # (n, V)
                     chosen = targets[part, None]
-                    highest = scores.amax(dim=1, keepdim=True)
-                    picked = scores.gather(1, chosen)  # (n, 1)
-                    mean = scores.mean(dim=1, keepdim=True) if smoothing else picked
-                    exponentials = scores.sub_(highest).exp_()  # (n, V)
-                    total = exponentials.sum(dim=1, keepdim=True)
-                    log_total = total.log() + highest
-                    likelihood, share = picked - log_total, torch.ones_like(picked)  # (n, 1)
+                    probabilities = torch.softmax(here, dim=1, dtype=torch.float32)  # (n, V)
+                    log_total = here.amax(dim=1, keepdim=True) - probabilities.amax(dim=1, keepdim=True).log()  # (n, 1)
+                    likelihood = here.gather(1, chosen) - log_total
+                    share = torch.ones_like(likelihood)
                     if log_share is not None and log_other is not None and used is not None:
                         generated = log_share[part, None] + likelihood
                         likelihood = torch.logaddexp(generated, log_other[part, None])
                         share = (generated - likelihood).exp()  # (n, 1)
                         used[part] = share[:, 0]
                     nll -= likelihood.sum()
-                    loss += (smoothing * (log_total - mean) - (1 - smoothing) * likelihood).sum()
+                    if smoothing:
+                        mean = here.mean(dim=1, keepdim=True, dtype=torch.float32)
+                        loss += smoothing * (log_total - mean).sum()
+                    loss -= (1 - smoothing) * likelihood.sum()
                     if grad_b is None:
                         continue
                     pulled = (1 - smoothing) * share
-                    grad = exponentials.mul_((pulled + smoothing) / total)
+                    grad = probabilities if used is None else probabilities.mul_(pulled + smoothing)
                     if smoothing:
                         grad.sub_(smoothing / vocab)
                     grad.scatter_add_(1, chosen, -pulled)
                     grad_b += grad.sum(dim=0)
                     here.copy_(grad)
-                if grad_x is None or grad_w is None:
+                if grad_x is None:
                     continue
-                torch.mm(held, w, out=grad_x[whole])
-                grad_w += held.t() @ x[whole]
+                grad_x[whole] = product(held, w)
+                grad_here = product(held.t(), x[whole])
+                grad_w = grad_here if grad_w is None else grad_w.float().add_(grad_here)
         grad_share = None if used is None else (smoothing - 1) * used
         grad_other = None if used is None else (smoothing - 1) * (1 - used)
         ctx.save_for_backward(grad_x, grad_w, grad_b, grad_share, grad_other)

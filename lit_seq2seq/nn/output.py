@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lit_seq2seq.nn.decoders.base import DecoderOutput, DecoderShape
 from lit_seq2seq.nn.losses import projected_cross_entropy
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import Copies, Padded
 
 _LEAST = 1e-30  # probability of copying that counts as none: its logarithm and gradient stay finite
@@ -62,8 +63,8 @@ class OutputLayer(Output):
         super().__init__()
         size = shape.features if embedding is None else embedding.embedding_dim
         same = size == shape.features
-        self.bottleneck = nn.Identity() if same else nn.Linear(shape.features, size, bias=False)
-        self.projection = nn.Linear(size, vocab_size)
+        self.bottleneck = nn.Identity() if same else Linear(shape.features, size, bias=False)
+        self.projection = Linear(size, vocab_size)
         nn.init.zeros_(self.projection.bias)
         if embedding is not None:
             self.projection.weight = embedding.weight
@@ -136,7 +137,7 @@ class CopyOutput(Output):
             raise ValueError("CopyOutput copies what attention looks at: give the decoder an attention")
         self.vocab_size = vocab_size
         self.generate = OutputLayer(shape, vocab_size, embedding)
-        self.gate = nn.Linear(shape.hidden + shape.context + shape.embedded, 1)
+        self.gate = Linear(shape.hidden + shape.context + shape.embedded, 1)
 
     @property
     def symbol_parameters(self) -> list[Tensor]:

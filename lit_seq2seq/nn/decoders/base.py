@@ -16,6 +16,7 @@ from lit_seq2seq.nn.cells import StackMasks
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.encoders.text import embed, new_embedding
 from lit_seq2seq.nn.ops import dropout
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import CellState, Copies, Encoded, Value
 
 AttentionFactory = Callable[[int, int], Attention]
@@ -138,7 +139,7 @@ class Combination(nn.Module):
         joined = hidden_size + context_size + (embedding_dim if mode == "deep" else 0)
         self.deep = mode == "deep"
         self.size = joined if mode == "concat" else size or hidden_size
-        self.dense = None if mode == "concat" else nn.Linear(joined, self.size)
+        self.dense = None if mode == "concat" else Linear(joined, self.size)
 
     def forward(self, hidden: Tensor, context: Tensor | None, embedded: Tensor) -> Tensor:
         """Join vectors of equal leading dimensions: `(..., size)`."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.ops import dropout
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import CellState, Encoded, Padded
 
 
@@ -73,7 +74,7 @@ class ConvEncoder(Encoder):
         for before, width in pairwise(widths):
             stages += [_Block(before, width, stride=2), *(_Block(width, width) for _ in range(blocks - 1))]
         self.stages = nn.Sequential(*stages)
-        self.project = nn.Linear(widths[-1] + 2, hidden_size)
+        self.project = Linear(widths[-1] + 2, hidden_size)
         self.dropout = dropout
         self._shape = EncoderShape(hidden_size, 1, hidden_size, has_c=False)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import CellState, Encoded, Padded, Sources
 
 
@@ -87,10 +88,10 @@ class MultiSourceEncoder(Encoder):
         self.encoders = nn.ModuleDict({name: encoders[name](sizes[name]) for name in named})
         shapes = {name: self._encoder(name).shape for name in named}
         self.projections = nn.ModuleDict(
-            {name: nn.Linear(shape.memory_size, hidden_size, bias=False) for name, shape in shapes.items()}
+            {name: Linear(shape.memory_size, hidden_size, bias=False) for name, shape in shapes.items()}
         )
         finals = sum(shape.final_layers * shape.final_size * (1 + shape.has_c) for shape in shapes.values())
-        self.final = nn.Linear(finals, hidden_size)
+        self.final = Linear(finals, hidden_size)
         self._shape = EncoderShape(hidden_size, 1, hidden_size, has_c=False)
 
     def _encoder(self, name: str) -> Encoder:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.ops import dropout, masked_mean
 from lit_seq2seq.nn.parts import longest_list
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import CellState, Encoded, Padded, UserError
 
 
@@ -51,7 +52,7 @@ class PretrainedEncoder(Encoder):
         super().__init__()
         self.backbone = self._load(name, pretrained and config is None, config)
         freeze(self.backbone, trainable_blocks)
-        self.project = nn.Linear(_width(self.backbone.config) + extra, hidden_size)
+        self.project = Linear(_width(self.backbone.config) + extra, hidden_size)
         self.dropout = dropout
         self._shape = EncoderShape(hidden_size, 1, hidden_size, has_c=False)
 

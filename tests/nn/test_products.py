@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from lit_seq2seq.nn import products
+from lit_seq2seq.nn.products import Linear, linear, product
+
+
+def test_products_equal_those_of_torch_in_any_layout() -> None:
+    a, b, bias = torch.randn(7, 5), torch.randn(5, 3), torch.randn(3)
+    assert_close(product(a, b), a @ b)
+    assert_close(product(a, b, bias), a @ b + bias)
+    assert_close(product(b.t(), a.t(), torch.ones(7)), b.t() @ a.t() + 1)
+    assert product(a[:0], b, bias).shape == (0, 3)
+    assert (product(a[:, :0], b[:0]) == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 3, 5), (0, 5)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_layer_has_the_outputs_and_gradients_of_torch(shape: tuple[int, ...], with_bias: bool) -> None:
+    values = [torch.randn(shape, requires_grad=True), torch.randn(3, 5, requires_grad=True)]
+    values += [torch.randn(3, requires_grad=True)] if with_bias else []
+    made, expected = linear(*values), F.linear(*values)
+    assert_close(made, expected)
+    ones = torch.randn_like(expected)
+    assert_close(torch.autograd.grad(made, values, ones), torch.autograd.grad(expected, values, ones))
+
+
+def test_only_what_asks_for_it_gets_a_gradient() -> None:
+    layer = Linear(5, 3)
+    layer.weight.requires_grad_(False)
+    layer(torch.randn(2, 5)).sum().backward()
+    assert layer.weight.grad is None
+    assert_close(layer.bias.grad, torch.full((3,), 2.0))
+
+
+def test_autocast_and_compiled_programs_keep_the_operators_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Tensor) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(products._Linear, "apply", refuse)
+    layer = Linear(5, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(torch.randn(2, 5)).dtype == torch.bfloat16
+    program = torch.export.export(layer, (torch.randn(2, 5),))
+    assert_close(program.module()(torch.ones(2, 5)), F.linear(torch.ones(2, 5), layer.weight, layer.bias))
