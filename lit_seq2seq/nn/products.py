@@ -15,7 +15,7 @@ from torch.nn import functional as F
 def _has_kernel() -> bool:
     """Whether this build and CPU have oneDNN's product for AVX-512, which is twice as fast as MKL's on AMD's."""
     return (
-        torch.backends.mkldnn.is_available()
+        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
@@ -85,7 +85,7 @@ class _Linear(torch.autograd.Function):
         return product(x, weight.t(), bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
