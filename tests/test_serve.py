@@ -302,7 +302,9 @@ def forms(lines: str) -> list[object]:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_the_requests_of_the_page_get_what_it_shows(client: Client) -> None:
-    shown = re.findall(r"^```bash\n(curl [^\n]*)\n```\n\n```json\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    shown = re.findall(
+        r"^```bash\n(curl [^\n]*)\n```\n\n```json\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S
+    )
     assert len(shown) == 2
     for command, answer in shown:
         assert forms(ask(command, client)) == forms(answer)
