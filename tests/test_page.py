@@ -1,11 +1,19 @@
 """The page of `lit-seq2seq demo`: what its button does, the real server, and a real browser."""
 
 import math
+import re
+import shlex
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
@@ -91,6 +99,37 @@ def test_the_server_answers(url: str) -> None:
     assert len(table["data"]) == 2
     with pytest.raises(Exception, match="there is no input"):
         client.predict("", 2, 2, 5, False, 1.0, api_name="/generate")
+
+
+@pytest.mark.slow
+def test_the_commands_of_its_document_run(trained: Trained, tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "page.md").read_text(encoding="utf-8")
+    (command,), (program,) = (re.findall(rf"^```{kind}\n(.*?)^```", text, re.M | re.S) for kind in ("bash", "python"))
+    shutil.copytree(trained.model, tmp_path / "runs" / "demo" / "version_0" / "model")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    names: dict[str, Any] = {}
+    call = [sys.executable, "-m", "lit_seq2seq.cli", *shlex.split(command)[1:], "--port", port]
+    with subprocess.Popen(call, cwd=tmp_path) as process:
+        try:
+            wait(f"http://127.0.0.1:{port}")
+            exec(program.replace("7860", port), names)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+    assert len(names["outputs"]["data"]) == 3
+    assert names["symbols"]
+
+
+def wait(url: str) -> None:
+    for _ in range(100):
+        try:
+            urllib.request.urlopen(url).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise AssertionError("the page did not come up")
 
 
 @pytest.mark.slow
