@@ -178,6 +178,44 @@ def test_the_recipe_commands_of_the_readme_run_or_parse(
         assert "class_path: lit_seq2seq.nn.TextEncoder" in capsys.readouterr().out
 
 
+def page_commands() -> list[str]:
+    """The commands of the pages that run a recipe; those for fine-tuning need a trained model and run elsewhere."""
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if page.name not in ("results.md", "guide.md")]
+    lines = [
+        line for page in sorted(pages) for _, text in blocks(page) for line in text.replace("\\\n", "").splitlines()
+    ]
+    found = [line.split("  #")[0].strip() for line in lines if line.startswith("python recipes/")]
+    return sorted({line for line in found if "all_languages" not in line and "finetune" not in line})
+
+
+@pytest.mark.parametrize("command", page_commands())
+def test_the_recipe_commands_of_the_pages_parse(
+    command: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, script, *arguments = shlex.split(command)
+    monkeypatch.setattr(sys, "argv", [script, *arguments, "--print_config"])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(script, run_name="__main__")
+    assert not exit.value.code
+    assert "class_path: lit_seq2seq.nn." in capsys.readouterr().out
+
+
+RUN = ["README", "exporting", "fine_tuning", "guide", "multi_node", "page", "serving", "sharing"]
+
+
+def test_every_other_command_of_the_pages_runs(workplace: Path) -> None:
+    for page in [*PAGES, *(ROOT / "docs" / "tasks").glob("*.md")]:
+        lines = [line for language, text in blocks(page) if language == "bash" for line in text.splitlines()]
+        for command in lines if page.stem not in RUN else ():
+            if command.startswith("lit-seq2seq generate "):
+                words = shlex.split(command)
+                save_model(Path(words[words.index("--model") + 1]))
+                Path(words[words.index("--input") + 1]).write_text("eins\nzwei\n", encoding="utf-8")
+                assert run_here(command).count("\n") == 2
+            else:
+                assert command.startswith(("python recipes/", "pip install ")), page
+
+
 @pytest.mark.parametrize("command", [c for c in readme_commands() if c.startswith("echo ")])
 def test_the_shell_commands_of_the_readme_run(command: str, workplace: Path) -> None:
     assert shell(command).count("\n") == 1
