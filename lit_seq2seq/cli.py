@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichModelSummary
@@ -29,10 +30,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_seq2seq import commands, export, page, serve
 from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleOutputs, Seq2SeqProgressBar
 from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.features import Processor
 from lit_seq2seq.hub import load_checkpoint, load_folder
 from lit_seq2seq.logs import MetricsLog, last_checkpoint, run_of
 from lit_seq2seq.module import LitSeq2Seq, precision_fits
-from lit_seq2seq.spec import build, import_class
+from lit_seq2seq.spec import build, import_class, packages_of
 from lit_seq2seq.types import UserError
 
 USAGE = """usage: lit-seq2seq COMMAND [options]
@@ -132,6 +134,7 @@ class Seq2SeqCLI(LightningCLI):
 
     resumed: str | None = None
     step: int | None = None
+    processor: Processor | None = None
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         given = sys.argv[1:] if args is None else args
@@ -164,11 +167,37 @@ class Seq2SeqCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LightningCLI's args parameter is intended to run from within Python.*")
             super().parse_arguments(parser, args)
-            subcommand = self.config.get("subcommand")
-            start = (self.config[subcommand] if subcommand else self.config).model.get("init_from")
-            if start is not None:
-                self._parser(subcommand).set_defaults(_settings_of(start))
+            config = self._chosen
+            if (start := config.model.get("init_from")) is not None:
+                trust = packages_of(config.model.as_dict())
+                settings = self._saved_settings(start, config, trust)
+                self._parser(self.config.get("subcommand")).set_defaults({**settings, "data.processor": start})
                 super().parse_arguments(parser, args)
+
+    @property
+    def _chosen(self) -> Namespace:
+        """The settings of the subcommand, or all of them."""
+        subcommand = self.config.get("subcommand")
+        chosen: Namespace = self.config[subcommand] if subcommand else self.config
+        return chosen
+
+    def _saved_settings(self, start: str, config: Namespace, trust: tuple[str, ...]) -> dict[str, Any]:
+        """Return what a trained model says of itself, as defaults; a checkpoint of the run knows it, too."""
+        path = _checkpoint_of(config)
+        if path is None:
+            described: Any = load_folder(start, trust=trust).config["model"]
+        else:
+            checkpoint = load_checkpoint(path)
+            described, processor = checkpoint.get("hyper_parameters"), checkpoint.get("processor")
+            if not isinstance(described, dict) or not isinstance(processor, dict):
+                raise UserError(f"{path} was not written by lit_seq2seq: it does not describe its model")
+            self.processor = Processor.from_dict(processor, trust)
+        build(described, trust)  # checks that nothing runs that is not trusted
+        own = ("optimizer", "lr_scheduler", "lr_factors", "source_vectors", "target_vectors", "init_from")
+        found = {f"model.{key}": value for key, value in described.items() if key not in own}
+        for key, value in found.pop("model.generation").items():
+            found[f"model.generation.{key}"] = value
+        return found
 
     def instantiate_classes(self) -> None:
         """Build everything; what does not fit together is the user's to mend."""
@@ -177,6 +206,8 @@ class Seq2SeqCLI(LightningCLI):
         except (TypeError, ValueError) as error:
             raise UserError(f"these settings do not fit: {' '.join(str(error).split())}") from error
         self.model.provenance = replace(self.model.provenance, command=self.command)
+        if self.processor is not None:
+            self.datamodule.processor, self.model.init_from = self.processor, None  # the checkpoint has it all
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with CSV and TensorBoard logs in one folder unless the YAML names loggers.
@@ -205,14 +236,10 @@ class Seq2SeqCLI(LightningCLI):
 
         A training run that is resumed goes on in its folder.
         """
-        subcommand = self.config.get("subcommand")
-        config = self.config[subcommand] if subcommand else self.config
-        if config.get("ckpt_path") == "last":
-            root = config.trainer.default_root_dir or "runs"
-            found = last_checkpoint(root, config.checkpoint.dirpath)
-            config["ckpt_path"] = None if found is None else str(found)
-        path = config.get("ckpt_path")
+        subcommand, config = self.config.get("subcommand"), self._chosen
+        path = _checkpoint_of(config)
         if path:
+            config["ckpt_path"] = path
             step = load_checkpoint(path).get("global_step")
             if subcommand in ("fit", None) and isinstance(step, int):
                 self.resumed, self.step = path, step
@@ -230,16 +257,13 @@ def _from_here(argument: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else argument
 
 
-def _settings_of(name: str) -> dict[str, Any]:
-    """Return what a saved model says of the network, of its evaluation and of its vocabulary, as defaults."""
-    described = load_folder(name).config["model"]
-    assert isinstance(described, dict)
-    build(described)  # checks that nothing runs that is not trusted
-    own = ("optimizer", "lr_scheduler", "lr_factors", "source_vectors", "target_vectors", "init_from")
-    found = {f"model.{key}": value for key, value in described.items() if key not in own}
-    for key, value in found.pop("model.generation").items():
-        found[f"model.generation.{key}"] = value
-    return {**found, "data.processor": name}
+def _checkpoint_of(config: Namespace) -> str | None:
+    """Return the checkpoint that is asked for; of `last`, the newest one of the runs, if there is one."""
+    path: str | None = config.get("ckpt_path")
+    if path == "last":
+        found = last_checkpoint(config.trainer.default_root_dir or "runs", config.checkpoint.dirpath)
+        return None if found is None else str(found)
+    return path
 
 
 def _copies(output: Any) -> bool:

@@ -158,7 +158,7 @@ class LitSeq2Seq(SavedModel):
         self.attach(processor)
         if fresh and fitting:
             if self.init_from is not None:
-                start = type(self).from_pretrained(self.init_from)
+                start = type(self).from_pretrained(self.init_from, trust=spec.packages_of(dict(self.hparams)))
                 self._take(start.net, start.processor)
             self._load_vectors()
 

@@ -112,6 +112,21 @@ def import_class(path: str, trust: tuple[str, ...] = ()) -> type:
     return found
 
 
+def packages_of(description: object) -> tuple[str, ...]:
+    """Name the packages of the classes that a description names, for `trust` in what it is made of.
+
+    Example:
+        >>> packages_of({"encoder": {"class_path": "my_package.MyEncoder", "init_args": {"cell": None}}})
+        ('my_package',)
+    """
+    if isinstance(description, list):
+        return tuple(sorted({name for item in description for name in packages_of(item)}))
+    if not isinstance(description, Mapping):
+        return ()
+    own = [str(description["class_path"]).split(".")[0]] if "class_path" in description else []
+    return tuple(sorted({*own, *packages_of(list(description.values()))}))
+
+
 def _path(value: object) -> str:
     if not isinstance(value, type) or "<" in value.__qualname__:
         raise UserError(

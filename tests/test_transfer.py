@@ -1,18 +1,22 @@
 """A trained model goes on with other data: the same vocabulary, a longer one, another target."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 import tokenizers
 import torch
+import yaml
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import LogMel, Processor, Records, Tokenizer
+from lit_seq2seq.hub import load_checkpoint
+from lit_seq2seq.metrics import ExactMatch
 from lit_seq2seq.nn import CTC, CopyOutput, ParallelDecoder, PyramidalEncoder, TextEncoder
 from lit_seq2seq.types import UserError
 from tests.tiny import SIZES, Trained, make_data, make_model, make_trainer, pairs, rows, write_csv
@@ -270,6 +274,33 @@ def test_the_command_line_starts_from_a_model(trained: Trained, tmp_path: Path) 
     assert 0 < drift.abs().max() < 0.01
     assert after.init_from is None
     assert main(["validate", "--config", str(path), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]) == 0
+
+
+class OwnMetric(ExactMatch):
+    """A class outside the package."""
+
+
+def test_a_run_goes_on_without_the_model_that_it_started_from(trained: Trained, tmp_path: Path) -> None:
+    start = Path(shutil.copytree(trained.model, tmp_path / "start"))
+    metrics = '--model.metrics=[lit_seq2seq.metrics.BLEU, {"class_path": "tests.test_transfer.OwnMetric"}]'
+
+    def run(name: str, *options: str) -> Path:
+        root = f"--trainer.default_root_dir={tmp_path / name}"
+        path = str(write_finetuning(tmp_path, start))
+        assert main(["fit", "--config", path, metrics, root, "--data.extend_vocabulary=1", *options]) == 0
+        return tmp_path / name
+
+    whole = run("whole", "--trainer.max_epochs=2")
+    half = run("half")
+    shutil.rmtree(start)
+    run("half", "--trainer.max_epochs=2", "--ckpt_path=last")
+    last = half / "version_0" / "checkpoints" / "last.ckpt"
+    weights, expected = (load_checkpoint(path / last.relative_to(half))["state_dict"] for path in (half, whole))
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0)
+    recipe = str(tmp_path / "finetune.yaml")
+    assert main(["validate", "--config", recipe, metrics, "--ckpt_path", str(last)]) == 0
+    saved = half / "version_0" / "config.yaml"
+    assert yaml.safe_load(saved.read_text(encoding="utf-8"))["data"]["extend_vocabulary"] == 1
 
 
 def test_mistakes_of_the_command_line_are_said(

@@ -174,9 +174,8 @@ class Seq2SeqDataModule(LightningDataModule):
         self.keep_targets_together = keep_targets_together
         self.longest_first, self.num_workers, self.num_proc = longest_first, num_workers, num_proc
         self.predict_dataset = predict_dataset
-        given = Processor.load(find_folder(processor)) if isinstance(processor, str) else processor
-        changes = extend_vocabulary or target_tokenizer is not None
-        self._given, self._processor = given, None if changes else given
+        self._given = processor
+        self._processor: Processor | None = None
         self.extend_vocabulary = extend_vocabulary
         self._splits: Splits | None = None
         self._examples: dict[str, Examples] = {}
@@ -187,26 +186,26 @@ class Seq2SeqDataModule(LightningDataModule):
     def processor(self) -> Processor:
         """The trained source feature and target tokenizer; learned from the training split when first asked for."""
         if self._processor is None:
-            train = self._split("train")
-            given, source = self._given, self.source
-            if given is not None:
-                source = given.source_feature
-            mapper = self.mapper.resolve(columns_of(train), targets=True, source=source)
-            if given is not None:
-                limit, rows = self.extend_vocabulary, self.tokenizer_rows
-                self._processor = extend_processor(given, train, mapper, self.target, limit, rows)
-            else:
-                self._processor = learn_processor(
-                    train,
-                    mapper,
-                    self.source,
-                    self.target,
-                    self.shared,
-                    self.source_prefix,
-                    self.tokenizer_rows,
-                    self.copy,
-                )
+            given = Processor.load(find_folder(self._given)) if isinstance(self._given, str) else self._given
+            changes = given is None or self.extend_vocabulary or self.target is not None
+            self._processor = self._learn(given) if changes else given
+        assert self._processor is not None
         return self._processor
+
+    @processor.setter
+    def processor(self, processor: Processor) -> None:
+        self._processor = processor
+
+    def _learn(self, given: Processor | None) -> Processor:
+        train = self._split("train")
+        source = self.source if given is None else given.source_feature
+        mapper = self.mapper.resolve(columns_of(train), targets=True, source=source)
+        if given is not None:
+            limit, rows = self.extend_vocabulary, self.tokenizer_rows
+            return extend_processor(given, train, mapper, self.target, limit, rows)
+        return learn_processor(
+            train, mapper, source, self.target, self.shared, self.source_prefix, self.tokenizer_rows, self.copy
+        )
 
     @property
     def splits(self) -> list[str]:
