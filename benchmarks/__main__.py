@@ -97,10 +97,9 @@ def decoding(data: Path, arguments: argparse.Namespace) -> list[Contender]:
         settings = filled("eole_train.yaml", "eole_decode", **options)
         subprocess.run([str(python), str(PROGRAMS / "eole_program.py"), "train", str(settings), "0"], check=True)
     for beams, search in ((1, "greedy"), (5, "beam 5")):
-        for dtype in ("fp32", "bf16"):
+        for dtype in ("float32", "bfloat16", "int8"):
             output = WORK / f"ours_{dtype}_{beams}.txt"
-            options = ["--mode", "decode", "--model", str(model), "--beams", str(beams)]
-            options += ["--bf16"] if dtype == "bf16" else []
+            options = ["--mode", "decode", "--model", str(model), "--beams", str(beams), "--dtype", dtype]
             found.append(
                 ours(f"lit_seq2seq {search} {dtype}", "w1-decode", data, arguments, *options, "--output", str(output))
             )

@@ -90,7 +90,7 @@ def decode(arguments: argparse.Namespace, windows: Windows) -> None:
     """Decode the test sentences with a trained model, all in each window; tokens are sentences here."""
     model = LitSeq2Seq.from_pretrained(arguments.model)
     sources = (arguments.data / "test.src").read_text().splitlines()
-    predictor = Predictor(model, dtype=torch.bfloat16 if arguments.bf16 else None)
+    predictor = Predictor(model, dtype=getattr(torch, arguments.dtype))
     config = override(model.generation, {"num_beams": arguments.beams, "max_new_tokens": 60})
     windows.start()
     while True:
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20, help="of a window")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "int8"], help="of decoding")
     parser.add_argument("--feeding", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--model", type=Path, help="folder of a trained model")

@@ -43,7 +43,12 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         "--scores", type=bool, default=False, help="text format: put score and a tab before each output"
     )
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
-    parser.add_argument("--bf16", type=bool, default=False, help="compute in bfloat16")
+    parser.add_argument(
+        "--dtype",
+        type=Literal["float32", "bfloat16", "float16", "int8"],
+        default="float32",
+        help="what to compute in; int8: on CPUs",
+    )
     parser.add_argument("--max_tokens", type=int, default=8192, help="size of a batch in padded source positions")
     parser.add_argument(
         "--max_source_length",
@@ -58,7 +63,7 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     model = load_model(options.model, **loading_of(options))
     chosen = {f.name: options[f.name] for f in fields(GenerationConfig) if options[f.name] is not None}
     config = override(model.generation, {name: _plain(value) for name, value in chosen.items()})
-    dtype = torch.bfloat16 if options.bf16 else None
+    dtype: torch.dtype = getattr(torch, options.dtype)
     predictor = Predictor(model, options.device, dtype, options.max_tokens, options.max_source_length)
     with _reader(options.input) as lines, _writer(options.output) as out:
         bar = tqdm(lines, desc="generate", unit="lines", file=sys.stderr, disable=None)

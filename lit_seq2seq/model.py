@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from torch import Tensor
 from lit_seq2seq import spec
 from lit_seq2seq.features import Processor
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
+from lit_seq2seq.nn.inference import prepare
 from lit_seq2seq.nn.network import (
     AttentionLossFactory,
     AuxiliaryFactory,
@@ -191,6 +193,12 @@ class Seq2SeqModel(lightning.LightningModule):
         joined._processor = first.processor
         joined.network = cast(EncoderDecoder, Ensemble([model.net for model in models]))
         return joined.eval()
+
+    def prepared(self, dtype: torch.dtype = torch.float32) -> Self:
+        """Make a copy that decodes faster on a CPU; see `lit_seq2seq.nn.inference.prepare`."""
+        model = copy.copy(self)
+        model._modules = {**self._modules, "network": prepare(self.net, dtype)}
+        return model
 
     def encode(self, source: Source) -> Encoded:
         """Encode a batch of sources: one memory vector per position, and final states."""

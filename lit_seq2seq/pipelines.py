@@ -145,7 +145,7 @@ def pipeline(
             `image-to-text`; decides the form of the results.
         model: folder, hub id, or a model in memory; a list of these decides together, as an ensemble.
         device: where to run; an integer means that GPU.
-        dtype: `torch.bfloat16` for reduced precision.
+        dtype: `torch.bfloat16`, or on a CPU `torch.int8`, for speed; see `Predictor`.
         **options: `revision`, `token`, `trust` and so on; see `LitSeq2Seq.from_pretrained`.
 
     Returns:

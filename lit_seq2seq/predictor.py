@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -17,6 +18,9 @@ from lit_seq2seq.search import GenerationConfig, stream
 from lit_seq2seq.types import CopySource, Padded, Sources, UserError
 
 FIRST_CHUNK, CHUNK_GROWTH = 64, 4
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+SCORES = 2_000_000
+"""Log-probabilities of a step, over all hypotheses and symbols, that a CPU can keep in its cache."""
 _UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are missing
 
 
@@ -49,7 +53,9 @@ class Predictor:
     Args:
         model: trained model.
         device: where to run.
-        dtype: `torch.bfloat16` runs the network under autocast; `None` leaves it as it is.
+        dtype: what matrix products are computed in, on a CPU and from the weights as they are now: `torch.float32`,
+            also for `None`, `torch.bfloat16`, or `torch.int8`; see `lit_seq2seq.nn.inference.prepare`. On other devices
+            `torch.bfloat16` or `torch.float16` run the network under autocast.
         max_tokens: size of a batch, in padded source positions.
         max_source_length: longer sources are cut; `None` for no limit, `auto` for 1,024 where the source is text.
 
@@ -79,9 +85,11 @@ class Predictor:
             self.model = model.eval().to(device)
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
-        if dtype is not None and not computes_in(dtype, self.model.device.type):
-            raise UserError(f"this device has no kernels for {dtype}: leave dtype (--bf16) out")
-        self.dtype = dtype
+        kind = self.model.device.type
+        if dtype is not None and (dtype not in DTYPES or not computes_in(dtype, kind)):
+            raise UserError(f"{dtype} is nothing to compute in on device {kind}: leave dtype out")
+        self._autocast = partial(torch.autocast, kind, dtype, kind != "cpu" and dtype not in (None, torch.float32))
+        self._fast = self.model.prepared(dtype or torch.float32) if kind == "cpu" else self.model
         self.max_tokens = max_tokens
         limit = model.processor.source_feature.input_limit
         self.max_source_length = limit if max_source_length == "auto" else max_source_length
@@ -120,10 +128,10 @@ class Predictor:
         arrays = self._encode(present, [f"input {first + index}" for index in kept])
         sizes = [feature.positions(array) for array in arrays]
         order = sorted(range(len(kept)), key=sizes.__getitem__)
-        start = 0
+        start, most = 0, self.most(config)
         while start < len(order):
             stop = start + 1
-            while stop < len(order) and (stop + 1 - start) * sizes[order[stop]] <= self.max_tokens:
+            while stop < min(len(order), start + most) and (stop + 1 - start) * sizes[order[stop]] <= self.max_tokens:
                 stop += 1
             positions = order[start:stop]
             batch = [present[position] for position in positions]
@@ -133,6 +141,13 @@ class Predictor:
                 results[kept[position]] = output
             start = stop
         return results
+
+    def most(self, config: GenerationConfig) -> int:
+        """Greatest number of sources in a batch: on a CPU such that the scores of a step stay in its cache."""
+        if self.model.device.type != "cpu":
+            return self.max_tokens
+        hypotheses = config.num_return_sequences if config.do_sample else config.num_beams
+        return max(1, SCORES // (hypotheses * self.model.processor.target.size))
 
     def _encode(self, raw: list[Any], names: list[str]) -> list[Array]:
         feature = self.model.processor.source_feature
@@ -156,12 +171,12 @@ class Predictor:
         Raises:
             UserError: the input cannot be read, or the options ask for several beams or outputs.
         """
-        processor, network = self.model.processor, self.model.net
+        processor, network = self.model.processor, self._fast.net
         if processor.source_feature.is_missing(raw):
             return
         source = processor.collate(self._encode([raw], ["the input"]), [raw]).to(self.model.device)
-        with torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            config, encoded = config or self.model.generation, self.model.encode(source)
+        with self._autocast():
+            config, encoded = config or self.model.generation, network.encode(source)
             tokens = stream(
                 network.step,
                 network.start(encoded),
@@ -188,9 +203,8 @@ class Predictor:
     def _batch(
         self, source: Padded | Sources, raw: list[Any], config: GenerationConfig, return_attention: bool
     ) -> list[list[Output]]:
-        device = self.model.device
-        with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            found = self.model.write(source.to(device), raw, config, return_attention)
+        with self._autocast():
+            found = self._fast.write(source.to(self.model.device), raw, config, return_attention)
         target, feature = self.model.processor.target, self.model.processor.source_feature
         outputs = []
         for place, row in enumerate(found):

@@ -9,7 +9,7 @@ import torch
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.nn.ops import computes_in
-from lit_seq2seq.predictor import FIRST_CHUNK, Output, Predictor
+from lit_seq2seq.predictor import FIRST_CHUNK, SCORES, Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 from tests.nn.cases import disturb
@@ -83,8 +83,23 @@ def test_bfloat16_gives_outputs_or_says_that_it_cannot(model: LitSeq2Seq) -> Non
     if computes_in(torch.bfloat16, "cpu"):
         assert len(list(Predictor(model, dtype=torch.bfloat16).stream(["eins", "zwei drei"]))) == 2
     else:
-        with pytest.raises(UserError, match=r"no kernels for torch\.bfloat16"):
+        with pytest.raises(UserError, match=r"torch\.bfloat16 is nothing to compute in on device cpu"):
             Predictor(model, dtype=torch.bfloat16)
+
+
+def test_integers_give_outputs_and_other_types_are_refused(model: LitSeq2Seq) -> None:
+    inputs = ["eins", "zwei drei", "eins zwei drei vier"]
+    plain = list(Predictor(model).stream(inputs))
+    for (one,), (other,) in zip(Predictor(model, dtype=torch.int8).stream(inputs), plain, strict=True):
+        assert one.score == pytest.approx(other.score, abs=0.1)
+    with pytest.raises(UserError, match=r"torch\.float64 is nothing to compute in on device cpu: leave dtype out"):
+        Predictor(model, dtype=torch.float64)
+
+
+def test_batches_are_small_where_there_are_many_hypotheses(model: LitSeq2Seq) -> None:
+    predictor, config = Predictor(model), GenerationConfig(num_beams=4)
+    most = predictor.most(config)
+    assert most * 4 * model.processor.target.size <= SCORES < (most + 1) * 4 * model.processor.target.size
 
 
 def test_a_device_that_is_not_there_is_explained(model: LitSeq2Seq) -> None:

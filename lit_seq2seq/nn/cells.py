@@ -394,6 +394,9 @@ class RecurrentStack(nn.Module):
         if not finals:
             empty = like.new_zeros(like.shape[0], 0, self.hidden_size)
             return CellState(empty, empty if self.has_c else None)
+        if len(finals) == 1:
+            h, c = finals[0]
+            return CellState(h[:, None], None if c is None else c[:, None])
         cs = [c for _, c in finals if c is not None]
         return CellState(torch.stack([h for h, _ in finals], dim=1), torch.stack(cs, dim=1) if cs else None)
 

@@ -16,7 +16,7 @@ def computes_in(dtype: torch.dtype, device_type: str) -> bool:
     """Whether recurrent layers run in `dtype` under autocast: many CPUs (without AVX-512) have no 16-bit kernels.
 
     Args:
-        dtype: `torch.bfloat16`, `torch.float16` or `torch.float32`.
+        dtype: `torch.bfloat16`, `torch.float16`, `torch.float32`, or `torch.int8` for products of integers.
         device_type: "cpu", "cuda", ...
 
     Example:
@@ -25,6 +25,8 @@ def computes_in(dtype: torch.dtype, device_type: str) -> bool:
     """
     if dtype == torch.float32:
         return True
+    if dtype == torch.int8:
+        return device_type == "cpu"
     if device_type == "cuda" and dtype == torch.bfloat16:
         return bool(torch.cuda.is_bf16_supported())
     if device_type != "cpu":

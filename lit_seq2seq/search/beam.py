@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.history import History
 from lit_seq2seq.search.rules import Rules
+from lit_seq2seq.search.top import top
 from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction, StepOutput, Value
 
 
@@ -153,16 +154,13 @@ def _advance(beam: _Beam, output: StepOutput[S], history: History, time: int) ->
     """Return the beam after one more token, and for each open hypothesis `(B, K')` the flat one it continues."""
     rules, width = beam.rules, beam.rules.config.num_beams
     batch, beams = beam.log_probs.shape
-    constrained = rules.constrain(output.log_probs, beam.paths, time)  # (B * K, V)
-    token_scores, tokens = _top(constrained, 2 * width)  # (B * K, C)
+    constrained = rules.constrain(output.log_probs, beam.paths, time).view(batch, beams, -1)  # (B, K, V)
     # Candidates are compared relative to the best hypothesis: small numbers keep their precision in long outputs.
     best = beam.log_probs[:, :1]
-    relative = (beam.log_probs - best)[:, :, None] + token_scores.view(batch, beams, -1)  # (B, K, C)
-    values, index = _top(relative.flatten(1), 2 * width)  # (B, C)
-    log_probs, sources = best + values, index // tokens.shape[1]
-    rows = sources + beams * torch.arange(batch, device=index.device)[:, None]  # (B, C), flat parents
-    tokens = tokens.view(batch, -1).gather(1, index)
-    token_scores = token_scores.view(batch, -1).gather(1, index)
+    values, sources, tokens = top(constrained, beam.log_probs - best, 2 * width)  # (B, C)
+    log_probs = best + values
+    rows = sources + beams * torch.arange(batch, device=sources.device)[:, None]  # (B, C), flat parents
+    token_scores = constrained[torch.arange(batch, device=sources.device)[:, None], sources, tokens]
     nodes = history.append(beam.nodes.gather(1, sources), tokens, token_scores, rows, output.attention)
     coverage = rules.add_coverage(beam.coverage, output.attention, beams)  # (B, K, S)
     coverage = None if coverage is None else coverage.flatten(0, 1)[rows]  # (B, C, S)
@@ -184,11 +182,3 @@ def _advance(beam: _Beam, output: StepOutput[S], history: History, time: int) ->
         coverage=None if coverage is None else coverage.take_along_dim(chosen[:, :, None], dim=1),
     )
     return beam, rows
-
-
-def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` largest of each row of `scores` and their places, best first, equal ones by place."""
-    values, index = scores.topk(min(count, scores.shape[1]), dim=1, sorted=False)
-    index, order = index.sort(dim=1)
-    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return values, index.gather(1, order)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.history import History
 from lit_seq2seq.search.rules import Rules
+from lit_seq2seq.search.top import top
 from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction, StepOutput, Value
 
 Choice = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -72,7 +73,9 @@ def greedy_search(
 
 def most_probable(log_probs: Tensor, sentences: Tensor, positions: Tensor) -> Tensor:
     """Choose the most probable tokens; see `Choice`."""
-    return log_probs.argmax(-1)
+    flat = log_probs.flatten(0, 1)[:, None]  # (B * K, 1, V)
+    _, _, tokens = top(flat, torch.zeros_like(flat[:, :, 0]), 1)
+    return tokens.view(log_probs.shape[:2])
 
 
 def follow(

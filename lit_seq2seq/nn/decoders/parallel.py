@@ -130,9 +130,12 @@ class ParallelDecoder(Decoder):
             assert state.memory is not None
             context, weights = self.attention(state.per_source(hidden), state.memory)  # (B, K, C), (B, K, S)
             context, weights = context.flatten(0, 1), weights.flatten(0, 1)
-        hidden, upper = self.above.step(hidden, _part(state.cells, cut, None), context=context)
+        cells = lower
+        if len(self.above.layers):
+            hidden, upper = self.above.step(hidden, _part(state.cells, cut, None), context=context)
+            cells = _join(lower, upper)
         output = self._output(hidden, context, embedded, weights)
-        return output, replace(state, cells=_join(lower, upper))
+        return output, replace(state, cells=cells)
 
     def _output(
         self, hidden: Tensor, context: Tensor | None, embedded: Tensor, weights: Tensor | None

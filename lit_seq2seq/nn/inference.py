@@ -1,0 +1,170 @@
+"""A network for inference on a CPU: the same weights, arranged for its fastest kernels.
+
+Matrix products go to oneDNN with weights packed beforehand, in single precision too: PyTorch would take MKL, which is
+slow on some processors (`docs/speed.md`).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Self, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from lit_seq2seq.nn.cells import LayerState, RecurrentLayer
+from lit_seq2seq.nn.encoders.base import Encoder
+from lit_seq2seq.nn.ops import computes_in
+from lit_seq2seq.types import Encoded, Source
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def prepare(network: M, dtype: torch.dtype = torch.float32) -> M:
+    """Make a copy of a network that computes the same, faster, on a CPU, and only without gradients.
+
+    It shares the embeddings and the encoder with the network, and has copies of the other weights, as they are now.
+    Decoder and output layer compute matrix products in `dtype`, the rest in single precision. The encoder runs in
+    bfloat16 unless `dtype` is `float32`, if the processor has it.
+
+    Args:
+        network: an `EncoderDecoder` or an `Ensemble` of them, in evaluation mode.
+        dtype: `torch.float32`, `torch.bfloat16`, or `torch.int8`: 8-bit integers with a scale for each row of the
+            weights and, found anew at each product, for each input vector, so that batch mates change nothing.
+
+    Example:
+        >>> from lit_seq2seq.nn import Combination
+        >>> layer = Combination("tanh", 6, 0, 4)
+        >>> x = torch.ones(2, 6)
+        >>> with torch.inference_mode():
+        ...     bool((prepare(layer)(x, None, x) - layer(x, None, x)).abs().max() < 1e-6)
+        True
+    """
+    return cast(M, _rebuilt(network, dtype))
+
+
+def _rebuilt(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    if type(module) is nn.Linear:
+        return Product(module.weight, module.bias, dtype)
+    if type(module) is RecurrentLayer:
+        return PackedLayer.of(module, dtype)
+    if isinstance(module, Encoder):
+        return module if dtype == torch.float32 else HalfEncoder(module)
+    changed = copy.copy(module)
+    changed._modules = {
+        name: None if child is None else _rebuilt(child, dtype) for name, child in module._modules.items()
+    }
+    return changed
+
+
+class Product(nn.Module):
+    """`W x + b` for vectors in single precision, computed in another type.
+
+    Args:
+        weight: `(O, I)` the matrix W.
+        bias: `(O,)` the vector b, or `None`.
+        dtype: see `prepare`.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        weight, self.bias = weight.detach().float(), None if bias is None else bias.detach().float()
+        self.dtype = dtype
+        self.packed = dtype != torch.int8 and _packs(dtype)
+        if dtype == torch.int8:
+            self.weight, scale = quantized(weight)
+            self.scale = scale[:, 0]
+        elif self.packed:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), None)
+        else:
+            self.weight = weight.to(dtype)
+        if dtype != torch.int8 and self.bias is not None:
+            self.bias = self.bias.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x (..., I)` to `(..., O)`, in single precision both."""
+        if self.dtype == torch.int8:
+            return self._in_integers(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        if self.packed:
+            made = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, "none", [], "")
+            return cast(Tensor, made).float()
+        return linear(x.to(self.dtype), self.weight, self.bias).float()
+
+    def _in_integers(self, x: Tensor) -> Tensor:
+        values, scale = quantized(x)  # (N, I), (N, 1)
+        made = torch._int_mm(values, self.weight.t()).float().mul_(self.scale).mul_(scale)
+        return made if self.bias is None else made.add_(self.bias)
+
+
+def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row of `x (N, I)` to 8-bit integers of its own scale: `(N, I)` integers and `(N, 1)` scales.
+
+    Example:
+        >>> quantized(torch.tensor([[1.27, -0.635]]))[0]
+        tensor([[127, -64]], dtype=torch.int8)
+    """
+    scale = x.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny * 127) / 127
+    return (x / scale).round_().to(torch.int8), scale
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    return torch.backends.mkldnn.is_available() and computes_in(dtype, "cpu")  # type: ignore[no-untyped-call]
+
+
+class PackedLayer(RecurrentLayer):
+    """A recurrent layer whose single steps take one matrix product, two for a GRU; whole sequences as before."""
+
+    joined: Product
+    inputs: Product
+    hidden: Product
+
+    @classmethod
+    def of(cls, layer: RecurrentLayer, dtype: torch.dtype) -> Self:
+        """Make it from a trained layer, whose weights it shares for whole sequences."""
+        new = cls.__new__(cls)
+        new.__dict__ = {**layer.__dict__, "_modules": dict(layer._modules)}
+        w_x, w_h, b_x, b_h = layer._weights(0)
+        if layer.cell == "gru":
+            new.inputs, new.hidden = Product(w_x, b_x, dtype), Product(w_h, b_h, dtype)
+        else:
+            weight, bias = torch.cat([w_x, w_h], dim=1), b_x + b_h
+            if layer.cell == "lstm":  # tanh x = 2 sigmoid(2 x) - 1, and PyTorch's sigmoid is five times as fast
+                doubled = torch.ones(4, layer.hidden_size).index_fill_(0, torch.tensor(2), 2.0).flatten()
+                weight, bias = weight * doubled[:, None], bias * doubled
+            new.joined = Product(weight, bias, dtype)
+        return new
+
+    def _cell(self, x: Tensor, state: LayerState, direction: int, mask: Tensor | None) -> LayerState:
+        if direction or mask is not None:
+            return super()._cell(x, state, direction, mask)
+        h, c = state
+        if self.cell == "gru":
+            inputs, hidden = self.inputs(x), self.hidden(h)
+            r, z = (inputs[:, : -h.shape[1]] + hidden[:, : -h.shape[1]]).sigmoid_().chunk(2, dim=1)
+            n = torch.addcmul(inputs[:, -h.shape[1] :], r, hidden[:, -h.shape[1] :]).tanh_()
+            return torch.lerp(n, h, z), None
+        gates = self.joined(torch.cat([x, h], dim=1))
+        if c is None:
+            return gates.tanh_() if self.cell == "rnn_tanh" else gates.relu_(), None
+        i, f, g, o = gates.sigmoid_().chunk(4, dim=1)  # g is still to be doubled, less one
+        c = (f * c).sub_(i).addcmul_(i, g, value=2)
+        return (2 * c).sigmoid_().mul_(2).sub_(1).mul_(o), c
+
+
+class HalfEncoder(nn.Module):
+    """An encoder that computes in bfloat16 where the processor has it, and gives single precision.
+
+    Args:
+        encoder: the encoder.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, source: Source) -> Encoded:
+        """Encode a batch."""
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_in(torch.bfloat16, "cpu")):
+            encoded: Encoded = self.encoder(source)
+        return encoded.map(lambda x: x.float() if x.is_floating_point() else x)

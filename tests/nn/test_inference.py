@@ -1,0 +1,74 @@
+"""A network arranged for inference computes what the network does."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_seq2seq.nn import Ensemble
+from lit_seq2seq.nn.inference import Product, prepare, quantized
+from lit_seq2seq.nn.ops import computes_in
+from tests.nn.cases import (
+    DECODERS,
+    MAIN,
+    SOURCE,
+    TARGET,
+    EncoderDecoder,
+    assert_close,
+    network,
+    row,
+    step_log_probs,
+)
+
+TYPES = [torch.float32, torch.int8] + [torch.bfloat16] * computes_in(torch.bfloat16, "cpu")
+
+
+@torch.inference_mode()
+def stepped(model: EncoderDecoder, index: int | None = None) -> Tensor:
+    source, target = (SOURCE, TARGET) if index is None else (row(SOURCE, index), row(TARGET, index))
+    return step_log_probs(model, model.shift(target), model.start(model.encode(source)))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_single_precision_gives_the_same(decoder: str) -> None:
+    model = network(decoder)
+    assert_close(stepped(prepare(model)), stepped(model))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("decoder", MAIN)
+def test_other_types_give_nearly_the_same_and_batch_mates_change_nothing(decoder: str, dtype: torch.dtype) -> None:
+    model = network(decoder)
+    fast = prepare(model, dtype)
+    whole = stepped(fast)
+    assert (whole.exp() - stepped(model).exp()).abs().max() < 0.05
+    for index in range(len(SOURCE.lengths)):
+        alone = stepped(fast, index)
+        assert (whole[index, : alone.shape[1]].exp() - alone[0].exp()).abs().max() < 0.01
+
+
+def test_the_network_itself_stays_and_can_be_trained() -> None:
+    model = network("parallel general")
+    before = stepped(model)
+    fast = prepare(model, torch.int8)
+    assert torch.equal(stepped(model), before)
+    model.loss(SOURCE, TARGET)[0].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert fast.decoder.embedding is model.decoder.embedding
+
+
+def test_an_ensemble_can_be_arranged_too() -> None:
+    model = Ensemble([network("parallel general"), network("feeding location")]).eval()
+    assert_close(stepped(prepare(model)), stepped(model))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_integer_products_are_those_of_the_rounded_numbers_whatever_the_batch(bias: bool) -> None:
+    layer, x = nn.Linear(37, 65, bias=bias), torch.randn(3, 5, 37)
+    x[0, 0] = 0
+    product = Product(layer.weight, layer.bias, torch.int8)
+    made = product(x)
+    (values, scale), (weight, rows) = quantized(x.flatten(0, 1)), quantized(layer.weight.detach())
+    expected = (values.double() * scale) @ (weight.double() * rows).T + (layer.bias.detach() if bias else 0)
+    assert_close(made.flatten(0, 1).double(), expected)
+    assert (made - layer(x)).abs().max() < 0.02
+    assert torch.equal(product(x[1:2, 2:3]), made[1:2, 2:3])
