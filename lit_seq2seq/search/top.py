@@ -61,5 +61,6 @@ def _by_blocks(log_probs: Tensor, offsets: Tensor, count: int) -> tuple[Tensor, 
     beyond, columns = columns >= size, columns.clamp(max=size - 1)
     rows = torch.arange(len(log_probs), device=found.device)[:, None, None]
     sums = log_probs[rows, hypotheses, columns] + offsets.gather(1, hypotheses[..., 0])[..., None]
-    values, index = sums.masked_fill_(beyond, -torch.inf).flatten(1).topk(found.shape[1], dim=1, sorted=False)
+    sums = sums.masked_fill_(beyond, -torch.inf).flatten(1)
+    values, index = sums.topk(min(count, sums.shape[1]), dim=1, sorted=False)
     return values, (hypotheses * size + columns).flatten(1).gather(1, index)
