@@ -1,7 +1,6 @@
 """A network for inference on a CPU: the same weights, arranged for its fastest kernels.
 
-Matrix products go to oneDNN with weights packed beforehand, in single precision too: PyTorch would take MKL, which is
-slow on some processors (`docs/speed.md`).
+Matrix products go to oneDNN, with weights packed beforehand.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from torch.nn.functional import linear
 from lit_seq2seq.nn.cells import LayerState, RecurrentLayer
 from lit_seq2seq.nn.encoders.base import Encoder
 from lit_seq2seq.nn.ops import computes_in
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import Encoded, Source
 
 M = TypeVar("M", bound=nn.Module)
@@ -45,12 +45,14 @@ def prepare(network: M, dtype: torch.dtype = torch.float32) -> M:
 
 
 def _rebuilt(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    if type(module) is nn.Linear:
-        return Product(module.weight, module.bias, dtype)
+    if type(module) in (nn.Linear, Linear):
+        return Product(module.weight, module.bias, dtype)  # type: ignore[arg-type]
     if type(module) is RecurrentLayer:
         return PackedLayer.of(module, dtype)
     if isinstance(module, Encoder):
         return module if dtype == torch.float32 else HalfEncoder(module)
+    if not module._modules:
+        return module
     changed = copy.copy(module)
     changed._modules = {
         name: None if child is None else _rebuilt(child, dtype) for name, child in module._modules.items()

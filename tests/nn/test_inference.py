@@ -56,9 +56,19 @@ def test_the_network_itself_stays_and_can_be_trained() -> None:
     assert fast.decoder.embedding is model.decoder.embedding
 
 
+def test_every_product_of_the_decoder_is_arranged() -> None:
+    fast = prepare(network("conditional additive coverage"), torch.int8)
+    assert not any(isinstance(module, nn.Linear) for part in (fast.decoder, fast.output) for module in part.modules())
+
+
+@torch.inference_mode()
 def test_an_ensemble_can_be_arranged_too() -> None:
     model = Ensemble([network("parallel general"), network("feeding location")]).eval()
-    assert_close(stepped(prepare(model)), stepped(model))  # type: ignore[arg-type]
+    states = [one.start(one.encode(SOURCE)) for one in (model, prepare(model))]
+    for tokens in torch.tensor([[2, 2, 2, 2], [4, 5, 6, 7]]):
+        plain, fast = (one.step(tokens, state) for one, state in zip((model, prepare(model)), states, strict=True))
+        assert_close(fast.log_probs, plain.log_probs)
+        states = [plain.state, fast.state]
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -70,5 +80,5 @@ def test_integer_products_are_those_of_the_rounded_numbers_whatever_the_batch(bi
     (values, scale), (weight, rows) = quantized(x.flatten(0, 1)), quantized(layer.weight.detach())
     expected = (values.double() * scale) @ (weight.double() * rows).T + (layer.bias.detach() if bias else 0)
     assert_close(made.flatten(0, 1).double(), expected)
-    assert (made - layer(x)).abs().max() < 0.02
+    assert (made - layer(x)).abs().max() < 0.05
     assert torch.equal(product(x[1:2, 2:3]), made[1:2, 2:3])
