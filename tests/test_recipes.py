@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -17,6 +18,7 @@ from lit_seq2seq.features import Feature, Records, Tokenizer
 from lit_seq2seq.features import Image as ImageFeature
 from lit_seq2seq.recipe import generate_command, main
 from lit_seq2seq.types import UserError
+from tests.backbones import write_backbone
 from tests.tiny import make_model, pairs, write_csv
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +94,7 @@ def small(path: Path, folder: Path) -> list[str]:
     ]
     if config["model"]["encoder"]["class_path"].endswith("ConvEncoder"):
         sizes += ["--model.encoder.init_args.widths=[16, 16]", "--data.source_feature.init_args.size=16"]
+    backbone = backbones(config, folder)
     run = {"default_root_dir": folder, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
     run |= {
         "num_sanity_val_steps": 0,
@@ -99,7 +102,7 @@ def small(path: Path, folder: Path) -> list[str]:
         "accelerator": "cpu",
         "enable_model_summary": "false",
     }
-    arguments = [*sizes, *(f"--trainer.{name}={value}" for name, value in run.items())]
+    arguments = [*sizes, *backbone, *(f"--trainer.{name}={value}" for name, value in run.items())]
     if isinstance(data["dataset"], dict):
         given: dict[str, object] = {"train_size": 60, "validation_size": 8, "test_size": 12}
         if data["dataset"]["class_path"].endswith("JoinedRecordings"):
@@ -107,7 +110,7 @@ def small(path: Path, folder: Path) -> list[str]:
             given |= {"dataset": singles, "name": "null", "evaluate": "null", "speaker_column": "null"}
         return [*arguments, *(f"--data.dataset.init_args.{name}={value}" for name, value in given.items())]
     records = "Records" in str(data.get("source_feature"))
-    if "source_feature" in data and not records:
+    if "source_feature" in data and not records and "PretrainedTokenizer" not in str(data["source_feature"]):
         feature, columns = data["source_feature"], (data["source_column"], data["target_column"])
         if feature["class_path"].endswith("MultiSource"):
             named = data["source_column"]
@@ -123,6 +126,19 @@ def small(path: Path, folder: Path) -> list[str]:
     columns = (data["source_column"], data["target_column"], data.get("feature_columns", []))
     arguments.append(f"--data.dataset={json.dumps(files(folder, *columns, records=records))}")
     return [*arguments, "--data.name=null"]
+
+
+def backbones(config: dict[str, Any], folder: Path) -> list[str]:
+    """Give a tiny random model in the place of a pretrained one."""
+    kinds = {"TextBackbone": "bert", "SpeechBackbone": "wav2vec2", "VisionBackbone": "vit"}
+    kind = kinds.get(config["model"]["encoder"]["class_path"].rpartition(".")[2])
+    if kind is None:
+        return []
+    place = write_backbone(kind, folder / "backbone")
+    feature = config["data"]["source_feature"].get("init_args", {})
+    readers = ["--data.source_feature"] if "name" in feature else []
+    resized = ["--data.source_feature.init_args.size=16"] if "size" in feature else []
+    return [f"{part}.init_args.name={place}" for part in ["--model.encoder", *readers]] + resized
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=named)

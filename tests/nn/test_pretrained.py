@@ -9,68 +9,26 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers, processors
 from torch import nn
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, pipeline
 from lit_seq2seq.features import PretrainedTokenizer, Processor, Tokenizer, Waveform
 from lit_seq2seq.nn import DenseBridge, ParallelDecoder, SpeechBackbone, TextBackbone, VisionBackbone, ZeroBridge
 from lit_seq2seq.types import Padded, UserError
+from tests.backbones import RECORDINGS, SMALL, TEXT, WORDS, write_backbone
 from tests.nn.cases import assert_close, tensors
 from tests.tiny import make_model, make_trainer, pairs
 
 if importlib.util.find_spec("transformers") is None:
     pytest.skip('needs transformers: pip install "lit_seq2seq[vision]"', allow_module_level=True)
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "eins", "zwei", "drei", "vier", "fünf"]
-SMALL = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-SPEECH = {"conv_dim": (4, 4), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_feat_extract_layers": 2}
-SPEECH |= {
-    "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2,
-    "vocab_size": 5,
-    "mask_time_prob": 0.0,
-    "layerdrop": 0.0,
-}
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from transformers import (
-        BertConfig,
-        BertModel,
-        HubertConfig,
-        HubertModel,
-        PreTrainedTokenizerFast,
-        T5Config,
-        T5Model,
-        Wav2Vec2Config,
-        Wav2Vec2Model,
-    )
-
-    torch.manual_seed(0)
     root = tmp_path_factory.mktemp("pretrained")
-    t5 = T5Config(vocab_size=12, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2, decoder_start_token_id=0)
-    layered = {**SMALL, **SPEECH, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-    made = {
-        "bert": BertModel(BertConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=20)),
-        "t5": T5Model(t5),
-        "wav2vec2": Wav2Vec2Model(Wav2Vec2Config(**SMALL, **SPEECH)),
-        "wav2vec2 layer": Wav2Vec2Model(Wav2Vec2Config(**layered)),
-        "hubert": HubertModel(HubertConfig(**layered)),
-    }
-    for name, model in made.items():
-        model.save_pretrained(root / name)
-    backend = Backend(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    specials = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **specials).save_pretrained(root / "bert")
-    return {name: root / name for name in made}
+    return {name: write_backbone(name, root / name) for name in (*TEXT, *RECORDINGS)}
 
 
-TEXT, RECORDINGS = ("bert", "t5"), ("wav2vec2", "wav2vec2 layer", "hubert")
 IDS = Padded(torch.tensor([[2, 4, 5, 6, 3], [2, 7, 3, 0, 0], [2, 4, 4, 3, 0]]), torch.tensor([5, 3, 4]))
 
 
