@@ -99,7 +99,8 @@ def public_path(cls: type) -> str:
 
 def meaning(cls: type, name: str) -> str:
     """Return what the docstring says of an argument, and of the class it refers to."""
-    found = {param.arg_name: param.description for param in parse(cls.__doc__ or "", DocstringStyle.GOOGLE).params}
+    texts = [base.__doc__ or "" for base in reversed(cls.__mro__) if base.__module__.startswith("lit_seq2seq.")]
+    found = {p.arg_name: p.description for text in texts for p in parse(text, DocstringStyle.GOOGLE).params}
     text = " ".join((found.get(name) or "").split())
     _, see, referred = text.partition("see `")
     other = getattr(nn, referred.split("`")[0], None) if see else None

@@ -22,13 +22,13 @@ class PretrainedEncoder(Encoder):
     A saved model holds the configuration and the weights of both, and needs nothing else to be loaded.
 
     Args:
+        source_size: number of source symbols, or of values at each position.
         name: hub id or folder.
         hidden_size: size of the memory vectors and of the final state.
         trainable_blocks: so many of the last blocks learn; 0 freezes the whole, -1 frees it.
         dropout: probability of dropping units of the memory vectors.
         pretrained: start from the weights of `name`; otherwise from random ones.
         config: configuration of the model, as a saved one brings it; that of `name` if `None`.
-        extra: number of values beside the vectors of the model.
 
     Raises:
         UserError: transformers is not installed, there is no such model, or it reads something else.
@@ -38,23 +38,29 @@ class PretrainedEncoder(Encoder):
     """Name of the model's input."""
     of: ClassVar[str]
     """What it is a model of."""
+    extra: ClassVar[int] = 0
+    """Number of values beside the vectors of the model."""
 
     def __init__(
         self,
+        source_size: int,
         name: str,
-        hidden_size: int,
-        trainable_blocks: int,
-        dropout: float,
-        pretrained: bool,
-        config: Mapping[str, Any] | None,
-        extra: int = 0,
+        hidden_size: int = 512,
+        trainable_blocks: int = 0,
+        dropout: float = 0.0,
+        pretrained: bool = True,
+        config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = self._load(name, pretrained and config is None, config)
         freeze(self.backbone, trainable_blocks)
-        self.project = Linear(_width(self.backbone.config) + extra, hidden_size)
+        self.project = Linear(_width(self.backbone.config) + self.extra, hidden_size)
         self.dropout = dropout
         self._shape = EncoderShape(hidden_size, 1, hidden_size, has_c=False)
+        self.check(source_size, name)
+
+    def check(self, source_size: int, name: str) -> None:
+        """Refuse a source that the model does not read."""
 
     @property
     def shape(self) -> EncoderShape:
@@ -121,16 +127,8 @@ class PretrainedEncoder(Encoder):
 class TextBackbone(PretrainedEncoder):
     """A text model of `transformers`: BERT, RoBERTa, DistilBERT, the encoder of T5 or BART, and so on.
 
-    Its source feature is `lit_seq2seq.features.PretrainedTokenizer`, with the same name.
-
-    Args:
-        vocab_size: number of source symbols.
-        name: see `PretrainedEncoder`, such as `distilbert-base-uncased`.
-        hidden_size: see `PretrainedEncoder`.
-        trainable_blocks: see `PretrainedEncoder`.
-        dropout: see `PretrainedEncoder`.
-        pretrained: see `PretrainedEncoder`.
-        config: see `PretrainedEncoder`.
+    Such as `distilbert/distilbert-base-uncased`. Its source feature is `lit_seq2seq.features.PretrainedTokenizer`, with
+    the same name; its arguments are those of `PretrainedEncoder`.
 
     Raises:
         UserError: see `PretrainedEncoder`; or the model knows fewer symbols than the source has.
@@ -139,21 +137,12 @@ class TextBackbone(PretrainedEncoder):
     reads = "input_ids"
     of = "text"
 
-    def __init__(
-        self,
-        vocab_size: int,
-        name: str,
-        hidden_size: int = 512,
-        trainable_blocks: int = 0,
-        dropout: float = 0.0,
-        pretrained: bool = True,
-        config: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(name, hidden_size, trainable_blocks, dropout, pretrained, config)
+    def check(self, source_size: int, name: str) -> None:
+        """Refuse symbols that the model does not know."""
         known = self.backbone.get_input_embeddings().num_embeddings
-        if vocab_size > known:
+        if source_size > known:
             raise UserError(
-                f"'{name}' knows {known} symbols, but the source has {vocab_size}: set data.source_feature to "
+                f"'{name}' knows {known} symbols, but the source has {source_size}: set data.source_feature to "
                 "lit_seq2seq.features.PretrainedTokenizer with the same name"
             )
 
@@ -171,18 +160,10 @@ class TextBackbone(PretrainedEncoder):
 class SpeechBackbone(PretrainedEncoder):
     """A model of raw recordings of `transformers`: wav2vec 2.0, HuBERT, WavLM and others with their convolutions.
 
-    Its source feature is `lit_seq2seq.features.Waveform`. Where the convolutions normalise over time
+    Such as `facebook/wav2vec2-base`. Its source feature is `lit_seq2seq.features.Waveform`, its arguments are those of
+    `PretrainedEncoder`. Where the convolutions normalise over time
     (`feat_extract_norm: group`, as in the base models), padding would change the result: there every recording is
     encoded by itself.
-
-    Args:
-        channels: number of values of a sample: 1.
-        name: see `PretrainedEncoder`, such as `facebook/wav2vec2-base`.
-        hidden_size: see `PretrainedEncoder`.
-        trainable_blocks: see `PretrainedEncoder`.
-        dropout: see `PretrainedEncoder`.
-        pretrained: see `PretrainedEncoder`.
-        config: see `PretrainedEncoder`.
 
     Raises:
         UserError: see `PretrainedEncoder`.
@@ -191,19 +172,12 @@ class SpeechBackbone(PretrainedEncoder):
     reads = "input_values"
     of = "speech"
 
-    def __init__(
-        self,
-        channels: int,
-        name: str,
-        hidden_size: int = 512,
-        trainable_blocks: int = 0,
-        dropout: float = 0.0,
-        pretrained: bool = True,
-        config: dict[str, Any] | None = None,
-    ) -> None:
-        if channels != 1:
-            raise UserError(f"SpeechBackbone reads samples, not vectors of {channels}: set source_feature to Waveform")
-        super().__init__(name, hidden_size, trainable_blocks, dropout, pretrained, config)
+    def check(self, source_size: int, name: str) -> None:
+        """Refuse vectors."""
+        if source_size != 1:
+            raise UserError(
+                f"SpeechBackbone reads samples, not vectors of {source_size}: set source_feature to Waveform"
+            )
 
     def forward(self, source: Padded) -> Encoded:
         """Encode samples `(B, S, 1)`; the memory has a vector for each frame of the model."""

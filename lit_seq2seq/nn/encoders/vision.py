@@ -17,16 +17,8 @@ class VisionBackbone(PretrainedEncoder):
     """An image model of `transformers`, without its head; a linear layer projects its last vectors, places beside them.
 
     Convolutional models give a grid `(B, D, H, W)`, which is taken as it is; transformers give `(B, 1 + H W, D)` or
-    `(B, H W, D)`, of which the patches are taken. Needs `pip install "lit_seq2seq[vision]"`.
-
-    Args:
-        channels: number of channels of a pixel: 3.
-        name: see `PretrainedEncoder`, such as `facebook/convnext-tiny-224`.
-        hidden_size: see `PretrainedEncoder`.
-        trainable_blocks: see `PretrainedEncoder`.
-        dropout: see `PretrainedEncoder`.
-        pretrained: see `PretrainedEncoder`.
-        config: see `PretrainedEncoder`.
+    `(B, H W, D)`, of which the patches are taken. Such as `facebook/convnext-tiny-224`; the arguments are those of
+    `PretrainedEncoder`. Needs `pip install "lit_seq2seq[vision]"`.
 
     Raises:
         UserError: transformers is not installed, there is no such model, or it is none of images.
@@ -34,18 +26,7 @@ class VisionBackbone(PretrainedEncoder):
 
     reads = "pixel_values"
     of = "image"
-
-    def __init__(
-        self,
-        channels: int,
-        name: str,
-        hidden_size: int = 512,
-        trainable_blocks: int = 0,
-        dropout: float = 0.0,
-        pretrained: bool = True,
-        config: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(name, hidden_size, trainable_blocks, dropout, pretrained, config, extra=2)
+    extra = 2
 
     def part(self, model: Any) -> Any:
         """Return the part of a model that sees."""
