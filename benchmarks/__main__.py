@@ -83,31 +83,34 @@ def training(workload: str, data: Path, arguments: argparse.Namespace) -> list[C
     return found + (yoyodyne(data, arguments) if workload == "w3" else [])
 
 
-def decoding(data: Path, arguments: argparse.Namespace) -> list[Contender]:
+def decoding(data: Path, arguments: argparse.Namespace, beams: int) -> list[Contender]:
     """Return all that decode with models of W1, which are trained here where there are none yet."""
+    model, theirs = trained(data, arguments)
+    search = "greedy" if beams == 1 else f"beam {beams}"
     found = []
-    model = WORK / f"model_{data.name}"
+    for dtype, theirs_dtype in (("float32", "fp32"), ("bfloat16", "bf16"), ("int8", "int8")):
+        options = ["--mode", "decode", "--model", str(model), "--beams", str(beams), "--dtype", dtype]
+        options += ["--output", str(WORK / f"ours_{theirs_dtype}_{beams}.txt")]
+        found.append(ours(f"lit_seq2seq {search} {theirs_dtype}", "w1-decode", data, arguments, *options))
+        if theirs is not None:
+            command = [str(PEERS / "eole/bin/python"), str(PROGRAMS / "eole_program.py"), "decode", str(theirs)]
+            output = str(WORK / f"eole_{theirs_dtype}_{beams}.txt")
+            command += [str(data / "test.src"), str(beams), output, theirs_dtype]
+            found.append(Contender(f"eole {search} {theirs_dtype}", command, arguments.threads))
+    return found
+
+
+def trained(data: Path, arguments: argparse.Namespace) -> tuple[Path, Path | None]:
+    """Train the models that decode, once: this package's and, if it is installed, eole's."""
+    model, theirs, python = WORK / f"model_{data.name}", WORK / f"eole_model_{data.name}", PEERS / "eole/bin/python"
     if not model.exists():
-        program = ours("training", "w1", data, arguments, "--mode", "quality", "--bf16", "--epochs", "6")
+        program = ours("training", "w1", data, arguments, "--mode", "quality", "--bf16", "--epochs", "4")
         subprocess.run([*program.command, "--model", str(model)], check=True, cwd=ROOT)
-    theirs = WORK / f"eole_model_{data.name}"
-    python = PEERS / "eole/bin/python"
     if python.exists() and not theirs.exists():
-        options = {"data": data, "feed": 0, "model": theirs, "dtype": "bf16", "amp": "true", "steps": 2718}
+        options = {"data": data, "feed": 0, "model": theirs, "dtype": "bf16", "amp": "true", "steps": 1812}
         settings = filled("eole_train.yaml", "eole_decode", **options)
         subprocess.run([str(python), str(PROGRAMS / "eole_program.py"), "train", str(settings), "0"], check=True)
-    for beams, search in ((1, "greedy"), (5, "beam 5")):
-        for dtype in ("float32", "bfloat16", "int8"):
-            output = WORK / f"ours_{dtype}_{beams}.txt"
-            options = ["--mode", "decode", "--model", str(model), "--beams", str(beams), "--dtype", dtype]
-            found.append(
-                ours(f"lit_seq2seq {search} {dtype}", "w1-decode", data, arguments, *options, "--output", str(output))
-            )
-        if python.exists():
-            output = WORK / f"eole_{beams}.txt"
-            command = [str(python), str(PROGRAMS / "eole_program.py"), "decode", str(theirs), str(data / "test.src")]
-            found.append(Contender(f"eole {search} fp32", [*command, str(beams), str(output)], arguments.threads))
-    return found
+    return model, theirs if python.exists() else None
 
 
 def bleu(data: Path) -> dict[str, float]:
@@ -117,12 +120,12 @@ def bleu(data: Path) -> dict[str, float]:
     references = [(data / "test.tgt").read_text().splitlines()]
     return {
         path.stem: round(sacrebleu.corpus_bleu(path.read_text().splitlines(), references, tokenize="none").score, 2)
-        for path in sorted([*WORK.glob("ours_*_?.txt"), *WORK.glob("eole_?.txt")])
+        for path in sorted([*WORK.glob("ours_*_?.txt"), *WORK.glob("eole_*_?.txt")])
     }
 
 
 def main() -> None:
-    """Run the workloads, print a table, and keep the rows."""
+    """Run the workloads, print a table, and keep the rows; those of other workloads stay."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workloads", nargs="*", default=["w1", "w1-feeding", "w2", "w3", "gnmt"])
     parser.add_argument("--data", type=Path, help="folder with multi30k and sigmorphon2020_g2p; generated if unset")
@@ -133,20 +136,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "latest.json")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[dict[str, object]] = []
     for workload in arguments.workloads:
         data = prepare(WORK / "data", TASKS.get(workload, "translation"), arguments.data)
         decodes = workload == "w2"
-        contenders = decoding(data, arguments) if decodes else training(workload, data, arguments)
-        contenders = [one for one in contenders if arguments.only in one.name]
-        finished = alternate(contenders, arguments.windows, arguments.warmup)
-        rows += compare(workload, "sentences/s" if decodes else "target tokens/s", finished)
+        groups = (
+            [decoding(data, arguments, beams) for beams in (1, 5)] if decodes else [training(workload, data, arguments)]
+        )
+        for group in groups:
+            contenders = [one for one in group if arguments.only in one.name]
+            finished = alternate(contenders, arguments.windows, arguments.warmup)
+            rows += compare(workload, "sentences/s" if decodes else "target tokens/s", finished)
         show(workload, rows)
         if decodes:
             print("BLEU, tokenised and lowercased:", bleu(data))
     about = {"date": date.today().isoformat(), "threads": arguments.threads, "machine": platform.processor()}
     about["data"] = "generated" if arguments.data is None else "real"
-    arguments.output.write_text(json.dumps([{**about, **row} for row in rows], indent=1) + "\n")
+    known = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
+    kept = [row for row in known if row["workload"] not in arguments.workloads]
+    arguments.output.write_text(json.dumps([*kept, *({**about, **row} for row in rows)], indent=1) + "\n")
 
 
 def show(workload: str, rows: list[dict[str, object]]) -> None:

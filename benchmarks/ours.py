@@ -91,7 +91,7 @@ def decode(arguments: argparse.Namespace, windows: Windows) -> None:
     model = LitSeq2Seq.from_pretrained(arguments.model)
     sources = (arguments.data / "test.src").read_text().splitlines()
     predictor = Predictor(model, dtype=getattr(torch, arguments.dtype))
-    config = override(model.generation, {"num_beams": arguments.beams, "max_new_tokens": 60})
+    config = override(model.generation, {"num_beams": arguments.beams, "max_new_tokens": 60, "early_stopping": True})
     windows.start()
     while True:
         outputs = [output[0].text for output in predictor.stream(sources, config)]

@@ -1,4 +1,4 @@
-"""eole in the arena; runs in its own environment: `eole_program.py train YAML STEPS` or `decode MODEL SOURCE BEAMS`."""
+"""eole in the arena, in its own environment: `train YAML STEPS`, or `decode MODEL SOURCE BEAMS OUTPUT DTYPE`."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ def train(config: str, steps: int) -> None:
     main()
 
 
-def decode(model: str, source: str, beams: int, output: str) -> None:
+def decode(model: str, source: str, beams: int, output: str, dtype: str) -> None:
     """Translate all test sentences in each window; tokens are sentences here."""
     from eole.config.run import PredictConfig
     from eole.inference_engine import InferenceEnginePY
@@ -37,6 +37,7 @@ def decode(model: str, source: str, beams: int, output: str) -> None:
         src=source,
         output=output,
         beam_size=beams,
+        compute_dtype=dtype,
         batch_size=64,
         batch_type="sents",
         max_length=60,
@@ -57,4 +58,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "train":
         train(sys.argv[2], int(sys.argv[3]))
     else:
-        decode(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+        decode(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5], sys.argv[6])

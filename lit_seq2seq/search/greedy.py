@@ -15,6 +15,9 @@ from lit_seq2seq.search.rules import Rules
 from lit_seq2seq.search.top import top
 from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction, StepOutput, Value
 
+WORTH = 12
+"""Copying the states of so many sentences costs about as much as the remaining steps of one that has ended."""
+
 Choice = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`choose(log_probs (B, K, V), sentences (B,), positions (B,)) -> tokens (B, K)`.
 
@@ -96,8 +99,8 @@ def follow_stepwise(
 ) -> Generator[Tensor, None, list[list[Hypothesis]]]:
     """Produce `outputs` independent hypotheses per sentence, token by token as `choose` says.
 
-    A sentence leaves the batch when all its hypotheses have ended; finding out which do is the only wait for the
-    device within a step.
+    Sentences whose hypotheses have all ended leave the batch when they are at least one in `WORTH`; finding out which
+    do is the only wait for the device within a step.
 
     Args:
         step: advances every hypothesis by one token.
@@ -108,7 +111,7 @@ def follow_stepwise(
         return_attention: whether hypotheses carry their attention weights.
 
     Yields:
-        After each step the new tokens `(B', K)` of the sentences that were not done before.
+        After each step the new tokens `(B', K)` of the sentences in the batch.
 
     Returns:
         For each sentence its hypotheses, best first.
@@ -125,7 +128,7 @@ def follow_stepwise(
         state, paths = output.state, _advance(paths, output, choose, history, time)
         yield paths.last
         done = paths.ended.all(1).cpu()  # (B,), the one wait for the device
-        if done.any():
+        if done.sum() * WORTH >= len(done):
             finished.append(paths.select(done.nonzero()[:, 0].to(device)))
             if done.all():
                 break

@@ -87,7 +87,7 @@ def sampler(config: GenerationConfig, batch_size: int, device: torch.device | st
             logits = keep_top_k(logits, config.top_k)
         if config.top_p < 1:
             logits = keep_top_p(logits, config.top_p)
-        return draw(logits.softmax(-1), uniform[sentences, :, positions.clamp(min=0)])
+        return draw(logits.softmax(-1), uniform[sentences, :, positions.clamp(0, config.max_new_tokens - 1)])
 
     return choose
 

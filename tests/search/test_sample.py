@@ -50,6 +50,16 @@ def test_frequencies_match_probabilities(temperature, top_k, top_p):
     assert sum((counts[token] - expected[token]) ** 2 / expected[token] for token in nucleus) < 21
 
 
+@pytest.mark.parametrize("options", [sampling(num_return_sequences=2), GenerationConfig(max_new_tokens=8)])
+def test_sentences_that_end_long_before_most_others_are_not_changed_by_waiting(options):
+    chains = Chains.random(40, seed=3)
+    prefix = torch.tensor([4, 5] * 8).repeat(40, 1)
+    prefix[:3] = SPECIALS.pad
+    together = run(chains, options, search, prefix=prefix)
+    assert len(chains.seen[10]) == 40 * len(together[0])  # they waited
+    assert_equal(run(chains.rows([0, 1, 2]), options, search), together[:3])
+
+
 def test_later_tokens_follow_their_own_distribution():
     chains = Chains.random(1, seed=4, sharpness=1.0)
     config = sampling(num_return_sequences=4000, max_new_tokens=2, min_new_tokens=2)
