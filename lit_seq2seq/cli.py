@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -33,6 +32,7 @@ from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.features import Processor
 from lit_seq2seq.hub import load_checkpoint, load_folder
 from lit_seq2seq.logs import MetricsLog, last_checkpoint, run_of
+from lit_seq2seq.memory import lacks_memory
 from lit_seq2seq.module import LitSeq2Seq, precision_fits
 from lit_seq2seq.spec import build, import_class, packages_of
 from lit_seq2seq.types import UserError
@@ -324,9 +324,10 @@ def _explain(error: Exception) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, UserError | MisconfigurationException):
         return text
-    if isinstance(error, torch.OutOfMemoryError):
+    if lacks_memory(error):
         return (
-            "out of memory: lower data.max_tokens (or batch_size), or accumulate with trainer.accumulate_grad_batches"
+            "out of memory: lower data.max_tokens (or batch_size) and accumulate with trainer.accumulate_grad_batches, "
+            "or set model.split_on_oom to true; if one row is too long, set data.max_source_length"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"the disk is full ({text}): free space and run again; a training run goes on with --ckpt_path LAST_CKPT"

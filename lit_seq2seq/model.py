@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_seq2seq import spec
 from lit_seq2seq.features import Processor
+from lit_seq2seq.memory import lacks_memory, release_memory
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.inference import prepare
 from lit_seq2seq.nn.network import (
@@ -273,10 +274,10 @@ class Seq2SeqModel(lightning.LightningModule):
         """
         try:
             return self._write(source, raw, config, return_attention)
-        except torch.OutOfMemoryError:
-            if len(raw) == 1:
+        except (RuntimeError, MemoryError) as error:
+            if len(raw) == 1 or not lacks_memory(error):
                 raise
-        torch.cuda.empty_cache()  # outside of the handler, which holds on to what failed
+        release_memory()
         half, places = len(raw) // 2, torch.arange(len(raw), device=source.lengths.device)
         parts = ((places[:half], raw[:half]), (places[half:], raw[half:]))
         return [row for own, some in parts for row in self.write(source.select(own), some, config, return_attention)]

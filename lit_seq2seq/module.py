@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lit_seq2seq import spec
 from lit_seq2seq.features import Processor, Records, Tokenizer
+from lit_seq2seq.memory import Parts
 from lit_seq2seq.metrics import Scores, TextMetric
 from lit_seq2seq.model import RerankerFactory, factory
 from lit_seq2seq.nn import Ensemble, OutputLayer, ParallelDecoder, TextEncoder
@@ -70,6 +71,8 @@ class LitSeq2Seq(SavedModel):
         attention_losses: makes each of the terms that are added to the loss for what attention does.
         auxiliary: makes what predicts the target beside the decoder and shares in the loss, such as `CTC`.
         label_smoothing: probability mass spread over the vocabulary (Szegedy et al. 2016), from 0 to below 1.
+        split_on_oom: take the gradient of a batch in parts where the memory does not suffice for all of it; see
+            `lit_seq2seq.memory.Parts`.
         optimizer: makes the optimizer from the parameters.
         lr_scheduler: makes the schedule from the optimizer, stepped with the optimizer; `None` for a constant rate.
         lr_factors: what the learning rate of parts is multiplied by, such as `{"encoder": 0.1}`, or a number below 1,
@@ -109,6 +112,7 @@ class LitSeq2Seq(SavedModel):
         attention_losses: Sequence[AttentionLossFactory] = (),
         auxiliary: AuxiliaryFactory | None = None,
         label_smoothing: float = 0.0,
+        split_on_oom: bool = False,
         optimizer: OptimizerFactory = torch.optim.Adam,
         lr_scheduler: SchedulerFactory | None = None,
         lr_factors: dict[str, float] | float | None = None,
@@ -127,6 +131,7 @@ class LitSeq2Seq(SavedModel):
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
         self.label_smoothing = label_smoothing
+        self.parts = Parts() if split_on_oom else None
         self.make_optimizer: OptimizerFactory = factory(optimizer)
         self.make_scheduler: SchedulerFactory | None = factory(lr_scheduler)
         self.lr_factors = lr_factors
@@ -181,6 +186,8 @@ class LitSeq2Seq(SavedModel):
     def on_fit_start(self) -> None:
         """Turn dropout on: a loaded model comes in evaluation mode, which Lightning would leave it in."""
         self.train()
+        if self.parts is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise UserError("split_on_oom takes gradients that are not scaled: use bf16-mixed instead of 16-mixed")
         data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
         self.provenance = replace(self.provenance, data=data, on_hub=on_hub, scores={})
 
@@ -201,13 +208,20 @@ class LitSeq2Seq(SavedModel):
         """Compute the loss of a batch, to be averaged over all target tokens of the optimizer step."""
         assert batch.target is not None
         tokens = batch.target.total
-        loss, nll = self.net.loss(batch.source, batch.target, self.label_smoothing)
+        if self.parts is None:
+            loss, nll = self._loss(batch)
+        else:
+            loss, nll = self.parts.loss(self._loss, batch, self.parameters())
         self.log("train_loss", loss.detach() / tokens, prog_bar=True, batch_size=len(batch))
         self.log("train_ppl", (nll.detach() / tokens).exp(), batch_size=len(batch))
         if not self._normalise_gradients:
             return loss / tokens
         self._window_tokens = tokens if self._window_tokens is None else self._window_tokens + tokens
         return loss
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        assert batch.target is not None
+        return self.net.loss(batch.source, batch.target, self.label_smoothing)
 
     @property
     def _normalise_gradients(self) -> bool:

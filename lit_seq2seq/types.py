@@ -211,8 +211,11 @@ class Shared(Value):
 
     Example:
         >>> images = Padded(torch.zeros(2, 8, 8, 3), torch.tensor([8, 8]))
-        >>> Shared(images, torch.tensor([0, 0, 1])).lengths
+        >>> shared = Shared(images, torch.tensor([0, 0, 1]))
+        >>> shared.lengths
         tensor([8, 8, 8])
+        >>> len(shared.select(torch.tensor([0, 1])).distinct.lengths)
+        1
     """
 
     distinct: Padded | Sources
@@ -234,8 +237,9 @@ class Shared(Value):
         return self.distinct.extra(int(self.index[row]))
 
     def select(self, index: Tensor) -> Self:
-        """Return the examples named by `index`, `(M,)` integers, in that order."""
-        return dataclasses.replace(self, index=self.index.index_select(0, index))
+        """Return the examples named by `index`, `(M,)` integers, in that order, with the sources that they have."""
+        kept, places = torch.unique(self.index.index_select(0, index), return_inverse=True)
+        return dataclasses.replace(self, distinct=self.distinct.select(kept), index=places)
 
     def repeat(self, times: int) -> Self:
         """Return a copy with each example repeated `times` times in place."""

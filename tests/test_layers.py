@@ -11,7 +11,7 @@ ROOT = Path(lit_seq2seq.__file__).parent
 LAYERS = [
     "runtime",
     "types",
-    "spec remote untrusted resuming",
+    "spec remote untrusted resuming memory",
     "nn search features vectors schedules card",
     "metrics plots hub",
     "data reranking logs",
