@@ -235,4 +235,5 @@ def _encode(feature: Feature, raw: Sequence[Any], names: Sequence[str], training
     present = [not feature.is_missing(value) for value in raw]
     kept = [value for value, there in zip(raw, present, strict=True) if there]
     encoded = iter(encode_named(feature, kept, list(itertools.compress(names, present)), training))
-    return [next(encoded) if there else np.empty(0, np.int32) for there in present]
+    missing: Array = np.empty(0, feature.stored_as or "int32")
+    return [next(encoded) if there else missing for there in present]
