@@ -6,15 +6,14 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import numpy.typing as npt
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 
+from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets
 from lit_seq2seq.features import Feature, Processor, Records
 from lit_seq2seq.features.feature import Array, encode_named
@@ -22,13 +21,6 @@ from lit_seq2seq.types import UserError
 
 _VERSION = 2  # of the encoded columns: raise it when their meaning changes
 Lengths = npt.NDArray[np.int32]
-
-
-def cache_folder() -> Path:
-    """Return the folder for tokenizers and encoded columns, inside the cache of `datasets` (`HF_DATASETS_CACHE`)."""
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "lit_seq2seq"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @dataclass(frozen=True)

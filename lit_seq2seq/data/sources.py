@@ -16,6 +16,7 @@ import datasets
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 from datasets.exceptions import DatasetGenerationError
 
+from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.synthetic import BuiltinDataset
 from lit_seq2seq.remote import causes_of, reason_of
 from lit_seq2seq.types import UserError
@@ -60,6 +61,7 @@ def open_dataset(
         >>> open_dataset(Dataset.from_dict({"source": ["a"], "target": ["b"]}))["train"].num_rows
         1
     """
+    cache_folder()
     if isinstance(dataset, BuiltinDataset):
         dataset = dataset.load()
     if isinstance(dataset, Dataset | IterableDataset):

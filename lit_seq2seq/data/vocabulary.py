@@ -13,7 +13,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_seq2seq.data.encoding import cache_folder
+from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.rows import RowMapper, hidden_targets
 from lit_seq2seq.data.sources import Split
 from lit_seq2seq.features import Feature, MultiSource, Processor, Tokenizer

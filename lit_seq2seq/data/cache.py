@@ -1,0 +1,30 @@
+"""The cache of `datasets`, and what it would do on its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+import datasets
+from lightning.pytorch.utilities import rank_zero_warn
+
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # even the opening of a local file would be reported to its makers
+
+
+def cache_folder() -> Path:
+    """Return the folder for tokenizers and encoded columns, inside the cache of `datasets` (`HF_DATASETS_CACHE`).
+
+    Where nothing can be written there, as in a read-only home, the cache is a new folder for temporary files.
+    """
+    root = Path(datasets.config.HF_DATASETS_CACHE)
+    folder = root / "lit_seq2seq"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        return folder
+    own = Path(tempfile.mkdtemp(prefix="datasets-"))
+    datasets.config.HF_DATASETS_CACHE = own
+    rank_zero_warn(f"the cache {root} cannot be written: what is made goes to {own}; set HF_DATASETS_CACHE to keep it")
+    return cache_folder()
