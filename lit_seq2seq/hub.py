@@ -21,7 +21,7 @@ from lit_seq2seq import remote
 from lit_seq2seq.card import Provenance, published
 from lit_seq2seq.features import Processor
 from lit_seq2seq.types import UserError
-from lit_seq2seq.untrusted import Weights, read_json
+from lit_seq2seq.untrusted import Weights, check_settings, read_json
 
 FORMAT = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -171,6 +171,7 @@ def _read_config(path: Path) -> dict[str, object]:
         raise UserError(f"{file} does not describe a lit_seq2seq model: its 'model' entry is missing")
     if config.get("format") != FORMAT:
         raise UserError(f"{file} has format {config.get('format')}, this version reads {FORMAT}: upgrade lit_seq2seq")
+    check_settings(config["model"].get("generation"), file)
     return config
 
 

@@ -21,6 +21,40 @@ JSON_LIMIT = 2**26
 DEPTH_LIMIT = 100
 """Greatest depth of JSON; a description of a model has about ten."""
 
+GREATEST: Mapping[str, float] = {
+    "num_beams": 1000,
+    "num_return_sequences": 1000,
+    "max_new_tokens": 100_000,
+    "size": 4096,
+    "max_pixels": 10**9,
+    "sampling_rate": 10**6,
+    "n_mels": 4096,
+    "window": 60,
+    "stack": 1000,
+    "channels": 10**6,
+}
+"""What options of generation and settings of a source feature may be at most."""
+
+
+def check_settings(settings: object, path: object) -> None:
+    """Refuse settings with which one input could take hours or all memory.
+
+    Args:
+        settings: plain values, however deeply nested.
+        path: where they come from, for the message.
+
+    Raises:
+        UserError: a number is greater than in `GREATEST`, or none.
+    """
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            if isinstance(value, int | float) and not value <= GREATEST.get(name, math.inf):
+                raise UserError(
+                    f"{path} sets {name} to {value!s:.20}, more than the {GREATEST[name]:,} that are allowed: it is "
+                    "damaged or hostile"
+                )
+            check_settings(value, path)
+
 
 def checked(path: Path) -> Path:
     """Return a path if it is a file that lies where it seems to lie.

@@ -98,12 +98,12 @@ def pipe(name: str) -> Change:
 WEIGHT = "encoder.embedding.weight"
 
 
-def source(path: str) -> Change:
+def source(path: str, **config: object) -> Change:
     """Let the processor name a class as its source feature."""
 
     def do(folder: Path) -> None:
         (folder / "target_tokenizer.json").rename(folder / "tokenizer.json")
-        change("source", to={"class_path": path, "config": {}}, file="processor.json")(folder)
+        change("source", to={"class_path": path, "config": config}, file="processor.json")(folder)
 
     return do
 
@@ -123,6 +123,16 @@ HOSTILE: dict[str, Change] = {
     "a billion layers": change(*SIZES, "num_layers", to=10**9),
     "layers of a million units": change("model", "encoder", "init_args", "hidden_size", to=10**6),
     "a thousand layers": change(*SIZES, "num_layers", to=1000),
+    "a billion beams": change("model", "generation", "num_beams", to=10**9),
+    "outputs of a trillion symbols": change("model", "generation", "max_new_tokens", to=10**12),
+    "outputs without end": change("model", "generation", "max_new_tokens", to=float("inf")),
+    "images of a million pixels square": source("lit_seq2seq.features.image.Image", size=10**6),
+    "images of any size": source("lit_seq2seq.features.image.Image", max_pixels=10**12),
+    "a million bands of sound": source("lit_seq2seq.features.audio.LogMel", n_mels=10**6),
+    "recordings at no rate": source("lit_seq2seq.features.audio.LogMel", sampling_rate=0),
+    "samples at no rate": source("lit_seq2seq.features.audio.Waveform", sampling_rate=0),
+    "recordings at a rate of terahertz": source("lit_seq2seq.features.audio.Waveform", sampling_rate=10**12),
+    "frames of an hour": source("lit_seq2seq.features.audio.LogMel", window=3600),
     "JSON, 100,000 levels deep": write("config.json", b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
     "JSON, 500 levels deep": write("processor.json", b"[" * 500 + b"]" * 500),
     "JSON of a gigabyte": lambda folder: os.truncate(folder / "target_tokenizer.json", 2**30),

@@ -162,6 +162,8 @@ class Waveform(Recordings):
     def __init__(
         self, sampling_rate: int = 16_000, normalize: Normalization = "utterance", store: bool = False
     ) -> None:
+        if sampling_rate < 1:
+            raise UserError(f"sampling_rate must be at least 1, but is {sampling_rate}")
         super().__init__(normalize=normalize, store=store, sampling_rate=sampling_rate)
         self.config = {name: self.config[name] for name in ("sampling_rate", "normalize", "store")}
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lit_seq2seq import spec
 from lit_seq2seq.types import Padded, Sources, UserError
+from lit_seq2seq.untrusted import check_settings
 
 Array = npt.NDArray[np.generic]
 
@@ -223,6 +224,7 @@ def build_feature(values: dict[str, Any], trust: tuple[str, ...] = ()) -> Featur
     found = spec.import_class(str(values["class_path"]), trust)
     if not issubclass(found, Feature):
         raise UserError(f"expected a feature as the source of the processor, but {values['class_path']} is none")
+    check_settings(values.get("config"), f"the {found.__name__} of the processor")
     return found.from_dict(values, trust)
 
 
