@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.ops import masked_softmax
-from lit_seq2seq.nn.products import Linear
+from lit_seq2seq.nn.products import Linear, average, compare
 from lit_seq2seq.types import Padded, Value
 
 
@@ -92,7 +92,7 @@ class Attention(nn.Module, ABC):
             Context `(B, Q, context_size)` and weights `(B, Q, S)`.
         """
         weights = masked_softmax(self.scores(query, memory, history), memory.mask[:, None])  # (B, Q, S)
-        return weights @ memory.values.to(weights.dtype), weights
+        return average(weights, memory.values), weights
 
 
 class DotAttention(Attention):
@@ -126,7 +126,7 @@ class DotAttention(Attention):
 
     def scores(self, query: Tensor, memory: AttentionMemory, history: AttentionHistory | None) -> Tensor:
         """`q . k`."""
-        return query @ memory.keys.transpose(1, 2).to(query.dtype) * self.scale  # (B, Q, S)
+        return compare(query, memory.keys) * self.scale  # (B, Q, S)
 
 
 class GeneralAttention(Attention):
@@ -140,6 +140,8 @@ class GeneralAttention(Attention):
         (torch.Size([2, 7, 4]), torch.Size([2, 7, 5]))
     """
 
+    scale = 1.0
+
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__(query_size, memory_size)
         self.key = Linear(memory_size, query_size, bias=False)
@@ -151,7 +153,7 @@ class GeneralAttention(Attention):
 
     def scores(self, query: Tensor, memory: AttentionMemory, history: AttentionHistory | None) -> Tensor:
         """`q . (W v)`."""
-        return query @ memory.keys.transpose(1, 2).to(query.dtype)  # (B, Q, S)
+        return compare(query, memory.keys)  # (B, Q, S)
 
 
 class AdditiveAttention(Attention):

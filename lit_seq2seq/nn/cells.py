@@ -7,10 +7,10 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lit_seq2seq.nn.chunks import holding, run_in_chunks
+from lit_seq2seq.nn.gates import gru_step, lstm_step
 from lit_seq2seq.nn.operators import recurrent
 from lit_seq2seq.nn.ops import dropout, dropout_mask
 from lit_seq2seq.types import CellState, Padded, Value
@@ -107,7 +107,7 @@ class RecurrentLayer(nn.Module):
         if self.chunk_size is not None and fits:
             return self._forward_in_chunks(x, state or self._zeros(x), lengths, self.chunk_size)
         if torch.compiler.is_exporting() and lengths is not None and state is None:
-            weights = [weight for direction in range(self.directions) for weight in self._weights(direction)]
+            weights = [weight for direction in range(self.directions) for weight in self.weights(direction)]
             outputs, h, c = recurrent(x, lengths, weights, self.cell)
             return outputs, (h, c if self.cell == "lstm" else None)
         if lengths is not None and state is None and self.cell == "lstm" and x.device.type == "cpu":
@@ -132,7 +132,7 @@ class RecurrentLayer(nn.Module):
         See `holding` for what happens at padding.
         """
         real = Padded(x, lengths).mask[..., None]  # (B, T, 1)
-        weights = [held for direction in range(self.directions) for held in holding(self._weights(direction), "lstm")]
+        weights = [held for direction in range(self.directions) for held in holding(self.weights(direction), "lstm")]
         zeros = x.new_zeros(self.directions, x.shape[0], self.hidden_size)
         marked = torch.cat([x, (~real).to(x.dtype)], dim=-1)  # (B, T, D + 1)
         outputs, h, c = torch.lstm(
@@ -159,7 +159,7 @@ class RecurrentLayer(nn.Module):
             part = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
             start = tuple(vectors[:, part].contiguous() for vectors in state if vectors is not None)
             inputs = marked.flip(1) if direction else marked
-            made, final = run_in_chunks(inputs, start, self._weights(direction), self.cell, size, self.truncate)
+            made, final = run_in_chunks(inputs, start, self.weights(direction), self.cell, size, self.truncate)
             if direction:
                 made = made.flip(1)
             else:  # what stood there before padding
@@ -211,25 +211,22 @@ class RecurrentLayer(nn.Module):
         zeros = x.new_zeros(x.shape[0], self.hidden_size * self.directions)
         return zeros, zeros if self.cell == "lstm" else None
 
-    def _weights(self, direction: int) -> list[Tensor]:
+    def weights(self, direction: int = 0) -> list[Tensor]:
+        """Name the weights of a direction: `weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`, as in `torch.nn.LSTM`."""
         suffix = "_l0_reverse" if direction else "_l0"
         return [getattr(self.rnn, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
     def _cell(self, x: Tensor, state: LayerState, direction: int, mask: Tensor | None) -> LayerState:
-        weights = self._weights(direction)
+        weights = self.weights(direction)
         h, c = state
         dropped = h if mask is None else h * mask
-        if self.cell == "lstm":
-            assert c is not None
-            new_h, new_c = torch.lstm_cell(x, (dropped, c), *weights)
-            return new_h, new_c
+        plain = x.device.type != "cpu" or torch.compiler.is_compiling()  # where PyTorch's cells are fused
+        if c is not None:
+            return torch.lstm_cell(x, (dropped, c), *weights) if plain else lstm_step(x, dropped, c, weights)
+        if self.cell == "gru" and not (plain and mask is None):
+            return gru_step(x, dropped, h, weights), None
         cells = {"gru": torch.gru_cell, "rnn_tanh": torch.rnn_tanh_cell, "rnn_relu": torch.rnn_relu_cell}
-        new_h = cells[self.cell](x, dropped, *weights)
-        if self.cell == "gru" and mask is not None:
-            # In h' = (1 - z) n + z h only the gates see h dropped: carried on, the mask's scale would grow with time.
-            w_x, w_h, b_x, b_h = (weight.chunk(3)[1] for weight in weights)
-            new_h = new_h + torch.sigmoid(linear(x, w_x, b_x) + linear(dropped, w_h, b_h)) * (h - dropped)
-        return new_h, None
+        return cells[self.cell](x, dropped, *weights), None
 
     def _split(self, state: LayerState) -> Tensor | tuple[Tensor, Tensor]:
         def split(tensor: Tensor) -> Tensor:  # (B, directions * H) -> (directions, B, H)
@@ -337,7 +334,7 @@ class RecurrentStack(nn.Module):
             Outputs of the top layer `(B, T, H)` and the final state `(B, L, H)`.
         """
         finals = []
-        for index, (layer, norm) in enumerate(zip(self._recurrent_layers(), self.norms, strict=True)):
+        for index, (layer, norm) in enumerate(zip(self.recurrent_layers(), self.norms, strict=True)):
             inputs = self._drop(x, index)
             joined = inputs if context is None else torch.cat([inputs, context], dim=-1)
             outputs, final = layer(joined, None if state is None else _layer(state, index), lengths)
@@ -350,7 +347,7 @@ class RecurrentStack(nn.Module):
     ) -> tuple[Tensor, CellState]:
         """Advance by one input `(N, D)`: the same computation as `forward` over one time step."""
         finals = []
-        for index, (layer, norm) in enumerate(zip(self._recurrent_layers(), self.norms, strict=True)):
+        for index, (layer, norm) in enumerate(zip(self.recurrent_layers(), self.norms, strict=True)):
             inputs = self._drop(x, index, masks)
             joined = inputs if context is None else torch.cat([inputs, context], dim=-1)
             outputs, final = layer.step(joined, _layer(state, index), None if masks is None else masks.states[index])
@@ -374,7 +371,8 @@ class RecurrentStack(nn.Module):
         ]
         return StackMasks(tuple(inputs), tuple(states)) if any(m is not None for m in (*inputs, *states)) else None
 
-    def _recurrent_layers(self) -> list[RecurrentLayer]:
+    def recurrent_layers(self) -> list[RecurrentLayer]:
+        """The layers, lowest first."""
         return cast(list[RecurrentLayer], list(self.layers))
 
     def _drop(self, x: Tensor, index: int, masks: StackMasks | None = None) -> Tensor:

@@ -1,9 +1,12 @@
-"""Matrix products in single precision on a CPU by oneDNN, which PyTorch itself leaves to MKL."""
+"""Matrix products: in single precision on a CPU by the faster library, with one gradient for all steps of a loop."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,16 +34,24 @@ def _takes(*tensors: Tensor | None) -> bool:
     )
 
 
+def _dense(x: Tensor) -> Tensor:
+    """Copy a matrix with gaps between its rows, for which oneDNN has no fast kernel."""
+    return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
+
+
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute `a @ b + bias` for `a (N, D)`, `b (D, K)` and `bias (K,)`; without gradient.
+    """Compute `a @ b + bias` for `a (N, D)`, `b (D, K)` and `bias (K,)` or `(N, K)`; without gradient.
 
     Example:
         >>> product(torch.ones(2, 3), torch.ones(3, 1)).tolist()
         [[3.0], [3.0]]
     """
     if _takes(a, b, bias):
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
-        return made
+        rows = bias is not None and bias.dim() == 2
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(
+            _dense(a), _dense(b).t(), None if rows else bias, "none", [], ""
+        )
+        return made.add_(bias) if bias is not None and rows else made
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
@@ -59,9 +70,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> linear(torch.ones(2, 3), torch.ones(1, 3)).tolist()
         [[3.0], [3.0]]
     """
-    if not _takes(x, weight, bias):
+    if _gathered.get() is None and not _takes(x, weight, bias):
         return F.linear(x, weight, bias)
-    made: Tensor = _Linear.apply(x.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
+    made = _multiply(x.flatten(0, -2), weight, bias)
     return made.view(*x.shape[:-1], -1)
 
 
@@ -78,19 +89,120 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-class _Linear(torch.autograd.Function):
+def compare(queries: Tensor, keys: Tensor) -> Tensor:
+    """Compute the dot products of `queries (B, Q, K)` with `keys (B, S, K)`: `(B, Q, S)`."""
+    if _gathered.get() is None:
+        return queries @ keys.mT.to(queries.dtype)
+    return _multiply(queries, keys)
+
+
+def average(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum `values (B, S, M)` by `weights (B, Q, S)`: `(B, Q, M)`."""
+    if _gathered.get() is None:
+        return weights @ values.to(weights.dtype)
+    return _multiply(weights, values, transposed=True)
+
+
+class _Gathered(NamedTuple):
+    """A matrix that is multiplied at many steps: as given, as it is multiplied, and what its gradient is made of."""
+
+    given: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    steps: dict[int, tuple[Tensor, Tensor]]
+
+
+_gathered: ContextVar[dict[tuple[int, bool, torch.dtype], _Gathered] | None] = ContextVar("_gathered", default=None)
+
+
+@contextmanager
+def gathering_gradients() -> Iterator[None]:
+    """Inside, the gradient of a matrix that is multiplied again and again is made in one product at the end.
+
+    A loop over time otherwise makes a gradient as large as the matrix at each step, and adds them up.
+
+    Example:
+        >>> weight = torch.ones(1, 2, requires_grad=True)
+        >>> h = torch.ones(1, 2)
+        >>> with gathering_gradients():
+        ...     for _ in range(3):
+        ...         h = linear(h, weight).expand(1, 2)
+        >>> h.sum().backward()
+        >>> weight.grad.tolist()
+        [[24.0, 24.0]]
+    """
+    loops = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    token = _gathered.set({} if loops else None)
+    try:
+        yield
+    finally:
+        _gathered.reset(token)
+
+
+def _multiply(x: Tensor, given: Tensor, bias: Tensor | None = None, transposed: bool = False) -> Tensor:
+    """Compute `x @ W' + bias`, W being `given` or its transpose; a matrix, or a batch of them for a batch x."""
+    loop = _gathered.get()
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    place = id(given), transposed, dtype
+    found = None if loop is None else loop.get(place)
+    if found is None:
+        steps: dict[int, tuple[Tensor, Tensor]] = {}
+        weight, bias = given.to(dtype), None if bias is None else bias.to(dtype)
+        turned = weight.mT if transposed else weight
+        handed: tuple[Tensor, Tensor | None] = _Gather.apply(turned, bias, steps)  # type: ignore[no-untyped-call]
+        found = _Gathered(given, *handed, steps)
+        if loop is not None:
+            loop[place] = found
+    made: Tensor = _Multiply.apply(x.to(dtype), *found[1:])  # type: ignore[no-untyped-call]
+    return made
+
+
+class _Gather(torch.autograd.Function):
+    """Hands a matrix and a bias to the steps; runs backward after them, as they depend on it."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, weight: Tensor, bias: Tensor | None, steps: dict[int, tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
+        ctx.steps = steps
+        return weight.view_as(weight), None if bias is None else bias.view_as(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *_: None) -> tuple[Tensor | None, ...]:
+        if not ctx.steps:
+            return None, None, None
+        inputs, gradients = (torch.cat(parts, dim=-2) for parts in zip(*ctx.steps.values(), strict=True))
+        ctx.steps.clear()
+        wants_weight, wants_bias, _ = ctx.needs_input_grad
+        multiply = product if inputs.dim() == 2 else torch.matmul
+        return (
+            multiply(gradients.mT, inputs) if wants_weight else None,
+            gradients.sum(dim=0) if wants_bias else None,
+            None,
+        )
+
+
+class _Multiply(torch.autograd.Function):
+    """Multiplies at one step; leaves what the gradient of the matrix is made of to `_Gather`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, steps: dict[int, tuple[Tensor, Tensor]]
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight.t(), bias)
+        ctx.steps = steps
+        with torch.autocast(x.device.type, enabled=False):
+            return product(x, weight.mT, bias) if x.dim() == 2 else x @ weight.mT
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        return (
-            product(grad, weight) if wants_x else None,
-            product(grad.t(), x) if wants_weight else None,
-            grad.sum(dim=0) if wants_bias else None,
-        )
+        wants_x, *wants = ctx.needs_input_grad
+        if any(wants):
+            ctx.steps[id(ctx)] = (x, grad)
+        multiply = product if x.dim() == 2 else torch.matmul
+        return multiply(grad, weight) if wants_x else None, None, None, None

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lit_seq2seq.nn import products
-from lit_seq2seq.nn.products import Linear, linear, product
+from lit_seq2seq.nn.products import Linear, average, compare, gathering_gradients, linear, product
 
 
 def test_products_equal_those_of_torch_in_any_layout() -> None:
@@ -37,12 +37,56 @@ def test_only_what_asks_for_it_gets_a_gradient() -> None:
 
 
 def test_autocast_and_compiled_programs_keep_the_operators_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Tensor) -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(products._Linear, "apply", refuse)
+    monkeypatch.setattr(products, "_multiply", refuse)
     layer = Linear(5, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(torch.randn(2, 5)).dtype == torch.bfloat16
     program = torch.export.export(layer, (torch.randn(2, 5),))
     assert_close(program.module()(torch.ones(2, 5)), F.linear(torch.ones(2, 5), layer.weight, layer.bias))
+
+
+def test_a_matrix_with_gaps_between_its_rows_is_multiplied_right() -> None:
+    x, wide = torch.randn(4, 3), torch.randn(6, 5)
+    assert_close(product(x, wide[:, :3].t()), x @ wide[:, :3].t())
+    assert_close(product(x.expand(4, 3), torch.ones(1).expand(3, 2)), x.sum(dim=1, keepdim=True).expand(4, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_gathered_over_steps_equal_those_added_up(dtype: torch.dtype) -> None:
+    h = torch.randn(2, 5, dtype=dtype)
+    keys = torch.randn(2, 4, 5, dtype=dtype, requires_grad=True)
+    weight, bias = torch.randn(5, 5, dtype=dtype, requires_grad=True), torch.randn(5, dtype=dtype, requires_grad=True)
+
+    def run() -> tuple[Tensor, ...]:
+        state = h
+        for _ in range(3):
+            state = torch.tanh(linear(state, weight, bias))
+            state = state + average(compare(state[:, None], keys).softmax(dim=-1), keys)[:, 0]
+        first = torch.autograd.grad(state.sum(), [weight, keys, bias], retain_graph=True)
+        assert_close(torch.autograd.grad(state.sum(), [weight, keys, bias]), first)
+        return first
+
+    expected = run()
+    with gathering_gradients():
+        made = run()
+    assert_close(made, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_part_of_the_gradients_asked_for_first_does_not_count_twice() -> None:
+    x, weight = torch.randn(2, 5, requires_grad=True), torch.randn(5, 5, requires_grad=True)
+    with gathering_gradients():
+        made = linear(linear(x, weight), weight).sum()
+    torch.autograd.grad(made, x, retain_graph=True)
+    expected = torch.autograd.grad((x @ weight.t() @ weight.t()).sum(), weight)
+    assert_close(torch.autograd.grad(made, weight), expected)
+
+
+def test_frozen_matrices_are_not_gathered() -> None:
+    weight, x = torch.randn(3, 3), torch.randn(2, 3, requires_grad=True)
+    with gathering_gradients():
+        linear(linear(x, weight), weight).sum().backward()
+    assert weight.grad is None
+    assert_close(x.grad, torch.ones(2, 3) @ weight @ weight)

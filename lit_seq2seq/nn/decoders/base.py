@@ -16,7 +16,7 @@ from lit_seq2seq.nn.cells import StackMasks
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.encoders.text import embed, new_embedding
 from lit_seq2seq.nn.ops import dropout
-from lit_seq2seq.nn.products import Linear
+from lit_seq2seq.nn.products import Linear, gathering_gradients
 from lit_seq2seq.types import CellState, Copies, Encoded, Value
 
 AttentionFactory = Callable[[int, int], Attention]
@@ -227,9 +227,10 @@ class Decoder(nn.Module, ABC):
         outputs = []
         state = self.lock_masks(state)
         embedded = self.embed(tokens)  # (B, T, E)
-        for column in embedded.unbind(dim=1):
-            output, state = self.advance(column, state)
-            outputs.append(output)
+        with gathering_gradients():
+            for column in embedded.unbind(dim=1):
+                output, state = self.advance(column, state)
+                outputs.append(output)
         features, attention, hidden, context, _ = zip(*outputs, strict=True)
         return DecoderOutput(_stack(features), _stack(attention), _stack(hidden), _stack(context), embedded)
 

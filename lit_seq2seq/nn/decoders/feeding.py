@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lit_seq2seq.nn.attention import Attention, GeneralAttention
+from lit_seq2seq.nn.attention import Attention, DotAttention, GeneralAttention
 from lit_seq2seq.nn.bridges import LastState, StateShape
 from lit_seq2seq.nn.cells import CellName, RecurrentStack
 from lit_seq2seq.nn.decoders.base import (
@@ -19,7 +19,10 @@ from lit_seq2seq.nn.decoders.base import (
     DecoderOutput,
     DecoderState,
 )
+from lit_seq2seq.nn.decoders.feeding_loop import FeedingInputs, run_feeding_loop
 from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.nn.ops import dropout_mask
+from lit_seq2seq.nn.products import linear
 from lit_seq2seq.types import Encoded
 
 
@@ -88,6 +91,8 @@ class InputFeedingDecoder(Decoder):
             state_dropout,
         )
 
+        self._plain = num_layers == 1 and not (layer_norm or residual or state_dropout)
+
     @property
     def attention_module(self) -> Attention:
         """The attention."""
@@ -101,6 +106,46 @@ class InputFeedingDecoder(Decoder):
     def lock_masks(self, state: DecoderState) -> DecoderState:
         """Draw the dropout masks that all steps share."""
         return replace(state, masks=self.stack.sample_masks(state.cells.h))
+
+    def forward(self, tokens: Tensor, state: DecoderState) -> DecoderOutput:
+        """Read whole targets `(B, T)`; see `Decoder.forward`."""
+        attention, dense = self.attention, self.combination.dense
+        if (
+            dense is None
+            or not isinstance(attention, DotAttention | GeneralAttention)
+            or type(attention).__module__ != DotAttention.__module__
+            or not self._plain
+            or state.cells.c is None
+            or torch.compiler.is_compiling()
+        ):
+            return super().forward(tokens, state)
+        assert state.memory is not None
+        assert state.fed is not None
+        memory, embedded = state.memory, self.embed(tokens)  # (B, T, E)
+        w_x, w_h, b_x, b_h = self.stack.recurrent_layers()[0].weights()
+        symbols, joined = embedded.shape[-1], self.hidden_size + attention.context_size
+        by_step = embedded.transpose(0, 1)  # (T, B, E)
+        entering = linear(by_step, w_x[:, :symbols], b_x + b_h)
+        steps, batch, _ = by_step.shape
+        if self.combination.deep:
+            offset = linear(by_step, dense.weight[:, joined:], dense.bias)
+        else:
+            offset = dense.bias.to(entering.dtype).expand(steps, batch, -1)
+        inputs = FeedingInputs(
+            entering=entering,
+            recurrent=torch.cat([w_x[:, symbols:], w_h], dim=1).to(entering.dtype),
+            fed=state.fed.to(entering.dtype),
+            h=state.cells.h[:, 0].to(entering.dtype),
+            c=state.cells.c[:, 0],
+            keys=memory.keys * attention.scale,
+            values=memory.values,
+            mask=memory.mask,
+            offset=offset,
+            combine=dense.weight[:, :joined].to(entering.dtype),
+            dropped=dropout_mask(offset, offset.shape, self.dropout) if self.training and self.dropout else None,
+        )
+        features, weights, hidden, context = (made.transpose(0, 1) for made in run_feeding_loop(inputs))
+        return DecoderOutput(features, weights, hidden, context, embedded)
 
     def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
