@@ -80,7 +80,8 @@ class RecurrentLayer(nn.Module):
         for name, parameter in self.rnn.named_parameters():
             if name.startswith("weight"):
                 for gate in parameter.data.view(-1, self.hidden_size, parameter.shape[1]):
-                    (nn.init.xavier_uniform_ if "_ih_" in name else nn.init.orthogonal_)(gate)
+                    drawn = torch.empty_like(gate, dtype=torch.float32)  # 16 bits have no QR decomposition
+                    gate.copy_((nn.init.xavier_uniform_ if "_ih_" in name else nn.init.orthogonal_)(drawn))
             else:
                 nn.init.zeros_(parameter)
                 if self.cell == "lstm" and "_ih_" in name:
