@@ -126,7 +126,7 @@ class PackedLayer(RecurrentLayer):
         """Make it from a trained layer, whose weights it shares for whole sequences."""
         new = cls.__new__(cls)
         new.__dict__ = {**layer.__dict__, "_modules": dict(layer._modules)}
-        w_x, w_h, b_x, b_h = layer._weights(0)
+        w_x, w_h, b_x, b_h = layer.weights()
         if layer.cell == "gru":
             new.inputs, new.hidden = Product(w_x, b_x, dtype), Product(w_h, b_h, dtype)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_seq2seq.nn.attention import Attention, DotAttention, GeneralAttention
 from lit_seq2seq.nn.bridges import LastState, StateShape
@@ -111,7 +111,7 @@ class InputFeedingDecoder(Decoder):
         """Read whole targets `(B, T)`; see `Decoder.forward`."""
         attention, dense = self.attention, self.combination.dense
         if (
-            dense is None
+            not isinstance(dense, nn.Linear)
             or not isinstance(attention, DotAttention | GeneralAttention)
             or type(attention).__module__ != DotAttention.__module__
             or not self._plain
