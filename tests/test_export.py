@@ -13,24 +13,31 @@ import onnx
 import pytest
 import torch
 
-from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
-from lit_seq2seq.export import export_model, write_graphs
+from lit_seq2seq.export import export_model, left_out, write_graphs
 from lit_seq2seq.export.report import greatest_error, options_of, random_source, same_outputs
-from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.features import Image, Processor, Tokenizer
 from lit_seq2seq.nn import (
+    CTC,
     AdditiveAttention,
     ConvEncoder,
     CopyOutput,
     EncoderDecoder,
     InputFeedingDecoder,
+    MeanBridge,
+    ParallelDecoder,
     PyramidalEncoder,
+    VisionBackbone,
 )
+from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.reranking import SlotCoverage
 from lit_seq2seq.runtime.errors import UserError
 from lit_seq2seq.runtime.model import Model, Network
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Hypothesis, Padded
 from tests import tiny
+from tests.backbones import write_backbone
 from tests.nn.cases import (
     COPY_SOURCE,
     DECODERS,
@@ -43,6 +50,7 @@ from tests.nn.cases import (
     disturb,
     network,
 )
+from tests.test_recipes import RECIPES, named, png, small
 from tests.tiny import make_data, make_model, pairs
 
 VECTORS = Padded(torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([9, 4, 7]))
@@ -225,8 +233,6 @@ def test_the_command_beside_the_model_reads_lines(folder: Path) -> None:
 
 def test_texts_are_those_of_the_model(model: LitSeq2Seq, folder: Path) -> None:
     texts = [*pairs(40, seed=5)["source"], "", "etwas Fremdes <eos>"]
-    from lit_seq2seq.predictor import Predictor
-
     expected = [
         [output.text for output in row] for row in Predictor(model).stream(texts, GenerationConfig(num_beams=3))
     ]
@@ -245,7 +251,58 @@ def test_mistakes_are_explained(model: LitSeq2Seq, folder: Path, tmp_path: Path)
         export_model(LitSeq2Seq.ensemble([model, model]), tmp_path)
 
 
+def test_what_the_runtime_does_not_do_is_said() -> None:
+    assert left_out(make_model()) == []
+    joint = make_model(auxiliary=CTC, generation=GenerationConfig(ctc_weight=0.3), reranker=SlotCoverage)
+    assert [line.split(",")[0] for line in left_out(joint)] == [
+        "Its search adds the scores of CTC",
+        "It orders its outputs anew by their texts",
+    ]
+
+
 def test_missing_packages_are_named(model: LitSeq2Seq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_seq2seq.export.find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(UserError, match=r"exporting needs onnxscript: pip install 'lit_seq2seq\[export\]'"):
         export_model(model, tmp_path)
+
+
+# the models of the recipes
+
+REFUSED = {
+    "multimodal/builtin.yaml": "a model of several sources cannot be exported: use lit-seq2seq generate",
+    "multimodal/your_files.yaml": "a model of several sources cannot be exported: use lit-seq2seq generate",
+    "speech/librispeech_backbone.yaml": "a model with SpeechBackbone cannot be exported: use lit-seq2seq generate",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=named)
+def test_the_model_of_every_recipe_gives_the_same_texts_without_torch(recipe: Path, tmp_path: Path) -> None:
+    built = load_recipe(recipe, small(recipe, tmp_path))
+    made, data = built.model, built.datamodule
+    made.attach(data.processor)
+    disturb(made.net).eval()
+    if message := REFUSED.get(named(recipe)):
+        with pytest.raises(UserError, match=message):
+            export_model(made, tmp_path / "onnx", ["fp32"])
+        return
+    compare(made, [source for source, _ in data.first_rows("validation", 6)], tmp_path / "onnx")
+
+
+def compare(made: LitSeq2Seq, sources: list[Any], folder: Path) -> None:
+    export_model(made, folder, ["fp32"])
+    config = replace(made.generation, num_beams=3, do_sample=False, ctc_weight=0.0, max_new_tokens=9)
+    made.reranker = None
+    expected = [row[0].text for row in Predictor(made).stream(sources, config)]
+    found = Model(folder)(sources, num_beams=3, max_new_tokens=9)
+    assert [row[0].text for row in found] == expected
+
+
+@pytest.mark.slow
+def test_a_pretrained_image_model_is_exported(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    backbone = partial(VisionBackbone, name=str(write_backbone("vit", tmp_path / "vit")), hidden_size=12)
+    made = make_model(encoder=backbone, decoder=partial(ParallelDecoder, **tiny.SIZES, bridge=MeanBridge))
+    made.attach(Processor(Image(16), make_data().processor.target))
+    disturb(made.net).eval()
+    compare(made, [png(number) for number in range(3)], tmp_path / "onnx")

@@ -55,12 +55,26 @@ def export_model(
         raise UserError(
             f"expected one encoder-decoder to export, got {type(network).__name__}: export its models alone"
         )
+    if not network.encoder.exportable:
+        raise UserError(f"a model with {type(network.encoder).__name__} cannot be exported: use lit-seq2seq generate")
     folder = Path(output)
     write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs)
     _write_settings(model, folder, variants)
     found = table(measure(model, folder, variants))
-    (folder / "README.md").write_text(_README.format(table=found, variant=variants[0]), encoding="utf-8")
+    text = _README.format(table=found, variant=variants[0], left_out=" ".join(left_out(model)))
+    (folder / "README.md").write_text(text, encoding="utf-8")
     return found
+
+
+def left_out(model: LitSeq2Seq) -> list[str]:
+    """Say in a sentence each what of the model's own search the runtime does not do."""
+    generation = model.generation
+    reasons = [
+        ("It draws its outputs at random, which the runtime does not.", generation.do_sample),
+        ("Its search adds the scores of CTC, which the runtime does not.", generation.ctc_weight > 0),
+        ("It orders its outputs anew by their texts, which the runtime does not.", model.reranker is not None),
+    ]
+    return [reason for reason, used in reasons if used]
 
 
 def write_graphs(
@@ -152,8 +166,9 @@ print(outputs[0][0].text, outputs[0][0].score)
 ```
 
 `encoder` and `decoder` (one step) are ONNX graphs for any number of inputs, positions and hypotheses. Sampling, the
-scores of CTC and reranking are not part of the runtime. Against the model that was exported, on random inputs,
-greedily, 20 symbols each, on as many threads as torch used:
+scores of CTC and reranking are not part of the runtime. {left_out}
+
+Against the model that was exported, on random inputs, greedily, 20 symbols each, on as many threads as torch used:
 
 {table}
 """
@@ -169,4 +184,6 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     model = LitSeq2Seq.from_pretrained(options.model, **loading_of(options))
     print(export_model(model, options.output, options.variants, options.programs))
+    for line in left_out(model):
+        print(f"note: outputs may differ from those of the model. {line}")
     print(f"written to {options.output}: see its README.md")

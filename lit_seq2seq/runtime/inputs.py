@@ -75,7 +75,11 @@ class Text(Reader):
         for value in raw:
             if not isinstance(value, str):
                 raise UserError(f"expected a text, but it is of type {type(value).__name__}")
-        return [np.array(ids, np.int64) for ids in self.vocabulary.encode([self.prefix + text for text in raw])]
+        return [np.array(ids, np.int64) for ids in self.ids([self.prefix + text for text in raw])]
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into ids that end with EOS."""
+        return self.vocabulary.encode(texts)
 
     def truncate(self, array: Array, length: int) -> Array:
         """Shorten ids that end with EOS to ids that end with EOS."""
@@ -86,6 +90,15 @@ class Text(Reader):
         values, lengths = super().collate(arrays)
         values[np.arange(values.shape[1]) >= lengths[:, None]] = self.vocabulary.specials.pad
         return values, lengths
+
+
+class PretrainedText(Text):
+    """Texts as a pretrained model's tokenizer splits them, with the special symbols that the model expects."""
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into ids between special symbols."""
+        found = self.vocabulary.backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        return [list(encoding.ids) for encoding in found]
 
 
 class RecordText(Text):
@@ -207,6 +220,9 @@ def load_reader(folder: Path, specials: dict[str, SpecialIds]) -> tuple[Reader, 
     if kind == "Records":
         vocabulary = Vocabulary(json.dumps(source["vocabulary"]["tokenizer"]), specials["source"])
         return RecordText(vocabulary, source["config"]), target
+    if kind == "PretrainedTokenizer":
+        vocabulary = Vocabulary(json.dumps(source["tokenizer"]), SpecialIds(pad=source["pad"]))
+        return PretrainedText(vocabulary), target
     if kind in ("LogMel", "Frames"):
         return Vectors(source["config"], source["statistics"]), target
     if kind == "Image":

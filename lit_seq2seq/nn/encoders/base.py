@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -30,6 +30,9 @@ class EncoderShape:
 
 class Encoder(nn.Module, ABC):
     """Base of all encoders: a padded source in, one memory vector per position and final states out."""
+
+    exportable: ClassVar[bool] = True
+    """Whether it can be traced, for `lit-seq2seq export`."""
 
     @property
     @abstractmethod

@@ -171,6 +171,7 @@ class SpeechBackbone(PretrainedEncoder):
 
     reads = "input_values"
     of = "speech"
+    exportable = False
 
     def check(self, source_size: int, name: str) -> None:
         """Refuse vectors."""
