@@ -3,7 +3,8 @@
     python benchmarks/serve.py --model runs/demo/version_0/model
 
 Starts a server, sends it texts from 1, 8 and 64 clients at once, each for `--seconds` or `--requests` at most, and
-stops it. The last row calls the model itself, one text after the other, in this process.
+stops it. The last row calls the model itself, one text after the other, in this process. The last column is the
+processor time of the server for a request, in which other programs on the machine do not count (Linux).
 """
 
 import argparse
@@ -53,12 +54,30 @@ def load(
     return [*taken, time.perf_counter() - started]
 
 
-def row(name: str, found: list[float]) -> str:
+def processor_time(root: int) -> float:
+    """Sum the seconds that a process and all below it have computed."""
+    parents, seconds = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended meanwhile
+        number = int(path.parent.name)
+        parents[number] = int(fields[1])
+        seconds[number] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def below(number: int) -> bool:
+        return number == root or (number in parents and below(parents[number]))
+
+    return sum(value for number, value in seconds.items() if below(number))
+
+
+def row(name: str, found: list[float], computed: float) -> str:
     """Write the figures of a run."""
     *taken, total = found
     p99 = sorted(taken)[min(len(taken) - 1, int(0.99 * len(taken)))]
     numbers = f"{len(taken)} | {len(taken) / total:.1f} | {1e3 * statistics.median(taken):.0f} | {1e3 * p99:.0f}"
-    return f"| {name} | {numbers} |"
+    return f"| {name} | {numbers} | {1e3 * computed / len(taken):.0f} |"
 
 
 def main() -> None:
@@ -88,17 +107,20 @@ def main() -> None:
     try:
         wait(server, url)
         ask(texts[0])
-        print("| clients | requests | requests/s | p50 (ms) | p99 (ms) |\n|---|---|---|---|---|")
+        print("| clients | requests | requests/s | p50 (ms) | p99 (ms) | processor (ms) |\n|---|---|---|---|---|---|")
         for clients in CLIENTS:
+            before = processor_time(server.pid)
             found = load(ask, clients, options.seconds, options.requests, texts)
-            print(row(str(clients), found), flush=True)
+            print(row(str(clients), found, processor_time(server.pid) - before), flush=True)
     finally:
         server.terminate()
         server.wait(60)
     torch.set_num_threads(1)
     model = pipeline("translation", LitSeq2Seq.from_pretrained(options.model))
     model(texts[0])
-    print(row("one by one, in process", load(model, 1, options.seconds, options.requests, texts)))
+    before = time.process_time()
+    found = load(model, 1, options.seconds, options.requests, texts)
+    print(row("one by one, in process", found, time.process_time() - before))
 
 
 def wait(server: "subprocess.Popen[bytes]", url: str, seconds: float = 240.0) -> None:
