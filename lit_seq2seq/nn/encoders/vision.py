@@ -51,4 +51,4 @@ def as_grid(states: Tensor) -> Tensor:
         return states
     side = int(states.shape[1] ** 0.5)
     patches = states[:, states.shape[1] - side * side :]  # (B, n * n, D), without class and register tokens
-    return patches.transpose(1, 2).unflatten(2, (side, side))
+    return patches.transpose(1, 2).reshape(states.shape[0], -1, side, side)
