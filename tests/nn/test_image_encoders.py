@@ -90,17 +90,22 @@ def test_the_grid_knows_where_it_is() -> None:
     assert torch.cdist(inner, inner).fill_diagonal_(1).min() > 1e-3
 
 
-def test_images_do_not_influence_each_other_in_training() -> None:
-    encoder = partial(ConvEncoder, hidden_size=8, widths=[16, 32], blocks=1)(3).train()
-    alone: Tensor = encoder(IMAGES.select(torch.tensor([1]))).memory.values
-    assert_close(encoder(IMAGES).memory.values[1:2], alone)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_small_thing_stands_out_from_the_background_at_the_start(seed: int) -> None:
+    torch.manual_seed(seed)
+    encoder = ConvEncoder(3, hidden_size=64, widths=[16, 32, 32], blocks=1).train()
+    pixels = 1.5 + 0.2 * torch.randn(16, 1, 1, 3).repeat(1, 32, 32, 1)  # bright, each in another shade
+    pixels[:, 10:16, 10:16] += torch.randn(16, 1, 1, 3)  # a square of any colour, inside one place of the grid
+    memory = encoder(Padded(pixels, torch.full((16,), 32))).memory.values.view(16, 4, 4, 64)
+    differences, size = memory[:, 1, 1].std(dim=0).mean(), memory.square().mean().sqrt()
+    assert differences > size / 2  # with group normalisation between a tenth and a fifth
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": []}, "widths must be multiples of 16, at least one, got"),
-        ({"widths": [16, 20]}, r"widths must be multiples of 16, at least one, got \[16, 20\]"),
+        ({"widths": []}, r"widths must be at least one number, each at least 1, got \[\]"),
+        ({"widths": [16, 0]}, r"widths must be at least one number, each at least 1, got \[16, 0\]"),
         ({"blocks": 0}, "blocks must be at least 1, got 0"),
     ],
 )

@@ -38,17 +38,19 @@ class ConvEncoder(Encoder):
 
     Every stage begins by halving width and height, so that n stages make a grid of `size / 2^n` in square: 8 x 8
     vectors of 128 pixels with the default four. The last layer projects each, with its place beside it, to
-    `hidden_size`. Group normalisation (Wu & He 2018) makes every image independent of its batch, in training too.
+    `hidden_size`. Batch normalisation takes away what all images have in common, such as the level of a background;
+    group normalisation, which does not, learned drawn shapes several times slower (docs/results.md). On several devices
+    set `trainer.sync_batchnorm` where each has few images.
 
     Args:
         channels: number of channels of a pixel.
         hidden_size: size of the memory vectors and of the final state.
-        widths: number of channels of each stage, multiples of 16.
+        widths: number of channels of each stage.
         blocks: residual blocks of two 3 x 3 convolutions in each stage after the first, which is a single convolution.
         dropout: probability of dropping units of the memory vectors.
 
     Raises:
-        ValueError: no stage, or a width that is no multiple of 16.
+        ValueError: no stage, or a width or number of blocks below 1.
 
     Example:
         >>> encoder = ConvEncoder(3, hidden_size=6, widths=[16, 16], blocks=1)
@@ -66,8 +68,8 @@ class ConvEncoder(Encoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not widths or any(width % 16 or width < 16 for width in widths):
-            raise ValueError(f"widths must be multiples of 16, at least one, got {list(widths)}")
+        if not widths or min(widths) < 1:
+            raise ValueError(f"widths must be at least one number, each at least 1, got {list(widths)}")
         if blocks < 1:
             raise ValueError(f"blocks must be at least 1, got {blocks}")
         stages: list[nn.Module] = [_Unit(channels, widths[0], stride=2)]
@@ -91,12 +93,12 @@ class ConvEncoder(Encoder):
 
 
 class _Unit(nn.Module):
-    """Convolution 3 x 3, group normalisation and, unless told otherwise, ReLU."""
+    """Convolution 3 x 3, batch normalisation and, unless told otherwise, ReLU."""
 
     def __init__(self, before: int, width: int, stride: int = 1, active: bool = True) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(before, width, 3, stride, padding=1, bias=False)
-        self.norm = nn.GroupNorm(width // 16, width)
+        self.norm = nn.BatchNorm2d(width)
         self.active = active
         nn.init.kaiming_normal_(self.convolution.weight, mode="fan_out", nonlinearity="relu")
 
