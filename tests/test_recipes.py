@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -8,12 +9,14 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 import yaml
 from datasets import Dataset, Image
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe, pipeline
+from lit_seq2seq.callbacks import GradualUnfreezing
 from lit_seq2seq.features import Feature, Records, Tokenizer
 from lit_seq2seq.features import Image as ImageFeature
 from lit_seq2seq.recipe import generate_command, main
@@ -130,14 +133,14 @@ def small(path: Path, folder: Path) -> list[str]:
 
 def backbones(config: dict[str, Any], folder: Path) -> list[str]:
     """Give a tiny random model in the place of a pretrained one."""
-    kinds = {"TextBackbone": "bert", "SpeechBackbone": "wav2vec2", "VisionBackbone": "vit"}
+    kinds = {"TextBackbone": "bert", "SpeechBackbone": "wav2vec2", "VisionBackbone": "convnext"}
     kind = kinds.get(config["model"]["encoder"]["class_path"].rpartition(".")[2])
     if kind is None:
         return []
     place = write_backbone(kind, folder / "backbone")
     feature = config["data"]["source_feature"].get("init_args", {})
     readers = ["--data.source_feature"] if "name" in feature else []
-    resized = ["--data.source_feature.init_args.size=16"] if "size" in feature else []
+    resized = ["--data.source_feature.init_args.size=32"] if "size" in feature else []
     return [f"{part}.init_args.name={place}" for part in ["--model.encoder", *readers]] + resized
 
 
@@ -156,6 +159,28 @@ def test_a_recipe_trains_from_any_folder(path: Path, tmp_path: Path, monkeypatch
     assert monitor in recipe.trainer.callback_metrics
     assert list(tmp_path.rglob("last.ckpt"))
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_the_stages_of_a_pretrained_image_model_learn_one_after_the_other(tmp_path: Path) -> None:
+    path = ROOT / "recipes" / "captioning" / "backbone.yaml"
+    recipe = load_recipe(path, [*small(path, tmp_path), "--trainer.max_epochs=3", "--data.num_workers=0"])
+    (unfreezing,) = (found for found in recipe.trainer.callbacks if isinstance(found, GradualUnfreezing))
+    named = unfreezing.unfreeze_at_epoch
+    unfreezing.unfreeze_at_epoch = {part: epoch and epoch // 3 for part, epoch in named.items()}
+    weights: list[dict[str, torch.Tensor]] = []
+
+    class Keep(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LitSeq2Seq) -> None:
+            weights.append({name: weight.clone() for name, weight in pl_module.net.encoder.backbone.named_parameters()})
+
+    recipe.trainer.callbacks.append(Keep())
+    recipe.model.attach(recipe.datamodule.processor)
+    Keep().on_train_epoch_end(recipe.trainer, recipe.model)
+    recipe.trainer.fit(recipe.model, datamodule=recipe.datamodule)
+    moved = [
+        {name for name in new if not torch.equal(old[name], new[name])} for old, new in itertools.pairwise(weights)
+    ]
+    assert [{name.split(".")[2] for name in epoch} for epoch in moved] == [set(), {"3"}, {"2", "3"}]
 
 
 @pytest.mark.parametrize("path", FINETUNING, ids=named)

@@ -116,7 +116,7 @@ def _load(name: str) -> tuple[str, int]:
     except ImportError as error:
         raise UserError('PretrainedTokenizer needs transformers: pip install "lit_seq2seq[vision]"') from error
     try:
-        found: Any = AutoTokenizer.from_pretrained(name)
+        found: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the tokenizer of '{name}' cannot be loaded: {reason}") from error

@@ -1,12 +1,10 @@
 """What every encoder of images promises; a new one joins by a line in `IMAGE_ENCODERS`."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from lit_seq2seq.nn import ConvEncoder, Encoder
 from lit_seq2seq.types import Padded

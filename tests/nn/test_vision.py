@@ -1,6 +1,7 @@
 """Image models of transformers as encoders, with tiny random ones in a local folder."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -83,6 +84,23 @@ def test_pretrained_weights_are_those_of_the_folder(folders: dict[str, Path]) ->
     again = VisionBackbone(3, str(folders["vit"]), hidden_size=10).eval()
     random.load_state_dict(again.state_dict())
     assert_close(tensors(random(IMAGES)), tensors(again(IMAGES)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_code_that_comes_with_a_model_is_never_run(
+    pretrained: bool, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Config: ...\nclass Model: ...\n")
+    own = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks where it is not told
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": own}))
+    with pytest.raises(UserError, match=r"the image model '.*' cannot be loaded"):
+        VisionBackbone(3, str(tmp_path), pretrained=pretrained)
+    known = json.loads((folders["vit"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(known | {"auto_map": own}))
+    VisionBackbone(3, str(tmp_path), pretrained=False)  # by the class that transformers has
+    assert not ran.exists()
 
 
 def test_mistakes_are_explained(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

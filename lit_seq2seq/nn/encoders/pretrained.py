@@ -19,7 +19,8 @@ from lit_seq2seq.types import CellState, Encoded, Padded, UserError
 class PretrainedEncoder(Encoder):
     """Base of encoders with a model of `transformers`, without its head, and a linear layer that projects its vectors.
 
-    A saved model holds the configuration and the weights of both, and needs nothing else to be loaded.
+    A saved model holds the configuration and the weights of both, and needs nothing else to be loaded. Code that comes
+    with a model is never run: only architectures that `transformers` itself has can be loaded.
 
     Args:
         source_size: number of source symbols, or of values at each position.
@@ -107,10 +108,10 @@ class PretrainedEncoder(Encoder):
             if config is not None:
                 self._config = cast(Any, AutoConfig).for_model(**config)
             else:
-                found = AutoConfig.from_pretrained(name)
+                found = AutoConfig.from_pretrained(name, trust_remote_code=False)
                 self._config = getattr(found, "vision_config", found) if self.reads == "pixel_values" else found
             make = AutoModel.from_pretrained if pretrained else cast(Any, AutoModel).from_config
-            model: Any = make(name if pretrained else self._config)
+            model: Any = make(name if pretrained else self._config, trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"the {self.of} model '{name}' cannot be loaded: {reason}") from error
