@@ -39,7 +39,7 @@ class ConvEncoder(Encoder):
     Every stage begins by halving width and height, so that n stages make a grid of `size / 2^n` in square: 8 x 8
     vectors of 128 pixels with the default four. The last layer projects each, with its place beside it, to
     `hidden_size`. Batch normalisation takes away what all images have in common, such as the level of a background;
-    group normalisation, which does not, learned drawn shapes several times slower (docs/results.md). On several devices
+    group normalisation, which does not, needed twice the steps for drawn shapes (docs/results.md). On several devices
     set `trainer.sync_batchnorm` where each has few images.
 
     Args:
