@@ -92,25 +92,31 @@ def decoding(data: Path, arguments: argparse.Namespace, beams: int) -> list[Cont
         options = ["--mode", "decode", "--model", str(model), "--beams", str(beams), "--dtype", dtype]
         options += ["--output", str(WORK / f"ours_{theirs_dtype}_{beams}.txt")]
         found.append(ours(f"lit_seq2seq {search} {theirs_dtype}", "w1-decode", data, arguments, *options))
-        if theirs is not None:
+        if theirs is not None and theirs_dtype != "int8":  # eole 0.6.4 fails in int8
             command = [str(PEERS / "eole/bin/python"), str(PROGRAMS / "eole_program.py"), "decode", str(theirs)]
             output = str(WORK / f"eole_{theirs_dtype}_{beams}.txt")
-            command += [str(data / "test.src"), str(beams), output, theirs_dtype]
+            command += [str(WORK / "eole_test.src"), str(beams), output, theirs_dtype]
             found.append(Contender(f"eole {search} {theirs_dtype}", command, arguments.threads))
     return found
 
 
 def trained(data: Path, arguments: argparse.Namespace) -> tuple[Path, Path | None]:
-    """Train the models that decode, once: this package's and, if it is installed, eole's."""
+    """Train the model that decodes, once, and give its weights to a model of eole, if that is installed."""
     model, theirs, python = WORK / f"model_{data.name}", WORK / f"eole_model_{data.name}", PEERS / "eole/bin/python"
     if not model.exists():
         program = ours("training", "w1", data, arguments, "--mode", "quality", "--bf16", "--epochs", "4")
         subprocess.run([*program.command, "--model", str(model)], check=True, cwd=ROOT)
-    if python.exists() and not theirs.exists():
-        options = {"data": data, "feed": 0, "model": theirs, "dtype": "bf16", "amp": "true", "steps": 1812}
+    if not python.exists():
+        return model, None
+    if not theirs.exists():
+        options = {"data": data, "feed": 0, "model": theirs, "dtype": "fp32", "amp": "false", "steps": 1}
         settings = filled("eole_train.yaml", "eole_decode", **options)
         subprocess.run([str(python), str(PROGRAMS / "eole_program.py"), "train", str(settings), "0"], check=True)
-    return model, theirs if python.exists() else None
+        command = [sys.executable, "-m", "benchmarks.convert", "--model", str(model), "--eole", str(theirs)]
+        subprocess.run(command, check=True, cwd=ROOT)
+    sources = (data / "test.src").read_text().splitlines()
+    (WORK / "eole_test.src").write_text("".join(f"{line} </s>\n" for line in sources))  # as this package reads them
+    return model, theirs
 
 
 def bleu(data: Path) -> dict[str, float]:

@@ -362,11 +362,13 @@ class StepOutput(Generic[S]):
         log_probs: `(N, V)` log-probabilities of the next token.
         state: the state after the step.
         attention: `(N, S)` weights over source positions, or `None`.
+        fresh: whether nobody else holds `log_probs`, so that search may overwrite them.
     """
 
     log_probs: Tensor
     state: S
     attention: Tensor | None = None
+    fresh: bool = False
 
 
 class StepFunction(Protocol[S]):

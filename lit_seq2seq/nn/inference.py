@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from lit_seq2seq.nn.cells import LayerState, RecurrentLayer
+from lit_seq2seq.nn.decoders.base import Combination
 from lit_seq2seq.nn.encoders.base import Encoder
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.nn.products import Linear
@@ -49,6 +50,8 @@ def _rebuilt(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         return Product(module.weight, module.bias, dtype)  # type: ignore[arg-type]
     if type(module) is RecurrentLayer:
         return PackedLayer.of(module, dtype)
+    if type(module) is Combination and module.dense is not None:
+        return PackedCombination.of(module, dtype)
     if isinstance(module, Encoder):
         return module if dtype == torch.float32 else HalfEncoder(module)
     if not module._modules:
@@ -152,6 +155,24 @@ class PackedLayer(RecurrentLayer):
         i, f, g, o = gates.sigmoid_().chunk(4, dim=1)  # g is still to be doubled, less one
         c = (f * c).sub_(i).addcmul_(i, g, value=2)
         return (2 * c).sigmoid_().mul_(2).sub_(1).mul_(o), c
+
+
+class PackedCombination(Combination):
+    """A `Combination` with the fast sigmoid in place of tanh; see `PackedLayer`."""
+
+    @classmethod
+    def of(cls, combination: Combination, dtype: torch.dtype) -> Self:
+        """Make it from a trained one."""
+        new = cls.__new__(cls)
+        dense = combination.dense
+        assert dense is not None
+        new.__dict__ = {**combination.__dict__, "_modules": {}}
+        new.dense = Product(2 * dense.weight, 2 * dense.bias, dtype)  # type: ignore[assignment]
+        return new
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Compute `tanh(x / 2)`."""
+        return x.sigmoid_().mul_(2).sub_(1)
 
 
 class HalfEncoder(nn.Module):

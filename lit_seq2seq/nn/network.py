@@ -108,7 +108,7 @@ class EncoderDecoder(nn.Module):
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput[DecoderState]:
         """Read one token per hypothesis; the step function for `lit_seq2seq.search`."""
         output, state = self.decoder.step(self.readable(tokens), state)
-        return StepOutput(self.output.log_probs(output, state.copies), state, output.attention)
+        return StepOutput(self.output.log_probs(output, state.copies), state, output.attention, fresh=True)
 
     def frames(self, encoded: Encoded) -> Padded | None:
         """Compute log-probabilities of symbols at each encoder position, `(B, S, V)`; `None` without CTC."""

@@ -154,7 +154,7 @@ def _advance(beam: _Beam, output: StepOutput[S], history: History, time: int) ->
     """Return the beam after one more token, and for each open hypothesis `(B, K')` the flat one it continues."""
     rules, width = beam.rules, beam.rules.config.num_beams
     batch, beams = beam.log_probs.shape
-    constrained = rules.constrain(output.log_probs, beam.paths, time).view(batch, beams, -1)  # (B, K, V)
+    constrained = rules.constrain(output, beam.paths, time).view(batch, beams, -1)  # (B, K, V)
     # Candidates are compared relative to the best hypothesis: small numbers keep their precision in long outputs.
     best = beam.log_probs[:, :1]
     values, sources, tokens = top(constrained, beam.log_probs - best, 2 * width)  # (B, C)

@@ -185,7 +185,7 @@ class _Paths(Value):
 
 def _advance(paths: _Paths, output: StepOutput[S], choose: Choice, history: History, time: int) -> _Paths:
     rules, (batch, outputs) = paths.rules, paths.last.shape
-    constrained = rules.constrain(output.log_probs, paths.tokens, time).view(batch, outputs, -1)  # (B, K, V)
+    constrained = rules.constrain(output, paths.tokens, time).view(batch, outputs, -1)  # (B, K, V)
     tokens = choose(constrained, paths.sentences, time - rules.prefix_lengths)  # (B, K)
     token_scores = constrained.gather(2, tokens[:, :, None])[:, :, 0]  # (B, K)
     rows = torch.arange(batch * outputs, device=tokens.device).view(batch, outputs)

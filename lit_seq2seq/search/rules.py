@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.constraints import block_repeated_ngrams
 from lit_seq2seq.search.scores import best_reachable, coverage_score, length_divisor, normalize
-from lit_seq2seq.types import SpecialIds, UserError, Value
+from lit_seq2seq.types import S, SpecialIds, StepOutput, UserError, Value
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Rules(Value):
         """Number of decoding steps after which every sentence is finished."""
         return self.prefix.shape[1] + self.config.max_new_tokens
 
-    def constrain(self, log_probs: Tensor, paths: Tensor, time: int) -> Tensor:
+    def constrain(self, output: StepOutput[S], paths: Tensor, time: int) -> Tensor:
         """Compute the log-probabilities under which the next token is chosen.
 
         Padding and BOS are banned, repeated n-grams and a too early EOS if so configured; a forced token has
@@ -70,7 +70,7 @@ class Rules(Value):
         hypothesis that no token may follow ends there: it gets EOS with log-probability 0.
 
         Args:
-            log_probs: `(N, V)` of the model, N = B * K; not changed.
+            output: of the model, with log-probabilities `(N, V)`, N = B * K; not changed unless they are `fresh`.
             paths: `(B, K, T)` tokens of the hypotheses so far.
             time: the decoding step.
 
@@ -78,7 +78,8 @@ class Rules(Value):
             `(N, V)` in at least single precision.
         """
         config, specials, beams = self.config, self.specials, paths.shape[1]
-        log_probs = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32), copy=True)
+        dtype = torch.promote_types(output.log_probs.dtype, torch.float32)
+        log_probs = output.log_probs.to(dtype, copy=not output.fresh)
         log_probs[:, specials.pad] = -torch.inf
         log_probs[:, specials.bos] = -torch.inf
         if config.no_repeat_ngram_size:

@@ -145,7 +145,11 @@ class Combination(nn.Module):
         """Join vectors of equal leading dimensions: `(..., size)`."""
         parts = [hidden] + ([] if context is None else [context]) + ([embedded] if self.deep else [])
         joined = torch.cat(parts, dim=-1) if len(parts) > 1 else hidden
-        return joined if self.dense is None else torch.tanh(self.dense(joined))
+        return joined if self.dense is None else self.activate(self.dense(joined))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Compute tanh."""
+        return torch.tanh(x)
 
 
 class Decoder(nn.Module, ABC):
