@@ -291,11 +291,11 @@ def test_the_model_of_every_recipe_gives_the_same_texts_without_torch(recipe: Pa
 
 def compare(made: LitSeq2Seq, sources: list[Any], folder: Path) -> None:
     export_model(made, folder, ["fp32"])
-    config = replace(made.generation, num_beams=3, do_sample=False, ctc_weight=0.0, max_new_tokens=9)
+    options = {"num_beams": 3, "max_new_tokens": 9, "min_new_tokens": 0}
     made.reranker = None
+    config = replace(made.generation, **options, do_sample=False, ctc_weight=0.0)
     expected = [row[0].text for row in Predictor(made).stream(sources, config)]
-    found = Model(folder)(sources, num_beams=3, max_new_tokens=9)
-    assert [row[0].text for row in found] == expected
+    assert [row[0].text for row in Model(folder)(sources, **options)] == expected
 
 
 @pytest.mark.slow
