@@ -1,10 +1,11 @@
 """The arena compares programs; that it counts right needs no model."""
 
+import json
 import sys
 
 import pytest
 
-from benchmarks import arena
+from benchmarks import arena, gpu, growth
 from benchmarks.arena import Contender, alternate, compare
 from benchmarks.corpus import SPECIALS, prepare
 
@@ -57,3 +58,35 @@ def test_generated_data_is_line_aligned_and_its_vocabularies_cover_it(tmp_path):
     assert tuple(vocabulary[:4]) == SPECIALS
     seen = " ".join(source).split()
     assert set(vocabulary[4:]) == {word for word in seen if seen.count(word) > 1}
+
+
+def test_the_programme_for_gpus_runs_small_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setitem(gpu.SIZES, "gnmt", dict(gpu.SIZES["gnmt"]))
+    output = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--tiny", "--output", str(output)])
+    gpu.main()
+    rows = json.loads(output.read_text())
+    assert [row["what"] for row in rows] == [
+        "training",
+        "training",
+        "share of recurrent kernels",
+        "decoding, beams 1",
+        "decoding, beams 5",
+    ]
+    assert 0 < rows[2]["share"] < 1
+    assert all(row["tokens_per_second"] > 0 for row in rows if row["what"] != "share of recurrent kernels")
+
+
+def test_growth_measures_training_and_streaming(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "WORK", tmp_path)
+    sizes = {"hidden_size": 8, "num_layers": 1, "batch_size": 2, "source_length": 3, "vocabulary": 20}
+    assert growth.rate(sizes, steps=1) > 0
+    folder = tmp_path / "data" / "translation_generated"
+    folder.mkdir(parents=True)
+    for name, lines in {"train.src": "a b\nc\n", "train.tgt": "A B\nC\n", "done": ""}.items():
+        (folder / name).write_text(lines)
+    growth.repeated(7)
+    assert (tmp_path / "data/growth_7/train.src").read_text() == "a b\nc\n" * 3 + "a b\n"
+    found = growth.load(7, batches=1)
+    assert found["per_cpu_second"] > 0
+    assert found["peak_mib"] > 10
