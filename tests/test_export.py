@@ -278,7 +278,10 @@ REFUSED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=named)
 def test_the_model_of_every_recipe_gives_the_same_texts_without_torch(recipe: Path, tmp_path: Path) -> None:
-    built = load_recipe(recipe, small(recipe, tmp_path))
+    settings = small(recipe, tmp_path)
+    if named(recipe) == "captioning/backbone.yaml":
+        settings.append("--data.source_feature.init_args.size=64")  # a memory of several positions
+    built = load_recipe(recipe, settings)
     made, data = built.model, built.datamodule
     made.attach(data.processor)
     disturb(made.net).eval()
