@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import date
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=3, help="windows that do not count")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--only", default="", help="run only the programs whose name has this in it")
+    parser.add_argument("--only", default="", help="run only the programs whose name this regular expression finds")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "latest.json")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
@@ -150,7 +151,7 @@ def main() -> None:
             [decoding(data, arguments, beams) for beams in (1, 5)] if decodes else [training(workload, data, arguments)]
         )
         for group in groups:
-            contenders = [one for one in group if arguments.only in one.name]
+            contenders = [one for one in group if re.search(arguments.only, one.name)]
             finished = alternate(contenders, arguments.windows, arguments.warmup)
             rows += compare(workload, "sentences/s" if decodes else "target tokens/s", finished)
         show(workload, rows)
