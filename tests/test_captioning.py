@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[LitSeq2Seq, Path,
     decoder = partial(ParallelDecoder, **SIZES, attention=AdditiveAttention, bridge=MeanBridge)
     encoder = partial(ConvEncoder, hidden_size=12, widths=[16, 16], blocks=1)
     model = make_model(encoder=encoder, decoder=decoder, metrics=[BLEU1, CIDErD])
-    trainer = make_trainer(folder, max_epochs=25)
+    trainer = make_trainer(folder, max_epochs=40)
     trainer.fit(model, datamodule=make_data())
     model.save_pretrained(folder / "model")
     return model.eval(), folder / "model", trainer
@@ -83,6 +83,17 @@ def test_captions_of_an_image_come_together_and_it_is_encoded_once(streaming: bo
         assert isinstance(batch.source, Shared)
         assert len(batch.source.distinct.values) == len(batch.rows.unique()) == len(batch) // 2
         assert torch.equal(batch.rows[:, None] == batch.rows, batch.source.index[:, None] == batch.source.index)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_batches_of_images_mix_short_and_long_captions(streaming: bool) -> None:
+    rows = captions(40)
+    texts = [f"{'all of it is ' * (row % 2)}{text}" for row, text in enumerate(rows["caption_0"])]
+    rows = rows.remove_columns(["caption_0", "caption_1"]).add_column("caption_0", texts)
+    data = make_data(DatasetDict(train=rows, validation=captions(4)), test_size=0, batch_size=20, streaming=streaming)
+    data.setup("fit")
+    for batch in data.train_dataloader():
+        assert len(set(batch.target.lengths.tolist())) == 2
 
 
 def test_augmentation_is_for_training_alone() -> None:

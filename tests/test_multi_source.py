@@ -81,7 +81,7 @@ def make_multi() -> LitSeq2Seq:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[LitSeq2Seq, Path]:
     folder = tmp_path_factory.mktemp("multi_source")
     model = make_multi()
-    trainer = make_trainer(folder, max_epochs=16, check_val_every_n_epoch=16)
+    trainer = make_trainer(folder, max_epochs=40, check_val_every_n_epoch=40)
     trainer.fit(model, datamodule=make_data())
     assert trainer.callback_metrics["val_exact_match"] == 100
     model.save_pretrained(folder / "model")
@@ -217,7 +217,7 @@ def test_text_and_tags_are_two_sources(tmp_path: Path) -> None:
         decoder=partial(ParallelDecoder, **SIZES, attention=AdditiveAttention),
         optimizer=partial(torch.optim.Adam, lr=0.02),
     )
-    trainer = make_trainer(tmp_path, max_epochs=20, check_val_every_n_epoch=20)
+    trainer = make_trainer(tmp_path, max_epochs=40, check_val_every_n_epoch=40)
     trainer.fit(model, datamodule=data)
     assert trainer.callback_metrics["val_exact_match"] == 100
     ((output,),) = Predictor(model).stream([{"lemma": "see", "tags": "FUT"}], return_attention=True)

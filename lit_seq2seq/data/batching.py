@@ -60,6 +60,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         seed: of the shuffling.
         rank: which of the processes this is.
         world_size: number of processes; together they cover every example once.
+        by_length: sort by length; otherwise training batches are drawn at random from all examples.
         groups: `(N,)` examples with the same number come into the same batch; `None` for each by itself.
         noise: relative noise of the lengths, in [0, 1).
         start: where an interrupted run goes on: its epoch leaves out the batches that were taken, and shares the others
@@ -90,6 +91,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         noise: float = 0.05,
         start: Position = Position(),
         groups: Ints | None = None,
+        by_length: bool = True,
     ) -> None:
         check_limits(max_tokens, batch_size)
         numbers = np.arange(len(source))
@@ -107,7 +109,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.max_tokens, self.batch_size = max_tokens, batch_size
         self.shuffle, self.longest_first = shuffle, longest_first
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.noise = noise
+        self.noise, self.by_length = noise, by_length
         self.start, self.epoch = start, start.epoch
         self._count = self._fixed_count()
 
@@ -201,7 +203,9 @@ class BucketBatchSampler(Sampler[list[int]]):
         return bounds
 
     def _order(self, rng: np.random.Generator | None) -> Ints:
-        """Sort by buckets of source length, and by target length up and down in turn within them."""
+        """Sort by buckets of source length, by target length up and down in turn within them; or shuffle."""
+        if rng is not None and not self.by_length:
+            return rng.permutation(len(self.source))
         source, target = self.source.astype(np.float64), self.target.astype(np.float64)
         phase, ties = 0.0, np.arange(len(source), dtype=np.float64)
         if rng is not None:

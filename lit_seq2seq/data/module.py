@@ -379,6 +379,7 @@ class Seq2SeqDataModule(LightningDataModule):
             longest_first=training and self.longest_first,
             seed=self.seed,
             groups=examples.row_numbers if training and self.keep_targets_together else None,
+            by_length=not self.processor.source_feature.one_size,
             start=self._start if training else Position(),
             **self._ranks(),
         )

@@ -123,6 +123,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
             rank=self.rank,
             world_size=self.world_size,
             groups=np.array(part.columns["row"]) if self.keep_targets_together else None,
+            by_length=not self.encoder.processor.source_feature.one_size,
         ):
             columns = {name: [column[position] for position in positions] for name, column in part.columns.items()}
             with seeded(seed_of(seed, *positions[:1], self.rank)):

@@ -42,6 +42,8 @@ class Feature(ABC):
         random_settings: names in `config` that only act on training batches, not on what is learned or stored.
         rows_at_once: number of rows that are in memory together when a data set is read; fewer where one is large.
         input_limit: greatest number of positions of an input when predicting, unless the user says otherwise.
+        one_size: whether all arrays have one size. Then batches are not made of examples of similar length: what is
+            said in few words looks different, and batch normalisation must see all kinds together.
     """
 
     config: dict[str, Any]
@@ -50,6 +52,7 @@ class Feature(ABC):
     random_settings: ClassVar[tuple[str, ...]] = ()
     rows_at_once: ClassVar[int] = 50
     input_limit: ClassVar[int | None] = None
+    one_size: ClassVar[bool] = False
 
     # ---------------------------------------------------------------------------------------------- what it reads
 

@@ -55,6 +55,7 @@ class Image(Feature):
     input_kind: ClassVar[str] = "an image: a path, bytes, a Pillow image, or a mapping with bytes or path"
     random_settings: ClassVar[tuple[str, ...]] = ("smallest_crop", "flip")
     rows_at_once: ClassVar[int] = 100
+    one_size: ClassVar[bool] = True
 
     def __init__(
         self,

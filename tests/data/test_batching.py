@@ -134,6 +134,18 @@ def test_groups_stay_together_within_the_budget(budget, world_size):
                 assert tokens(batch, source, target) <= budget.get("max_tokens", 10**9)
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_batches_of_any_length_cover_every_row_once(world_size):
+    source, target = np.full(1000, 16), np.repeat([4, 40], 500)
+    options = {"batch_size": 50, "by_length": False, "world_size": world_size, "groups": np.arange(1000) // 2}
+    samplers = [BucketBatchSampler(source, target, rank=rank, **options) for rank in range(world_size)]
+    batches = [batch for sampler in samplers for batch in sampler]
+    assert sorted(row for batch in batches for row in batch) == list(range(1000))
+    assert all(len(set(target[batch])) == 2 for batch in batches if len(batch) > 20)
+    assert max(map(len, batches)) <= 50
+    assert len({len(sampler) for sampler in samplers}) == 1
+
+
 def test_a_million_rows_take_seconds():
     source, target = lengths(1_000_000)
     start = time.process_time()

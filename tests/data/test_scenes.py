@@ -87,7 +87,7 @@ def test_sizes_differ_and_everything_is_inside_the_picture() -> None:
 
 def test_held_out_combinations_are_seen_in_their_split_alone() -> None:
     validation, test = held_out("validation", 3), held_out("test", 3)
-    assert len(validation) == len(test) == 8
+    assert len(validation) == len(test) == 80
     assert not validation & test
     assert validation != held_out("validation", 4)
     for split, own in (("train", set()), ("validation", validation), ("test", test)):
@@ -98,22 +98,27 @@ def test_held_out_combinations_are_seen_in_their_split_alone() -> None:
             assert not own or shown & own
 
 
-def combinations(captions: list[str]) -> set[tuple[str, str, str]]:
+def combinations(captions: list[str]) -> set[tuple[str, ...]]:
     """Read the combinations from the captions, by other means than the data makes them."""
     found = set()
     for caption in captions:
         text = caption.replace("left of", "left_of").replace("right of", "right_of")
         words = [word for word in text.split() if word not in ("a", "an", "small", "large")]
         for place in range(2, len(words), 3):
-            found.add((words[place - 2], words[place - 1], words[place].replace("_", " ")))
+            if words[place] in ("above", "left_of"):
+                found.add(tuple(word.replace("_", " ") for word in words[place - 2 : place + 3]))
     return found
 
 
-def test_every_other_combination_is_seen_in_training() -> None:
+def test_most_of_the_other_combinations_are_seen_in_a_small_training_split() -> None:
     seen = set()
     for row in generate("train", 3000, 0):
         seen |= combinations(row["captions"])
-    assert seen == set(COMBINATIONS) - held_out("validation", 0) - held_out("test", 0)
+    known = set(COMBINATIONS) - held_out("validation", 0) - held_out("test", 0)
+    assert seen <= known
+    assert len(seen) > 0.8 * len(known)
+    for place in (slice(0, 3), slice(2, 5)):  # of one thing with its relation, every combination
+        assert {one[place] for one in seen} == {one[place] for one in COMBINATIONS}
 
 
 def test_no_relation_is_followed_by_its_opposite() -> None:

@@ -12,7 +12,7 @@ from lit_seq2seq.data.synthetic.base import BuiltinDataset
 from lit_seq2seq.data.synthetic.scenes import RADII, RELATIONS, Scene, Thing, held_out
 from lit_seq2seq.types import UserError
 
-VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
+VERSION = 2  # part of the cache key: raise it when a change of the code changes the rows
 
 MASCULINE, FEMININE = ("circle", "square", "triangle"), ("star",)  # le cercle, le carré, le triangle; l'étoile
 COLOURS = {  # without orange, before which both articles are l'
@@ -62,8 +62,8 @@ def generate(split: str, size: int, seed: int, version: int = VERSION) -> Iterat
     """Yield `size` rows of `split`.
 
     Args:
-        split: `"train"`, `"validation"` or `"test"`; drawings of the last two show a combination of colour, shape and
-            relation that those of the others never show.
+        split: `"train"`, `"validation"` or `"test"`; drawings of the last two show a combination that those of the
+            others never show, see `held_out`.
         size: number of rows.
         seed: draws what is held out, and the rows.
         version: changes nothing but the key under which `datasets` caches the rows.
@@ -87,9 +87,9 @@ class SceneTranslation(BuiltinDataset):
 
     "the green one is above the red one" is "la verte est au-dessus du rouge" if the green thing is a star, "le vert
     ..." if it is a circle, a square or a triangle: half of all things are of either gender, so that without the drawing
-    a quarter of the sentences can be right. In every drawing of the validation and test splits some colour and shape
-    stand in a relation in which the training split never shows them. The same arguments give the same rows; they are
-    kept in the cache of `datasets`.
+    a quarter of the sentences can be right. In every drawing of the validation and test splits the two are such as the
+    training split never shows together in this relation, by colour and shape. The same arguments give the same rows;
+    they are kept in the cache of `datasets`.
 
     Args:
         train_size: rows of the train split.

@@ -17,7 +17,7 @@ from PIL import ImageDraw
 from lit_seq2seq.data.synthetic.base import BuiltinDataset
 from lit_seq2seq.types import UserError
 
-VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
+VERSION = 2  # part of the cache key: raise it when a change of the code changes the rows
 
 SIDE = 64  # pixels
 _FINER = 4  # drawn so many times larger, then reduced
@@ -35,9 +35,11 @@ CORNERS = {"triangle": (3, 1.0), "square": (4, 1.0), "star": (10, 0.42), "circle
 RADII = {"small": 4.5, "": 6.75, "large": 9.5}
 RELATIONS = {"above": (0, -1), "below": (0, 1), "left of": (-1, 0), "right of": (1, 0)}
 OPPOSITE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
-COMBINATIONS = list(itertools.product(COLOURS, CORNERS, RELATIONS))
+Combination = tuple[str, str, str, str, str]
 
-Combination = tuple[str, str, str]
+COMBINATIONS: list[Combination] = list(itertools.product(COLOURS, CORNERS, ("above", "left of"), COLOURS, CORNERS))
+"""Colour and shape of a thing, how it stands to another, and colour and shape of that: 1,568 combinations."""
+_HELD_OUT = 80  # of each split
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,13 @@ class Scene:
 
     @property
     def combinations(self) -> set[Combination]:
-        """Colour, shape and relation to a neighbour of every thing."""
+        """What stands above or left of what, by colour and shape."""
         found = set()
         for (one, other), relation in zip(itertools.pairwise(self.things), self.relations, strict=True):
-            found |= {(one.colour, one.shape, relation), (other.colour, other.shape, OPPOSITE[relation])}
+            if relation in ("above", "left of"):
+                found.add((one.colour, one.shape, relation, other.colour, other.shape))
+            else:
+                found.add((other.colour, other.shape, OPPOSITE[relation], one.colour, one.shape))
         return found
 
     def _told(self) -> str:
@@ -122,9 +127,9 @@ def _outline(shape: str, radius: float, angle: float) -> list[tuple[float, float
 
 
 def held_out(split: str, seed: int) -> set[Combination]:
-    """Return the combinations that only scenes of `split` show: 8 for validation, 8 for test, none for training."""
-    chosen = random.Random(f"combinations/{seed}").sample(COMBINATIONS, 16)
-    return {"train": set(), "validation": set(chosen[:8]), "test": set(chosen[8:])}[split]
+    """Return the combinations that only scenes of `split` show: 80 for validation, 80 for test, none for training."""
+    chosen = random.Random(f"combinations/{seed}").sample(COMBINATIONS, 2 * _HELD_OUT)
+    return {"train": set(), "validation": set(chosen[:_HELD_OUT]), "test": set(chosen[_HELD_OUT:])}[split]
 
 
 def draw_scene(rng: random.Random, count: int) -> Scene:
@@ -167,9 +172,9 @@ class ShapeScenes(BuiltinDataset):
     """Drawings of one to three shapes, with captions such as "a small red circle above a blue square".
 
     A caption names size (`small`, `large` or nothing), colour, shape and how neighbours stand to each other; a scene of
-    several things has two, told from either end. In every scene of the validation and test splits some colour and shape
-    stand in a relation in which the training split never shows them. Images are 64 x 64 pixels. The same arguments give
-    the same rows; they are kept in the cache of `datasets`.
+    several things has two, told from either end. In every scene of the validation and test splits two neighbours are
+    such as the training split never shows together in this relation, by colour and shape. Images are 64 x 64 pixels.
+    The same arguments give the same rows; they are kept in the cache of `datasets`.
 
     Args:
         train_size: rows of the train split.
