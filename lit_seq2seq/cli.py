@@ -324,6 +324,8 @@ def _explain(error: Exception) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, UserError | MisconfigurationException):
         return text
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file is not UTF-8 ({text}): convert it, for example with iconv -f LATIN1 -t UTF-8"
     if lacks_memory(error):
         return (
             "out of memory: lower data.max_tokens (or batch_size) and accumulate with trainer.accumulate_grad_batches, "

@@ -25,6 +25,7 @@ GREATEST: Mapping[str, float] = {
     "num_beams": 1000,
     "num_return_sequences": 1000,
     "max_new_tokens": 100_000,
+    "coverage_penalty": 1000,
     "size": 4096,
     "max_pixels": 10**9,
     "sampling_rate": 10**6,

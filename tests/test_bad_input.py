@@ -200,12 +200,18 @@ def test_hub_out_of_reach_for_a_model(fail: Fail) -> None:
         ),
         ("--checkpoint.monitor=val_blue", "val_blue"),
         ("--trainer.accelerator=tpuu", "tpuu"),
+        ("--trainer.strategy=fsdp", "`fsdp` requires a GPU accelerator, but received `accelerator='cpu'`"),
         ("--model.encoder.init_args.num_layers=0", "num_layers"),
         ("--config=none.yaml", r"none\.yaml"),
     ],
 )
 def test_wrong_setting(fit, fail: Fail, option: str, match: str) -> None:
     fail(*fit, option, match=match)
+
+
+def test_a_recipe_that_is_not_utf8(fail: Fail, tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("data: {dataset: fünf}".encode("latin-1"))
+    fail("fit", "--config", tmp_path / "latin.yaml", match="UTF-8|utf-8")
 
 
 def test_unknown_command(fail: Fail) -> None:

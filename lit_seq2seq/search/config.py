@@ -85,6 +85,7 @@ class GenerationConfig:
         self._expect_number("coverage_penalty", lambda value: 0 <= value < math.inf, "a number of at least 0")
         self._expect_number("ctc_weight", lambda value: 0 <= value <= 1, "a number from 0 to 1")
         self._expect_number("length_penalty", math.isfinite, "a finite number")
+        self._expect("seed", self.seed is None or self._is_seed(), "an integer of 64 bits, or None")
         choices = get_args(LengthNormalization)
         self._expect("length_normalization", self.length_normalization in choices, f"one of {', '.join(choices)}")
         early = self.early_stopping
@@ -111,6 +112,10 @@ class GenerationConfig:
         """Whether only CTC is asked, and nothing needs a search."""
         searched = self.num_beams > 1 or self.do_sample or self.min_new_tokens or self.no_repeat_ngram_size
         return self.ctc_weight == 1 and not searched and not self.coverage_penalty
+
+    def _is_seed(self) -> bool:
+        seed: object = self.seed
+        return isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**64
 
     def _expect_integer(self, name: str, minimum: int) -> None:
         value: object = getattr(self, name)

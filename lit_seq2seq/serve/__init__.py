@@ -49,8 +49,9 @@ def make_server(
     if find_spec("litserve") is None:
         raise UserError("serving needs litserve: pip install 'lit_seq2seq[serve]'")
     import litserve
+    from fastapi.exceptions import RequestValidationError
 
-    from lit_seq2seq.serve.api import GenerateApi, StreamApi
+    from lit_seq2seq.serve.api import GenerateApi, StreamApi, explain
     from lit_seq2seq.serve.schema import request_of
     from lit_seq2seq.serve.upload import add_upload
 
@@ -66,6 +67,7 @@ def make_server(
         model_metadata={"model": model, "task": loaded.task},
     )
     server.app.title = f"lit_seq2seq: {loaded.task}"
+    server.app.add_exception_handler(RequestValidationError, explain)
     add_upload(server, batched)
     return server
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import litserve
 import torch
 from fastapi import HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
@@ -19,6 +20,12 @@ from lit_seq2seq.predictor import Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.serve.schema import GenerateRequest, GenerateResponse, Limits
 from lit_seq2seq.types import UserError
+
+
+async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Say what is wrong with a request, without repeating it: it may be no text, or no numbers that JSON can tell."""
+    told = [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
+    return JSONResponse({"detail": told}, 422)
 
 
 class Work(NamedTuple):

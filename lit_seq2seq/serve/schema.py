@@ -87,7 +87,7 @@ class FramesRequest(GenerateRequest):
 class FileRequest(GenerateRequest):
     """A recording or an image, as the bytes of a file in any common format."""
 
-    data: Base64Bytes = Field(description="the file, in base64")
+    data: Base64Bytes = Field(description="the file, in base64", min_length=1)
 
     def raw(self) -> bytes:
         """Return the bytes."""

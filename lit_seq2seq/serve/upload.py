@@ -28,7 +28,9 @@ def add_upload(server: litserve.LitServer, api: GenerateApi) -> None:
         try:
             asked = FileRequest.model_validate({**options, "data": base64.b64encode(await request.body())})
         except ValidationError as error:
-            raise HTTPException(422, error.errors(include_url=False, include_input=False)) from error
+            raise HTTPException(
+                422, error.errors(include_url=False, include_input=False, include_context=False)
+            ) from error
         await api.admit(asked)
         return await handler.handle_request(asked, FileRequest)
 
