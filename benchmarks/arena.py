@@ -57,7 +57,8 @@ class Contender:
             self._process.kill()
 
     def _hear(self) -> dict[str, Any]:
-        line = self._pipe(self._process.stdout).readline()
+        lines = iter(self._pipe(self._process.stdout).readline, "")
+        line = next((line for line in lines if line.startswith("{")), "")  # a peer may print before its first window
         if not line:
             tail = "\n".join(self._log.read_text().splitlines()[-12:])
             raise RuntimeError(f"{self.name} has ended early; the end of {self._log}:\n{tail}")
