@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichModelSummary
@@ -52,6 +53,36 @@ use a trained model:
   export     ONNX, to run without torch         lit-seq2seq export --model DIR_OR_HUB_ID --output DIR
   serve      answer requests over HTTP          lit-seq2seq serve --model DIR_OR_HUB_ID [--port N]
 """
+
+
+_load_yaml = get_loader("yaml")
+_MOST_VALUES = 100_000
+
+
+def load_yaml(text: str) -> Any:
+    """Parse YAML, if it is of a reasonable size when its aliases are written out.
+
+    Raises:
+        UserError: it is not, as in "a billion laughs", where lists name lists that name lists; or it holds itself.
+    """
+    value = _load_yaml(text)
+    if "*" in text and _values(value, {}) > _MOST_VALUES:
+        raise UserError(f"a YAML text has more than {_MOST_VALUES:,} values, its aliases written out: use fewer")
+    return value
+
+
+def _values(value: object, known: dict[int, float]) -> float:
+    """Count what `value` holds, each time it is there; infinitely much where it holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = float("inf")
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_values(item, known) for item in inner)
+    return known[id(value)]
+
+
+set_loader("yaml", load_yaml, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):

@@ -128,7 +128,7 @@ class Seq2SeqModel(lightning.LightningModule):
             self.network = self.make_network(
                 processor.source_feature.size, processor.target.size, specials=processor.target.specials
             )
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
             raise UserError(f"the model cannot be built: {error}") from error
         if resolved := self.network.encoder.resolved:
             described: dict[str, Any] = self.hparams["encoder"]
@@ -151,7 +151,7 @@ class Seq2SeqModel(lightning.LightningModule):
             >>> old = Tokenizer("char")
             >>> old.train(["abc"])
             >>> small = dict(embedding_dim=4, hidden_size=6)
-            >>> model = LitSeq2Seq(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
+            >>> model = Seq2SeqModel(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
             >>> model.attach(Processor(old, old))
             >>> model.adapt(Processor(old, old.extended(["abcd"], limit=10)))
             >>> model.net.encoder.embedding.weight.shape, model.net.decoder.embedding.weight.shape

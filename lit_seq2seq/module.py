@@ -281,10 +281,13 @@ class LitSeq2Seq(SavedModel):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and, if any, the schedule, stepped with it; on a plateau of `val_loss` each epoch."""
-        optimizer = self._optimizer()
-        if self.make_scheduler is None:
+        try:
+            optimizer = self._optimizer()
+            scheduler = None if self.make_scheduler is None else self.make_scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the optimizer or its schedule cannot be made: {error}: check their settings") from error
+        if scheduler is None:
             return optimizer
-        scheduler = self.make_scheduler(optimizer)
         check_factors(optimizer)
         if isinstance(scheduler, OneCycle) and scheduler.total_steps is None:
             scheduler.total_steps = total_steps(self.trainer)

@@ -59,6 +59,7 @@ PLAN = [
     Job("translation/builtin"),
     Job("translation/multi30k_de_en", "multi30k", on_hub=True),
     Job("translation/multi30k_en_de", "multi30k", on_hub=True),
+    Job("translation/multi30k_quick", "multi30k", on_hub=True),
     Job("translation/multi30k_no_attention", "multi30k", on_hub=True),
     Job("summarization/builtin"),
     Job("summarization/dialogsum", "dialogsum", on_hub=True),

@@ -156,9 +156,7 @@ def test_damaged_file(fit, fail: Fail, tmp_path: Path) -> None:
 def test_script_dataset(fit, fail: Fail, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "old.py").write_text("raise SystemExit('this must not run')")
-    fail(
-        *fit, f"--data.dataset={tmp_path / 'old'}", match="loading script, which cannot be run: use a version of it in"
-    )
+    fail(*fit, f"--data.dataset={tmp_path / 'old'}", match="loading script, which cannot be run: set data.revision to")
 
 
 @pytest.fixture

@@ -82,6 +82,8 @@ class Tokenizer(Feature):
         dropout: float = 0.0,
         file: str | None = None,
     ) -> None:
+        if model not in SCHEMES:
+            raise UserError(f"model of the tokenizer must be one of {', '.join(SCHEMES)}, but is {model}")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout of the tokenizer must be in [0, 1), but is {dropout}")
         if dropout and model != "bpe" and file is None:

@@ -35,7 +35,7 @@ def prepare(network: M, dtype: torch.dtype = torch.float32) -> M:
             weights and, found anew at each product, for each input vector, so that batch mates change nothing.
 
     Example:
-        >>> from lit_seq2seq.nn import Combination
+        >>> from lit_seq2seq.nn.decoders.base import Combination
         >>> layer = Combination("tanh", 6, 0, 4)
         >>> x = torch.ones(2, 6)
         >>> with torch.inference_mode():
