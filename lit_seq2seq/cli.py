@@ -355,6 +355,8 @@ def _explain(error: Exception) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, UserError | MisconfigurationException):
         return text
+    if isinstance(error, ValueError) and "numpy accepts from" in text:  # of seed_everything
+        return f"seed_everything: {text}"
     if isinstance(error, UnicodeDecodeError):
         return f"a file is not UTF-8 ({text}): convert it, for example with iconv -f LATIN1 -t UTF-8"
     if lacks_memory(error):

@@ -163,6 +163,7 @@ def test_any_rows(source: list[object], target: list[object], names: tuple[str, 
     [
         (("model", "optimizer", "init_args", "lr"), None, "the optimizer or its schedule cannot be made"),
         (("model", "decoder", "init_args", "embedding_dim"), 0, "the model cannot be built"),
+        (("seed_everything",), -1, "seed_everything: -1 is not in bounds"),
         (("data", "source_tokenizer", "model"), None, "model of the tokenizer must be one of"),
     ],
 )
