@@ -32,7 +32,7 @@ def prepare(network: M, dtype: torch.dtype = torch.float32) -> M:
     Args:
         network: an `EncoderDecoder` or an `Ensemble` of them, in evaluation mode.
         dtype: `torch.float32`, `torch.bfloat16`, or `torch.int8`: 8-bit integers with a scale for each row of the
-            weights and, found anew at each product, for each input vector, so that batch mates change nothing.
+            weights and, found anew at each product, for each input vector, so that no batch mate changes it.
 
     Example:
         >>> from lit_seq2seq.nn.decoders.base import Combination

@@ -19,6 +19,8 @@ from tests.nn.cases import (
     step_log_probs,
 )
 
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.int8: 0.03}
+"""How far a probability may move because sums are rounded in another order, and then to the next step of the type."""
 TYPES = [torch.float32, torch.int8] + [torch.bfloat16] * computes_in(torch.bfloat16, "cpu")
 
 
@@ -36,15 +38,16 @@ def test_single_precision_gives_the_same(decoder: str) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("decoder", MAIN)
-def test_other_types_give_nearly_the_same_and_batch_mates_change_nothing(decoder: str, dtype: torch.dtype) -> None:
+def test_other_types_give_nearly_the_same_and_batch_mates_change_no_more_than_rounding(
+    decoder: str, dtype: torch.dtype
+) -> None:
     model = network(decoder)
     fast = prepare(model, dtype)
     whole = stepped(fast)
     assert (whole.exp() - stepped(model).exp()).abs().max() < 0.05
     for index in range(len(SOURCE.lengths)):
         alone = stepped(fast, index)
-        # In few bits, the last bit of a sum may round to the next step.
-        assert (whole[index, : alone.shape[1]].exp() - alone[0].exp()).abs().max() < 0.03
+        assert (whole[index, : alone.shape[1]].exp() - alone[0].exp()).abs().max() < ROUNDING[dtype]
 
 
 def test_the_network_itself_stays_and_can_be_trained() -> None:
