@@ -34,7 +34,8 @@ from lit_seq2seq.features import Processor
 from lit_seq2seq.hub import load_checkpoint, load_folder
 from lit_seq2seq.logs import MetricsLog, last_checkpoint, run_of
 from lit_seq2seq.memory import lacks_memory
-from lit_seq2seq.module import LitSeq2Seq, precision_fits
+from lit_seq2seq.module import LitSeq2Seq
+from lit_seq2seq.precision import precision_fits
 from lit_seq2seq.spec import build, import_class, packages_of
 from lit_seq2seq.types import UserError
 

@@ -27,8 +27,8 @@ from lit_seq2seq.nn.network import (
     OutputFactory,
     Tie,
 )
-from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.nn.parts import parameter_groups
+from lit_seq2seq.precision import accept_records, precision_fits, warn_of_16_bits
 from lit_seq2seq.resuming import RandomState, begin_next_epoch_if_finished, counts, random_states, restore_random_state
 from lit_seq2seq.saving import SavedModel
 from lit_seq2seq.schedules import OneCycle, check_factors, total_steps
@@ -154,6 +154,7 @@ class LitSeq2Seq(SavedModel):
             raise UserError(
                 f"this device has no kernels for precision {self.trainer.precision}: use Trainer(precision=32)"
             )
+        accept_records(self.trainer)
         fresh, fitting = self.network is None, self.trainer.state.fn == "fit"
         if fitting and isinstance(cast(nn.Module, self.network), Ensemble):
             raise UserError("an ensemble is not trained: fit its models one by one")
@@ -186,6 +187,7 @@ class LitSeq2Seq(SavedModel):
     def on_fit_start(self) -> None:
         """Turn dropout on: a loaded model comes in evaluation mode, which Lightning would leave it in."""
         self.train()
+        warn_of_16_bits(self.trainer)
         if self.parts is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise UserError("split_on_oom takes gradients that are not scaled: use bf16-mixed instead of 16-mixed")
         data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
@@ -382,10 +384,3 @@ class LitSeq2Seq(SavedModel):
                     f"the checkpoint is of another model: its {name} is {theirs.get(name, 'missing')}, this model's is "
                     f"{mine.get(name, 'missing')}: give the settings it was trained with"
                 )
-
-
-def precision_fits(trainer: lightning.Trainer) -> bool:
-    """Whether the trainer's device has kernels for its precision."""
-    numbers = {"bf16": torch.bfloat16, "16": torch.float16}
-    dtype = numbers.get(str(trainer.precision).split("-")[0], torch.float32)
-    return computes_in(dtype, trainer.strategy.root_device.type)

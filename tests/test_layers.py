@@ -13,7 +13,7 @@ LAYERS = [
     "types",
     "spec remote untrusted resuming memory",
     "nn search features vectors schedules card",
-    "metrics plots hub",
+    "metrics plots hub precision",
     "data reranking logs",
     "model",
     "saving",

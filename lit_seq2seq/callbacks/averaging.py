@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from lit_seq2seq.precision import mixed
 from lit_seq2seq.types import UserError
 
 
@@ -29,7 +31,7 @@ class EMA(WeightAveraging):
         decay: from 0 (the average is the weights) to below 1.
 
     Raises:
-        UserError: if the decay is out of range.
+        UserError: if the decay is out of range, or the weights are kept in 16 bits, which cannot take its small steps.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -52,6 +54,11 @@ class EMA(WeightAveraging):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, whose average the model holds: validating another checkpoint must not see it."""
+        if stage == "fit" and isinstance(trainer.precision_plugin, HalfPrecision):
+            raise UserError(
+                f"EMA takes steps too small for the weights of {trainer.precision}: set trainer.precision to "
+                f"{mixed(trainer)}, or leave EMA out"
+            )
         self._average_model = None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
