@@ -16,7 +16,7 @@ import torch
 from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model, left_out, write_graphs
-from lit_seq2seq.export.report import greatest_error, options_of, random_source, same_outputs
+from lit_seq2seq.export.report import greatest_error, named, options_of, random_source, same_outputs
 from lit_seq2seq.features import Image, Processor, Tokenizer
 from lit_seq2seq.nn import (
     CTC,
@@ -35,7 +35,7 @@ from lit_seq2seq.reranking import SlotCoverage
 from lit_seq2seq.runtime.errors import UserError
 from lit_seq2seq.runtime.model import Model, Network
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.types import Hypothesis, Padded
+from lit_seq2seq.types import Hypothesis, Padded, Sources
 from tests import tiny
 from tests.backbones import write_backbone
 from tests.nn.cases import (
@@ -50,7 +50,10 @@ from tests.nn.cases import (
     disturb,
     network,
 )
-from tests.test_recipes import RECIPES, named, png, small
+from tests.nn.test_multi_source import SOURCES, TAGS
+from tests.nn.test_multi_source import build as of_several
+from tests.test_recipes import RECIPES, png, small
+from tests.test_recipes import named as named_recipe
 from tests.tiny import make_data, make_model, pairs
 
 VECTORS = Padded(torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([9, 4, 7]))
@@ -77,7 +80,17 @@ OTHERS = {
         COPY_SOURCE,
     ),
 }
-QUICK = ["feeding location", "copying, feeding"]
+SEVERAL = Sources({**SOURCES.parts, "tags": Padded(TAGS.values, TAGS.lengths.clamp(min=1))})
+OTHERS |= {
+    f"several sources, {combination}, {kind}": (partial(of_several, kind, combination), SEVERAL)
+    for kind, combination in [
+        ("parallel", "flat general"),
+        ("feeding", "flat location"),
+        ("conditional", "hierarchical mixed"),
+        ("parallel first", "hierarchical"),
+    ]
+}
+QUICK = ["feeding location", "copying, feeding", "several sources, conditional, hierarchical mixed"]
 
 
 def marked(names: Iterable[str]) -> list[Any]:
@@ -85,15 +98,15 @@ def marked(names: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
 
 
-def exported(made: EncoderDecoder, source: Padded, folder: Path, programs: bool = False) -> Network:
-    write_graphs(made, Padded(source.values, source.lengths), folder, programs=programs)
+def exported(made: EncoderDecoder, source: Padded | Sources, folder: Path, programs: bool = False) -> Network:
+    write_graphs(made, source, folder, programs=programs)
     sizes = {"variants": ["fp32"], "target_size": TARGET_SIZE, "generation": {}}
     specials = {"target": asdict(made.specials)}
     (folder / "export.json").write_text(json.dumps({**sizes, "specials": specials}))
     return Network(folder, threads=1)
 
 
-def more(source: Padded) -> Padded:
+def more(source: Padded | Sources) -> Padded | Sources:
     """Other numbers of sources and positions than those of the example."""
     return source.select(torch.tensor([0, 1, 2, 0, 1, 2, 0]))
 
@@ -165,7 +178,7 @@ def searched(found: list[list[Hypothesis]]) -> list[list[tuple[list[int], float]
 def test_search_finds_the_same_hypotheses_and_scores(model: LitSeq2Seq, folder: Path, options: dict) -> None:
     config = GenerationConfig(**{"max_new_tokens": 9, **options})
     source = random_source(model.processor, 24, 10, seed=3)
-    found = Network(folder).generate(source.values.numpy(), source.lengths.numpy(), options_of(config))
+    found = Network(folder).generate(named(source), options_of(config))
     expected = searched(model.generate(source, config))
     for row, other in zip(found, expected, strict=True):
         assert [one.tokens for one in row] == [tokens for tokens, _ in other]
@@ -269,23 +282,21 @@ def test_missing_packages_are_named(model: LitSeq2Seq, tmp_path: Path, monkeypat
 # the models of the recipes
 
 REFUSED = {
-    "multimodal/builtin.yaml": "a model of several sources cannot be exported: use lit-seq2seq generate",
-    "multimodal/your_files.yaml": "a model of several sources cannot be exported: use lit-seq2seq generate",
     "speech/librispeech_backbone.yaml": "a model with SpeechBackbone cannot be exported: use lit-seq2seq generate",
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES, ids=named)
+@pytest.mark.parametrize("recipe", RECIPES, ids=named_recipe)
 def test_the_model_of_every_recipe_gives_the_same_texts_without_torch(recipe: Path, tmp_path: Path) -> None:
     settings = small(recipe, tmp_path)
-    if named(recipe) == "captioning/backbone.yaml":
+    if named_recipe(recipe) == "captioning/backbone.yaml":
         settings.append("--data.source_feature.init_args.size=64")  # a memory of several positions
     built = load_recipe(recipe, settings)
     made, data = built.model, built.datamodule
     made.attach(data.processor)
     disturb(made.net).eval()
-    if message := REFUSED.get(named(recipe)):
+    if message := REFUSED.get(named_recipe(recipe)):
         with pytest.raises(UserError, match=message):
             export_model(made, tmp_path / "onnx", ["fp32"])
         return

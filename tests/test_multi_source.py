@@ -15,7 +15,7 @@ from datasets import Image as ImageColumn
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, pipeline
 from lit_seq2seq.cli import main
-from lit_seq2seq.export.report import random_source
+from lit_seq2seq.export import export_model
 from lit_seq2seq.features import Image, MultiSource, Tokenizer
 from lit_seq2seq.nn import (
     AdditiveAttention,
@@ -28,6 +28,7 @@ from lit_seq2seq.nn import (
 from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.recipe import generate_command
+from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.types import Sources, UserError
 from tests.tiny import SIZES, make_model, make_trainer
 
@@ -225,6 +226,15 @@ def test_text_and_tags_are_two_sources(tmp_path: Path) -> None:
     assert output.source_tokens == ("s", "e", "e", "<eos>", "FUT", "<eos>")
 
 
-def test_what_works_with_one_source_only_says_so(trained: tuple[LitSeq2Seq, Path]) -> None:
-    with pytest.raises(UserError, match="a model of several sources cannot be exported: use lit-seq2seq generate"):
-        random_source(trained[0].processor, 3, 5)
+@pytest.mark.slow
+def test_exported_it_looks_at_both_sources(trained: tuple[LitSeq2Seq, Path], tmp_path: Path) -> None:
+    export_model(trained[0], tmp_path, ["fp32"])
+    inputs: list[Any] = [
+        {"text": "car", "image": png("red")},
+        {"text": "car", "image": png("blue")},
+        {},
+        {"text": "hat"},
+    ]
+    expected = [row[0].text for row in Predictor(trained[0]).stream(inputs)]
+    assert expected[:3] == ["red Auto", "blue Auto", ""]
+    assert [row[0].text for row in Model(tmp_path)([*inputs[:3], '{"text": "hat"}'])] == expected

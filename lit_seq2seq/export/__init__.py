@@ -15,11 +15,11 @@ import torch
 from jsonargparse import ArgumentParser
 
 from lit_seq2seq import runtime
-from lit_seq2seq.features import Processor, Records, Tokenizer
+from lit_seq2seq.features import Feature, MultiSource, Processor, Records, Tokenizer
 from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn import EncoderDecoder
-from lit_seq2seq.types import Padded, UserError
+from lit_seq2seq.types import Padded, Sources, UserError
 
 Variant = Literal["fp32", "fp16", "int8"]
 
@@ -79,7 +79,7 @@ def left_out(model: LitSeq2Seq) -> list[str]:
 
 def write_graphs(
     network: EncoderDecoder,
-    source: Padded,
+    source: Padded | Sources,
     folder: Path,
     variants: Sequence[Variant] = ("fp32",),
     programs: bool = False,
@@ -124,7 +124,7 @@ def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) ->
         "format": 1,
         "variants": list(variants),
         "generation": {name: getattr(model.generation, name) for name in _search_options()},
-        "specials": {"source": asdict(_symbols(processor).specials), "target": asdict(processor.target.specials)},
+        "specials": {name: asdict(tokenizer.specials) for name, tokenizer in vocabularies(processor).items()},
         "target_size": len(processor.target),
         "copy": processor.copy,
         "max_source_length": processor.source_feature.input_limit,
@@ -140,11 +140,14 @@ def _search_options() -> list[str]:
     return list(Options.__dataclass_fields__)
 
 
-def _symbols(processor: Processor) -> Tokenizer:
-    """Return the tokenizer of the sources; that of the targets where sources are no symbols."""
+def vocabularies(processor: Processor) -> dict[str, Tokenizer]:
+    """Name the tokenizers of a model, as `lit_seq2seq.runtime.inputs.load_reader` asks for them."""
     feature = processor.source_feature
-    feature = feature.tokenizer if isinstance(feature, Records) else feature
-    return feature if isinstance(feature, Tokenizer) else processor.target
+    parts = feature.features if isinstance(feature, MultiSource) else {}
+    sides: dict[str, Feature] = {"target": processor.target, "source": feature}
+    sides |= {f"source.{name}": part for name, part in parts.items()}
+    inner = {side: one.tokenizer if isinstance(one, Records) else one for side, one in sides.items()}
+    return {side: one for side, one in inner.items() if isinstance(one, Tokenizer)}
 
 
 _README = """\

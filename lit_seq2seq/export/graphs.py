@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lit_seq2seq.nn import CopyOutput, DecoderState, EncoderDecoder
-from lit_seq2seq.types import Padded, Value
+from lit_seq2seq.types import Padded, Sources, Value
 
 Names = list[str]
 _PER_SOURCE = ("memory", "summary")
@@ -19,22 +19,25 @@ _SOURCES, _HYPOTHESES, _POSITIONS = Dim("sources"), Dim("hypotheses"), Dim("posi
 
 
 class EncoderGraph(nn.Module):
-    """Source and lengths in; mask of the memory and the decoder's first state out, with one hypothesis per source.
+    """Sources and lengths in; mask of the memory and the decoder's first state out, with one hypothesis per source.
 
     Args:
         network: the model, in evaluation mode.
+        template: any source, which shows what a source consists of.
     """
 
-    def __init__(self, network: EncoderDecoder) -> None:
+    def __init__(self, network: EncoderDecoder, template: Padded | Sources) -> None:
         super().__init__()
         self.network = network
+        self.template = template
 
-    def forward(self, source: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """Encode `source (B, S, ...)`; see `flatten` for the names."""
-        encoded = self.network.encode(Padded(source, lengths))
+    def forward(self, *source: Tensor) -> dict[str, Tensor]:
+        """Encode what `inputs_of` gives, in its order; see `flatten` for the names."""
+        tensors = iter(source)
+        encoded = self.network.encode(self.template.map(lambda _: next(tensors)))
         found = {"mask": encoded.memory.mask, **flatten(self.network.start(encoded), 1)}
         # a graph names each output once: keys that are the memory itself become a copy
-        return {name: value.clone() if name == "memory.keys" else value for name, value in found.items()}
+        return {name: value.clone() if name.endswith("keys") else value for name, value in found.items()}
 
 
 class DecoderGraph(nn.Module):
@@ -78,6 +81,20 @@ class DecoderGraph(nn.Module):
         return found | {f"next.{name}": value for name, value in changed if name.split(".")[0] not in _PER_SOURCE}
 
 
+def inputs_of(source: Padded | Sources) -> dict[str, Tensor]:
+    """Name the tensors of a source: `source` and `lengths`, of several sources `source.NAME` and `lengths.NAME`.
+
+    Example:
+        >>> text = Padded(torch.tensor([[4, 3]]), torch.tensor([2]))
+        >>> list(inputs_of(text)), list(inputs_of(Sources({"text": text})))
+        (['source', 'lengths'], ['source.text', 'lengths.text'])
+    """
+    if isinstance(source, Padded):
+        return {"source": source.values, "lengths": source.lengths}
+    parts = source.parts.items()
+    return {f"{role}.{name}": tensor for name, part in parts for role, tensor in inputs_of(part).items()}
+
+
 def flatten(state: DecoderState, hypotheses: int) -> dict[str, Tensor]:
     """Name the tensors of a state: `memory.*` and `summary` as `(B, ...)`, all others as `(B, K, ...)`.
 
@@ -115,6 +132,9 @@ def _name(value: object, name: str, found: dict[str, Tensor]) -> None:
     elif isinstance(value, Value):
         for field in dataclasses.fields(value):
             _name(getattr(value, field.name), f"{name}.{field.name}".lstrip("."), found)
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            _name(part, f"{name}.{key}", found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +153,7 @@ class Graph:
 
 
 @torch.no_grad()
-def trace(network: EncoderDecoder, source: Padded) -> tuple[Graph, Graph]:
+def trace(network: EncoderDecoder, source: Padded | Sources) -> tuple[Graph, Graph]:
     """Trace encoder and decoder with any number of sources, positions and hypotheses.
 
     Args:
@@ -143,13 +163,14 @@ def trace(network: EncoderDecoder, source: Padded) -> tuple[Graph, Graph]:
     Returns:
         The encoder's and the decoder's graph.
     """
-    encoder = EncoderGraph(network)
-    images = source.values.dim() == 4
-    shapes: Any = ({0: Dim.DYNAMIC} if images else {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
-    example = (source.values, source.lengths)
-    first = _trace(encoder, example, shapes, ["source", "lengths"])
+    source = source if isinstance(source, Sources) else Padded(source.values, source.lengths)
+    inputs = inputs_of(source)
+    shapes = tuple(
+        {0: Dim.DYNAMIC} if value.dim() in (1, 4) else {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for value in inputs.values()
+    )
+    first = _trace(EncoderGraph(network, source), tuple(inputs.values()), (shapes,), list(inputs))
 
-    state = network.start(network.encode(Padded(source.values, source.lengths)))
+    state = network.start(network.encode(source))
     names = flatten(state, 1)
     twice = {
         name: value if name.split(".")[0] in _PER_SOURCE else value.repeat_interleave(3, dim=1)
@@ -165,6 +186,8 @@ def trace(network: EncoderDecoder, source: Padded) -> tuple[Graph, Graph]:
 
 def _dynamic(name: str, value: Tensor) -> dict[int, Any]:
     """Tell which sizes differ: sources, then positions or hypotheses, and the positions of a history."""
+    if name.startswith("memory.parts."):
+        return {0: _SOURCES, 1: Dim.DYNAMIC}
     if name.startswith(_PER_SOURCE):
         return {0: _SOURCES} | ({} if name == "summary" else {1: _POSITIONS})
     return {0: _SOURCES, 1: _HYPOTHESES} | ({2: _POSITIONS} if name.startswith("history") else {})

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_seq2seq.features import Processor
+from lit_seq2seq.export.graphs import inputs_of
+from lit_seq2seq.features import Feature, MultiSource, Processor, Waveform
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.runtime.model import Network
+from lit_seq2seq.runtime.readers import Named
 from lit_seq2seq.runtime.search import Options, select
-from lit_seq2seq.types import CopySource, Padded, UserError
+from lit_seq2seq.types import CopySource, Padded, Sources
 
 LENGTH, STEPS, BATCH = 12, 20, 32
 
@@ -43,53 +45,58 @@ class Measured:
     throughput: float
 
 
-def random_source(processor: Processor, count: int, length: int, seed: int = 0) -> Padded:
+def random_source(processor: Processor, count: int, length: int, seed: int = 0) -> Padded | Sources:
     """Draw sources of lengths from 2 to `length`, the first of which has just that length; images have one size.
 
     Args:
         processor: says what a source is.
         count: number of sources.
-        length: number of positions.
+        length: number of positions; of samples of recordings so many times 40 ms.
         seed: of the random numbers.
-
-    Raises:
-        UserError: there are several sources at once.
     """
     generator = torch.Generator().manual_seed(seed)
     feature = processor.source_feature
-    padded, size = feature.collate([feature.nothing()]), feature.size
-    if not isinstance(padded, Padded) or not isinstance(size, int):
-        raise UserError("a model of several sources cannot be exported: use lit-seq2seq generate, or the pipeline")
-    empty = padded.values  # (1, S) ids, (1, S, F) vectors or (1, H, W, C) pixels
-    if empty.dim() == 4:
-        pixels = torch.randn(count, *empty.shape[1:], generator=generator)
-        return Padded(pixels, torch.full((count,), empty.shape[1]))
-    lengths = torch.randint(2, length + 1, (count,), generator=generator)
-    lengths[0] = length
-    if empty.dim() == 3:
-        values: Tensor = torch.randn(count, length, empty.shape[2], generator=generator)
-        return Padded(values.masked_fill(torch.arange(length)[:, None] >= lengths[:, None, None], 0), lengths)
-    ids = torch.randint(size, (count, length), generator=generator)
-    source = Padded(ids, lengths)
-    source = Padded(ids.masked_fill(~source.mask, 0), lengths)
+    if isinstance(feature, MultiSource):
+        return Sources({name: _random(one, count, length, generator) for name, one in feature.features.items()})
+    source = _random(feature, count, length, generator)
     if not processor.copy:
         return source
     own = ("one", "two")
     names = torch.randint(processor.target.size + len(own), (count, length), generator=generator)
-    return CopySource(source.values, lengths, names, (own,) * count)
+    return CopySource(source.values, source.lengths, names, (own,) * count)
 
 
-def copy_ids(source: Padded) -> Any:
-    """Return the target ids of a source's symbols for the runtime; `None` if nothing can be copied."""
-    return source.ids.numpy() if isinstance(source, CopySource) else None
+def _random(feature: Feature, count: int, length: int, generator: torch.Generator) -> Padded:
+    empty, size = feature.collate([feature.nothing()]), feature.size
+    assert isinstance(empty, Padded)
+    assert isinstance(size, int)
+    shape = empty.values.shape  # (1, S) ids, (1, S, F) vectors or (1, H, W, C) pixels
+    if len(shape) == 4:
+        pixels = torch.randn(count, *shape[1:], generator=generator)
+        return Padded(pixels, torch.full((count,), shape[1]))
+    if isinstance(feature, Waveform):
+        length *= feature.sampling_rate // 25
+    lengths = torch.randint(length // 6, length + 1, (count,), generator=generator)
+    lengths[0] = length
+    if len(shape) == 3:
+        values: Tensor = torch.randn(count, length, shape[2], generator=generator)
+        return Padded(values.masked_fill(torch.arange(length)[:, None] >= lengths[:, None, None], 0), lengths)
+    source = Padded(torch.randint(size, (count, length), generator=generator), lengths)
+    return Padded(source.values.masked_fill(~source.mask, 0), lengths)
+
+
+def named(source: Padded | Sources) -> Named:
+    """Return a source as the runtime takes it."""
+    found = {name: tensor.numpy() for name, tensor in inputs_of(source).items()}
+    return found | ({"copy_ids": source.ids.numpy()} if isinstance(source, CopySource) else {})
 
 
 @torch.no_grad()
-def greatest_error(network: EncoderDecoder, exported: Network, source: Padded, steps: int = STEPS) -> float:
+def greatest_error(network: EncoderDecoder, exported: Network, source: Padded | Sources, steps: int = STEPS) -> float:
     """Compare log-probabilities over `steps` random target tokens, two hypotheses per source."""
     state = network.start(network.encode(source))
     state = state.select(torch.arange(len(source.lengths))[:, None].expand(-1, 2))
-    values, _ = exported.start(source.values.numpy(), source.lengths.numpy(), copy_ids(source))
+    values, _ = exported.start(named(source))
     rows = np.arange(len(source.lengths))
     twice = select(values, rows, np.zeros((len(rows), 2), np.int64))
     generator, worst = torch.Generator().manual_seed(1), 0.0
@@ -100,16 +107,16 @@ def greatest_error(network: EncoderDecoder, exported: Network, source: Padded, s
         state, twice = output.state, step.state
         expected = output.log_probs.numpy().reshape(step.log_probs.shape)
         real = np.isfinite(expected)
-        worst = max(worst, float(np.abs(step.log_probs - expected)[real].max()))
+        worst = max(worst, float(np.abs(step.log_probs[real] - expected[real]).max()))
         tokens = torch.randint(size, tokens.shape, generator=generator)
     return worst
 
 
-def same_outputs(model: LitSeq2Seq, exported: Network, source: Padded) -> float:
+def same_outputs(model: LitSeq2Seq, exported: Network, source: Padded | Sources) -> float:
     """Compare the best outputs under the model's own options: the share that is the same."""
     config = replace(model.generation, do_sample=False, ctc_weight=0.0, num_return_sequences=1)
     config = replace(config, max_new_tokens=STEPS, min_new_tokens=0)
-    found = exported.generate(source.values.numpy(), source.lengths.numpy(), options_of(config), copy_ids(source))
+    found = exported.generate(named(source), options_of(config))
     pairs = zip(model.generate(source, config), found, strict=True)
     return float(np.mean([one[0].tokens.tolist() == other[0].tokens for one, other in pairs]))
 
@@ -133,7 +140,7 @@ def measure(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> list[Me
     config = replace(config, max_new_tokens=STEPS, min_new_tokens=STEPS)
     options, threads = options_of(config), torch.get_num_threads()
 
-    def row(name: str, size: float, error: float, same: float, run: Callable[[Padded], object]) -> Measured:
+    def row(name: str, size: float, error: float, same: float, run: Callable[[Padded | Sources], object]) -> Measured:
         return Measured(name, size / 1e6, error, same, 1e3 * _seconds(run, one), BATCH / _seconds(run, many))
 
     weights = sum(p.numel() * p.element_size() for p in model.net.parameters())
@@ -144,14 +151,14 @@ def measure(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> list[Me
         size = sum((folder / f"{part}.{name}.onnx").stat().st_size for part in ("encoder", "decoder"))
         error, same = greatest_error(model.net, exported, many), same_outputs(model, exported, many)
 
-        def run(source: Padded, exported: Network = exported) -> object:
-            return exported.generate(source.values.numpy(), source.lengths.numpy(), options, copy_ids(source))
+        def run(source: Padded | Sources, exported: Network = exported) -> object:
+            return exported.generate(named(source), options)
 
         rows.append(row(name, size, error, same, run))
     return rows
 
 
-def _seconds(run: Callable[[Padded], object], source: Padded) -> float:
+def _seconds(run: Callable[[Padded | Sources], object], source: Padded | Sources) -> float:
     """Time one call: the least of as many as fit into half a second, at least 3, as other programs only add to it."""
     run(source)
     found: list[float] = []

@@ -106,4 +106,4 @@ class HierarchicalAttention(Attention):
         beta = masked_softmax(torch.cat(energies, dim=-1), present[:, None])  # (B, Q, K)
         context = (beta[..., None] * torch.stack(contexts, dim=2)).sum(dim=2)
         joined = torch.cat([beta[..., k : k + 1] * weight for k, weight in enumerate(weights)], dim=-1)  # (B, Q, S)
-        return context, joined.gather(-1, memory.order[:, None].expand_as(joined))
+        return context, joined.gather(-1, memory.order[:, None].expand(-1, joined.shape[1], -1))

@@ -1,200 +1,88 @@
-"""Raw inputs to the arrays that an exported encoder reads: what `lit_seq2seq.features` does, for use alone."""
+"""Raw inputs to what an exported encoder reads: several sources at once, and the reader of a saved model."""
 
 from __future__ import annotations
 
 import json
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .audio import log_mel, read_audio
 from .errors import UserError
-from .placeholders import Delexicalized
-from .records import linearize, read_record, several
+from .readers import Array, Named, Pixels, PretrainedText, Reader, RecordText, Text, Vectors
 from .text import SpecialIds, Vocabulary
-from .vectors import check_frames, normalized, stacked, with_deltas
-
-Array = npt.NDArray[Any]
 
 
-class Reader(ABC):
-    """Turns raw inputs of one kind into padded arrays."""
+class Several(Reader):
+    """Several sources at once, each by a reader of its own; see `lit_seq2seq.features.MultiSource`.
+
+    Args:
+        readers: of each source, by its name.
+    """
+
+    def __init__(self, readers: dict[str, Reader]) -> None:
+        self.readers = readers
 
     def is_missing(self, raw: Any) -> bool:
-        """Tell whether there is no input, so that the output is empty."""
-        return raw is None
-
-    @abstractmethod
-    def encode(self, raw: Sequence[Any]) -> list[Array]:
-        """Turn raw inputs into arrays.
-
-        Raises:
-            UserError: one cannot be read.
-        """
-
-    @abstractmethod
-    def truncate(self, array: Array, length: int) -> Array:
-        """Shorten an array to at most `length` positions."""
-
-    def collate(self, arrays: Sequence[Array]) -> tuple[Array, Array]:
-        """Pad arrays at the end into `values (B, S, ...)` and `lengths (B,)`."""
-        lengths = np.array([len(array) for array in arrays], np.int64)
-        values = np.zeros((len(arrays), lengths.max(), *arrays[0].shape[1:]), arrays[0].dtype)
-        for row, array in zip(values, arrays, strict=True):
-            row[: len(array)] = array
-        return values, lengths
-
-    def restore(self, text: str, raw: Any) -> str:
-        """Put back into an output what the model did not see of its input."""
-        return text
-
-
-class Text(Reader):
-    """Texts as symbol ids.
-
-    Args:
-        vocabulary: the symbols.
-        prefix: text put before every input.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, prefix: str = "") -> None:
-        self.vocabulary = vocabulary
-        self.prefix = prefix
-
-    def is_missing(self, raw: Any) -> bool:
-        """Tell whether a text is absent or blank."""
-        return raw is None or (isinstance(raw, str) and (not raw or raw.isspace()))
+        """Tell whether an input has none of the sources."""
+        if isinstance(raw, str):
+            return not raw.strip()
+        return raw is None or all(reader.is_missing(raw.get(name)) for name, reader in self.readers.items())
 
     def encode(self, raw: Sequence[Any]) -> list[Array]:
-        """Turn texts into ids `(S,)` that end with EOS."""
-        for value in raw:
-            if not isinstance(value, str):
-                raise UserError(f"expected a text, but it is of type {type(value).__name__}")
-        return [np.array(ids, np.int64) for ids in self.ids([self.prefix + text for text in raw])]
+        """Turn mappings, or the JSON texts of some, into arrays `(K,)` that hold the array of each of K sources."""
+        read = [self._read(value) for value in raw]
+        return [_bundle([self._part(reader, row.get(name)) for name, reader in self.readers.items()]) for row in read]
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Turn texts into ids that end with EOS."""
-        return self.vocabulary.encode(texts)
+    def _part(self, reader: Reader, value: Any) -> Array:
+        return reader.nothing() if reader.is_missing(value) else reader.encode([value])[0]
+
+    def _read(self, raw: Any) -> dict[str, Any]:
+        try:
+            found = json.loads(raw) if isinstance(raw, str) else raw
+        except json.JSONDecodeError:
+            found = None
+        if not isinstance(found, dict) or not found.keys() <= self.readers.keys():
+            raise UserError(f"expected a mapping with {', '.join(self.readers)}, or its JSON text, but got {raw!r:.80}")
+        return found
+
+    def nothing(self) -> Array:
+        """Return what stands for nothing in each source."""
+        return _bundle([reader.nothing() for reader in self.readers.values()])
+
+    def positions(self, array: Array) -> int:
+        """Count the positions of all sources."""
+        return sum(self._positions(array))
+
+    def _positions(self, array: Array) -> list[int]:
+        return [reader.positions(part) for reader, part in zip(self.readers.values(), array, strict=True)]
 
     def truncate(self, array: Array, length: int) -> Array:
-        """Shorten ids that end with EOS to ids that end with EOS."""
-        return array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]])
-
-    def collate(self, arrays: Sequence[Array]) -> tuple[Array, Array]:
-        """Pad with the padding symbol."""
-        values, lengths = super().collate(arrays)
-        values[np.arange(values.shape[1]) >= lengths[:, None]] = self.vocabulary.specials.pad
-        return values, lengths
-
-
-class PretrainedText(Text):
-    """Texts as a pretrained model's tokenizer splits them, with the special symbols that the model expects."""
-
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Turn texts into ids between special symbols."""
-        found = self.vocabulary.backend.encode_batch_fast(list(texts), add_special_tokens=True)
-        return [list(encoding.ids) for encoding in found]
-
-
-class RecordText(Text):
-    """Records, written as text.
-
-    Args:
-        vocabulary: the symbols.
-        config: settings of `lit_seq2seq.features.Records`.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
-        super().__init__(vocabulary)
-        self.config = config
-
-    def is_missing(self, raw: Any) -> bool:
-        """Tell whether a record is absent or has no slot."""
-        if isinstance(raw, dict):
-            return not any(map(several, raw.values()))
-        return super().is_missing(raw) if isinstance(raw, str) else not raw
-
-    def _hidden(self, raw: Any) -> Delexicalized:
-        return Delexicalized(read_record(raw), self.config.get("delexicalize", ()))
-
-    def encode(self, raw: Sequence[Any]) -> list[Array]:
-        """Turn records into ids."""
-        values, sort = self.config["values"], self.config["sort"]
-        return super().encode([linearize(self._hidden(record).parts, values, sort) for record in raw])
-
-    def restore(self, text: str, raw: Any) -> str:
-        """Put the values of the record in place of placeholders."""
-        return self._hidden(raw).restore(text)
-
-
-class Vectors(Reader):
-    """Recordings or ready frames as sequences of vectors.
-
-    Args:
-        config: settings of `lit_seq2seq.features.LogMel` or `Frames`.
-        statistics: mean and deviation over the training data, where the settings ask for them.
-    """
-
-    def __init__(self, config: dict[str, Any], statistics: Any = None) -> None:
-        self.config = config
-        self.statistics = statistics
-
-    def encode(self, raw: Sequence[Any]) -> list[Array]:
-        """Compute vectors `(T, F)`."""
-        return [self._encode(value) for value in raw]
-
-    def _encode(self, raw: Any) -> Array:
-        config = self.config
-        if "n_mels" in config:
-            names = ("sampling_rate", "n_mels", "window", "hop", "fmin", "fmax", "log_floor")
-            samples = read_audio(raw, config["sampling_rate"])
-            frames = log_mel(samples, **{name: config[name] for name in names})
-        else:
-            frames = check_frames(raw, config["channels"])
-        frames = with_deltas(frames, config["deltas"])
-        if config["normalize"] != "none":
-            frames = normalized(frames, self.statistics)
-        return stacked(frames, config["stack"])
-
-    def truncate(self, array: Array, length: int) -> Array:
-        """Drop positions from the end."""
-        return array[:length]
-
-
-class Pixels(Reader):
-    """Images as pixels of one size.
-
-    Args:
-        config: settings of `lit_seq2seq.features.Image`.
-    """
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
-
-    def encode(self, raw: Sequence[Any]) -> list[Array]:
-        """Decode images: `(H, W, 3)`; needs Pillow."""
-        from .images import decode_image, fitted
-
-        edge, config = self.config["size"], self.config
-        enough = math.ceil(2 * edge / math.sqrt(config["smallest_crop"]))
-        images = [decode_image(value, config["max_pixels"], enough) for value in raw]
-        return [np.asarray(fitted(image, edge, config["fit"])) for image in images]
-
-    def truncate(self, array: Array, length: int) -> Array:
-        """Return the image as it is."""
+        """Shorten the longest sources until all together have at most `length` positions."""
+        sizes = sorted(self._positions(array))
+        for rank, size in enumerate(sizes):
+            share = length // (len(sizes) - rank)
+            if size > share:
+                pairs = zip(self.readers.values(), array, strict=True)
+                return _bundle([reader.truncate(part, max(share, 1)) for reader, part in pairs])
+            length -= size
         return array
 
-    def collate(self, arrays: Sequence[Array]) -> tuple[Array, Array]:
-        """Normalise."""
-        from .images import normalized_pixels
+    def collate(self, arrays: Sequence[Array]) -> Named:
+        """Pad each source: `source.NAME` and `lengths.NAME`."""
+        return {
+            f"{role}.{name}": values
+            for (name, reader), column in zip(self.readers.items(), zip(*arrays, strict=True), strict=True)
+            for role, values in reader.collate(column).items()
+        }
 
-        values = normalized_pixels(np.stack(arrays), self.config["mean"], self.config["std"])
-        return values, np.full(len(arrays), self.config["size"], np.int64)
+
+def _bundle(parts: Sequence[Array]) -> Array:
+    array = np.empty(len(parts), object)
+    for place, part in enumerate(parts):
+        array[place] = part
+    return array
 
 
 def load_reader(folder: Path, specials: dict[str, SpecialIds]) -> tuple[Reader, Vocabulary]:
@@ -213,18 +101,26 @@ def load_reader(folder: Path, specials: dict[str, SpecialIds]) -> tuple[Reader, 
     target = Vocabulary((folder / f"{'' if alone else 'target_'}tokenizer.json").read_text("utf-8"), specials["target"])
     if source is None:
         return Text(target, prefix), target
-    kind = source.get("class_path", "").split(".")[-1]
-    if kind == "":
+    if "class_path" not in source:
         text = (folder / "source_tokenizer.json").read_text(encoding="utf-8")
         return Text(Vocabulary(text, specials["source"]), prefix), target
+    return _reader(source, specials, "source", prefix), target
+
+
+def _reader(source: dict[str, Any], specials: dict[str, SpecialIds], side: str, prefix: str = "") -> Reader:
+    """Make the reader of a feature that a `processor.json` describes; `side` is its name in `specials`."""
+    kind = source["class_path"].split(".")[-1]
+    if kind == "Tokenizer":
+        return Text(Vocabulary(json.dumps(source["tokenizer"]), specials[side]), prefix)
     if kind == "Records":
-        vocabulary = Vocabulary(json.dumps(source["vocabulary"]["tokenizer"]), specials["source"])
-        return RecordText(vocabulary, source["config"]), target
+        vocabulary = Vocabulary(json.dumps(source["vocabulary"]["tokenizer"]), specials[side])
+        return RecordText(vocabulary, source["config"])
     if kind == "PretrainedTokenizer":
-        vocabulary = Vocabulary(json.dumps(source["tokenizer"]), SpecialIds(pad=source["pad"]))
-        return PretrainedText(vocabulary), target
-    if kind in ("LogMel", "Frames"):
-        return Vectors(source["config"], source["statistics"]), target
+        return PretrainedText(Vocabulary(json.dumps(source["tokenizer"]), SpecialIds(pad=source["pad"])))
+    if kind in ("LogMel", "Waveform", "Frames"):
+        return Vectors(source["config"], source.get("statistics"))
     if kind == "Image":
-        return Pixels(source["config"]), target
+        return Pixels(source["config"])
+    if kind == "MultiSource":
+        return Several({name: _reader(one, specials, f"source.{name}") for name, one in source["features"].items()})
     raise UserError(f"this runtime cannot read the inputs of {kind}")

@@ -14,7 +14,8 @@ import onnxruntime
 
 from .copying import CopyMap
 from .errors import UserError
-from .inputs import Array, Text, load_reader
+from .inputs import load_reader
+from .readers import Array, Named, Text
 from .search import Hypothesis, Options, State, Step, beam_search
 from .text import SpecialIds
 
@@ -78,24 +79,27 @@ class Network:
         self.specials = {side: SpecialIds(**ids) for side, ids in self.settings["specials"].items()}
         self.options = Options(**self.settings["generation"])
 
-    def start(self, values: Array, lengths: Array, copy_ids: Array | None = None) -> tuple[State, Array]:
+    def start(self, source: Named) -> tuple[State, Array]:
         """Encode sources.
 
         Args:
-            values: `(B, S, ...)` what the encoder reads.
-            lengths: `(B,)`.
-            copy_ids: `(B, S)` target ids of the source's symbols, for a model that copies.
+            source: `source (B, S, ...)` and `lengths (B,)`; of several sources `source.NAME` and `lengths.NAME` each.
+                For a model that copies also `copy_ids (B, S)`, target ids of the source's symbols.
 
         Returns:
             The decoder's first state, and which positions of the memory are real, `(B, S')`.
         """
-        found = self.encoder({"source": values, "lengths": lengths})
+        found = self._encode(source)
         state = {name: found[name] for name in self.decoder.inputs if name != "tokens"}
-        if copy_ids is not None:
+        if "copy_ids" in source:
+            copy_ids = source["copy_ids"]
             beyond = max(int(copy_ids.max()) + 1 - self.settings["target_size"], 0)
             # of the second only the width matters
             state |= {"memory.copy_ids": copy_ids, "memory.copy_extra": np.zeros((len(copy_ids), beyond), bool)}
         return state, found["mask"]
+
+    def _encode(self, source: Named) -> State:
+        return self.encoder(source)
 
     def step(self, tokens: Array, state: State) -> Step:
         """Read `tokens (B, K)`; the step function of `beam_search`."""
@@ -106,18 +110,14 @@ class Network:
             log_probs = mix(log_probs, found["log_copy"], found["copy_weights"], state)
         return Step(log_probs, found.get("attention"), after)
 
-    def generate(
-        self, values: Array, lengths: Array, options: Options | None = None, copy_ids: Array | None = None
-    ) -> list[list[Hypothesis]]:
+    def generate(self, source: Named, options: Options | None = None) -> list[list[Hypothesis]]:
         """Search for the best outputs.
 
         Args:
-            values: see `start`.
-            lengths: see `start`.
+            source: see `start`.
             options: options of search; those of the model if `None`.
-            copy_ids: see `start`.
         """
-        state, mask = self.start(values, lengths, copy_ids)
+        state, mask = self.start(source)
         return beam_search(self.step, state, mask, self.specials["target"], options or self.options)
 
 
@@ -173,7 +173,7 @@ class Model(Network):
         limit = self.settings["max_source_length"]
         if limit is not None:
             arrays = [self.reader.truncate(array, limit) for array in arrays]
-        order = sorted(range(len(kept)), key=lambda index: len(arrays[index]))
+        order = sorted(range(len(kept)), key=lambda index: self.reader.positions(arrays[index]))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             raw = [inputs[kept[index]] for index in batch]
@@ -182,19 +182,18 @@ class Model(Network):
         return results
 
     def _batch(self, arrays: list[Array], raw: list[Any], options: Options) -> list[list[Output]]:
-        values, lengths = self.reader.collate(arrays)
-        copy_ids = None
+        source = self.reader.collate(arrays)
         extra: list[tuple[str, ...]] = [()] * len(arrays)
         if self.copy_map is not None:
             assert isinstance(self.reader, Text)
             found, extra = self.copy_map.source([self.reader.prefix + text for text in raw], arrays)
-            copy_ids = np.full(values.shape, self.specials["target"].pad, np.int64)
-            for row, ids in zip(copy_ids, found, strict=True):
+            source["copy_ids"] = np.full(source["source"].shape, self.specials["target"].pad, np.int64)
+            for row, ids in zip(source["copy_ids"], found, strict=True):
                 row[: len(ids)] = ids
-        hypotheses = self.generate(values, lengths, options, copy_ids)
+        hypotheses = self.generate(source, options)
         return [
-            [Output(self.reader.restore(self.target.decode(one.tokens, own), source), one.score) for one in row]
-            for row, own, source in zip(hypotheses, extra, raw, strict=True)
+            [Output(self.reader.restore(self.target.decode(one.tokens, own), text), one.score) for one in row]
+            for row, own, text in zip(hypotheses, extra, raw, strict=True)
         ]
 
     def _options(self, options: dict[str, Any]) -> Options:

@@ -1,4 +1,5 @@
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,19 @@ import PIL.Image
 import pytest
 import soundfile
 
-from lit_seq2seq.features import Feature, Frames, Image, LogMel, Processor, Records, Tokenizer
+from lit_seq2seq.export import vocabularies
+from lit_seq2seq.export.graphs import inputs_of
+from lit_seq2seq.features import (
+    Feature,
+    Frames,
+    Image,
+    LogMel,
+    MultiSource,
+    Processor,
+    Records,
+    Tokenizer,
+    Waveform,
+)
 from lit_seq2seq.runtime.copying import CopyMap
 from lit_seq2seq.runtime.errors import UserError
 from lit_seq2seq.runtime.inputs import load_reader
@@ -49,8 +62,26 @@ CASES: dict[str, tuple[Feature | None, list[Any]]] = {
     "hidden records": (Records(delexicalize=["name", "near"]), RECORDS[:2]),
     "log-mel": (LogMel(8000, n_mels=6), SOUNDS),
     "log-mel, global": (LogMel(8000, n_mels=6, deltas=2, normalize="global", stack=3), SOUNDS),
+    "samples": (Waveform(8000), SOUNDS),
     "frames": (Frames(3, deltas=1, stack=2, normalize="none"), FRAMES),
     "images": (Image(24), PICTURES),
+    "several": (
+        MultiSource(
+            {
+                "text": Tokenizer("word"),
+                "image": Image(16),
+                "tags": Tokenizer("char"),
+                "sound": Waveform(8000),
+                "gesture": Frames(3, deltas=1, stack=2, normalize="none"),
+            }
+        ),
+        [
+            {"text": TEXTS[0], "image": PICTURES[0], "tags": "ab", "sound": SOUNDS[0], "gesture": FRAMES[1]},
+            {"text": TEXTS[1], "tags": ""},
+            {"image": PICTURES[1], "sound": SOUNDS[3][:5]},
+            json.dumps({"text": TEXTS[3], "image": None, "gesture": FRAMES[0]}),
+        ],
+    ),
     "padded images": (Image(24, fit="pad", smallest_crop=0.5, mean=(0.5,) * 3, std=(0.2, 0.3, 0.4)), PICTURES),
 }
 
@@ -61,15 +92,13 @@ def processor(name: str) -> Processor:
     target.train(TEXTS)
     if feature is None:
         return Processor(target, target, source_prefix="say: ")
-    feature.train([raw])
+    for part in feature.features.values() if isinstance(feature, MultiSource) else [feature]:
+        part.train([TEXTS if isinstance(feature, MultiSource) else raw])
     return Processor(feature, target)
 
 
 def specials(processor: Processor) -> dict[str, SpecialIds]:
-    feature = processor.source_feature
-    feature = feature.tokenizer if isinstance(feature, Records) else feature
-    own = feature.specials if isinstance(feature, Tokenizer) else SpecialIds()
-    return {"source": own, "target": processor.target.specials}
+    return {name: tokenizer.specials for name, tokenizer in vocabularies(processor).items()}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -77,15 +106,18 @@ def test_inputs_become_the_arrays_of_the_feature(name: str, tmp_path: Path) -> N
     made, raw = processor(name), CASES[name][1]
     made.save(tmp_path)
     reader, target = load_reader(tmp_path, specials(made))
-    values, lengths = reader.collate([reader.truncate(array, 7) for array in reader.encode(raw)])
-    expected = made.source(raw, max_length=7)
-    np.testing.assert_array_equal(values, expected.values.numpy())
-    np.testing.assert_array_equal(lengths, expected.lengths.numpy())
-    assert values.dtype == expected.values.numpy().dtype
+    found = reader.collate([reader.truncate(array, 7) for array in reader.encode(raw)])
+    expected = inputs_of(made.source(raw, max_length=7))
+    assert list(found) == list(expected)
+    for role, values in expected.items():
+        np.testing.assert_array_equal(found[role], values.numpy(), strict=True)
     for text in TEXTS:
         ids = made.target.encode_batch([text])[0]
         assert target.decode(ids) == made.target.decode(ids)
-    for value in [*raw, None]:
+    feature = made.source_feature
+    sizes = [feature.positions(array) for array in feature.encode(made.prefixed(raw))]
+    assert [reader.positions(array) for array in reader.encode(raw)] == sizes
+    for value in [*raw, None, *([{}, {"text": " "}, " "] if name == "several" else [])]:
         assert reader.is_missing(value) == made.source_feature.is_missing(value)
 
 
@@ -117,6 +149,7 @@ def test_what_cannot_be_read_is_explained(tmp_path: Path) -> None:
     made = processor("images")
     made.save(tmp_path)
     reader, _ = load_reader(tmp_path, specials(made))
+    assert reader.collate([reader.nothing()])["source"].shape == (1, 24, 24, 3)
     with pytest.raises(UserError, match="expected an image, but the bytes cannot be read as one"):
         reader.encode([b"no image"])
     (tmp_path / "processor.json").write_text(
@@ -124,3 +157,12 @@ def test_what_cannot_be_read_is_explained(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="this runtime cannot read the inputs of Sculpture"):
         load_reader(tmp_path, specials(made))
+
+
+@pytest.mark.parametrize("raw", ["no JSON", "[1]", {"picture": b""}, 3])
+def test_what_is_no_mapping_of_the_sources_is_explained(raw: Any, tmp_path: Path) -> None:
+    made = processor("several")
+    made.save(tmp_path)
+    reader, _ = load_reader(tmp_path, specials(made))
+    with pytest.raises(UserError, match="expected a mapping with text, image, tags, sound, gesture, or its JSON text"):
+        reader.encode([raw])

@@ -13,6 +13,9 @@ from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import CellState, Encoded, Padded, Sources
 
+_BEYOND = 1 << 40
+"""More positions than there are."""
+
 
 @dataclass(frozen=True)
 class JoinedMemory(Padded):
@@ -37,7 +40,8 @@ class JoinedMemory(Padded):
             [[1.0, 2.0, 7.0], [3.0, 8.0, 0.0]]
         """
         padding = ~torch.cat([part.mask for part in parts.values()], dim=1)  # (B, S)
-        order = padding.to(torch.uint8).argsort(dim=1, stable=True)
+        places = torch.arange(padding.shape[1], device=padding.device)
+        order = torch.where(padding, places + _BEYOND, places).argsort(dim=1)  # stable, as no two are alike
         values = torch.cat([part.values for part in parts.values()], dim=1)
         values = values.gather(1, order[..., None].expand_as(values))
         return cls(values, (~padding).sum(dim=1), parts, order)

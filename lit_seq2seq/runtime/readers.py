@@ -1,0 +1,231 @@
+"""Raw inputs of one kind to arrays: what `lit_seq2seq.features` does, for use without torch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .audio import log_mel, read_audio
+from .errors import UserError
+from .placeholders import Delexicalized
+from .records import linearize, read_record, several
+from .text import Vocabulary
+from .vectors import check_frames, normalized, stacked, with_deltas
+
+Array = npt.NDArray[Any]
+Named = dict[str, Array]
+
+
+class Reader(ABC):
+    """Turns raw inputs of one kind into padded arrays."""
+
+    def is_missing(self, raw: Any) -> bool:
+        """Tell whether there is no input, so that the output is empty."""
+        return raw is None
+
+    @abstractmethod
+    def encode(self, raw: Sequence[Any]) -> list[Array]:
+        """Turn raw inputs into arrays.
+
+        Raises:
+            UserError: one cannot be read.
+        """
+
+    @abstractmethod
+    def nothing(self) -> Array:
+        """Return the array that stands for one source of several that is missing."""
+
+    def positions(self, array: Array) -> int:
+        """Count the positions of an array."""
+        return len(array)
+
+    @abstractmethod
+    def truncate(self, array: Array, length: int) -> Array:
+        """Shorten an array to at most `length` positions."""
+
+    def collate(self, arrays: Sequence[Array]) -> Named:
+        """Pad arrays at the end: `source (B, S, ...)` and `lengths (B,)`, as the encoder names its inputs."""
+        lengths = np.array([len(array) for array in arrays], np.int64)
+        values = np.zeros((len(arrays), lengths.max(), *arrays[0].shape[1:]), arrays[0].dtype)
+        for row, array in zip(values, arrays, strict=True):
+            row[: len(array)] = array
+        return {"source": values, "lengths": lengths}
+
+    def restore(self, text: str, raw: Any) -> str:
+        """Put back into an output what the model did not see of its input."""
+        return text
+
+
+class Text(Reader):
+    """Texts as symbol ids.
+
+    Args:
+        vocabulary: the symbols.
+        prefix: text put before every input.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, prefix: str = "") -> None:
+        self.vocabulary = vocabulary
+        self.prefix = prefix
+
+    def is_missing(self, raw: Any) -> bool:
+        """Tell whether a text is absent or blank."""
+        return raw is None or (isinstance(raw, str) and (not raw or raw.isspace()))
+
+    def encode(self, raw: Sequence[Any]) -> list[Array]:
+        """Turn texts into ids `(S,)` that end with EOS."""
+        for value in raw:
+            if not isinstance(value, str):
+                raise UserError(f"expected a text, but it is of type {type(value).__name__}")
+        return [np.array(ids, np.int64) for ids in self.ids([self.prefix + text for text in raw])]
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into ids that end with EOS."""
+        return self.vocabulary.encode(texts)
+
+    def nothing(self) -> Array:
+        """Return the ids of an empty text."""
+        return np.array(self.ids([""])[0], np.int64)
+
+    def truncate(self, array: Array, length: int) -> Array:
+        """Shorten ids that end with EOS to ids that end with EOS."""
+        return array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]])
+
+    def collate(self, arrays: Sequence[Array]) -> Named:
+        """Pad with the padding symbol."""
+        found = super().collate(arrays)
+        padding = np.arange(found["source"].shape[1]) >= found["lengths"][:, None]
+        found["source"][padding] = self.vocabulary.specials.pad
+        return found
+
+
+class PretrainedText(Text):
+    """Texts as a pretrained model's tokenizer splits them, with the special symbols that the model expects."""
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into ids between special symbols."""
+        found = self.vocabulary.backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        return [list(encoding.ids) for encoding in found]
+
+
+class RecordText(Text):
+    """Records, written as text.
+
+    Args:
+        vocabulary: the symbols.
+        config: settings of `lit_seq2seq.features.Records`.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
+        super().__init__(vocabulary)
+        self.config = config
+
+    def is_missing(self, raw: Any) -> bool:
+        """Tell whether a record is absent or has no slot."""
+        if isinstance(raw, dict):
+            return not any(map(several, raw.values()))
+        return super().is_missing(raw) if isinstance(raw, str) else not raw
+
+    def _hidden(self, raw: Any) -> Delexicalized:
+        return Delexicalized(read_record(raw), self.config.get("delexicalize", ()))
+
+    def encode(self, raw: Sequence[Any]) -> list[Array]:
+        """Turn records into ids."""
+        values, sort = self.config["values"], self.config["sort"]
+        return super().encode([linearize(self._hidden(record).parts, values, sort) for record in raw])
+
+    def restore(self, text: str, raw: Any) -> str:
+        """Put the values of the record in place of placeholders."""
+        return self._hidden(raw).restore(text)
+
+
+class Vectors(Reader):
+    """Recordings or ready frames as sequences of vectors.
+
+    Args:
+        config: settings of `lit_seq2seq.features.LogMel`, `Waveform` or `Frames`.
+        statistics: mean and deviation over the training data, where the settings ask for them.
+    """
+
+    def __init__(self, config: dict[str, Any], statistics: Any = None) -> None:
+        self.config = config
+        self.statistics = statistics
+
+    def encode(self, raw: Sequence[Any]) -> list[Array]:
+        """Compute vectors `(T, F)`."""
+        return [self._encode(value) for value in raw]
+
+    def _encode(self, raw: Any) -> Array:
+        config = self.config
+        if "n_mels" in config:
+            names = ("sampling_rate", "n_mels", "window", "hop", "fmin", "fmax", "log_floor")
+            samples = read_audio(raw, config["sampling_rate"])
+            frames = log_mel(samples, **{name: config[name] for name in names})
+        elif "sampling_rate" in config:
+            frames = read_audio(raw, config["sampling_rate"])[:, None]
+        else:
+            frames = check_frames(raw, config["channels"])
+        frames = with_deltas(frames, config.get("deltas", 0))
+        if config["normalize"] != "none":
+            frames = normalized(frames, self.statistics)
+        return stacked(frames, self._stack)
+
+    @property
+    def _stack(self) -> int:
+        return int(self.config.get("stack", 1))
+
+    def nothing(self) -> Array:
+        """Return a single position of zeros."""
+        config = self.config
+        size = int(config.get("n_mels") or config.get("channels") or 1)
+        return np.zeros((1, size * (1 + config.get("deltas", 0)) * self._stack), np.float32)
+
+    def truncate(self, array: Array, length: int) -> Array:
+        """Drop positions from the end."""
+        return array[:length]
+
+
+class Pixels(Reader):
+    """Images as pixels of one size.
+
+    Args:
+        config: settings of `lit_seq2seq.features.Image`.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def encode(self, raw: Sequence[Any]) -> list[Array]:
+        """Decode images: `(H, W, 3)`; needs Pillow."""
+        from .images import decode_image, fitted
+
+        edge, config = self.config["size"], self.config
+        enough = math.ceil(2 * edge / math.sqrt(config["smallest_crop"]))
+        images = [decode_image(value, config["max_pixels"], enough) for value in raw]
+        return [np.asarray(fitted(image, edge, config["fit"])) for image in images]
+
+    def nothing(self) -> Array:
+        """Return a grey image."""
+        from .images import GREY
+
+        return np.full((self.config["size"], self.config["size"], 3), GREY, np.uint8)
+
+    def positions(self, array: Array) -> int:
+        """Count a position for every 16 x 16 pixels."""
+        return math.ceil(int(self.config["size"]) / 16) ** 2
+
+    def truncate(self, array: Array, length: int) -> Array:
+        """Return the image as it is."""
+        return array
+
+    def collate(self, arrays: Sequence[Array]) -> Named:
+        """Normalise."""
+        from .images import normalized_pixels
+
+        values = normalized_pixels(np.stack(arrays), self.config["mean"], self.config["std"])
+        return {"source": values, "lengths": np.full(len(arrays), self.config["size"], np.int64)}
