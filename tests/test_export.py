@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,11 +16,10 @@ import torch
 
 from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
-from lit_seq2seq.export import export_model, left_out, write_graphs
-from lit_seq2seq.export.report import greatest_error, named, options_of, random_source, same_outputs
+from lit_seq2seq.export import export_model, write_graphs
+from lit_seq2seq.export.report import greatest_error, named, random_source, same_outputs
 from lit_seq2seq.features import Image, Processor, Tokenizer
 from lit_seq2seq.nn import (
-    CTC,
     AdditiveAttention,
     ConvEncoder,
     CopyOutput,
@@ -31,9 +31,9 @@ from lit_seq2seq.nn import (
     VisionBackbone,
 )
 from lit_seq2seq.predictor import Predictor
-from lit_seq2seq.reranking import SlotCoverage
 from lit_seq2seq.runtime.errors import UserError
-from lit_seq2seq.runtime.model import Model, Network
+from lit_seq2seq.runtime.model import Model
+from lit_seq2seq.runtime.network import FORMAT, Network
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Hypothesis, Padded, Sources
 from tests import tiny
@@ -100,7 +100,7 @@ def marked(names: Iterable[str]) -> list[Any]:
 
 def exported(made: EncoderDecoder, source: Padded | Sources, folder: Path, programs: bool = False) -> Network:
     write_graphs(made, source, folder, programs=programs)
-    sizes = {"variants": ["fp32"], "target_size": TARGET_SIZE, "generation": {}}
+    sizes = {"format": FORMAT, "variants": ["fp32"], "target_size": TARGET_SIZE, "generation": {}}
     specials = {"target": asdict(made.specials)}
     (folder / "export.json").write_text(json.dumps({**sizes, "specials": specials}))
     return Network(folder, threads=1)
@@ -178,7 +178,7 @@ def searched(found: list[list[Hypothesis]]) -> list[list[tuple[list[int], float]
 def test_search_finds_the_same_hypotheses_and_scores(model: LitSeq2Seq, folder: Path, options: dict) -> None:
     config = GenerationConfig(**{"max_new_tokens": 9, **options})
     source = random_source(model.processor, 24, 10, seed=3)
-    found = Network(folder).generate(named(source), options_of(config))
+    found = Network(folder).generate(named(source), config)
     expected = searched(model.generate(source, config))
     for row, other in zip(found, expected, strict=True):
         assert [one.tokens for one in row] == [tokens for tokens, _ in other]
@@ -236,8 +236,11 @@ def test_the_command_beside_the_model_reads_lines(folder: Path) -> None:
             command, cwd=folder, input="eins\n\nzwei drei\n", capture_output=True, text=True, check=False
         )
 
-    expected = [row[0].text for row in Model(folder, "int8")(["eins", "", "zwei drei"], num_beams=2)]
-    assert run("--variant", "int8", "--num_beams", "2").stdout.split("\n")[:3] == expected
+    options = {"num_beams": 2, "num_return_sequences": 2}
+    expected = [output.text for row in Model(folder, "int8")(["eins", "", "zwei drei"], **options) for output in row]
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    assert run("--variant", "int8", *arguments).stdout == "".join(f"{text}\n" for text in expected)
+    assert run("--top_p", "2").stderr == "error: top_p=2: must be a number above 0 and at most 1\n"
     wrong = run("--variant", "int4")
     assert wrong.returncode == 1
     assert "there is no variant 'int4' of the model" in wrong.stderr
@@ -253,24 +256,68 @@ def test_texts_are_those_of_the_model(model: LitSeq2Seq, folder: Path) -> None:
     assert [[output.text for output in row] for row in found] == expected
 
 
+def test_outputs_are_drawn_by_a_seed(folder: Path) -> None:
+    drawing = partial(Model(folder), ["eins zwei", "drei"] * 3, do_sample=True, num_return_sequences=5, batch_size=2)
+    assert drawing(seed=1) == drawing(seed=1) != drawing(seed=2)
+    first, _, third, *_ = drawing(seed=1)
+    assert first != third  # not the same numbers in every batch
+    assert {output.text for output in drawing(top_k=1)[0]} == {Model(folder)(["eins zwei"])[0][0].text}
+
+
+def test_a_model_twice_is_the_model(folder: Path) -> None:
+    texts = ["eins zwei", "", "drei"]
+    [found, expected] = [Model(one)(texts, num_beams=3) for one in ([folder, str(folder)], folder)]
+    for row, other in zip(found, expected, strict=True):
+        assert row[0].text == other[0].text
+        assert row[0].score == pytest.approx(other[0].score, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_an_exported_ensemble_is_that_of_the_models(tmp_path: Path) -> None:
+    tokenizer = Tokenizer("word", vocab_size=8)
+    tokenizer.train(pairs(30)["source"])
+    models = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        made = make_model(
+            decoder=partial(InputFeedingDecoder, **tiny.SIZES, attention=AdditiveAttention), output=CopyOutput
+        )
+        made.attach(Processor(tokenizer, tokenizer, copy=True))
+        disturb(made.net).eval()
+        export_model(made, tmp_path / str(seed), ["fp32"])
+        models.append(made)
+    texts = [*pairs(20, seed=5)["source"], "Anna eins Berta"]
+    config = GenerationConfig(num_beams=3, max_new_tokens=9)
+    expected = [row[0] for row in Predictor(LitSeq2Seq.ensemble(models)).stream(texts, config)]
+    found = [row[0] for row in Model([tmp_path / "0", tmp_path / "1"])(texts, num_beams=3, max_new_tokens=9)]
+    assert [one.text for one in found] == [one.text for one in expected]
+    assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-4)
+
+
 def test_mistakes_are_explained(model: LitSeq2Seq, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no exported model in .*: run lit-seq2seq export"):
         Model(tmp_path)
     with pytest.raises(UserError, match="there is no option 'beams' here: choose among num_beams"):
         Model(folder)(["eins"], beams=2)
+    with pytest.raises(UserError, match=r"num_beams=0: must be an integer of at least 1"):
+        Model(folder)(["eins"], num_beams=0)
+    other, older = tmp_path / "other", tmp_path / "older"
+    shutil.copytree(folder, other)
+    (other / "target_tokenizer.json").write_text((other / "target_tokenizer.json").read_text() + "\n")
+    with pytest.raises(
+        UserError, match=r"expected models of one vocabulary, but .*other has another than .*onnx: join"
+    ):
+        Model([folder, other])
+    older.mkdir()
+    (older / "export.json").write_text('{"format": 1}')
+    with pytest.raises(
+        UserError, match=r"older was exported in format 1, this version reads 2: export the model again"
+    ):
+        Model(older)
     with pytest.raises(UserError, match="expected a text, but it is of type int"):
         Model(folder)([3])
-    with pytest.raises(UserError, match="expected one encoder-decoder to export, got Ensemble"):
+    with pytest.raises(UserError, match="expected one encoder-decoder to export, got Ensemble: export its models one"):
         export_model(LitSeq2Seq.ensemble([model, model]), tmp_path)
-
-
-def test_what_the_runtime_does_not_do_is_said() -> None:
-    assert left_out(make_model()) == []
-    joint = make_model(auxiliary=CTC, generation=GenerationConfig(ctc_weight=0.3), reranker=SlotCoverage)
-    assert [line.split(",")[0] for line in left_out(joint)] == [
-        "Its search adds the scores of CTC",
-        "It orders its outputs anew by their texts",
-    ]
 
 
 def test_missing_packages_are_named(model: LitSeq2Seq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +354,7 @@ def compare(made: LitSeq2Seq, sources: list[Any], folder: Path) -> None:
     export_model(made, folder, ["fp32"])
     options = {"num_beams": 3, "max_new_tokens": 9, "min_new_tokens": 0}
     made.reranker = None
-    config = replace(made.generation, **options, do_sample=False, ctc_weight=0.0)
+    config = replace(made.generation, **options)
     expected = [row[0].text for row in Predictor(made).stream(sources, config)]
     assert [row[0].text for row in Model(folder)(sources, **options)] == expected
 

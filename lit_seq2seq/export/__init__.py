@@ -22,6 +22,7 @@ from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.types import Padded, Sources, UserError
 
 Variant = Literal["fp32", "fp16", "int8"]
+LEFT_OUT = "It orders its outputs anew by their texts, which the runtime does not."
 
 
 def export_model(
@@ -53,7 +54,8 @@ def export_model(
     network = model.eval().net
     if type(network) is not EncoderDecoder:
         raise UserError(
-            f"expected one encoder-decoder to export, got {type(network).__name__}: export its models alone"
+            f"expected one encoder-decoder to export, got {type(network).__name__}: export its models one by one, and "
+            "give their folders to the runtime together"
         )
     if not network.encoder.exportable:
         raise UserError(f"a model with {type(network.encoder).__name__} cannot be exported: use lit-seq2seq generate")
@@ -61,20 +63,9 @@ def export_model(
     write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs)
     _write_settings(model, folder, variants)
     found = table(measure(model, folder, variants))
-    text = _README.format(table=found, variant=variants[0], left_out=" ".join(left_out(model)))
+    text = _README.format(table=found, variant=variants[0], left_out="" if model.reranker is None else LEFT_OUT)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return found
-
-
-def left_out(model: LitSeq2Seq) -> list[str]:
-    """Say in a sentence each what of the model's own search the runtime does not do."""
-    generation = model.generation
-    reasons = [
-        ("It draws its outputs at random, which the runtime does not.", generation.do_sample),
-        ("Its search adds the scores of CTC, which the runtime does not.", generation.ctc_weight > 0),
-        ("It orders its outputs anew by their texts, which the runtime does not.", model.reranker is not None),
-    ]
-    return [reason for reason, used in reasons if used]
 
 
 def write_graphs(
@@ -118,12 +109,14 @@ def _require_packages() -> None:
 
 
 def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> None:
+    from lit_seq2seq.runtime.network import FORMAT
+
     processor = model.processor
     processor.save(folder)
     settings = {
-        "format": 1,
+        "format": FORMAT,
         "variants": list(variants),
-        "generation": {name: getattr(model.generation, name) for name in _search_options()},
+        "generation": asdict(model.generation),
         "specials": {name: asdict(tokenizer.specials) for name, tokenizer in vocabularies(processor).items()},
         "target_size": len(processor.target),
         "copy": processor.copy,
@@ -132,12 +125,6 @@ def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) ->
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(runtime.__file__).parent, folder / "runtime", dirs_exist_ok=True, ignore=ignored)
-
-
-def _search_options() -> list[str]:
-    from lit_seq2seq.runtime.search import Options
-
-    return list(Options.__dataclass_fields__)
 
 
 def vocabularies(processor: Processor) -> dict[str, Tokenizer]:
@@ -168,8 +155,7 @@ outputs = model(["an input"], num_beams=4)  # per input a list of outputs, best 
 print(outputs[0][0].text, outputs[0][0].score)
 ```
 
-`encoder` and `decoder` (one step) are ONNX graphs for any number of inputs, positions and hypotheses. Sampling, the
-scores of CTC and reranking are not part of the runtime. {left_out}
+`encoder` and `decoder` (one step) are ONNX graphs for any number of inputs, positions and hypotheses. {left_out}
 
 Against the model that was exported, on random inputs, greedily, 20 symbols each, on as many threads as torch used:
 
@@ -187,6 +173,6 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     model = LitSeq2Seq.from_pretrained(options.model, **loading_of(options))
     print(export_model(model, options.output, options.variants, options.programs))
-    for line in left_out(model):
-        print(f"note: outputs may differ from those of the model. {line}")
+    if model.reranker is not None:
+        print(f"note: outputs may differ from those of the model. {LEFT_OUT}")
     print(f"written to {options.output}: see its README.md")

@@ -19,7 +19,7 @@ _SOURCES, _HYPOTHESES, _POSITIONS = Dim("sources"), Dim("hypotheses"), Dim("posi
 
 
 class EncoderGraph(nn.Module):
-    """Sources and lengths in; mask of the memory and the decoder's first state out, with one hypothesis per source.
+    """Sources and lengths in; out the mask of the memory, the decoder's first state, one hypothesis a source, and CTC.
 
     Args:
         network: the model, in evaluation mode.
@@ -36,6 +36,8 @@ class EncoderGraph(nn.Module):
         tensors = iter(source)
         encoded = self.network.encode(self.template.map(lambda _: next(tensors)))
         found = {"mask": encoded.memory.mask, **flatten(self.network.start(encoded), 1)}
+        frames = self.network.frames(encoded)
+        found |= {} if frames is None else {"frames": frames.values}
         # a graph names each output once: keys that are the memory itself become a copy
         return {name: value.clone() if name.endswith("keys") else value for name, value in found.items()}
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +15,9 @@ from lit_seq2seq.export.graphs import inputs_of
 from lit_seq2seq.features import Feature, MultiSource, Processor, Waveform
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn import EncoderDecoder
-from lit_seq2seq.runtime.model import Network
+from lit_seq2seq.runtime.beam import select
+from lit_seq2seq.runtime.network import Network
 from lit_seq2seq.runtime.readers import Named
-from lit_seq2seq.runtime.search import Options, select
 from lit_seq2seq.types import CopySource, Padded, Sources
 
 LENGTH, STEPS, BATCH = 12, 20, 32
@@ -96,7 +95,7 @@ def greatest_error(network: EncoderDecoder, exported: Network, source: Padded | 
     """Compare log-probabilities over `steps` random target tokens, two hypotheses per source."""
     state = network.start(network.encode(source))
     state = state.select(torch.arange(len(source.lengths))[:, None].expand(-1, 2))
-    values, _ = exported.start(named(source))
+    values = exported.start(named(source)).state
     rows = np.arange(len(source.lengths))
     twice = select(values, rows, np.zeros((len(rows), 2), np.int64))
     generator, worst = torch.Generator().manual_seed(1), 0.0
@@ -114,16 +113,11 @@ def greatest_error(network: EncoderDecoder, exported: Network, source: Padded | 
 
 def same_outputs(model: LitSeq2Seq, exported: Network, source: Padded | Sources) -> float:
     """Compare the best outputs under the model's own options: the share that is the same."""
-    config = replace(model.generation, do_sample=False, ctc_weight=0.0, num_return_sequences=1)
+    config = replace(model.generation, do_sample=False, num_return_sequences=1)
     config = replace(config, max_new_tokens=STEPS, min_new_tokens=0)
-    found = exported.generate(named(source), options_of(config))
+    found = exported.generate(named(source), config)
     pairs = zip(model.generate(source, config), found, strict=True)
     return float(np.mean([one[0].tokens.tolist() == other[0].tokens for one, other in pairs]))
-
-
-def options_of(config: Any) -> Options:
-    """Return the options of the runtime for those of a `GenerationConfig`."""
-    return Options(**{name: getattr(config, name) for name in Options.__dataclass_fields__})
 
 
 def measure(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> list[Measured]:
@@ -138,7 +132,7 @@ def measure(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> list[Me
     many, one = random_source(processor, BATCH, LENGTH), random_source(processor, 1, LENGTH)
     config = replace(model.generation, do_sample=False, ctc_weight=0.0, num_beams=1, num_return_sequences=1)
     config = replace(config, max_new_tokens=STEPS, min_new_tokens=STEPS)
-    options, threads = options_of(config), torch.get_num_threads()
+    threads = torch.get_num_threads()
 
     def row(name: str, size: float, error: float, same: float, run: Callable[[Padded | Sources], object]) -> Measured:
         return Measured(name, size / 1e6, error, same, 1e3 * _seconds(run, one), BATCH / _seconds(run, many))
@@ -152,7 +146,7 @@ def measure(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> list[Me
         error, same = greatest_error(model.net, exported, many), same_outputs(model, exported, many)
 
         def run(source: Padded | Sources, exported: Network = exported) -> object:
-            return exported.generate(named(source), options)
+            return exported.generate(named(source), config)
 
         rows.append(row(name, size, error, same, run))
     return rows

@@ -1,218 +1,60 @@
-"""Beam search in NumPy, with the results of `lit_seq2seq.search.beam_search`."""
+"""Search in NumPy: picks the algorithm by the options, as `lit_seq2seq.search.search` does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
+from .beam import Array, Hypothesis, State, StepFunction, beam_search
+from .config import GenerationConfig
+from .ctc import best_path, join_ctc
 from .errors import UserError
+from .sampling import sample_search
 from .text import SpecialIds
 
-Array = npt.NDArray[Any]
-State = dict[str, Array]
 
-
-@dataclass(frozen=True)
-class Options:
-    """How outputs are searched for: see `lit_seq2seq.search.GenerationConfig`, whose names and meanings these are."""
-
-    num_beams: int = 1
-    num_return_sequences: int = 1
-    max_new_tokens: int = 128
-    min_new_tokens: int = 0
-    no_repeat_ngram_size: int = 0
-    early_stopping: bool | str = False
-    length_penalty: float = 1.0
-    length_normalization: str = "power"
-    coverage_penalty: float = 0.0
-
-
-class Hypothesis(NamedTuple):
-    """One decoded output.
-
-    Attributes:
-        tokens: ids without BOS and without EOS.
-        score: the number by which hypotheses are ranked.
-        token_scores: log-probability of each token, then of EOS where it was produced.
-    """
-
-    tokens: list[int]
-    score: float
-    token_scores: list[float]
-
-
-class Step(NamedTuple):
-    """Result of one step: `log_probs (B, K, V)`, `attention (B, K, S)` or `None`, and the state after it."""
-
-    log_probs: Array
-    attention: Array | None
-    state: State
-
-
-StepFunction = Callable[[Array, State], Step]
-
-
-def select(state: State, rows: Array, parents: Array) -> State:
-    """Reorder a state: tensors of sources by `rows (B',)`, those of hypotheses by `parents (B', K')` too.
-
-    Example:
-        >>> state = {"memory.keys": np.arange(2), "cells.h": np.arange(6).reshape(2, 3)}
-        >>> select(state, np.array([1]), np.array([[2, 0]]))["cells.h"]
-        array([[5, 3]])
-    """
-    return {
-        name: value[rows] if name.startswith(("memory", "summary")) else value[rows[:, None], parents]
-        for name, value in state.items()
-    }
-
-
-def beam_search(
-    step: StepFunction, state: State, mask: Array, specials: SpecialIds, options: Options
+def search(
+    step: StepFunction,
+    state: State,
+    mask: Array,
+    specials: SpecialIds,
+    config: GenerationConfig,
+    frames: Array | None = None,
+    random: np.random.Generator | None = None,
 ) -> list[list[Hypothesis]]:
-    """Search for the best outputs; with one beam this is greedy search.
+    """Search as the options say: by sampling, with a beam, or greedily.
 
     Args:
-        step: `step(tokens (B, K), state)` advances every hypothesis by one token.
-        state: the state before BOS, one hypothesis per source; see `select` for the names.
-        mask: `(B, S)` true at real source positions; its first size is the number of sources.
+        step: see `beam_search`.
+        state: see `beam_search`.
+        mask: see `beam_search`.
         specials: ids of the special symbols.
-        options: the options.
+        config: the options.
+        frames: `(B, S, V)` log-probabilities that CTC gives symbols and the blank (padding), for `ctc_weight`.
+        random: where sampling takes its random numbers from; a new one by `config.seed` if `None`.
 
     Returns:
         For each source up to `num_return_sequences` hypotheses, best first.
 
+    Raises:
+        UserError: there is a coverage penalty but no attention, or a CTC weight but no CTC.
+
     Example:
+        >>> from lit_seq2seq.runtime.beam import Step
         >>> table = np.log(np.roll(np.eye(6, dtype=np.float32), 1, axis=1) + 1e-9)  # each token is followed by the next
         >>> def step(tokens, state):
         ...     return Step(table[tokens], None, state)
-        >>> beam_search(step, {}, np.ones((1, 1), bool), SpecialIds(eos=5), Options(num_beams=2))[0][0].tokens
+        >>> config = GenerationConfig(do_sample=True, top_k=1)
+        >>> search(step, {}, np.ones((1, 1), bool), SpecialIds(eos=5), config)[0][0].tokens
         [3, 4]
     """
-    sources, width = len(mask), options.num_beams
-    ended: list[list[Hypothesis]] = [[] for _ in range(sources)]
-    rows = np.arange(sources)  # of the sources still searched
-    log_probs = np.zeros((sources, 1), np.float32)
-    paths = np.zeros((sources, 1, 0), np.int64)
-    token_scores = np.zeros((sources, 1, 0), np.float32)
-    coverage = np.zeros((sources, 1, mask.shape[1]), np.float32) if options.coverage_penalty else None
-    tokens = np.full((sources, 1), specials.bos)
-    for time in range(options.max_new_tokens):
-        output = step(tokens, state)
-        allowed = _constrain(output.log_probs, paths, time, specials, options)
-        parents, chosen, log_probs, chosen_scores = _candidates(allowed, log_probs, 2 * width if width > 1 else 1)
-        place = np.arange(len(rows))[:, None]
-        paths = np.concatenate([paths[place, parents], chosen[..., None]], axis=2)  # (B, C, T)
-        token_scores = np.concatenate([token_scores[place, parents], chosen_scores[..., None]], axis=2)
-        if coverage is not None:
-            if output.attention is None:
-                raise UserError("coverage_penalty needs a model with attention: set it to 0")
-            coverage = (coverage + output.attention)[place, parents]  # (B, C, S)
-        ends = (chosen == specials.eos) | (time + 1 >= options.max_new_tokens)
-        scores = _score(log_probs, time + 1, coverage, mask[rows], options)
-        for b, c in np.argwhere(ends[:, :width] & np.isfinite(log_probs[:, :width])):
-            finished = paths[b, c, :-1] if chosen[b, c] == specials.eos else paths[b, c]
-            found = Hypothesis(finished.tolist(), float(scores[b, c]), token_scores[b, c].tolist())
-            ended[rows[b]] = sorted([*ended[rows[b]], found], key=lambda one: -one.score)[:width]
-
-        log_probs = np.where(ends, -np.inf, log_probs).astype(np.float32)
-        order = np.argsort(-log_probs, axis=1, kind="stable")[:, :width]  # (B, K)
-        best = log_probs[place[:, 0], order[:, 0]]
-        reachable = _best_reachable(best, time + 2, options)
-        going = [
-            i for i in range(len(rows)) if np.isfinite(best[i]) and not _enough(ended[rows[i]], reachable[i], options)
-        ]
-        if not going:
-            break
-        kept = np.array(going)
-        order, rows = order[kept], rows[kept]
-        state = select(output.state, kept, parents[kept[:, None], order])
-        log_probs, paths = log_probs[kept[:, None], order], paths[kept[:, None], order]
-        token_scores = token_scores[kept[:, None], order]
-        coverage = None if coverage is None else coverage[kept[:, None], order]
-        tokens = paths[:, :, -1]
-    return [found[: options.num_return_sequences] for found in ended]
-
-
-def _enough(ended: list[Hypothesis], reachable: float, options: Options) -> bool:
-    """Tell whether a source needs no further step."""
-    if options.early_stopping is True or options.num_beams == 1:
-        return len(ended) >= options.num_beams
-    count = options.num_return_sequences
-    return len(ended) >= count and reachable <= ended[count - 1].score
-
-
-def _constrain(log_probs: Array, paths: Array, time: int, specials: SpecialIds, options: Options) -> Array:
-    """Ban padding, BOS, repeated n-grams and a too early EOS; what nothing may follow gets EOS for certain."""
-    log_probs = log_probs.astype(np.float32)
-    log_probs[..., [specials.pad, specials.bos]] = -np.inf
-    size = options.no_repeat_ngram_size
-    if size and paths.shape[2] >= size:
-        ngrams = np.lib.stride_tricks.sliding_window_view(paths, size, axis=2)  # (B, K, W, size)
-        context = paths[:, :, None, paths.shape[2] - size + 1 :]
-        repeated = (ngrams[..., :-1] == context).all(-1)  # (B, K, W)
-        np.put_along_axis(log_probs, np.where(repeated, ngrams[..., -1], specials.pad), -np.inf, axis=2)
-    if time < options.min_new_tokens:
-        log_probs[..., specials.eos] = -np.inf
-    log_probs[np.isneginf(log_probs.max(-1)), specials.eos] = 0
-    return log_probs
-
-
-def _candidates(allowed: Array, log_probs: Array, count: int) -> tuple[Array, Array, Array, Array]:
-    """Return the `count` best continuations of each source: parents, tokens, log-probabilities, those of the token."""
-    scores, tokens = _top(allowed, count)  # (B, K, C)
-    best = log_probs[:, :1]
-    relative = ((log_probs - best)[:, :, None] + scores).reshape(len(log_probs), -1)
-    values, index = _top(relative, count)  # (B, C)
-    places = tokens.shape[2]
-    flat_tokens, flat_scores = tokens.reshape(len(tokens), -1), scores.reshape(len(scores), -1)
-    chosen = np.take_along_axis(flat_tokens, index, 1)
-    return index // places, chosen, best + values, np.take_along_axis(flat_scores, index, 1)
-
-
-def _top(scores: Array, count: int) -> tuple[Array, Array]:
-    """Return the `count` largest of the last dimension and their places, best first, equal ones by place."""
-    if count == 1:
-        index = scores.argmax(-1)[..., None]
-        return np.take_along_axis(scores, index, -1), index
-    if count < scores.shape[-1]:
-        index = np.sort(np.argpartition(-scores, count - 1, axis=-1)[..., :count], axis=-1)
-    else:
-        index = np.broadcast_to(np.arange(scores.shape[-1]), scores.shape)
-    values = np.take_along_axis(scores, index, -1)
-    order = np.argsort(-values, axis=-1, kind="stable")
-    return np.take_along_axis(values, order, -1), np.take_along_axis(index, order, -1)
-
-
-def _divisor(length: int, options: Options) -> np.float32:
-    kind, limits = options.length_normalization, np.finfo(np.float32)
-    if kind == "none":
-        return np.float32(1)
-    base = np.float32((5 + length) / 6 if kind == "wu" else length)
-    if kind == "average":
-        return base
-    with np.errstate(over="ignore"):
-        return np.float32(np.clip(base ** np.float32(options.length_penalty), limits.tiny, limits.max))
-
-
-def _normalize(log_probs: Array, divisor: np.float32) -> Array:
-    return np.maximum(log_probs / divisor, np.finfo(np.float32).min)
-
-
-def _score(log_probs: Array, length: int, coverage: Array | None, mask: Array, options: Options) -> Array:
-    """Score hypotheses `(B, C)` that end with so many tokens (Wu et al. 2016, eq. 14)."""
-    scores = _normalize(log_probs, _divisor(length, options))
-    if coverage is None:
-        return scores
-    logs = np.log(np.clip(coverage, np.finfo(np.float32).tiny, 1))  # (B, C, S)
-    found: Array = scores + np.float32(options.coverage_penalty) * np.where(mask[:, None], logs, 0).sum(-1)
-    return found
-
-
-def _best_reachable(log_probs: Array, length: int, options: Options) -> Array:
-    """Bound the score of any later end."""
-    longest = _divisor(options.max_new_tokens, options)
-    return _normalize(log_probs, max(_divisor(length, options), longest))
+    if config.ctc_weight:
+        if frames is None:
+            raise UserError(f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0")
+        if config.best_path:
+            return best_path(frames, mask, specials, config)
+        step, state = join_ctc(step, state, frames, mask, specials, config.ctc_weight)
+    if config.do_sample:
+        random = np.random.default_rng(config.seed) if random is None else random
+        uniform = random.random((len(mask), config.num_return_sequences, config.max_new_tokens), np.float32)
+        return sample_search(step, state, mask, specials, config, uniform)
+    return beam_search(step, state, mask, specials, config)

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lit_seq2seq.runtime.config import GenerationConfig, LengthNormalization
 from lit_seq2seq.search.beam import beam_search
-from lit_seq2seq.search.config import GenerationConfig, LengthNormalization
 from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import greedy_search
 from lit_seq2seq.search.sample import sample_search

@@ -8,7 +8,7 @@ from typing import Generic, Self
 import torch
 from torch import Tensor
 
-from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.search.scores import length_divisor, normalize
 from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, StepOutput, Value
 

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.search.history import History
 from lit_seq2seq.search.rules import Rules
 from lit_seq2seq.search.top import top

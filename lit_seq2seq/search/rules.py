@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.search.constraints import block_repeated_ngrams
 from lit_seq2seq.search.scores import best_reachable, coverage_score, length_divisor, normalize
 from lit_seq2seq.types import S, SpecialIds, StepOutput, UserError, Value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.search.constraints import keep_top_k, keep_top_p
 from lit_seq2seq.search.greedy import Choice, follow
 from lit_seq2seq.search.rules import Rules

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_seq2seq.search.config import LengthNormalization
+from lit_seq2seq.runtime.config import LengthNormalization
 
 
 def length_divisor(lengths: Tensor, normalization: LengthNormalization, penalty: float) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.search.ctc import join_ctc
 from lit_seq2seq.search.greedy import follow_stepwise, most_probable
 from lit_seq2seq.search.rules import Rules

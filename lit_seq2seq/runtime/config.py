@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lit_seq2seq.types import UserError
+from .errors import UserError
 
 LengthNormalization = Literal["none", "average", "power", "wu"]
 """How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
@@ -47,8 +47,9 @@ class GenerationConfig:
         ctc_weight: share of CTC in the scores (Watanabe et al. 2017), 0 to 1, for models trained with it; 0 is off.
             With 1, one beam and no limit on what may come next, no decoder runs: the most probable symbol or blank is
             taken at each position of the encoder (best path decoding, Graves et al. 2006).
-        seed: seed of the sampling; `None` takes torch's global random state. One seed draws the same random numbers in
-            every call: set it for one reproducible call, not for a loop over batches.
+        seed: seed of the sampling; `None` takes torch's global random state (in the runtime of exported models, a new
+            one). One seed draws the same random numbers in every call: set it for one reproducible call, not for a
+            loop over batches.
 
     Raises:
         UserError: an option is out of its range.

@@ -1,0 +1,213 @@
+"""The graphs of exported models with their search: one model, or several that decide together."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+
+from .beam import Array, Hypothesis, State, Step
+from .config import GenerationConfig
+from .errors import UserError
+from .readers import Named
+from .search import search
+from .text import SpecialIds
+
+SETTINGS, FORMAT = "export.json", 2
+_LEAST = 1e-30  # probability of copying that counts as none
+
+
+class Session:
+    """A graph of onnxruntime, whose tensors go by name.
+
+    Args:
+        path: the ONNX file.
+        threads: number of threads; 0 lets onnxruntime choose.
+    """
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.inputs = [one.name for one in self._session.get_inputs()]
+        self._outputs = [one.name for one in self._session.get_outputs()]
+
+    def __call__(self, values: State) -> State:
+        """Compute all outputs; values that the graph does not read are left aside."""
+        found = self._session.run(None, {name: values[name] for name in self.inputs})
+        return dict(zip(self._outputs, found, strict=True))
+
+
+class Encoded(NamedTuple):
+    """What is known before the first step.
+
+    Attributes:
+        state: the decoder's first state.
+        mask: `(B, S)` which positions of the memory are real.
+        frames: `(B, S, V)` log-probabilities of CTC; `None` without it.
+    """
+
+    state: State
+    mask: Array
+    frames: Array | None
+
+
+class Decodable(ABC):
+    """Base of what can be searched.
+
+    Attributes:
+        specials: ids of the special symbols of outputs.
+        config: options of search.
+    """
+
+    specials: SpecialIds
+    config: GenerationConfig
+
+    @abstractmethod
+    def start(self, source: Named) -> Encoded:
+        """Encode sources.
+
+        Args:
+            source: `source (B, S, ...)` and `lengths (B,)`; of several sources `source.NAME` and `lengths.NAME` each.
+                For a model that copies also `copy_ids (B, S)`, target ids of the source's symbols.
+        """
+
+    @abstractmethod
+    def step(self, tokens: Array, state: State) -> Step:
+        """Read `tokens (B, K)`; the step function of search."""
+
+    def generate(
+        self, source: Named, config: GenerationConfig | None = None, random: np.random.Generator | None = None
+    ) -> list[list[Hypothesis]]:
+        """Search for the best outputs, or draw some.
+
+        Args:
+            source: see `start`.
+            config: options of search; those of the model if `None`.
+            random: see `lit_seq2seq.runtime.search.search`.
+        """
+        state, mask, frames = self.start(source)
+        return search(self.step, state, mask, self.specials, config or self.config, frames, random)
+
+
+class Network(Decodable):
+    """Encoder and decoder of an exported model.
+
+    Args:
+        folder: what `lit-seq2seq export` has written.
+        variant: `fp32`, `fp16` or `int8`.
+        threads: number of threads; 0 lets onnxruntime choose.
+
+    Raises:
+        UserError: there is no such model or variant.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], variant: str = "fp32", threads: int = 0) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / SETTINGS).is_file():
+            raise UserError(
+                f"there is no exported model in {self.folder}: run lit-seq2seq export --model DIR --output DIR"
+            )
+        self.settings = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
+        if self.settings["format"] != FORMAT:
+            raise UserError(
+                f"{self.folder} was exported in format {self.settings['format']}, this version reads {FORMAT}: export "
+                "the model again, or use the runtime in the folder"
+            )
+        if variant not in self.settings["variants"]:
+            known = ", ".join(self.settings["variants"])
+            raise UserError(f"there is no variant {variant!r} of the model in {self.folder}: choose one of {known}")
+        self.encoder = Session(self.folder / f"encoder.{variant}.onnx", threads)
+        self.decoder = Session(self.folder / f"decoder.{variant}.onnx", threads)
+        self.vocabularies = {name: SpecialIds(**ids) for name, ids in self.settings["specials"].items()}
+        self.specials = self.vocabularies["target"]
+        self.config = GenerationConfig(**self.settings["generation"])
+
+    def start(self, source: Named) -> Encoded:
+        """Encode sources; see `Decodable.start`."""
+        found = self.encoder(source)
+        state = {name: found[name] for name in self.decoder.inputs if name != "tokens"}
+        if "copy_ids" in source:
+            copy_ids = source["copy_ids"]
+            beyond = max(int(copy_ids.max()) + 1 - self.settings["target_size"], 0)
+            # of the second only the width matters
+            state |= {"memory.copy_ids": copy_ids, "memory.copy_extra": np.zeros((len(copy_ids), beyond), bool)}
+        return Encoded(state, found["mask"], found.get("frames"))
+
+    def step(self, tokens: Array, state: State) -> Step:
+        """Read `tokens (B, K)`; see `Decodable.step`."""
+        found = self.decoder({**state, "tokens": tokens})
+        after = {name: found.get(f"next.{name}", value) for name, value in state.items()}
+        log_probs = found["log_probs"]
+        if "memory.copy_ids" in state:
+            log_probs = mix(log_probs, found["log_copy"], found["copy_weights"], state)
+        return Step(log_probs, found.get("attention"), after)
+
+
+def mix(log_probs: Array, log_copy: Array, weights: Array, state: State) -> Array:
+    """Spread the weights of copying over the symbols of the source: `(B, K, V + extra)`.
+
+    Args:
+        log_probs: `(B, K, V)` of generating.
+        log_copy: `(B, K, 1)` log-probability of copying.
+        weights: `(B, K, S)` what share of it goes to each source position.
+        state: holds `memory.copy_ids (B, S)` and, as its width, the number of symbols beyond V.
+    """
+    ids = state["memory.copy_ids"]
+    same = (ids[:, :, None] == ids[:, None]).astype(np.float32)  # (B, S, S)
+    log_copied = log_copy + np.log(np.maximum(weights @ same, _LEAST))  # (B, K, S)
+    more = np.full((*log_probs.shape[:2], state["memory.copy_extra"].shape[1]), -np.inf, np.float32)
+    mixed = np.concatenate([log_probs, more], axis=2)
+    everywhere = np.broadcast_to(ids[:, None], weights.shape)
+    generated = np.take_along_axis(mixed, everywhere, axis=2)
+    np.put_along_axis(mixed, everywhere, np.logaddexp(generated, log_copied), axis=2)
+    return mixed
+
+
+class Ensemble(Decodable):
+    """Exported models of one vocabulary whose probabilities are averaged at each step; see `lit_seq2seq.nn.Ensemble`.
+
+    Args:
+        networks: at least one; the options of search are those of the first.
+    """
+
+    def __init__(self, networks: Sequence[Decodable]) -> None:
+        self.networks = networks
+        self.specials, self.config = networks[0].specials, networks[0].config
+
+    def start(self, source: Named) -> Encoded:
+        """Encode sources by each network, whose states go by the name `NAME@NUMBER`."""
+        parts = [network.start(source) for network in self.networks]
+        state = {f"{name}@{place}": value for place, part in enumerate(parts) for name, value in part.state.items()}
+        frames = [part.frames for part in parts if part.frames is not None]
+        if len(frames) < len(parts):
+            return Encoded(state, parts[0].mask, None)
+        if any(part.mask.shape != parts[0].mask.shape or (part.mask != parts[0].mask).any() for part in parts):
+            raise UserError("ctc_weight needs encoders that shorten sources alike, but these differ; set it to 0")
+        return Encoded(state, parts[0].mask, _average(frames))
+
+    def step(self, tokens: Array, state: State) -> Step:
+        """Read a token by each network; see `Decodable.step`."""
+        outputs = [network.step(tokens, _of(state, place)) for place, network in enumerate(self.networks)]
+        after = {f"{name}@{place}": value for place, one in enumerate(outputs) for name, value in one.state.items()}
+        found = [one.attention for one in outputs if one.attention is not None]
+        attention = np.mean(found, axis=0) if found and len({one.shape for one in found}) == 1 else None
+        return Step(_average([one.log_probs for one in outputs]), attention, after)
+
+
+def _of(state: State, place: int) -> State:
+    end = f"@{place}"
+    return {name.removesuffix(end): value for name, value in state.items() if name.endswith(end)}
+
+
+def _average(log_probs: Sequence[Array]) -> Array:
+    """Average probabilities that are given as logarithms."""
+    found: Array = np.logaddexp.reduce(log_probs, axis=0) - np.float32(np.log(len(log_probs)))
+    return found
