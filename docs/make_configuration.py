@@ -92,7 +92,8 @@ def table(cls: type, given: int = 0) -> str:
 def public_path(cls: type) -> str:
     """Return the shortest `class_path` that names the class."""
     parts = cls.__module__.split(".")
-    packages = (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+    packages = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    packages.insert(0, "lit_seq2seq.search")  # whose options the runtime of exported models holds
     package = next(name for name in packages if getattr(importlib.import_module(name), cls.__name__, None) is cls)
     return f"{package}.{cls.__name__}"
 

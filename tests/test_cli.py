@@ -238,7 +238,7 @@ def test_the_command_is_installed() -> None:
 
 
 def test_a_cpu_without_bfloat16_computes_in_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_seq2seq.module.computes_in", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr("lit_seq2seq.precision.computes_in", lambda dtype, device: dtype == torch.float32)
     options = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
     recipe = load_recipe("recipes/translation/builtin.yaml", options)
     assert recipe.trainer.precision == "32-true"
