@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import logging
 import os
@@ -20,7 +19,6 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -30,10 +28,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_seq2seq import commands, export, page, serve
 from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleOutputs, Seq2SeqProgressBar
 from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.failures import FailureReport, explain, is_reported
 from lit_seq2seq.features import Processor
 from lit_seq2seq.hub import load_checkpoint, load_folder
 from lit_seq2seq.logs import MetricsLog, last_checkpoint, run_of
-from lit_seq2seq.memory import lacks_memory
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.precision import precision_fits
 from lit_seq2seq.spec import build, import_class, packages_of
@@ -112,7 +110,7 @@ class Parser(LightningArgumentParser):
             last = difflib.get_close_matches(wrong.split(".")[-1], {name.split(".")[-1] for name in known}, n=1)
             if close or last:
                 text += f" - did you mean {(close or last)[0]}?"
-        raise UserError(f"{text:.1200}") from ex
+        raise UserError(text) from ex
 
 
 _MISMATCH = r"Parser key \"([\w.]+)\": Does not validate against any of the Union subtypes (.*) Given value type: .*"
@@ -253,8 +251,9 @@ class Seq2SeqCLI(LightningCLI):
             log = MetricsLog(root, version, step)
             events = TensorBoardLogger(root, name=None, version=log.version, purge_step=step, flush_secs=10)
             kwargs.setdefault("logger", [log, events])
+        self.trainer_defaults["callbacks"] = [FailureReport()]
         if config.get("enable_model_summary") is not False and not config.get("barebones"):
-            self.trainer_defaults["callbacks"] = [RichModelSummary(max_depth=3)]
+            self.trainer_defaults["callbacks"] += [RichModelSummary(max_depth=3)]
         if config.get("enable_progress_bar") is False:
             self._parser(self.subcommand).callback_keys.remove("progress")
         trainer: Trainer = super().instantiate_trainer(**kwargs)
@@ -343,35 +342,13 @@ def guarded(function: Callable[[], object]) -> int:
     except SIGTERMException as stopped:
         return int(stopped.code or 143)
     except Exception as error:
-        message = _explain(error)
+        message = explain(error)
         if message is None or os.environ.get("LIT_SEQ2SEQ_DEBUG"):
             raise
-        print(f"error: {message}", file=sys.stderr)
+        if not is_reported(error):
+            print(f"error: {message}", file=sys.stderr)
         return 1
     return 0
-
-
-def _explain(error: Exception) -> str | None:
-    """Say in one line what a user can do about `error`; `None` if it is not a user's to mend."""
-    text = " ".join(str(error).split())
-    if isinstance(error, UserError | MisconfigurationException):
-        return text
-    if isinstance(error, ValueError) and "numpy accepts from" in text:  # of seed_everything
-        return f"seed_everything: {text}"
-    if isinstance(error, UnicodeDecodeError):
-        return f"a file is not UTF-8 ({text}): convert it, for example with iconv -f LATIN1 -t UTF-8"
-    if lacks_memory(error):
-        return (
-            "out of memory: lower data.max_tokens (or batch_size) and accumulate with trainer.accumulate_grad_batches, "
-            "or set model.split_on_oom to true; if one row is too long, set data.max_source_length"
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"the disk is full ({text}): free space and run again; a training run goes on with --ckpt_path LAST_CKPT"
-    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or (
-        isinstance(error, OSError) and error.errno == errno.EROFS
-    ):
-        return f"cannot write here ({text}): choose another trainer.default_root_dir or --output"
-    return None
 
 
 def _quieten() -> None:

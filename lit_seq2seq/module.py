@@ -286,8 +286,9 @@ class LitSeq2Seq(SavedModel):
         try:
             optimizer = self._optimizer()
             scheduler = None if self.make_scheduler is None else self.make_scheduler(optimizer)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"the optimizer or its schedule cannot be made: {error}: check their settings") from error
+        except (TypeError, ValueError, NotImplementedError) as error:
+            reason = error if str(error) else "a class is abstract"
+            raise UserError(f"the optimizer or its schedule cannot be made: {reason}: check their settings") from error
         if scheduler is None:
             return optimizer
         check_factors(optimizer)

@@ -251,3 +251,17 @@ def test_every_other_file_that_the_architecture_names_exists() -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_page_on_reliability_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    files: dict[str, str] = {}  # some have the same name in two folders
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        files[path.name] = files.get(path.name, "\n") + path.read_text(encoding="utf-8")
+    named, file = 0, ""
+    for name, test in re.findall(r"`(test_\w+\.py)?(?:::(test_\w+))?`", text):
+        file = name or file
+        assert not name or name in files, name
+        assert not test or f"\ndef {test}(" in files[file], (file, test)
+        named += bool(test)
+    assert named > 30

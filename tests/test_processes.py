@@ -1,5 +1,6 @@
 """Several processes: two local nodes run what docs/multi_node.md says."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback, Trainer
+from torch.multiprocessing import ProcessRaisedException
 
-from lit_seq2seq.cli import main
+from lit_seq2seq.cli import guarded, main
+from lit_seq2seq.failures import FailureReport
 from lit_seq2seq.types import UserError
-from tests.tiny import make_data, pairs, write_recipe
+from tests.tiny import make_data, make_model, make_trainer, pairs, write_recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "multi_node.md"
 ROWS = 41  # odd, so that two processes cannot have equally many
@@ -35,6 +38,8 @@ class Rows(Callback):
                 os.kill(os.getpid(), signal.SIGTERM)
             elif self.what == "error":
                 raise UserError("this process has had enough")
+            elif self.what == "bug":
+                raise RuntimeError("nobody thought of this")
 
 
 def command(name: str) -> str:
@@ -124,8 +129,64 @@ def test_two_nodes_read_a_stream_once(tmp_path, recipe):
 
 @pytest.mark.slow
 def test_a_node_that_fails_ends_all(recipe, tmp_path):
-    ended = two_nodes(recipe, watch(tmp_path, "error"))
-    assert all(status for status, _ in ended)
+    (other, waits), (status, fails) = two_nodes(recipe, watch(tmp_path, "error"))
+    assert status == other == 1
+    assert "error: process 1 of 2: this process has had enough\n" in fails
+    assert re.search(
+        r"Root Cause(?s:.*)rank +: 1 (?s:.*)traceback : process 1 of 2: this process has had enough", fails
+    )
+    assert "error: process 0 of 2: another process has ended: the reason is in its own output\n" in waits
+    assert "[rank0]: " not in waits  # how torch begins the lines of a traceback
+    assert "[rank1]: " not in fails
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+@pytest.mark.parametrize("what", ["error", "bug"])
+def test_a_process_of_one_machine_that_fails_says_so(recipe, tmp_path, strategy, what):
+    command = [sys.executable, "-m", "lit_seq2seq.cli", "fit", "--config", recipe, "--trainer.devices=2"]
+    done = subprocess.run(
+        [*command, f"--trainer.strategy={strategy}", watch(tmp_path, what)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+        cwd=PAGE.parent.parent,
+    )
+    assert done.returncode
+    reason = {"error": "this process has had enough", "bug": "RuntimeError: nobody thought of this"}[what]
+    assert done.stderr.count(f"error: process 1 of 2: {reason}\n") == 1, done.stderr
+    assert ("Traceback" in done.stderr) == (what == "bug"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("too\nmuch"), "process 0 of 2: too much"),
+        (KeyError("a"), "process 0 of 2: KeyError: 'a'"),
+        (RuntimeError("[pair.cc:553] Connection closed by peer"), "process 0 of 2: another process has ended: "),
+        (ProcessRaisedException("\nTraceback:\na.b.UserError: too much\n", 1, 77), "process 1 of 2: too much"),
+        (ProcessRaisedException("\nTraceback:\nKeyError: 'a'\n", 1, 77), "process 1 of 2: KeyError: 'a'"),
+    ],
+)
+def test_the_process_that_failed_is_named_to_the_user_and_to_torchrun(tmp_path, monkeypatch, capsys, error, line):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, default_root_dir=tmp_path)
+    FailureReport().on_exception(trainer, make_model(), error)
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+    is_cause = "another" not in line
+    assert (tmp_path / "error.json").is_file() == is_cause
+    if is_cause:
+        told = json.loads((tmp_path / "error.json").read_text())["message"]
+        assert told["message"] == told["extraInfo"]["py_callstack"] == line
+    with contextlib.suppress(KeyError, ProcessRaisedException):
+        assert guarded(lambda: exec("raise error", {"error": error})) == 1
+    assert capsys.readouterr().err == ""  # it is not told twice
+
+
+def test_one_process_alone_is_not_numbered(tmp_path, capsys):
+    FailureReport().on_exception(make_trainer(tmp_path), make_model(), UserError("too much"))
+    assert capsys.readouterr().err == ""
 
 
 def test_lightnings_own_sampler_is_refused(tmp_path):

@@ -122,6 +122,7 @@ class GenerationConfig:
         value: object = getattr(self, name)
         valid = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
         self._expect(name, valid, f"an integer of at least {minimum}")
+        self._expect(name, getattr(self, name) < 2**31, "below 2^31")
 
     def _expect_number(self, name: str, valid: Callable[[float], bool], expected: str) -> None:
         value: object = getattr(self, name)

@@ -1,0 +1,101 @@
+"""What a run that fails tells its user: one line, and which of several processes it was."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.multiprocessing import ProcessRaisedException
+
+from lit_seq2seq.memory import lacks_memory
+from lit_seq2seq.types import UserError
+
+_REPORTED = "(reported above, with the number of the process)"
+_LONGEST = 1200
+
+
+def explain(error: BaseException) -> str | None:
+    """Say in one line what a user can do about `error`; `None` if it is not a user's to mend.
+
+    Example:
+        >>> explain(MisconfigurationException("no such device")), explain(KeyError("a"))
+        ('no such device', None)
+    """
+    text = _one_line(error)
+    if isinstance(error, UserError | MisconfigurationException):
+        return text
+    if isinstance(error, ValueError) and "numpy accepts from" in text:  # of seed_everything
+        return f"seed_everything: {text}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file is not UTF-8 ({text}): convert it, for example with iconv -f LATIN1 -t UTF-8"
+    if lacks_memory(error):
+        return (
+            "out of memory: lower data.max_tokens (or batch_size) and accumulate with trainer.accumulate_grad_batches, "
+            "or set model.split_on_oom to true; if one row is too long, set data.max_source_length"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"the disk is full ({text}): free space and run again; a training run goes on with --ckpt_path LAST_CKPT"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"the name of a file is too long: {text}"
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or (
+        isinstance(error, OSError) and error.errno == errno.EROFS
+    ):
+        return f"cannot write here ({text}): choose another trainer.default_root_dir or --output"
+    if isinstance(error, ProcessRaisedException):  # of a strategy that spawns its processes
+        kind, _, message = _last_line(error).partition(": ")
+        return message if kind.endswith(".UserError") else None
+    return "another process has ended: the reason is in its own output" if _lost_another(error) else None
+
+
+def _last_line(error: ProcessRaisedException) -> str:
+    return str(error).strip().splitlines()[-1]
+
+
+def _one_line(error: BaseException) -> str:
+    """Return what `error` says, without line breaks, and not the whole of a value that goes on and on."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _lost_another(error: BaseException) -> bool:
+    """Whether communication ended because another process did; gloo and NCCL say so in words only."""
+    signs = ("connection closed by peer", "connection reset by peer", "remote process exited")
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+
+
+class FailureReport(Callback):
+    """Says which of several processes failed and why, at once: before its end makes the others fail.
+
+    Torchrun is told too, for its summary.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[FailureReport()], accelerator="cpu", logger=False)
+    """
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Print the line, unless the process is the only one or a signal has stopped it."""
+        if trainer.world_size == 1 or not isinstance(exception, Exception):
+            return
+        rank, what = trainer.global_rank, f"{type(exception).__name__}: {_one_line(exception)}"
+        if isinstance(exception, ProcessRaisedException):
+            rank, what = exception.error_index, _last_line(exception)
+        reason = explain(exception) or what
+        line = f"process {rank} of {trainer.world_size}: {reason}"
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        exception.add_note(_REPORTED)
+        path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+        if path and not _lost_another(exception):
+            more = {"py_callstack": line, "timestamp": str(int(time.time()))}
+            Path(path).write_text(json.dumps({"message": {"message": line, "extraInfo": more}}), encoding="utf-8")
+
+
+def is_reported(error: BaseException) -> bool:
+    """Whether `FailureReport` has told the user of it."""
+    return _REPORTED in getattr(error, "__notes__", ())
