@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback, Trainer
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lit_seq2seq.cli import guarded, main
 from lit_seq2seq.failures import FailureReport
