@@ -51,8 +51,8 @@ class BucketBatchSampler(Sampler[list[int]]):
     Args:
         source: `(N,)` source lengths.
         target: `(N,)` target lengths.
-        max_tokens: greatest size of a batch of B examples, padding counted: `B (max source + max target)`; a longer
-            example makes a batch of its own.
+        max_tokens: greatest size of a batch of B examples, padding counted: `B (max source + max target)`, where B is
+            rounded down to few sizes; a longer example makes a batch of its own.
         batch_size: greatest number of examples of a batch; at least one of the two limits is needed.
         indices: `(N,)` what the batches hold; `None` for the positions 0 to N - 1.
         shuffle: shuffle; otherwise batches come from the shortest to the longest, the same each epoch.
@@ -196,7 +196,8 @@ class BucketBatchSampler(Sampler[list[int]]):
             sizes = np.diff(bounds)
             largest = np.argsort(-sizes, kind="stable")[: count + 1 - len(bounds)]
             largest = largest[sizes[largest] > 1]
-            bounds = np.sort(np.concatenate([bounds, bounds[largest] + sizes[largest] // 2]))
+            halves = [_round(half) for half in (sizes[largest] // 2).tolist()]
+            bounds = np.sort(np.concatenate([bounds, bounds[largest] + halves]))
         while len(bounds) - 1 > count:  # only where single examples cannot be shared out evenly
             pairs = self._tokens(order, bounds)
             bounds = np.delete(bounds, 1 + int(np.argmin(pairs[1:] + pairs[:-1])))
@@ -219,20 +220,34 @@ class BucketBatchSampler(Sampler[list[int]]):
         """Cut an order greedily under the limits."""
         budget = self.max_tokens or math.inf
         most = self.batch_size or math.inf
-        bounds, count, widest, tallest = [0], 0, 0, 0
-        columns = (lengths[order].tolist() for lengths in (self.source, self.target, self.sizes))
-        for position, (source, target, size) in enumerate(zip(*columns, strict=True)):
+        lengths = list(zip(*(column[order].tolist() for column in (self.source, self.target, self.sizes)), strict=True))
+        bounds, position, count, widest, tallest = [0], 0, 0, 0, 0
+        while position < len(lengths):
+            source, target, size = lengths[position]
             widest = source if source > widest else widest
             tallest = target if target > tallest else tallest
             count += size
             if count > size and (count > most or count * (widest + tallest) > budget):
+                if count <= most:
+                    position = bounds[-1] + _round(position - bounds[-1])
                 bounds.append(position)
-                count, widest, tallest = size, source, target
+                count, widest, tallest = 0, 0, 0
+            else:
+                position += 1
         return np.array([*bounds, len(order)])
 
     def _tokens(self, order: Ints, bounds: Ints) -> Ints:
         widest, tallest = (np.maximum.reduceat(x[order], bounds[:-1]) for x in (self.source, self.target))
         return np.add.reduceat(self.sizes[order], bounds[:-1]) * (widest.astype(np.int64) + tallest)
+
+
+def _round(rows: int) -> int:
+    """Round a number of rows down to its four highest binary digits, such as 8, 9, ... 15, 16, 18, ... 30, 32, 36.
+
+    Batches then come in fewer shapes, for each of which oneDNN makes kernels and keeps them.
+    """
+    step = 1 << max(0, rows.bit_length() - 4)
+    return rows - rows % step
 
 
 def seed_of(*numbers: int) -> int:

@@ -39,6 +39,15 @@ def test_every_epoch_covers_every_row_once_within_the_budget(world_size, budget,
             assert tokens(batch, source, target) <= budget.get("max_tokens", 10**9)
 
 
+def test_a_token_budget_gives_few_sizes():
+    source, target = lengths(20_000)
+    sizes = [len(batch) for batch in BucketBatchSampler(source, target, max_tokens=3000)]
+    whole = [size for size in sizes if size in (*range(16), *range(16, 32, 2), *range(32, 64, 4), *range(64, 512, 8))]
+    assert len(whole) > 0.95 * len(sizes)
+    exact = [len(batch) for batch in BucketBatchSampler(source, target, batch_size=27)]
+    assert exact.count(27) > 0.95 * len(exact)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=1, max_size=40),
