@@ -18,7 +18,7 @@ from lit_seq2seq import runtime
 from lit_seq2seq.features import Feature, MultiSource, Processor, Records, Tokenizer
 from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.module import LitSeq2Seq
-from lit_seq2seq.nn import EncoderDecoder
+from lit_seq2seq.nn import Encoder, EncoderDecoder
 from lit_seq2seq.types import Padded, Sources, UserError
 
 Variant = Literal["fp32", "fp16", "int8"]
@@ -57,8 +57,11 @@ def export_model(
             f"expected one encoder-decoder to export, got {type(network).__name__}: export its models one by one, and "
             "give their folders to the runtime together"
         )
-    if not network.encoder.exportable:
-        raise UserError(f"a model with {type(network.encoder).__name__} cannot be exported: use lit-seq2seq generate")
+    for part in network.encoder.modules():
+        if part is not network.encoder and isinstance(part, Encoder) and part.alone:
+            raise UserError(
+                f"{type(part).__name__} beside other sources cannot be exported: use lit-seq2seq generate or serve"
+            )
     folder = Path(output)
     write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs)
     _write_settings(model, folder, variants)
@@ -83,16 +86,27 @@ def write_graphs(
         folder: made if needed.
         variants: see `export_model`.
         programs: see `export_model`.
+
+    Raises:
+        UserError: torch cannot trace it.
     """
     from lit_seq2seq.export.graphs import trace
     from lit_seq2seq.export.onnx import halve, quantize, quietly, to_onnx
 
     folder.mkdir(parents=True, exist_ok=True)
-    with quietly():
-        graphs = trace(network, source)
-    for name, graph in zip(("encoder", "decoder"), graphs, strict=True):
+    try:
+        with quietly():
+            graphs = dict(zip(("encoder", "decoder"), trace(network, source), strict=True))
+        for name, graph in graphs.items():
+            to_onnx(graph, folder / f"{name}.fp32.onnx")
+    except Exception as error:  # torch has no common one
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"a model with {type(network.encoder).__name__} and {type(network.decoder).__name__} cannot be exported "
+            f"({type(error).__name__}: {reason:.200}): use lit-seq2seq generate or serve"
+        ) from error
+    for name, graph in graphs.items():
         full = folder / f"{name}.fp32.onnx"
-        to_onnx(graph, full)
         for variant, make in (("fp16", halve), ("int8", quantize)):
             if variant in variants:
                 make(full, folder / f"{name}.{variant}.onnx")
@@ -120,6 +134,8 @@ def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) ->
         "specials": {name: asdict(tokenizer.specials) for name, tokenizer in vocabularies(processor).items()},
         "target_size": len(processor.target),
         "copy": processor.copy,
+        "alone": model.net.encoder.alone,
+        "shortest": model.net.encoder.shortest,
         "max_source_length": processor.source_feature.input_limit,
     }
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

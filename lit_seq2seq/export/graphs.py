@@ -166,11 +166,10 @@ def trace(network: EncoderDecoder, source: Padded | Sources) -> tuple[Graph, Gra
         The encoder's and the decoder's graph.
     """
     source = source if isinstance(source, Sources) else Padded(source.values, source.lengths)
-    inputs = inputs_of(source)
-    shapes = tuple(
-        {0: Dim.DYNAMIC} if value.dim() in (1, 4) else {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for value in inputs.values()
-    )
-    first = _trace(EncoderGraph(network, source), tuple(inputs.values()), (shapes,), list(inputs))
+    alone = source.select(torch.tensor([0])) if network.encoder.alone else source
+    inputs = inputs_of(alone)
+    shapes = tuple(_dynamic_input(value, network.encoder.alone) for value in inputs.values())
+    first = _trace(EncoderGraph(network, alone), tuple(inputs.values()), (shapes,), list(inputs))
 
     state = network.start(network.encode(source))
     names = flatten(state, 1)
@@ -184,6 +183,12 @@ def trace(network: EncoderDecoder, source: Padded | Sources) -> tuple[Graph, Gra
     others = tuple(_dynamic(name, value) for name, value in twice.items())
     second = _trace(decoder, (tokens, *twice.values()), (places, others), ["tokens", *twice])
     return first, second
+
+
+def _dynamic_input(value: Tensor, alone: bool) -> dict[int, Any]:
+    """Tell which sizes differ: sources, then positions, but not of lengths and images."""
+    sources = {} if alone else {0: Dim.DYNAMIC}
+    return sources if value.dim() in (1, 4) else {**sources, 1: Dim.DYNAMIC}
 
 
 def _dynamic(name: str, value: Tensor) -> dict[int, Any]:

@@ -132,7 +132,7 @@ class Network(Decodable):
 
     def start(self, source: Named) -> Encoded:
         """Encode sources; see `Decodable.start`."""
-        found = self.encoder(source)
+        found = self._encode(source)
         state = {name: found[name] for name in self.decoder.inputs if name != "tokens"}
         if "copy_ids" in source:
             copy_ids = source["copy_ids"]
@@ -140,6 +140,18 @@ class Network(Decodable):
             # of the second only the width matters
             state |= {"memory.copy_ids": copy_ids, "memory.copy_extra": np.zeros((len(copy_ids), beyond), bool)}
         return Encoded(state, found["mask"], found.get("frames"))
+
+    def _encode(self, source: Named) -> State:
+        if not self.settings["alone"]:
+            return self.encoder(source)
+        shortest, found = self.settings["shortest"], source["lengths"].min()
+        if found < shortest:
+            raise UserError(f"a recording of {found} samples is too short for the speech model: it needs {shortest}")
+        rows = [
+            self.encoder({"source": row[None, :length], "lengths": np.array([length])})
+            for row, length in zip(source["source"], source["lengths"], strict=True)
+        ]
+        return {name: _padded([row[name][0] for row in rows]) for name in rows[0]}
 
     def step(self, tokens: Array, state: State) -> Step:
         """Read `tokens (B, K)`; see `Decodable.step`."""
@@ -149,6 +161,14 @@ class Network(Decodable):
         if "memory.copy_ids" in state:
             log_probs = mix(log_probs, found["log_copy"], found["copy_weights"], state)
         return Step(log_probs, found.get("attention"), after)
+
+
+def _padded(arrays: Sequence[Array]) -> Array:
+    """Join arrays that differ in positions, with zeros at the end."""
+    found = np.zeros((len(arrays), *np.max([array.shape for array in arrays], axis=0)), arrays[0].dtype)
+    for row, array in zip(found, arrays, strict=True):
+        row[tuple(map(slice, array.shape))] = array
+    return found
 
 
 def mix(log_probs: Array, log_copy: Array, weights: Array, state: State) -> Array:

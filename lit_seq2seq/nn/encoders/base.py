@@ -31,13 +31,18 @@ class EncoderShape:
 class Encoder(nn.Module, ABC):
     """Base of all encoders: a padded source in, one memory vector per position and final states out."""
 
-    exportable: ClassVar[bool] = True
-    """Whether it can be traced, for `lit-seq2seq export`."""
+    alone: ClassVar[bool] = False
+    """Whether an exported graph of it reads one source at a time, without padding."""
 
     @property
     @abstractmethod
     def shape(self) -> EncoderShape:
         """Sizes of what `forward` returns."""
+
+    @property
+    def shortest(self) -> int:
+        """Number of positions that a source must have."""
+        return 1
 
     @property
     def token_embedding(self) -> nn.Embedding | None:

@@ -172,7 +172,7 @@ class SpeechBackbone(PretrainedEncoder):
 
     reads = "input_values"
     of = "speech"
-    exportable = False
+    alone = True
 
     def check(self, source_size: int, name: str) -> None:
         """Refuse vectors."""
@@ -181,12 +181,24 @@ class SpeechBackbone(PretrainedEncoder):
                 f"SpeechBackbone reads samples, not vectors of {source_size}: set source_feature to Waveform"
             )
 
+    @property
+    def shortest(self) -> int:
+        """Number of samples that make one frame of the model."""
+        config, samples = self.backbone.config, 1
+        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+            samples = (samples - 1) * stride + kernel
+        return int(samples)
+
     def forward(self, source: Padded) -> Encoded:
         """Encode samples `(B, S, 1)`; the memory has a vector for each frame of the model."""
-        lengths: Tensor = self.backbone._get_feat_extract_output_lengths(source.lengths)
-        if int(lengths.min()) < 1:
-            raise UserError(f"a recording of {int(source.lengths.min())} samples is too short for the speech model")
         samples = source.values[..., 0]
+        lengths: Tensor = self.backbone._get_feat_extract_output_lengths(source.lengths)
+        if torch.compiler.is_exporting():  # one recording
+            return self.sequence(self.states(input_values=samples), lengths)
+        if (found := int(source.lengths.min())) < self.shortest:
+            raise UserError(
+                f"a recording of {found} samples is too short for the speech model: it needs {self.shortest}"
+            )
         if self.backbone.config.feat_extract_norm == "group":
             alone = [
                 self.states(input_values=row[None, : int(n)])[0] for row, n in zip(samples, source.lengths, strict=True)
