@@ -21,7 +21,7 @@ from lit_seq2seq.callbacks import average_checkpoints
 from lit_seq2seq.hub import add_loading, load_checkpoint, loading_of, push_folder, tensors_of
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.pipelines import load_model, override
-from lit_seq2seq.predictor import Output, Predictor
+from lit_seq2seq.predictor import Dtype, Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 
@@ -43,12 +43,7 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         "--scores", type=bool, default=False, help="text format: put score and a tab before each output"
     )
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
-    parser.add_argument(
-        "--dtype",
-        type=Literal["float32", "bfloat16", "float16", "int8"],
-        default="float32",
-        help="what to compute in; int8: on CPUs",
-    )
+    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
     parser.add_argument("--max_tokens", type=int, default=8192, help="size of a batch in padded source positions")
     parser.add_argument(
         "--max_source_length",

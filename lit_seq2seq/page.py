@@ -6,6 +6,7 @@ import math
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
 
@@ -14,7 +15,7 @@ from lit_seq2seq.features.audio import LogMel
 from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.pipelines import load_model, override
-from lit_seq2seq.predictor import Output, Predictor
+from lit_seq2seq.predictor import Dtype, Output, Predictor
 from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--model", type=str, nargs="+", required=True, help="model folder or hub id; several: ensemble")
     parser.add_argument("--port", type=int, default=7860, help="of the page; from 1024 on")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
     add_loading(parser)
     options = parser.parse_args(arguments)
     if find_spec("gradio") is None:
@@ -142,7 +144,7 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     if not 1024 <= options.port <= 65535:
         raise UserError(f"port={options.port}: must be from 1024 to 65535")
     model = load_model(options.model, **loading_of(options))
-    page = Page(Predictor(model, options.device)).build(f"lit_seq2seq: {model.task}")
+    page = Page(Predictor(model, options.device, getattr(torch, options.dtype))).build(f"lit_seq2seq: {model.task}")
     print(f"open http://127.0.0.1:{options.port} in a browser; Ctrl-C ends", flush=True)
     try:
         page.launch(server_name="127.0.0.1", server_port=options.port, quiet=True, footer_links=[])

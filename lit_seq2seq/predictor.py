@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from lit_seq2seq.search import GenerationConfig, stream
 from lit_seq2seq.types import CopySource, Padded, Sources, UserError
 
 FIRST_CHUNK, CHUNK_GROWTH = 64, 4
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+"""What a model can compute in, by the names of torch."""
 SCORES = 2_000_000
 """Log-probabilities of a step, over all hypotheses and symbols, that a CPU can keep in its cache."""
 _UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are missing
@@ -45,6 +46,16 @@ class Output:
     source_tokens: tuple[str, ...] = ()
     attention: Tensor | None = None
     regions: Mapping[str, int] = field(default_factory=dict)
+
+
+def check_dtype(dtype: torch.dtype, kind: str) -> None:
+    """Refuse what a kind of device cannot compute in.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if str(dtype).removeprefix("torch.") not in get_args(Dtype) or not computes_in(dtype, kind):
+        raise UserError(f"{dtype} is nothing to compute in on device {kind}: leave dtype out")
 
 
 class Predictor:
@@ -86,8 +97,8 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
         kind = self.model.device.type
-        if dtype is not None and (dtype not in DTYPES or not computes_in(dtype, kind)):
-            raise UserError(f"{dtype} is nothing to compute in on device {kind}: leave dtype out")
+        if dtype is not None:
+            check_dtype(dtype, kind)
         self._autocast = partial(torch.autocast, kind, dtype, kind != "cpu" and dtype not in (None, torch.float32))
         self._fast = self.model.prepared(dtype or torch.float32) if kind == "cpu" else self.model
         self.max_tokens = max_tokens

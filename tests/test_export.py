@@ -96,7 +96,7 @@ OTHERS |= {
         ("parallel first", "hierarchical"),
     ]
 }
-QUICK = ["feeding location", "copying, feeding", "several sources, conditional, hierarchical mixed"]
+QUICK = ["feeding location", "copying, feeding"]
 
 
 def marked(names: Iterable[str]) -> list[Any]:

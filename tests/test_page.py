@@ -17,6 +17,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
+import torch
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
@@ -157,6 +158,20 @@ def test_wrong_settings_are_said(trained: Trained, capsys: pytest.CaptureFixture
         port = taken.getsockname()[1]
         assert main(["demo", "--model", str(trained.model), "--port", str(port)]) == 1
     assert f"cannot use port {port}" in capsys.readouterr().err
+
+
+def test_it_computes_in_what_is_asked_for(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.dtype] = []
+
+    def note(model: LitSeq2Seq, device: str, dtype: torch.dtype) -> Predictor:
+        made.append(dtype)
+        return Predictor(model, device, dtype)
+
+    monkeypatch.setattr("lit_seq2seq.page.Predictor", note)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["demo", "--model", str(trained.model), "--port", port, "--dtype", "int8"]) == 1
+    assert made == [torch.int8]
 
 
 def test_a_package_that_is_trusted_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,8 @@ from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import Frames, Image, LogMel, Processor, Records, Tokenizer
 from lit_seq2seq.nn import ConvEncoder, GeneralAttention, MeanBridge, ParallelDecoder, PyramidalEncoder
+from lit_seq2seq.pipelines import load_model
+from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.serve import make_server
 from lit_seq2seq.serve.api import Api, GenerateApi, StreamApi
 from lit_seq2seq.serve.schema import FileRequest, FramesRequest, Limits, RecordRequest, TextRequest, request_of
@@ -56,8 +58,10 @@ def model(folder: Path) -> LitSeq2Seq:
     return LitSeq2Seq.from_pretrained(folder)
 
 
-def endpoint(kind: type[Api], folder: Path, model: LitSeq2Seq, limits: Limits = LIMITS) -> Any:
-    api = kind(str(folder), {}, model.generation, TextRequest, limits, 1, max_batch_size=8)
+def endpoint(
+    kind: type[Api], folder: Path, model: LitSeq2Seq, limits: Limits = LIMITS, dtype: torch.dtype = torch.float32
+) -> Any:
+    api = kind(str(folder), {}, model.generation, TextRequest, limits, 1, dtype, max_batch_size=8)
     api.setup("cpu")
     return api
 
@@ -90,7 +94,7 @@ def test_an_input_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
     made = make_model(encoder=encoder, decoder=partial(ParallelDecoder, **SIZES, attention=GeneralAttention))
     made.attach(Processor(LogMel(sampling_rate=8000, n_mels=5), target))
     made.save_pretrained(tmp_path)
-    api = GenerateApi(str(tmp_path), {}, made.generation, FileRequest, LIMITS, 1)
+    api = GenerateApi(str(tmp_path), {}, made.generation, FileRequest, LIMITS, 1, torch.float32)
     api.setup("cpu")
     good, bad = (FileRequest(data=base64.b64encode(data)) for data in (sound(), b"no sound"))
     first, refused, last = (
@@ -157,6 +161,17 @@ def test_a_package_that_is_trusted_is_served(tmp_path: Path) -> None:
     assert isinstance(api.predictor.model.scores.metrics[0], OwnMetric)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_it_computes_in_what_is_asked_for(folder: Path, dtype: torch.dtype) -> None:
+    (api,) = make_server(str(folder), LIMITS, stream=False, dtype=dtype).litapi_connector
+    api.setup("cpu")
+    asked = [api.work(TextRequest(text=text)) for text in ("eins zwei", "drei")]
+    direct = pipeline("translation", str(folder), dtype=dtype).predictor.stream(["eins zwei", "drei"], asked[0].config)
+    assert api.predict(asked) == list(direct)
+    full = Predictor(load_model(str(folder))).stream(["eins zwei", "drei"], asked[0].config)
+    assert [row[0].score for row in api.predict(asked)] != [row[0].score for row in full]
+
+
 def test_every_feature_has_its_request() -> None:
     kinds = [Records(), Frames(3), LogMel(), Image(), Tokenizer("char")]
     assert [request_of(kind) for kind in kinds] == [RecordRequest, FramesRequest, FileRequest, FileRequest, TextRequest]
@@ -165,6 +180,8 @@ def test_every_feature_has_its_request() -> None:
 def test_the_command_explains_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["serve", "--model", str(tmp_path), "--port", "80"]) == 1
     assert "port=80: must be from 1024 to 65535" in capsys.readouterr().err
+    assert main(["serve", "--model", str(tmp_path), "--device", "cuda", "--dtype", "int8"]) == 1
+    assert "torch.int8 is nothing to compute in on device cuda: leave dtype out" in capsys.readouterr().err
     assert main(["serve", "--model", str(tmp_path), "--port", "8000"]) == 1
     assert "is not a model folder" in capsys.readouterr().err
 

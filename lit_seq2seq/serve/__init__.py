@@ -9,10 +9,12 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING, Literal, Unpack
 
+import torch
 from jsonargparse import ArgumentParser
 
 from lit_seq2seq.hub import Loading, add_loading, loading_of
 from lit_seq2seq.pipelines import load_model
+from lit_seq2seq.predictor import Dtype, check_dtype
 from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def make_server(
     stream: bool = True,
     device: str = "cpu",
     threads: int = 1,
+    dtype: torch.dtype = torch.float32,
     **loading: Unpack[Loading],
 ) -> litserve.LitServer:
     """Make the server: `POST /predict`, `/predict/file` and `/stream`, `GET /health`, `/info`, `/docs`.
@@ -41,10 +44,11 @@ def make_server(
         stream: whether there is `/stream`, which has a process and a copy of the model of its own.
         device: `cpu`, `cuda` or `mps`.
         threads: number of torch's threads in each process.
+        dtype: what to compute in; see `Predictor`.
         **loading: see `LitSeq2Seq.from_pretrained`.
 
     Raises:
-        UserError: packages are missing, or there is no such model.
+        UserError: packages are missing, there is no such model, or the device cannot compute in `dtype`.
     """
     if find_spec("litserve") is None:
         raise UserError("serving needs litserve: pip install 'lit_seq2seq[serve]'")
@@ -55,8 +59,10 @@ def make_server(
     from lit_seq2seq.serve.schema import request_of
     from lit_seq2seq.serve.upload import add_upload
 
+    check_dtype(dtype, device)
     loaded = load_model(model, **loading)
-    shared = (model, loading, loaded.generation, request_of(loaded.processor.source_feature), limits, threads)
+    request = request_of(loaded.processor.source_feature)
+    shared = (model, loading, loaded.generation, request, limits, threads, dtype)
     batched = GenerateApi(*shared, api_path="/predict", max_batch_size=max_batch_size, batch_timeout=batch_timeout)
     apis = [batched, StreamApi(*shared, api_path="/stream", stream=True)] if stream else [batched]
     server = litserve.LitServer(
@@ -86,6 +92,7 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     )
     add_loading(parser)
     parser.add_argument("--device", type=Literal["cpu", "cuda", "mps"], default="cpu", help="where to run")
+    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
     parser.add_argument("--threads", type=int, default=1, help="number of torch's threads in each process")
     parser.add_argument("--max_batch_size", type=int, default=32, help="most requests computed together")
     parser.add_argument("--batch_timeout", type=float, default=0.01, help="seconds that a request waits for others")
@@ -104,7 +111,8 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
 
     limits = Limits(options.max_length, options.max_bytes, options.max_new_tokens, options.max_beams, options.timeout)
     names = ("max_batch_size", "batch_timeout", "stream", "device", "threads")
-    server = make_server(options.model, limits, **{name: options[name] for name in names}, **loading_of(options))
+    own = {name: options[name] for name in names}
+    server = make_server(options.model, limits, dtype=getattr(torch, options.dtype), **own, **loading_of(options))
     signal.signal(signal.SIGTERM, partial(_stop, os.getpid()))
     print(f"serving {options.model} on http://{options.host}:{options.port} (see /docs)", flush=True)
     server.run(

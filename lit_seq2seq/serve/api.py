@@ -74,6 +74,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         request: the kind of its requests.
         limits: what requests may ask for.
         threads: number of torch's threads in each worker.
+        dtype: what to compute in.
         **options: see `litserve.LitAPI`.
     """
 
@@ -85,6 +86,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         request: type[GenerateRequest],
         limits: Limits,
         threads: int,
+        dtype: torch.dtype,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -92,13 +94,13 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         self.generation = generation
         self.request = request
         self.limits = limits
-        self.threads = threads
+        self.threads, self.dtype = threads, dtype
         self.decode_request = Decode(self)
 
     def setup(self, device: str) -> None:
         """Load the model."""
         torch.set_num_threads(self.threads)
-        self.predictor = Predictor(load_model(self.model, **self.loading), device)
+        self.predictor = Predictor(load_model(self.model, **self.loading), device, self.dtype)
 
     async def authorize(self, request: Request) -> None:
         """Refuse what is too large, too long, or asks for what there is not."""
