@@ -35,5 +35,5 @@ def test_mistakes_are_explained():
         SpelledNumbers(["xx"])
     with pytest.raises(UserError, match="but got none"):
         SpelledNumbers([])
-    with pytest.raises(UserError, match="expected test_size from 1 to 2000, the number of distinct rows, but got 9999"):
+    with pytest.raises(UserError, match="expected test_size from 1 to 2000, but it is 9999"):
         SpelledNumbers(["en"], test_size=9999)

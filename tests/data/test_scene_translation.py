@@ -50,5 +50,5 @@ def test_it_loads_as_splits(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = SceneTranslation(train_size=6, validation_size=2, test_size=3).load()
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 6, "validation": 2, "test": 3}
     assert splits["train"][0]["image"].size == (64, 64)
-    with pytest.raises(UserError, match="expected test_size from 1 to 100000, but got 0"):
+    with pytest.raises(UserError, match="expected test_size from 1 to 100000, but it is 0"):
         SceneTranslation(test_size=0)

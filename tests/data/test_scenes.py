@@ -143,5 +143,5 @@ def test_load_gives_the_asked_rows_and_columns() -> None:
 
 
 def test_a_wrong_size_is_explained() -> None:
-    with pytest.raises(UserError, match="expected test_size from 1 to 100000, but got 0"):
+    with pytest.raises(UserError, match="expected test_size from 1 to 100000, but it is 0"):
         ShapeScenes(test_size=0)

@@ -47,5 +47,5 @@ def test_mistakes_are_explained():
         SequenceTask("swap")
     with pytest.raises(UserError, match="expected max_length to be at least 1, but it is 0"):
         SequenceTask(max_length=0)
-    with pytest.raises(UserError, match="expected test_size to be at least 1, but it is 0"):
+    with pytest.raises(UserError, match="expected test_size from 1 to 10000000, but it is 0"):
         SequenceTask(test_size=0)

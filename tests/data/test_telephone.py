@@ -32,7 +32,7 @@ def test_splits_share_no_string_and_repeat_by_seed() -> None:
     [
         ({"shortest": 9}, "expected 2 <= shortest <= longest, but they are 9 and 8"),
         ({"noise": -1.0}, "expected noise of at least 0"),
-        ({"test_size": 0}, "expected test_size of at least 1, but it is 0"),
+        ({"test_size": 0}, "expected test_size from 1 to 10000000, but it is 0"),
     ],
 )
 def test_arguments_out_of_range_are_explained(options: dict[str, float], message: str) -> None:

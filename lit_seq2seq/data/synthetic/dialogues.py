@@ -7,15 +7,14 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from babel.dates import format_time, get_day_names
 from babel.numbers import format_currency
-from datasets import Dataset, DatasetDict, NamedSplit
 from num2words import num2words
 
-from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.base import GeneratedDataset
 from lit_seq2seq.data.synthetic.records import CITIES, PEOPLE
-from lit_seq2seq.types import UserError
 
 VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
 LARGEST = 100_000
@@ -194,7 +193,7 @@ def generate(split: str, size: int, seed: int, makers: str = "") -> Iterator[dic
             yield {"prompt": TURN.join(texts[:turn]), "continuation": text, "choices": choices}
 
 
-class Dialogues(BuiltinDataset):
+class Dialogues(GeneratedDataset):
     """Short dialogues in English, cut after each turn: what was said so far, and what is said next.
 
     A table is reserved, a ticket bought, someone called. Each turn could be said in several ways, and may bring in a
@@ -219,20 +218,14 @@ class Dialogues(BuiltinDataset):
         ['choices', 'continuation', 'prompt']
     """
 
+    generate = staticmethod(generate)
+
     def __init__(
         self, train_size: int = 6_000, validation_size: int = 200, test_size: int = 300, seed: int = 0
     ) -> None:
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        self.seed = seed
-        for split, size in self.sizes.items():
-            if not 1 <= size <= LARGEST:
-                raise UserError(f"expected {split}_size from 1 to {LARGEST}, but it is {size}")
+        super().__init__(train_size, validation_size, test_size, seed, LARGEST)
 
-    def load(self) -> DatasetDict:
-        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
         makers = f"{VERSION} babel {version('babel')} num2words {version('num2words')}"
-        made = {}
-        for split, size in self.sizes.items():
-            arguments = {"split": split, "size": size, "seed": self.seed, "makers": makers}
-            made[split] = Dataset.from_generator(generate, gen_kwargs=arguments, split=NamedSplit(split))
-        return DatasetDict(made)
+        return super().arguments(split) | {"makers": makers}

@@ -10,11 +10,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, DatasetDict, NamedSplit
-from datasets.exceptions import DatasetGenerationError
-
-from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.base import GeneratedDataset
 from lit_seq2seq.types import UserError
 
 VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
@@ -27,69 +25,6 @@ _SKIPPED = {"test", "tests", "testing", "_vendor", "vendor", "site-packages", "_
 _OWN = "lit_seq2seq"
 _PROSE = re.compile(r"[A-Z`'\"].*[.:!?]", re.S)
 _WORD = re.compile(r"\w+")
-
-
-class DocstringSummaries(BuiltinDataset):
-    """Documentation strings of the installed Python packages: the text below the first line, and that line as summary.
-
-    Files are read as text and parsed with `ast`; nothing is imported. A pair is kept if the summary is a sentence of 4
-    to 25 words, two in five of them also in the text, and the text is prose of 10 to 150 words; equal ones occur once.
-    All rows of a top-level module are in one split, so that its names are new in another. The same environment gives
-    the same rows; they are kept in the cache of `datasets`, after about a minute of reading at the first call.
-
-    Args:
-        train_size: rows of the train split.
-        validation_size: rows of the validation split.
-        test_size: rows of the test split.
-        seed: draws which modules are held out, and the order of the rows.
-        folders: where to look for modules; the standard library and the installed packages if `None`.
-
-    Raises:
-        UserError: for a folder that does not exist, or if there are fewer rows than asked for.
-
-    Example:
-        >>> from lit_seq2seq.data.synthetic import DocstringSummaries
-        >>> DocstringSummaries(train_size=0)
-        Traceback (most recent call last):
-        lit_seq2seq.runtime.errors.UserError: expected train_size to be at least 1, but it is 0
-    """
-
-    def __init__(
-        self,
-        train_size: int = 4000,
-        validation_size: int = 200,
-        test_size: int = 400,
-        seed: int = 0,
-        folders: list[str] | None = None,
-    ) -> None:
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        self.seed = seed
-        for split, size in self.sizes.items():
-            if size < 1:
-                raise UserError(f"expected {split}_size to be at least 1, but it is {size}")
-        paths = sysconfig.get_paths()
-        installed = dict.fromkeys(paths[name] for name in ("stdlib", "purelib", "platlib"))
-        self.folders = tuple(installed if folders is None else folders)
-        for folder in self.folders:
-            if not Path(folder).is_dir():
-                raise UserError(f"expected a folder of Python modules at {folder}, but there is none: check folders")
-
-    def load(self) -> DatasetDict:
-        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
-        found = modules(self.folders)
-        state = [
-            (str(file), file.stat().st_size, file.stat().st_mtime_ns) for files in found.values() for file in files
-        ]
-        stamp = hashlib.sha256(repr((VERSION, state)).encode()).hexdigest()
-        sizes = tuple(self.sizes.items())
-        return DatasetDict({split: self._load(split, sizes, stamp) for split in self.sizes})
-
-    def _load(self, split: str, sizes: tuple[tuple[str, int], ...], stamp: str) -> Dataset:
-        arguments = {"split": split, "folders": self.folders, "sizes": sizes, "seed": self.seed, "stamp": stamp}
-        try:
-            return Dataset.from_generator(generate, gen_kwargs=arguments, split=NamedSplit(split))
-        except DatasetGenerationError as error:
-            raise error.__cause__ if isinstance(error.__cause__, UserError) else error from None
 
 
 def generate(
@@ -217,3 +152,57 @@ def _is_new(row: dict[str, str], seen: set[str]) -> bool:
 def _draw(seed: int, key: str) -> bytes:
     """Return what a key is sorted by: the same everywhere, unlike Python's own hashes."""
     return hashlib.sha256(f"{seed}/{key}".encode()).digest()
+
+
+class DocstringSummaries(GeneratedDataset):
+    """Documentation strings of the installed Python packages: the text below the first line, and that line as summary.
+
+    Files are read as text and parsed with `ast`; nothing is imported. A pair is kept if the summary is a sentence of 4
+    to 25 words, two in five of them also in the text, and the text is prose of 10 to 150 words; equal ones occur once.
+    All rows of a top-level module are in one split, so that its names are new in another. The same environment gives
+    the same rows; they are kept in the cache of `datasets`, after about a minute of reading at the first call.
+
+    Args:
+        train_size: rows of the train split.
+        validation_size: rows of the validation split.
+        test_size: rows of the test split.
+        seed: draws which modules are held out, and the order of the rows.
+        folders: where to look for modules; the standard library and the installed packages if `None`.
+
+    Raises:
+        UserError: for a folder that does not exist, or if there are fewer rows than asked for.
+
+    Example:
+        >>> from lit_seq2seq.data.synthetic import DocstringSummaries
+        >>> DocstringSummaries(train_size=0)
+        Traceback (most recent call last):
+        lit_seq2seq.runtime.errors.UserError: expected train_size to be at least 1, but it is 0
+    """
+
+    generate = staticmethod(generate)
+
+    def __init__(
+        self,
+        train_size: int = 4000,
+        validation_size: int = 200,
+        test_size: int = 400,
+        seed: int = 0,
+        folders: list[str] | None = None,
+    ) -> None:
+        super().__init__(train_size, validation_size, test_size, seed)
+        paths = sysconfig.get_paths()
+        installed = dict.fromkeys(paths[name] for name in ("stdlib", "purelib", "platlib"))
+        self.folders = tuple(installed if folders is None else folders)
+        for folder in self.folders:
+            if not Path(folder).is_dir():
+                raise UserError(f"expected a folder of Python modules at {folder}, but there is none: check folders")
+
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
+        found = modules(self.folders)
+        state = [
+            (str(file), file.stat().st_size, file.stat().st_mtime_ns) for files in found.values() for file in files
+        ]
+        stamp = hashlib.sha256(repr((VERSION, state)).encode()).hexdigest()
+        sizes = tuple(self.sizes.items())
+        return {"split": split, "folders": self.folders, "sizes": sizes, "seed": self.seed, "stamp": stamp}

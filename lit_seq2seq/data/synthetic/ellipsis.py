@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import datasets
-from datasets import Dataset, DatasetDict, Features, NamedSplit, Value
+from datasets import Features, Value
 
-from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.base import GeneratedDataset
 from lit_seq2seq.data.synthetic.scenes import RADII, RELATIONS, Scene, Thing, held_out
-from lit_seq2seq.types import UserError
 
 VERSION = 2  # part of the cache key: raise it when a change of the code changes the rows
 
@@ -82,7 +82,7 @@ def generate(split: str, size: int, seed: int, version: int = VERSION) -> Iterat
         yield {"image": {"bytes": scene.draw(rng), "path": None}, "english": english(scene), "french": french(scene)}
 
 
-class SceneTranslation(BuiltinDataset):
+class SceneTranslation(GeneratedDataset):
     """Drawings of two shapes with an English sentence that does not name them, and its French translation.
 
     "the green one is above the red one" is "la verte est au-dessus du rouge" if the green thing is a star, "le vert
@@ -107,21 +107,14 @@ class SceneTranslation(BuiltinDataset):
         (['english', 'french', 'image'], (64, 64))
     """
 
+    generate = staticmethod(generate)
+    features = Features({"image": datasets.Image(), "english": Value("string"), "french": Value("string")})
+
     def __init__(
         self, train_size: int = 8_000, validation_size: int = 400, test_size: int = 1_000, seed: int = 0
     ) -> None:
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        self.seed = seed
-        for split, size in self.sizes.items():
-            if not 1 <= size <= 100_000:
-                raise UserError(f"expected {split}_size from 1 to 100000, but got {size}")
+        super().__init__(train_size, validation_size, test_size, seed, 100_000)
 
-    def load(self) -> DatasetDict:
-        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
-        return DatasetDict({split: self._load(split, size) for split, size in self.sizes.items()})
-
-    def _load(self, split: str, size: int) -> Dataset:
-        features = {"image": datasets.Image(), "english": Value("string"), "french": Value("string")}
-        arguments = {"split": split, "size": size, "seed": self.seed, "version": VERSION}
-        named = NamedSplit(split)
-        return Dataset.from_generator(generate, features=Features(features), gen_kwargs=arguments, split=named)
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
+        return super().arguments(split) | {"version": VERSION}

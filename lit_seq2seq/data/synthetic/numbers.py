@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import Any
 
-from datasets import Dataset, DatasetDict, NamedSplit
 from num2words import num2words
 
-from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.base import GeneratedDataset
 from lit_seq2seq.types import UserError
 
 VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
@@ -49,7 +49,7 @@ def generate(
         yield {"number": str(number), "language": language, "form": form, "spelled": spelled}
 
 
-class SpelledNumbers(BuiltinDataset):
+class SpelledNumbers(GeneratedDataset):
     """Numbers from 1 to 9999 in figures, spelled out as cardinals and ordinals of several languages.
 
     The rules are those of num2words: German puts the units before the tens, French counts by scores, Finnish inflects
@@ -73,6 +73,8 @@ class SpelledNumbers(BuiltinDataset):
         ['number', 'language', 'form', 'spelled']
     """
 
+    generate = staticmethod(generate)
+
     def __init__(
         self,
         languages: list[str] = ["de", "en", "fr"],  # noqa: B006 - only read
@@ -82,23 +84,16 @@ class SpelledNumbers(BuiltinDataset):
         seed: int = 0,
     ) -> None:
         self.languages = tuple(languages)
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        self.seed = seed
         for language in self.languages:
             if language not in LANGUAGES:
                 raise UserError(f"expected languages of {', '.join(LANGUAGES)}, but got {language!r}")
         if not self.languages:
             raise UserError(f"expected languages of {', '.join(LANGUAGES)}, but got none")
-        for split, size in self.sizes.items():
-            most = len(numbers_of(split, seed)) * len(self.languages) * len(FORMS)
-            if not 1 <= size <= most:
-                raise UserError(f"expected {split}_size from 1 to {most}, the number of distinct rows, but got {size}")
+        rows = len(self.languages) * len(FORMS)
+        distinct = {split: len(numbers_of(split, seed)) * rows for split in ("train", "validation", "test")}
+        super().__init__(train_size, validation_size, test_size, seed, distinct)
 
-    def load(self) -> DatasetDict:
-        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
-        return DatasetDict({split: self._load(split, size) for split, size in self.sizes.items()})
-
-    def _load(self, split: str, size: int) -> Dataset:
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
         makers = f"{VERSION} num2words {version('num2words')}"
-        arguments = {"languages": self.languages, "split": split, "size": size, "seed": self.seed, "makers": makers}
-        return Dataset.from_generator(generate, gen_kwargs=arguments, split=NamedSplit(split))
+        return super().arguments(split) | {"languages": self.languages, "makers": makers}

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-from datasets import Dataset, DatasetDict, NamedSplit
-
-from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.base import GeneratedDataset
 from lit_seq2seq.data.synthetic.phrase_kinds import KINDS, Kind
 from lit_seq2seq.data.synthetic.phrase_sentences import SENTENCES
 from lit_seq2seq.types import UserError
@@ -50,7 +48,7 @@ def generate(
         yield {language: kind.say(value, sentence, language) for language in languages} | {"kind": kind.name}
 
 
-class PhraseTranslation(BuiltinDataset):
+class PhraseTranslation(GeneratedDataset):
     """Short sentences about dates, times, money, quantities, durations and numbers, said in two languages.
 
     The words come from CLDR (through Babel) and num2words, so that word order, agreement, month names, spelled-out
@@ -76,6 +74,8 @@ class PhraseTranslation(BuiltinDataset):
         ['en', 'de', 'kind']
     """
 
+    generate = staticmethod(generate)
+
     def __init__(
         self,
         source_language: str = "en",
@@ -86,28 +86,15 @@ class PhraseTranslation(BuiltinDataset):
         seed: int = 0,
     ) -> None:
         self.languages = (source_language, target_language)
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        self.seed = seed
-        self._check()
-
-    def _check(self) -> None:
         for language in self.languages:
             if language not in SENTENCES:
                 raise UserError(f"Expected a language of {', '.join(SENTENCES)}, but got {language!r}.")
         if len(set(self.languages)) == 1:
             raise UserError(f"Expected two different languages, but got {self.languages[0]!r} twice: change one.")
-        for split, size in self.sizes.items():
-            most = sum(kind.capacity(split) for kind in KINDS)
-            if not 1 <= size <= most:
-                raise UserError(
-                    f"Expected {split}_size from 1 to {most}, the number of distinct pairs, but got {size}."
-                )
+        distinct = {split: sum(kind.capacity(split) for kind in KINDS) for split in ("train", "validation", "test")}
+        super().__init__(train_size, validation_size, test_size, seed, distinct)
 
-    def load(self) -> DatasetDict:
-        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
         makers = f"{VERSION} babel {version('babel')} num2words {version('num2words')}"
-        return DatasetDict({split: self._load(split, size, makers) for split, size in self.sizes.items()})
-
-    def _load(self, split: str, size: int, makers: str) -> Dataset:
-        arguments = {"languages": self.languages, "split": split, "size": size, "seed": self.seed, "makers": makers}
-        return Dataset.from_generator(generate, gen_kwargs=arguments, split=NamedSplit(split))
+        return super().arguments(split) | {"languages": self.languages, "makers": makers}

@@ -13,9 +13,8 @@ from typing import Any
 
 from babel.dates import format_skeleton, format_time
 from babel.units import format_unit
-from datasets import Dataset, DatasetDict, NamedSplit
 
-from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.base import GeneratedDataset
 from lit_seq2seq.types import UserError
 
 VERSION = 2  # part of the cache key: raise it when a change of the code changes the rows
@@ -206,7 +205,7 @@ def generate(split: str, size: int, references: int, seed: int, makers: str = ""
             yield {"record": written, "text": say(record, sentence)}
 
 
-class WeatherAndCalendar(BuiltinDataset):
+class WeatherAndCalendar(GeneratedDataset):
     """Records of weather and of calendars, such as `city[Oslo], sky[rainy], day[03 05], high[7]`, said in English.
 
     Dates, times and temperatures are written by CLDR (through Babel), so that a model has to turn `15:30` into
@@ -231,6 +230,8 @@ class WeatherAndCalendar(BuiltinDataset):
         (200, 80)
     """
 
+    generate = staticmethod(generate)
+
     def __init__(
         self,
         train_size: int = 5_000,
@@ -239,20 +240,12 @@ class WeatherAndCalendar(BuiltinDataset):
         references: int = 2,
         seed: int = 0,
     ) -> None:
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        self.references, self.seed = references, seed
-        for split, size in self.sizes.items():
-            if not 1 <= size <= LARGEST:
-                raise UserError(f"expected {split}_size from 1 to {LARGEST}, but it is {size}")
+        super().__init__(train_size, validation_size, test_size, seed, LARGEST)
+        self.references = references
         if not 1 <= references <= 4:
             raise UserError(f"expected references from 1 to 4, the number of templates, but it is {references}")
 
-    def load(self) -> DatasetDict:
-        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
-        return DatasetDict({split: self._load(split, size) for split, size in self.sizes.items()})
-
-    def _load(self, split: str, size: int) -> Dataset:
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
         references = self.references if split == "train" else 4
-        makers = f"{VERSION} babel {version('babel')}"
-        arguments = {"split": split, "size": size, "references": references, "seed": self.seed, "makers": makers}
-        return Dataset.from_generator(generate, gen_kwargs=arguments, split=NamedSplit(split))
+        return super().arguments(split) | {"references": references, "makers": f"{VERSION} babel {version('babel')}"}

@@ -8,14 +8,14 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import PIL.Image
-from datasets import Dataset, DatasetDict, Features, List, NamedSplit, Value
+from datasets import Features, List, Value
 from PIL import ImageDraw
 
-from lit_seq2seq.data.synthetic.base import BuiltinDataset
-from lit_seq2seq.types import UserError
+from lit_seq2seq.data.synthetic.base import GeneratedDataset
 
 VERSION = 2  # part of the cache key: raise it when a change of the code changes the rows
 
@@ -168,7 +168,7 @@ def generate(split: str, size: int, seed: int, version: int = VERSION) -> Iterat
         yield {"image": file, "captions": scene.captions, "shapes": len(scene.things)}
 
 
-class ShapeScenes(BuiltinDataset):
+class ShapeScenes(GeneratedDataset):
     """Drawings of one to three shapes, with captions such as "a small red circle above a blue square".
 
     A caption names size (`small`, `large` or nothing), colour, shape and how neighbours stand to each other; a scene of
@@ -192,21 +192,14 @@ class ShapeScenes(BuiltinDataset):
         ((64, 64), 2)
     """
 
+    generate = staticmethod(generate)
+    features = Features({"image": datasets.Image(), "captions": List(Value("string")), "shapes": Value("int32")})
+
     def __init__(
         self, train_size: int = 8_000, validation_size: int = 400, test_size: int = 1_000, seed: int = 0
     ) -> None:
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        self.seed = seed
-        for split, size in self.sizes.items():
-            if not 1 <= size <= 100_000:
-                raise UserError(f"expected {split}_size from 1 to 100000, but got {size}")
+        super().__init__(train_size, validation_size, test_size, seed, 100_000)
 
-    def load(self) -> DatasetDict:
-        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
-        return DatasetDict({split: self._load(split, size) for split, size in self.sizes.items()})
-
-    def _load(self, split: str, size: int) -> Dataset:
-        features = {"image": datasets.Image(), "captions": List(Value("string")), "shapes": Value("int32")}
-        arguments = {"split": split, "size": size, "seed": self.seed, "version": VERSION}
-        named = NamedSplit(split)
-        return Dataset.from_generator(generate, features=Features(features), gen_kwargs=arguments, split=named)
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
+        return super().arguments(split) | {"version": VERSION}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
-from datasets import Dataset, DatasetDict, NamedSplit
-
-from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.base import GeneratedDataset
 from lit_seq2seq.types import UserError
 
 VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
@@ -66,7 +64,7 @@ def split_of(source: str, seed: int) -> str:
     return {0: "validation", 1: "test"}.get(random.Random(f"{seed}/{source}").randrange(10), "train")
 
 
-class SequenceTask(BuiltinDataset):
+class SequenceTask(GeneratedDataset):
     """A task with a simple rule, whose test split goes on to longer sequences than those of training.
 
     `copy`, `reverse` and `sort` (Graves et al., 2014; Sutskever et al., 2014) are about words of eight letters;
@@ -94,6 +92,8 @@ class SequenceTask(BuiltinDataset):
         True
     """
 
+    generate = staticmethod(generate)
+
     def __init__(
         self,
         task: Task = "copy",
@@ -104,22 +104,16 @@ class SequenceTask(BuiltinDataset):
         test_size: int = 2_000,
         seed: int = 0,
     ) -> None:
-        self.task = task
-        self.lengths = {"train": max_length, "validation": max_length, "test": test_length or 2 * max_length}
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        self.seed = seed
         if task not in TASKS:
             raise UserError(f"expected a task of {', '.join(TASKS)}, but got {task!r}")
-        named = {"max_length": max_length, "test_length": self.lengths["test"]}
-        for name, value in {**named, **{f"{split}_size": size for split, size in self.sizes.items()}}.items():
+        self.task = task
+        self.lengths = {"train": max_length, "validation": max_length, "test": test_length or 2 * max_length}
+        for name, value in {"max_length": max_length, "test_length": self.lengths["test"]}.items():
             if value < 1:
                 raise UserError(f"expected {name} to be at least 1, but it is {value}")
+        super().__init__(train_size, validation_size, test_size, seed)
 
-    def load(self) -> DatasetDict:
-        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
-        return DatasetDict({split: self._load(split) for split in self.sizes})
-
-    def _load(self, split: str) -> Dataset:
-        arguments = {"task": self.task, "split": split, "size": self.sizes[split], "lengths": (1, self.lengths[split])}
-        arguments |= {"seed": self.seed, "version": VERSION}
-        return Dataset.from_generator(generate, gen_kwargs=arguments, split=NamedSplit(split))
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
+        added = {"task": self.task, "lengths": (1, self.lengths[split]), "version": VERSION}
+        return super().arguments(split) | added

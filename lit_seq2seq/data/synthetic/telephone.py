@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Dataset, DatasetDict, Features, List, NamedSplit, Value
+from datasets import Features, List, Value
 
-from lit_seq2seq.data.synthetic.base import BuiltinDataset
+from lit_seq2seq.data.synthetic.base import GeneratedDataset
 from lit_seq2seq.types import UserError
 
 VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
@@ -58,7 +58,7 @@ def generate(split: str, size: int, seed: int, lengths: tuple[int, int], noise: 
             yield {"audio": {"array": tones(digits, rng, noise), "sampling_rate": RATE}, "digits": digits}
 
 
-class TelephoneKeys(BuiltinDataset):
+class TelephoneKeys(GeneratedDataset):
     """Strings of digits as dual tones (ITU-T Q.23) with noise, gaps, and levels and frequencies that vary.
 
     Columns: `audio`, a mapping of `array` (16-bit samples) and `sampling_rate` (8,000), and `digits`, such as `"391"`.
@@ -82,6 +82,11 @@ class TelephoneKeys(BuiltinDataset):
         ['audio', 'digits']
     """
 
+    generate = staticmethod(generate)
+    features = Features(
+        {"audio": {"array": List(Value("int16")), "sampling_rate": Value("int32")}, "digits": Value("string")}
+    )
+
     def __init__(
         self,
         train_size: int = 2000,
@@ -96,24 +101,9 @@ class TelephoneKeys(BuiltinDataset):
             raise UserError(f"expected 2 <= shortest <= longest, but they are {shortest} and {longest}: change them")
         if noise < 0:
             raise UserError(f"expected noise of at least 0, but it is {noise}")
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        for split, size in self.sizes.items():
-            if size < 1:
-                raise UserError(f"expected {split}_size of at least 1, but it is {size}")
-        self.options = {"seed": seed, "lengths": (shortest, longest), "noise": noise, "version": VERSION}
+        super().__init__(train_size, validation_size, test_size, seed)
+        self.lengths, self.noise = (shortest, longest), noise
 
-    def load(self) -> DatasetDict:
-        """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
-        audio = {"array": List(Value("int16")), "sampling_rate": Value("int32")}
-        features = Features({"audio": audio, "digits": Value("string")})
-        return DatasetDict(
-            {
-                split: Dataset.from_generator(
-                    generate,
-                    features=features,
-                    gen_kwargs={"split": split, "size": size, **self.options},
-                    split=NamedSplit(split),
-                )
-                for split, size in self.sizes.items()
-            }
-        )
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
+        return super().arguments(split) | {"lengths": self.lengths, "noise": self.noise, "version": VERSION}
