@@ -22,6 +22,8 @@ PEERS = ROOT / "build" / "peers"
 PROGRAMS = Path(__file__).parent / "peers"
 STEPS = {"w1": 15, "w1-feeding": 8, "w3": 15, "gnmt": 2}
 TASKS = {"w3": "g2p"}
+DTYPES = {"bf16-true": "bf16", "bf16-mixed": "bf16", "32-true": "fp32"}
+"""Precisions of training, as Lightning names them, and what eole calls their type."""
 
 
 def ours(name: str, workload: str, data: Path, arguments: argparse.Namespace, *options: str) -> Contender:
@@ -42,8 +44,9 @@ def filled(template: str, name: str, **values: object) -> Path:
     return path
 
 
-def eole(name: str, workload: str, data: Path, arguments: argparse.Namespace, dtype: str, amp: bool) -> list[Contender]:
+def eole(workload: str, data: Path, arguments: argparse.Namespace, precision: str) -> list[Contender]:
     """Return eole's training, if it is installed."""
+    name, dtype, amp = f"eole {precision}", DTYPES[precision], precision.endswith("mixed")
     python, feed = PEERS / "eole/bin/python", int(workload.endswith("-feeding"))
     if not python.exists():
         return []
@@ -65,22 +68,19 @@ def yoyodyne(data: Path, arguments: argparse.Namespace) -> list[Contender]:
         (WORK / f"yoyodyne_{split}.tsv").write_text("\n".join(lines) + "\n")
     settings = filled("yoyodyne_w3.yaml", "yoyodyne_w3", work=WORK)
     command = [str(python), str(PROGRAMS / "yoyodyne_program.py"), str(settings), str(STEPS["w3"])]
-    return [Contender("yoyodyne fp32", command, arguments.threads)]
+    return [Contender("yoyodyne 32-true", command, arguments.threads)]
 
 
 def training(workload: str, data: Path, arguments: argparse.Namespace) -> list[Contender]:
     """Return all that train a workload: through Lightning, in a bare loop, in plain PyTorch, and the peers."""
     found = []
-    for label, options in (("bf16", ["--bf16"]), ("fp32", [])):
+    for precision in DTYPES:
         found += [
-            ours(f"lit_seq2seq {label}", workload, data, arguments, "--mode", "lightning", *options),
-            ours(f"same network, bare loop {label}", workload, data, arguments, "--mode", "loop", *options),
-            ours(f"plain PyTorch {label}", workload, data, arguments, "--mode", "plain", *options),
+            ours(f"{name} {precision}", workload, data, arguments, "--mode", mode, "--precision", precision)
+            for name, mode in (("lit_seq2seq", "lightning"), ("bare loop", "loop"), ("plain PyTorch", "plain"))
         ]
         if workload.startswith("w1"):
-            found += eole(f"eole {label}", workload, data, arguments, label, amp=False)
-    if workload.startswith("w1"):
-        found += eole("eole bf16 autocast", workload, data, arguments, "bf16", amp=True)
+            found += eole(workload, data, arguments, precision)
     return found + (yoyodyne(data, arguments) if workload == "w3" else [])
 
 
@@ -105,7 +105,9 @@ def trained(data: Path, arguments: argparse.Namespace) -> tuple[Path, Path | Non
     """Train the model that decodes, once, and give its weights to a model of eole, if that is installed."""
     model, theirs, python = WORK / f"model_{data.name}", WORK / f"eole_model_{data.name}", PEERS / "eole/bin/python"
     if not model.exists():
-        program = ours("training", "w1", data, arguments, "--mode", "quality", "--bf16", "--epochs", "4")
+        program = ours(
+            "training", "w1", data, arguments, "--mode", "quality", "--precision", "bf16-mixed", "--epochs", "4"
+        )
         subprocess.run([*program.command, "--model", str(model)], check=True, cwd=ROOT)
     if not python.exists():
         return model, None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def train(arguments: argparse.Namespace, windows: Windows) -> None:
     model, data = make_model(arguments.workload, arguments.feeding), _data(arguments)
     trainer = Trainer(
         max_epochs=1000,
-        precision="bf16-mixed" if arguments.bf16 else "32-true",
+        precision=arguments.precision,
         gradient_clip_val=CLIP,
         callbacks=[Ticks(windows)],
         logger=False,
@@ -70,6 +69,8 @@ def loop(arguments: argparse.Namespace, windows: Windows) -> None:
     if arguments.mode == "plain":
         sizes = data.processor.source_feature.size, data.processor.target.size
         network = PlainModel(arguments.workload, *sizes, feeding=arguments.feeding)
+    if arguments.precision == "bf16-true":
+        network.bfloat16()
     step = torch.compile(network.loss, dynamic=True) if arguments.compile else network.loss
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001, fused=True)
     batches = data.train_dataloader()
@@ -77,7 +78,7 @@ def loop(arguments: argparse.Namespace, windows: Windows) -> None:
     for epoch in count():
         batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         for batch in batches:
-            with _autocast(arguments.bf16):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=arguments.precision == "bf16-mixed"):
                 loss, _ = step(batch.source, batch.target)
             optimizer.zero_grad()
             (loss / batch.target.total).backward()
@@ -106,7 +107,7 @@ def quality(arguments: argparse.Namespace) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     trainer = Trainer(
         max_epochs=arguments.epochs,
-        precision="bf16-mixed" if arguments.bf16 else "32-true",
+        precision=arguments.precision,
         gradient_clip_val=CLIP,
         logger=False,
         enable_checkpointing=False,
@@ -125,10 +126,6 @@ def _data(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
     return make_data(arguments.data, arguments.workload)
 
 
-def _autocast(bf16: bool) -> AbstractContextManager[object]:
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
-
-
 def main() -> None:
     """Run one program."""
     parser = argparse.ArgumentParser()
@@ -136,7 +133,7 @@ def main() -> None:
     parser.add_argument("--workload", default="w1", choices=["w1", "w3", "gnmt"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20, help="of a window")
-    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed", "bf16-true"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "int8"], help="of decoding")
     parser.add_argument("--feeding", action="store_true")
     parser.add_argument("--compile", action="store_true")

@@ -1,4 +1,4 @@
-"""Matrix products: in single precision on a CPU by the faster library, with one gradient for all steps of a loop."""
+"""Matrix products: on a CPU by the faster kernels, with one gradient for all steps of a loop."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _has_kernel() -> bool:
     )
 
 
-def _takes(*tensors: Tensor | None) -> bool:
+def _takes(*tensors: Tensor | None, dtype: torch.dtype = torch.float32) -> bool:
     """Whether oneDNN multiplies these; traced programs keep the operators of PyTorch."""
     return (
-        all(one is None or (one.dtype is torch.float32 and one.device.type == "cpu" and one.numel()) for one in tensors)
+        all(one is None or (one.dtype is dtype and one.device.type == "cpu" and one.numel()) for one in tensors)
         and _has_kernel()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -46,8 +46,9 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> product(torch.ones(2, 3), torch.ones(3, 1)).tolist()
         [[3.0], [3.0]]
     """
-    if _takes(a, b, bias):
-        rows = bias is not None and bias.dim() == 2
+    rows = bias is not None and bias.dim() == 2
+    adds = bias is not None and not rows  # PyTorch's own product in bf16 first writes the bias to every row
+    if _takes(a, b, bias) or (adds and _takes(a, b, bias, dtype=torch.bfloat16)):
         made: Tensor = torch.ops.mkldnn._linear_pointwise(
             _dense(a), _dense(b).t(), None if rows else bias, "none", [], ""
         )

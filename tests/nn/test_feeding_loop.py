@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.nn import DenseBridge, DotAttention, GeneralAttention, InputFeedingDecoder, TextEncoder
+from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.decoders import feeding
 from lit_seq2seq.nn.decoders.base import AttentionFactory, Combine, Decoder, DecoderOutput
 from lit_seq2seq.nn.decoders.feeding_loop import FeedingInputs, run_feeding_loop
@@ -94,3 +95,17 @@ def test_bfloat16_comes_close() -> None:
         features = decoder(TOKENS, decoder.start(encoder(SOURCE))).features
     assert features.dtype == torch.bfloat16
     assert (features - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_an_encoder_in_chunks_below_changes_nothing(cell: CellName) -> None:
+    make = partial(TextEncoder, SOURCE_SIZE, embedding_dim=5, hidden_size=6, num_layers=2, cell=cell)
+    whole = disturb(make())
+    chunked = make(chunk_size=2)
+    chunked.load_state_dict(whole.state_dict())
+    decoder = disturb(InputFeedingDecoder(TARGET_SIZE, whole.shape, embedding_dim=5, hidden_size=6, bridge=DenseBridge))
+    (outputs, gradients), _ = both(decoder, chunked)
+    (expected, wanted), (_, plain) = both(decoder, whole)
+    assert_close(outputs, expected)
+    assert_close(gradients, wanted, rtol=1e-4, atol=1e-4)
+    assert_close(gradients, plain, rtol=1e-4, atol=1e-4)

@@ -17,6 +17,13 @@ def test_products_equal_those_of_torch_in_any_layout() -> None:
     assert (product(a[:, :0], b[:0]) == 0).all()
 
 
+def test_products_of_16_bits_are_rounded_once() -> None:
+    a, b, bias = (torch.randn(size).bfloat16() for size in ((7, 50), (50, 3), (3,)))
+    exact = (a.float() @ b.float() + bias.float()).bfloat16()
+    for made in (product(a, b, bias), product(a, b, bias.expand(7, 3))):
+        assert_close(made, exact, rtol=2**-7, atol=1e-6)  # one unit in the last place
+
+
 @pytest.mark.parametrize("shape", [(4, 5), (2, 3, 5), (0, 5)])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_the_layer_has_the_outputs_and_gradients_of_torch(shape: tuple[int, ...], with_bias: bool) -> None:
