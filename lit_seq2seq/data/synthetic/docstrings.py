@@ -176,7 +176,7 @@ class DocstringSummaries(GeneratedDataset):
         >>> from lit_seq2seq.data.synthetic import DocstringSummaries
         >>> DocstringSummaries(train_size=0)
         Traceback (most recent call last):
-        lit_seq2seq.runtime.errors.UserError: expected train_size to be at least 1, but it is 0
+        lit_seq2seq.runtime.errors.UserError: expected train_size from 1 to 10000000, but it is 0
     """
 
     generate = staticmethod(generate)
