@@ -47,6 +47,7 @@ train and evaluate (one YAML recipe for all; lit-seq2seq fit --help lists every 
 use a trained model:
   generate   texts or paths in, texts out       lit-seq2seq generate --model DIR_OR_HUB_ID [--input FILE] [...]
   average    average checkpoints of a run       lit-seq2seq average --checkpoints FILE FILE ... --output DIR
+  shortlist  faster for large vocabularies      lit-seq2seq shortlist --model DIR --data.dataset PATH_OR_HUB_ID
   push       share a model on the hub           lit-seq2seq push --model DIR --repo_id USER/NAME
   demo       a page to play with a model        lit-seq2seq demo --model DIR_OR_HUB_ID [--port N]
   export     ONNX, to run without torch         lit-seq2seq export --model DIR_OR_HUB_ID --output DIR
@@ -148,6 +149,7 @@ COMMANDS: dict[str, Callable[[Parser, list[str]], None]] = {
     "generate": commands.generate,
     "average": commands.average,
     "push": commands.push,
+    "shortlist": commands.shortlist,
     "demo": page.command,
     "export": export.command,
     "serve": serve.command,

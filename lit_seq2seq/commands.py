@@ -18,7 +18,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 from lit_seq2seq.callbacks import average_checkpoints
-from lit_seq2seq.hub import add_loading, load_checkpoint, loading_of, push_folder, tensors_of
+from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.hub import add_loading, add_shortlist, load_checkpoint, loading_of, push_folder, tensors_of
+from lit_seq2seq.lexicon import learn_shortlist
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.pipelines import load_model, override
 from lit_seq2seq.predictor import Dtype, Output, Predictor
@@ -148,6 +150,27 @@ def push(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--languages", type=str, nargs="*", default=[], help="for the card: ISO codes, such as de en")
     options = parser.parse_args(arguments)
     print(push_folder(options.pop("model"), **vars(options)))
+
+
+def shortlist(parser: ArgumentParser, arguments: list[str]) -> None:
+    """Learn from pairs of texts which symbols the translation of a text may need: `lit-seq2seq shortlist`."""
+    parser.add_argument("--model", type=str, required=True, help="model folder; it gets the shortlist")
+    parser.add_argument("--frequent", type=int, default=200, help="symbols that are candidates for every source")
+    parser.add_argument("--translations", type=int, default=40, help="candidates for each source symbol")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="greatest number of training rows to learn from")
+    parser.add_argument("--trust", type=str, nargs="*", default=[], help="packages whose code the model may run")
+    parser.add_class_arguments(Seq2SeqDataModule, "data", skip={"processor", "copy"})
+    options = parser.parse_args(arguments)
+    for name in ("frequent", "translations", "rows"):
+        if options[name] < 1:
+            raise UserError(f"{name} must be at least 1, got {options[name]}")
+    if not Path(options.model).is_dir():
+        raise UserError(f"there is no folder {options.model}: check --model; of a hub model give a downloaded folder")
+    model = LitSeq2Seq.from_pretrained(options.model, trust=options.trust)
+    data: Seq2SeqDataModule = parser.instantiate_classes(options).data
+    data.processor = model.processor
+    add_shortlist(options.model, learn_shortlist(data, options.frequent, options.translations, options.rows))
+    print(f"{options.model} has a shortlist: use it with --shortlist true")
 
 
 def save_best(trainer: Trainer, model: LitSeq2Seq, scores: dict[str, float] | None = None) -> Path | None:

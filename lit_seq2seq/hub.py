@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from lit_seq2seq import remote
 from lit_seq2seq.card import Provenance, published
 from lit_seq2seq.features import Processor
+from lit_seq2seq.nn.shortlist import Shortlist
 from lit_seq2seq.types import UserError
 from lit_seq2seq.untrusted import Weights, check_settings, read_json
 
 FORMAT = 1
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, WEIGHTS, CARD, SHORTLIST = "config.json", "model.safetensors", "README.md", "shortlist.safetensors"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ class ModelFolder:
         )
 
     @cached_property
+    def shortlist(self) -> Shortlist | None:
+        """The shortlist, if there is one.
+
+        Raises:
+            UserError: it is damaged, or of another model.
+        """
+        return read_shortlist(self.path / SHORTLIST, self.processor) if (self.path / SHORTLIST).exists() else None
+
+    @cached_property
     def weights(self) -> Weights:
         """The file of weights.
 
@@ -75,6 +85,7 @@ def save_folder(
     network: nn.Module,
     processor: Processor,
     card: str,
+    shortlist: Shortlist | None = None,
 ) -> Path:
     """Write a model folder; its files take their place when all are written, so that no half-written one is left.
 
@@ -84,6 +95,7 @@ def save_folder(
         network: whose weights are saved.
         processor: saved beside it.
         card: text of the model card.
+        shortlist: saved beside it; one that is there goes if `None`, as it may be of another model.
 
     Returns:
         The folder.
@@ -98,11 +110,54 @@ def save_folder(
             (part / CARD).write_text(card, encoding="utf-8")
             processor.save(part)
             safetensors.torch.save_model(network, str(part / WEIGHTS), metadata={"format": "pt"})
+            if shortlist is None:
+                (folder / SHORTLIST).unlink(missing_ok=True)
+            else:
+                write_shortlist(part / SHORTLIST, shortlist)
             for file in part.iterdir():
                 file.replace(folder / file.name)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot save the model to {folder}: {error}: free space or choose another folder") from error
     return folder
+
+
+def write_shortlist(path: Path, shortlist: Shortlist) -> None:
+    """Write the tables of a shortlist."""
+    tables = {name: table.cpu().int().contiguous() for name, table in shortlist.named_buffers()}
+    safetensors.torch.save_file(tables, path)
+
+
+def add_shortlist(path: str | os.PathLike[str], shortlist: Shortlist) -> None:
+    """Put a shortlist into a model folder, in place of one that is there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    part = Path(path) / f".{SHORTLIST}.part"
+    try:
+        write_shortlist(part, shortlist)
+        part.replace(Path(path) / SHORTLIST)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write to {path}: {error}: free space or choose another folder") from error
+
+
+def read_shortlist(path: Path, processor: Processor) -> Shortlist:
+    """Read what `write_shortlist` wrote.
+
+    Raises:
+        UserError: it is damaged, or of another model.
+    """
+    file, size = Weights(path), processor.target.size
+    rows = {"frequent": None, "translations": processor.source_feature.size}
+    fits = file.shapes.keys() == rows.keys() and all(
+        file.types[name] == "I32" and len(shape) == 1 + (name == "translations") and rows[name] in (None, shape[0])
+        for name, shape in file.shapes.items()
+    )
+    if fits:
+        tables = safetensors.torch.load_file(path)
+        if all(((table >= -(name == "translations")) & (table < size)).all() for name, table in tables.items()):
+            return Shortlist(tables["frequent"], tables["translations"], size, processor.target.specials)
+    raise UserError(f"{path} does not fit the vocabularies beside it: learn it again with lit-seq2seq shortlist")
 
 
 class Loading(TypedDict, total=False):
@@ -226,7 +281,7 @@ def push_folder(
     """
     folder = Path(path)
     _read_config(folder)
-    names = (CONFIG, WEIGHTS, *Processor.FILES)
+    names = (CONFIG, WEIGHTS, SHORTLIST, *Processor.FILES)
     files: list[tuple[str, Path | bytes]] = [(name, folder / name) for name in names if (folder / name).is_file()]
     if (folder / CARD).is_file():
         card = published((folder / CARD).read_text(encoding="utf-8"), repo_id, license, languages)

@@ -25,10 +25,11 @@ from lit_seq2seq.nn.network import (
     OutputFactory,
     Tie,
 )
+from lit_seq2seq.nn.shortlist import Shortlist
 from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
-from lit_seq2seq.search import GenerationConfig, search
-from lit_seq2seq.types import Encoded, Hypothesis, Padded, Source, UserError
+from lit_seq2seq.search import GenerationConfig, including, search
+from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, UserError
 
 RerankerFactory = Callable[[], Reranker]
 
@@ -78,6 +79,7 @@ class Seq2SeqModel(lightning.LightningModule):
         self.generation = GenerationConfig(**generation) if isinstance(generation, Mapping) else generation
         self.reranker: Reranker | None = None if reranker is None else factory(reranker)()
         self.network: EncoderDecoder | None = None
+        self.shortlist: Shortlist | None = None
         self._processor: Processor | None = None
 
     def describe(self, cls: type[Seq2SeqModel], given: Mapping[str, Any]) -> None:
@@ -158,7 +160,7 @@ class Seq2SeqModel(lightning.LightningModule):
             (torch.Size([7, 4]), torch.Size([8, 4]))
         """
         old, network = self.processor, self.net
-        self._processor = self.network = None
+        self._processor = self.network = self.shortlist = None
         self.attach(processor)
         self._take(network, old)
 
@@ -192,6 +194,7 @@ class Seq2SeqModel(lightning.LightningModule):
                 )
         joined = cls(**cast("dict[str, Any]", spec.build(dict(first.hparams))))
         joined._processor = first.processor
+        joined.shortlist = first.shortlist
         joined.network = cast(EncoderDecoder, Ensemble([model.net for model in models]))
         return joined.eval()
 
@@ -203,7 +206,15 @@ class Seq2SeqModel(lightning.LightningModule):
 
     def encode(self, source: Source) -> Encoded:
         """Encode a batch of sources: one memory vector per position, and final states."""
-        return self.net.encode(source)
+        encoded = self.net.encode(source)
+        return encoded if self.shortlist is None else replace(encoded, candidates=self._candidates(source))
+
+    def _candidates(self, source: Source) -> Padded:
+        assert self.shortlist is not None
+        if isinstance(source, Shared):
+            return self._candidates(source.distinct).select(source.index)
+        found: Padded = self.shortlist(source)
+        return found
 
     @torch.no_grad()
     def decode(
@@ -225,15 +236,17 @@ class Seq2SeqModel(lightning.LightningModule):
             Per source a list of `num_return_sequences` hypotheses, best first.
         """
         config = config or self.generation
+        candidates = allowed(encoded, config, prefix, self.net.specials)
         found = search(
             self.net.step,
-            self.net.start(encoded),
+            self.net.start(encoded, candidates),
             batch_size=encoded.memory.values.shape[0],
             specials=self.net.specials,
             config=config,
             prefix=prefix,
             source_mask=encoded.memory.mask,
             frames=self.net.frames(encoded) if config.ctc_weight else None,
+            candidates=candidates,
             device=encoded.memory.values.device,
             return_attention=return_attention,
         )
@@ -304,6 +317,21 @@ class Seq2SeqModel(lightning.LightningModule):
         """Score every symbol at every position of given targets: logits `(B, T, V)`."""
         logits: Tensor = self.net(source, target)
         return logits
+
+
+def allowed(encoded: Encoded, config: GenerationConfig, prefix: Tensor | None, specials: SpecialIds) -> Padded | None:
+    """Return the candidates among which a search chooses, if it has a shortlist.
+
+    Raises:
+        UserError: it wants one, and the model has none.
+    """
+    if not config.shortlist:
+        return None
+    if encoded.candidates is None:
+        raise UserError(
+            "shortlist=True: the model has none: learn one with lit-seq2seq shortlist --model DIR, or set it to false"
+        )
+    return encoded.candidates if prefix is None else including(encoded.candidates, prefix, specials)
 
 
 def factory(value: Any) -> Any:

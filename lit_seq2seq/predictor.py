@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.features.feature import Array, encode_named
+from lit_seq2seq.model import allowed
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig, stream
@@ -187,14 +188,16 @@ class Predictor:
             return
         source = processor.collate(self._encode([raw], ["the input"]), [raw]).to(self.model.device)
         with self._autocast():
-            config, encoded = config or self.model.generation, network.encode(source)
+            config, encoded = config or self.model.generation, self._fast.encode(source)
+            candidates = allowed(encoded, config, None, network.specials)
             tokens = stream(
                 network.step,
-                network.start(encoded),
+                network.start(encoded, candidates),
                 specials=network.specials,
                 config=config,
                 source_mask=encoded.memory.mask,
                 frames=network.frames(encoded) if config.ctc_weight else None,
+                candidates=candidates,
                 device=self.model.device,
             )
             ids: list[int] = []

@@ -54,7 +54,7 @@ class SavedModel(Seq2SeqModel):
         }
         parameters = sum(p.numel() for p in self.net.parameters())
         card = model_card(self.task, self.provenance, self.signatures, parameters)
-        save_folder(folder, config, self.net, self.processor, card)
+        save_folder(folder, config, self.net, self.processor, card, self.shortlist)
 
     def push_to_hub(
         self,
@@ -119,5 +119,5 @@ class SavedModel(Seq2SeqModel):
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"{folder.path} describes a model that this version cannot build: {reason:.300}") from error
         folder.weights.load(model.net)
-        model.provenance = folder.provenance
+        model.shortlist, model.provenance = folder.shortlist, folder.provenance
         return model.eval()

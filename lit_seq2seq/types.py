@@ -294,11 +294,14 @@ class Encoded(Value):
         memory: `(B, S, M)` one vector per source position.
         final: last state of every encoder layer, `(B, L, F)`, directions concatenated.
         copies: what can be copied from the source; `None` where nothing can.
+        candidates: `(B, C)` the target ids among which a search with a shortlist chooses: padding, unknown, BOS and EOS
+            first; `None` without one.
     """
 
     memory: Padded
     final: CellState
     copies: Copies | None = None
+    candidates: Padded | None = None
 
 
 @dataclass(frozen=True)

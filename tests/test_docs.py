@@ -209,9 +209,12 @@ def test_every_other_command_of_the_pages_runs(workplace: Path) -> None:
         for command in lines if page.stem not in RUN else ():
             if command.startswith("lit-seq2seq generate "):
                 words = shlex.split(command)
-                save_model(Path(words[words.index("--model") + 1]))
+                if not (folder := Path(words[words.index("--model") + 1])).exists():
+                    save_model(folder)
                 Path(words[words.index("--input") + 1]).write_text("eins\nzwei\n", encoding="utf-8")
                 assert run_here(command).count("\n") == 2
+            elif command.startswith("lit-seq2seq shortlist "):
+                assert "has a shortlist" in run_here(command)
             else:
                 assert command.startswith(("python recipes/", "pip install ")), page
 

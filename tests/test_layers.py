@@ -15,7 +15,7 @@ LAYERS = [
     "nn search features vectors schedules card failures",
     "metrics plots hub precision",
     "data reranking logs",
-    "model",
+    "model lexicon",
     "saving",
     "module",
     "callbacks predictor averaging export",

@@ -130,7 +130,7 @@ def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) ->
     settings = {
         "format": FORMAT,
         "variants": list(variants),
-        "generation": asdict(model.generation),
+        "generation": {**asdict(model.generation), "shortlist": False},
         "specials": {name: asdict(tokenizer.specials) for name, tokenizer in vocabularies(processor).items()},
         "target_size": len(processor.target),
         "copy": processor.copy,

@@ -113,7 +113,7 @@ def greatest_error(network: EncoderDecoder, exported: Network, source: Padded | 
 
 def same_outputs(model: LitSeq2Seq, exported: Network, source: Padded | Sources) -> float:
     """Compare the best outputs under the model's own options: the share that is the same."""
-    config = replace(model.generation, do_sample=False, num_return_sequences=1)
+    config = replace(model.generation, do_sample=False, shortlist=False, num_return_sequences=1)
     config = replace(config, max_new_tokens=STEPS, min_new_tokens=0)
     found = exported.generate(named(source), config)
     pairs = zip(model.generate(source, config), found, strict=True)
@@ -130,8 +130,8 @@ def measure(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> list[Me
     """
     processor = model.processor
     many, one = random_source(processor, BATCH, LENGTH), random_source(processor, 1, LENGTH)
-    config = replace(model.generation, do_sample=False, ctc_weight=0.0, num_beams=1, num_return_sequences=1)
-    config = replace(config, max_new_tokens=STEPS, min_new_tokens=STEPS)
+    config = replace(model.generation, do_sample=False, ctc_weight=0.0, shortlist=False)
+    config = replace(config, num_beams=1, num_return_sequences=1, max_new_tokens=STEPS, min_new_tokens=STEPS)
     threads = torch.get_num_threads()
 
     def row(name: str, size: float, error: float, same: float, run: Callable[[Padded | Sources], object]) -> Measured:

@@ -80,13 +80,13 @@ class Ensemble(nn.Module):
     def encode(self, source: Source) -> EnsembleEncoded:
         """Encode a batch of sources with each network."""
         members = tuple(network.encode(source) for network in self.networks)
-        return EnsembleEncoded(members[0].memory, members[0].final, members[0].copies, members)
+        return EnsembleEncoded(members[0].memory, members[0].final, members[0].copies, members=members)
 
-    def start(self, encoded: Encoded) -> EnsembleState:
-        """Make the first state of each decoder."""
+    def start(self, encoded: Encoded, candidates: Padded | None = None) -> EnsembleState:
+        """Make the first state of each decoder; see `EncoderDecoder.start`."""
         assert isinstance(encoded, EnsembleEncoded)
         pairs = zip(self.networks, encoded.members, strict=True)
-        return EnsembleState(tuple(network.start(member) for network, member in pairs))
+        return EnsembleState(tuple(network.start(member, candidates) for network, member in pairs))
 
     def step(self, tokens: Tensor, state: EnsembleState) -> StepOutput[EnsembleState]:
         """Read one token per hypothesis; the step function for `lit_seq2seq.search`."""

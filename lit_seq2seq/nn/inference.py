@@ -76,6 +76,7 @@ class Product(nn.Module):
         super().__init__()
         weight, self.bias = weight.detach().float(), None if bias is None else bias.detach().float()
         self.dtype = dtype
+        self.given = weight, self.bias
         self.packed = dtype != torch.int8 and _packs(dtype)
         if dtype == torch.int8:
             self.weight, scale = quantized(weight)
@@ -86,6 +87,11 @@ class Product(nn.Module):
             self.weight = weight.to(dtype)
         if dtype != torch.int8 and self.bias is not None:
             self.bias = self.bias.to(dtype)
+
+    def rows(self, index: Tensor) -> Product:
+        """Return what computes only some of the O numbers, those of `index`."""
+        weight, bias = self.given
+        return Product(weight[index], None if bias is None else bias[index], self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x (..., I)` to `(..., O)`, in single precision both."""

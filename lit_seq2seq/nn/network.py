@@ -14,6 +14,7 @@ from lit_seq2seq.nn.auxiliary import Auxiliary
 from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, DecoderState
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.output import Output, OutputLayer
+from lit_seq2seq.nn.shortlist import Candidates
 from lit_seq2seq.types import Encoded, Padded, Shared, Source, SpecialIds, StepOutput
 
 EncoderFactory = Callable[[Any], Encoder]  # from `Feature.size`
@@ -101,14 +102,29 @@ class EncoderDecoder(nn.Module):
         encoded: Encoded = self.encoder(source)
         return replace(encoded, copies=source.copies)
 
-    def start(self, encoded: Encoded) -> DecoderState:
-        """Make the decoder's first state."""
-        return self.decoder.start(encoded)
+    def start(self, encoded: Encoded, candidates: Padded | None = None) -> DecoderState:
+        """Make the decoder's first state.
+
+        Args:
+            encoded: from `encode`.
+            candidates: `(B, C)` ids among which each source's output is chosen: `step` then takes and scores places
+                among them, not ids.
+
+        Raises:
+            UserError: the output layer has to know all symbols.
+        """
+        state = self.decoder.start(encoded)
+        if candidates is None:
+            return state
+        size = self.decoder.embedding.num_embeddings
+        return replace(state, candidates=Candidates.of(candidates, size, self.output.restricted))
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput[DecoderState]:
         """Read one token per hypothesis; the step function for `lit_seq2seq.search`."""
-        output, state = self.decoder.step(self.readable(tokens), state)
-        return StepOutput(self.output.log_probs(output, state.copies), state, output.attention, fresh=True)
+        known = state.candidates
+        output, state = self.decoder.step(self.readable(tokens) if known is None else known.read(tokens), state)
+        log_probs = self.output.log_probs(output, state.copies) if known is None else known.log_probs(output.features)
+        return StepOutput(log_probs, state, output.attention, fresh=True)
 
     def frames(self, encoded: Encoded) -> Padded | None:
         """Compute log-probabilities of symbols at each encoder position, `(B, S, V)`; `None` without CTC."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from lit_seq2seq.nn.decoders.base import DecoderOutput, DecoderShape
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.products import Linear
-from lit_seq2seq.types import Copies, Padded
+from lit_seq2seq.types import Copies, Padded, UserError
 
 _LEAST = 1e-30  # probability of copying that counts as none: its logarithm and gradient stay finite
 _CERTAIN = 1e4  # logit of a gate that is fully open
@@ -42,6 +43,14 @@ class Output(nn.Module, ABC):
     @abstractmethod
     def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Compute the log-probability of every symbol in float32, in the shape of `scores`."""
+
+    def restricted(self, symbols: Tensor) -> nn.Module:
+        """Return what scores features `(..., F)` for some symbols only, `(U,)` ids: `(..., U)`, without gradient.
+
+        Raises:
+            UserError: the layer has to know all symbols.
+        """
+        raise UserError(f"shortlist: {type(self).__name__} scores all symbols or none: set shortlist to false")
 
     @abstractmethod
     def loss(
@@ -78,6 +87,12 @@ class OutputLayer(Output):
         """Score features `(..., F)`: `(..., V)`."""
         logits: Tensor = self.projection(self.bottleneck(features))
         return logits
+
+    def restricted(self, symbols: Tensor) -> nn.Module:
+        """Return a layer that has only the rows of `symbols`."""
+        layer = copy.copy(self)
+        layer._modules = {**self._modules, "projection": self.projection.rows(symbols)}
+        return layer
 
     def scores(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Score every symbol: logits `(..., V)`."""

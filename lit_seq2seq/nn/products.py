@@ -89,6 +89,27 @@ class Linear(nn.Linear):
         """Map `(..., D)` to `(..., K)`."""
         return linear(x, self.weight, self.bias)
 
+    def rows(self, index: Tensor) -> Rows:
+        """Return what computes only some of the K numbers, those of `index`, without gradient."""
+        return Rows(self.weight.detach()[index], None if self.bias is None else self.bias.detach()[index])
+
+
+class Rows(nn.Module):
+    """Some rows of a `Linear`, which does not learn.
+
+    Args:
+        weight: `(K, D)`.
+        bias: `(K,)` or `None`.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., D)` to `(..., K)`."""
+        return linear(x, self.weight, self.bias)
+
 
 def compare(queries: Tensor, keys: Tensor) -> Tensor:
     """Compute the dot products of `queries (B, Q, K)` with `keys (B, S, K)`: `(B, Q, S)`."""

@@ -47,6 +47,9 @@ class GenerationConfig:
         ctc_weight: share of CTC in the scores (Watanabe et al. 2017), 0 to 1, for models trained with it; 0 is off.
             With 1, one beam and no limit on what may come next, no decoder runs: the most probable symbol or blank is
             taken at each position of the encoder (best path decoding, Graves et al. 2006).
+        shortlist: choose each symbol among the candidates that a lexicon has for the source (Jean et al. 2015): faster
+            where the vocabulary is large. Probabilities are then estimates. The model must have a shortlist, see
+            `lit-seq2seq shortlist`.
         seed: seed of the sampling; `None` takes torch's global random state (in the runtime of exported models, a new
             one). One seed draws the same random numbers in every call: set it for one reproducible call, not for a
             loop over batches.
@@ -74,6 +77,7 @@ class GenerationConfig:
     length_normalization: LengthNormalization = "power"
     coverage_penalty: float = 0.0
     ctc_weight: float = 0.0
+    shortlist: bool = False
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +95,7 @@ class GenerationConfig:
         self._expect("length_normalization", self.length_normalization in choices, f"one of {', '.join(choices)}")
         early = self.early_stopping
         self._expect("early_stopping", isinstance(early, bool) or early == "never", "True, False or 'never'")
+        self._expect("shortlist", isinstance(self.shortlist, bool), "True or False")
         self._expect_agreement()
 
     def _expect_agreement(self) -> None:
@@ -107,6 +112,7 @@ class GenerationConfig:
             self.do_sample or self.num_return_sequences <= self.num_beams,
             f"at most num_beams={self.num_beams}; raise num_beams or set do_sample=True",
         )
+        self._expect("shortlist", not (self.shortlist and self.ctc_weight), "False with ctc_weight above 0")
 
     @property
     def best_path(self) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_seq2seq.runtime.config import GenerationConfig, LengthNormalization
 from lit_seq2seq.search.beam import beam_search
+from lit_seq2seq.search.candidates import including, located, named
 from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import greedy_search
 from lit_seq2seq.search.sample import sample_search
@@ -20,6 +21,7 @@ __all__ = [
     "LengthNormalization",
     "beam_search",
     "greedy_search",
+    "including",
     "sample_search",
     "search",
     "stream",
@@ -36,6 +38,7 @@ def search(
     prefix: Tensor | None = None,
     source_mask: Tensor | None = None,
     frames: Padded | None = None,
+    candidates: Padded | None = None,
     device: torch.device | str = "cpu",
     return_attention: bool = False,
 ) -> list[list[Hypothesis]]:
@@ -51,6 +54,8 @@ def search(
         source_mask: see `beam_search`.
         frames: `(B, S, V)` log-probabilities that CTC gives symbols and the blank (padding) at each position, for
             `ctc_weight`.
+        candidates: `(B, C)` the ids whose places among them `step` takes and scores: padding, unknown, BOS and EOS
+            first, with those of the prefix; `None` where it takes and scores all ids.
         device: where the tokens are kept.
         return_attention: whether hypotheses carry their attention weights.
 
@@ -74,6 +79,8 @@ def search(
         >>> search(step, Nothing(), batch_size=1, specials=specials, config=config)[0][0].tokens
         tensor([3, 4])
     """
+    if candidates is not None:
+        specials, prefix = located(candidates, specials, prefix)
     method = sample_search if config.do_sample else beam_search if config.num_beams > 1 else greedy_search
     run = partial(
         method,
@@ -86,7 +93,8 @@ def search(
         return_attention=return_attention,
     )
     if not config.ctc_weight:
-        return run(step, state)
+        found = run(step, state)
+        return found if candidates is None else named(found, candidates)
     if frames is None:
         raise UserError(
             f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0, or train with "

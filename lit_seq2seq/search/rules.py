@@ -47,13 +47,7 @@ class Rules(Value):
         """Check the prefix and put everything on `device`."""
         if prefix is None:
             prefix = torch.zeros(batch_size, 0, dtype=torch.long)
-        if prefix.dim() != 2 or prefix.shape[0] != batch_size:
-            raise UserError(f"prefix has shape {tuple(prefix.shape)}: must be ({batch_size}, P), one row per sentence")
-        given = prefix != specials.pad  # (B, P)
-        if (given[:, 1:] & ~given[:, :-1]).any():
-            raise UserError("prefix has padding before a token: pad shorter prefixes at the end")
-        if ((prefix == specials.bos) | (prefix == specials.eos)).any():
-            raise UserError("prefix has a BOS or EOS id: give only the tokens between them")
+        given = check_prefix(prefix, batch_size, specials)
         mask = None if source_mask is None else source_mask.to(device)
         return cls(prefix.to(device, torch.long), given.sum(1).to(device), mask, config, specials)
 
@@ -141,3 +135,19 @@ class Rules(Value):
     def _lengths(self, time: int, dtype: torch.dtype) -> Tensor:
         """Number of generated tokens, prefix excluded, of hypotheses that end at `time`, `(B,)`."""
         return (time + 1 - self.prefix_lengths).clamp(min=1).to(dtype)
+
+
+def check_prefix(prefix: Tensor, batch_size: int, specials: SpecialIds) -> Tensor:
+    """Check the tokens with which outputs must begin; return which of them are not padding, `(B, P)`.
+
+    Raises:
+        UserError: there is not a row for each sentence, or it has padding before a token, BOS or EOS.
+    """
+    if prefix.dim() != 2 or prefix.shape[0] != batch_size:
+        raise UserError(f"prefix has shape {tuple(prefix.shape)}: must be ({batch_size}, P), one row per sentence")
+    given = prefix != specials.pad
+    if (given[:, 1:] & ~given[:, :-1]).any():
+        raise UserError("prefix has padding before a token: pad shorter prefixes at the end")
+    if ((prefix == specials.bos) | (prefix == specials.eos)).any():
+        raise UserError("prefix has a BOS or EOS id: give only the tokens between them")
+    return given

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.runtime.config import GenerationConfig
+from lit_seq2seq.search.candidates import located
 from lit_seq2seq.search.ctc import join_ctc
 from lit_seq2seq.search.greedy import follow_stepwise, most_probable
 from lit_seq2seq.search.rules import Rules
@@ -26,6 +27,7 @@ def stream(
     prefix: Tensor | None = None,
     source_mask: Tensor | None = None,
     frames: Padded | None = None,
+    candidates: Padded | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[int]:
     """Yield the tokens of one sentence's output as soon as each is chosen, greedily or by sampling, without EOS.
@@ -38,6 +40,7 @@ def stream(
         prefix: see `beam_search`.
         source_mask: see `beam_search`.
         frames: see `search`.
+        candidates: see `search`.
         device: where the tokens are kept.
 
     Raises:
@@ -65,9 +68,11 @@ def stream(
             *joined, specials=specials, config=config, prefix=prefix, source_mask=source_mask, device=device
         )
         return
+    if candidates is not None:
+        specials, prefix = located(candidates, specials, prefix)
     rules = Rules.create(1, config, specials, prefix, source_mask, device)
     choose = sampler(config, 1, device) if config.do_sample else most_probable
     for tokens in follow_stepwise(step, state, choose, rules, 1):
         token = int(tokens)
         if token != specials.eos:
-            yield token
+            yield token if candidates is None else int(candidates.values[0, token])

@@ -27,6 +27,7 @@ class GenerateRequest(BaseModel):
     temperature: float | None = Field(None, gt=0)
     top_k: int | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
+    shortlist: bool | None = Field(None, description="choose among likely symbols only, for speed")
     seed: int | None = Field(None, description="of the random numbers")
 
     def raw(self) -> Any:

@@ -197,3 +197,9 @@ def test_the_runtime_imports_neither_torch_nor_datasets() -> None:
     code += "print([name for name in ('torch', 'datasets', 'lightning', 'transformers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_shortlists_are_left_to_the_model_that_has_them() -> None:
+    chains = Chains.random(1, seed=0)
+    with pytest.raises(UserError, match=r"shortlist=True: exported models score all symbols; set it to false"):
+        numpy_search(*numpy_steps(chains), chains.mask.numpy(), SPECIALS, GenerationConfig(shortlist=True))

@@ -17,6 +17,7 @@ from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.encoders.text import embed, new_embedding
 from lit_seq2seq.nn.ops import dropout
 from lit_seq2seq.nn.products import Linear, gathering_gradients
+from lit_seq2seq.nn.shortlist import Candidates
 from lit_seq2seq.types import CellState, Copies, Encoded, Value
 
 AttentionFactory = Callable[[int, int], Attention]
@@ -70,6 +71,7 @@ class DecoderState(Value):
         history: attention weights so far, for attentions that use them.
         masks: dropout masks held fixed over the sequence while training; `None` otherwise.
         copies: what can be copied from each *source*.
+        candidates: the symbols that may be produced for each *source*, if not all.
     """
 
     memory: AttentionMemory | None
@@ -79,6 +81,7 @@ class DecoderState(Value):
     history: AttentionHistory | None = None
     masks: StackMasks | None = None
     copies: Copies | None = None
+    candidates: Candidates | None = None
 
     def select(self, index: Tensor) -> Self:
         """Reorder hypotheses by `index (B', K')` and drop the sources that are missing from it; see `SearchState`."""
@@ -99,6 +102,7 @@ class DecoderState(Value):
             memory=None if self.memory is None else self.memory.select(kept),
             summary=None if self.summary is None else self.summary.index_select(0, kept),
             copies=None if self.copies is None else self.copies.select(kept),
+            candidates=None if self.candidates is None else self.candidates.select(kept),
         )
 
     @property

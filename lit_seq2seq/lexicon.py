@@ -1,0 +1,132 @@
+"""Lexical shortlists learnt from pairs of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.nn.shortlist import Shortlist
+from lit_seq2seq.types import Padded, Shared, UserError
+
+Pairs = Sequence[tuple[Padded, Padded]]
+
+
+def learn_shortlist(data: Seq2SeqDataModule, frequent: int, translations: int, rows: int = 1_000_000) -> Shortlist:
+    """Learn from the training split which target symbols each source symbol needs.
+
+    Args:
+        data: its processor is that of the model that the shortlist is for.
+        frequent: how many of the most frequent target symbols are always candidates.
+        translations: how many candidates each source symbol adds, see `learn_translations`.
+        rows: greatest number of rows to learn from, drawn at random.
+
+    Raises:
+        UserError: sources are no symbols, or are copied from.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from lit_seq2seq.features import Tokenizer
+        >>> pairs = Dataset.from_dict({"source": ["ein Hund", "ein Mann"] * 20, "target": ["a dog", "a man"] * 20})
+        >>> data = Seq2SeqDataModule(pairs, source_tokenizer=Tokenizer("word"))
+        >>> shortlist = learn_shortlist(data, frequent=1, translations=1)
+        >>> source = data.processor.source(["ein Hund"])
+        >>> data.processor.target.tokens(shortlist(source).values[0].tolist())
+        ['<pad>', '<unk>', '<bos>', '<eos>', 'a', 'dog']
+    """
+    feature, target = data.processor.source_feature, data.processor.target
+    if not (isinstance(feature.size, int) and feature.symbols) or data.processor.copy:
+        raise UserError("a shortlist needs sources of symbols, and outputs that copy none: this model has others")
+    data.setup("fit")
+    pairs: list[tuple[Padded, Padded]] = []
+    for batch in data.train_dataloader():
+        source = batch.source
+        if isinstance(source, Shared):
+            source = source.distinct.select(source.index)
+        assert isinstance(source, Padded)
+        assert batch.target is not None
+        pairs.append((source, batch.target))
+        rows -= len(batch)
+        if rows <= 0:
+            break
+    counts = torch.zeros(target.size, dtype=torch.long)
+    for _, outputs in pairs:
+        counts += outputs.values[outputs.mask].bincount(minlength=target.size)
+    table, _ = learn_translations(pairs, (feature.size, target.size), translations)
+    return Shortlist(counts.topk(min(frequent, target.size)).indices, table, target.size, target.specials)
+
+
+def learn_translations(pairs: Pairs, sizes: tuple[int, int], best: int, iterations: int = 5) -> tuple[Tensor, Tensor]:
+    """Estimate `t(f | e)`, the probability that a source symbol e is translated by f, as IBM Model 1 does.
+
+    Brown et al. (1993), section 4.1, by expectation maximisation from equal probabilities. There is no empty word of
+    its own: the EOS that ends a text takes its place. Memory grows with the number of different pairs of symbols.
+
+    Args:
+        pairs: batches of source ids `(B, S)` and target ids `(B, T)`.
+        sizes: number of source symbols and of target symbols.
+        best: how many translations K of each source symbol to return.
+        iterations: of expectation maximisation, >= 1.
+
+    Returns:
+        `(V, K)` target ids of each source symbol, most probable first, -1 where there are fewer; and `(V, K)`
+        their probabilities.
+
+    Example:
+        >>> source = Padded(torch.tensor([[0, 1], [0, 2]]), torch.tensor([2, 2]))
+        >>> target = Padded(torch.tensor([[3, 4], [5, 3]]), torch.tensor([2, 2]))
+        >>> learn_translations([(source, target)], (3, 6), best=1)[0].flatten().tolist()
+        [3, 4, 5]
+    """
+    known = _occurring(pairs, sizes[1])
+    sources = known // sizes[1]
+    chance = torch.ones(len(known), dtype=torch.double)
+    for _ in range(iterations):
+        counts = torch.zeros_like(chance)
+        for source, target in pairs:
+            codes, together = _together(source, target, sizes[1])
+            places = torch.searchsorted(known, codes).clamp(max=len(known) - 1)  # (B, T, S)
+            share = chance[places].mul_(together)
+            share /= share.sum(dim=2, keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)
+            counts.index_add_(0, places.flatten(), share.flatten())
+        totals = torch.zeros(sizes[0], dtype=torch.double).index_add_(0, sources, counts)
+        chance = counts / totals[sources]
+    return _best(known, chance, sizes, best)
+
+
+def _occurring(pairs: Pairs, size: int) -> Tensor:
+    """List each pair of symbols that occurs, as one number."""
+    known, fresh = torch.zeros(0, dtype=torch.long), list[Tensor]()
+    for source, target in pairs:
+        codes, together = _together(source, target, size)
+        fresh.append(_distinct(codes[together]))
+        if sum(map(len, fresh)) > len(known):
+            known, fresh = _distinct(torch.cat([known, *fresh])), []
+    return _distinct(torch.cat([known, *fresh]))
+
+
+def _distinct(codes: Tensor) -> Tensor:
+    found: Tensor = torch.unique(codes)
+    return found
+
+
+def _together(source: Padded, target: Padded, size: int) -> tuple[Tensor, Tensor]:
+    """Number each pair of a target and a source symbol of a sentence, `(B, T, S)`; and tell which are real."""
+    codes = source.values[:, None].long() * size + target.values[:, :, None]
+    return codes, target.mask[:, :, None] & source.mask[:, None]
+
+
+def _best(known: Tensor, chance: Tensor, sizes: tuple[int, int], best: int) -> tuple[Tensor, Tensor]:
+    """Arrange the most probable translations of each source symbol in a table; see `learn_translations`."""
+    order = chance.argsort(descending=True, stable=True)
+    order = order[(known[order] // sizes[1]).argsort(stable=True)]
+    sources = known[order] // sizes[1]
+    rank = torch.arange(len(known)) - torch.searchsorted(sources, sources)
+    order, sources, rank = (x[rank < best] for x in (order, sources, rank))
+    ids = torch.full((sizes[0], best), -1, dtype=torch.long)
+    chances = torch.zeros(sizes[0], best)
+    ids[sources, rank] = known[order] % sizes[1]
+    chances[sources, rank] = chance[order].float()
+    return ids, chances
