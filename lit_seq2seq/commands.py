@@ -155,7 +155,7 @@ def push(parser: ArgumentParser, arguments: list[str]) -> None:
 def shortlist(parser: ArgumentParser, arguments: list[str]) -> None:
     """Learn from pairs of texts which symbols the translation of a text may need: `lit-seq2seq shortlist`."""
     parser.add_argument("--model", type=str, required=True, help="model folder; it gets the shortlist")
-    parser.add_argument("--frequent", type=int, default=200, help="symbols that are candidates for every source")
+    parser.add_argument("--frequent", type=int, default=1000, help="symbols that are candidates for every source")
     parser.add_argument("--translations", type=int, default=40, help="candidates for each source symbol")
     parser.add_argument("--rows", type=int, default=1_000_000, help="greatest number of training rows to learn from")
     parser.add_argument("--trust", type=str, nargs="*", default=[], help="packages whose code the model may run")
