@@ -203,7 +203,9 @@ class Seq2SeqCLI(LightningCLI):
             if (start := config.model.get("init_from")) is not None:
                 trust = packages_of(config.model.as_dict())
                 settings = self._saved_settings(start, config, trust)
-                self._parser(self.config.get("subcommand")).set_defaults({**settings, "data.processor": start})
+                self._parser(self.config.get("subcommand")).set_defaults(
+                    {**settings, "data.processor": start, "data.trust": list(trust)}
+                )
                 super().parse_arguments(parser, args)
 
     @property

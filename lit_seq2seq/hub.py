@@ -204,8 +204,7 @@ def load_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> Mod
     Raises:
         UserError: nothing is there, or it is not a model folder.
     """
-    trusted = options.pop("trust", ())
-    trust = (trusted,) if isinstance(trusted, str) else tuple(trusted)
+    trust = trusted(options.pop("trust", ()))
     path = find_folder(name, **options)
     config = _read_config(path)
     try:
@@ -215,6 +214,16 @@ def load_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> Mod
     except Exception as error:  # the tokenizers library raises nothing more special
         raise UserError(f"a tokenizer in {path} is damaged ({error}): copy or save the model again") from error
     return ModelFolder(config, processor, path, trust)
+
+
+def trusted(packages: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of packages as a tuple.
+
+    Example:
+        >>> trusted("one"), trusted(["one", "other"]), trusted(None)
+        (('one',), ('one', 'other'), ())
+    """
+    return (packages,) if isinstance(packages, str) else tuple(packages or ())
 
 
 def _read_config(path: Path) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
 import lightning
 import torch
@@ -164,9 +164,18 @@ class LitSeq2Seq(SavedModel):
         self.attach(processor)
         if fresh and fitting:
             if self.init_from is not None:
-                start = type(self).from_pretrained(self.init_from, trust=spec.packages_of(dict(self.hparams)))
+                start = self._start(self.init_from)
                 self._take(start.net, start.processor)
             self._load_vectors()
+
+    def _start(self, name: str) -> Self:
+        try:
+            return type(self).from_pretrained(name, trust=spec.packages_of(dict(self.hparams)))
+        except UserError as error:
+            raise UserError(
+                f"init_from: {error}; to go on with a run from ckpt_path, which needs it no more, fit "
+                "LitSeq2Seq.load_from_checkpoint(PATH)"
+            ) from error
 
     def _load_vectors(self) -> None:
         source, target = self.vectors

@@ -10,6 +10,7 @@ import tokenizers
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe
@@ -301,6 +302,37 @@ def test_a_run_goes_on_without_the_model_that_it_started_from(trained: Trained, 
     assert main(["validate", "--config", recipe, metrics, "--ckpt_path", str(last)]) == 0
     saved = half / "version_0" / "config.yaml"
     assert yaml.safe_load(saved.read_text(encoding="utf-8"))["data"]["extend_vocabulary"] == 1
+
+
+def test_python_goes_on_without_the_model_that_it_started_from(trained: Trained, tmp_path: Path) -> None:
+    start = str(shutil.copytree(trained.model, tmp_path / "start"))
+    make = LitSeq2Seq.from_pretrained(start).hparams
+
+    def fit(model: LitSeq2Seq, processor: Processor | str, epochs: int, **options: str) -> LitSeq2Seq:
+        data = Seq2SeqDataModule(new_rows(), processor=processor, batch_size=8, extend_vocabulary=1, test_size=0)
+        saving = ModelCheckpoint(tmp_path / "saved", filename="half", every_n_epochs=1)
+        trainer = make_trainer(tmp_path, saving, max_epochs=epochs, enable_checkpointing=True)
+        trainer.fit(model, datamodule=data, **options)
+        return model
+
+    def fresh() -> LitSeq2Seq:
+        return LitSeq2Seq(**{**make, "init_from": start, "lr_scheduler": None})
+
+    torch.manual_seed(0)
+    whole = fit(fresh(), start, 2)
+    torch.manual_seed(0)
+    shutil.rmtree(tmp_path / "saved")
+    fit(fresh(), start, 1)
+    last = str(tmp_path / "saved" / "half.ckpt")
+    shutil.rmtree(start)
+    advice = r"there is no folder .*; to go on with a run from ckpt_path, .* LitSeq2Seq.load_from_checkpoint\(PATH\)"
+    with pytest.raises(UserError, match=f"processor: {advice}"):
+        fit(fresh(), start, 2, ckpt_path=last)
+    again = LitSeq2Seq.load_from_checkpoint(last)
+    with pytest.raises(UserError, match=f"init_from: {advice}"):
+        fit(fresh(), again.processor, 2, ckpt_path=last)
+    fit(again, again.processor, 2, ckpt_path=last)
+    torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
 def test_mistakes_of_the_command_line_are_said(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
-from lit_seq2seq.features import Processor
+from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.metrics import ExactMatch
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model
@@ -212,6 +212,24 @@ def test_a_package_that_is_trusted_may_be_named(
     with pytest.raises(UserError, match="outside the trusted packages"):
         pipeline("translation", str(folder), trust="test")
     assert isinstance(Processor.load(folder), Processor)
+
+
+class OwnFeature(Tokenizer):
+    """A class outside the package."""
+
+
+def test_the_processor_of_the_data_runs_no_code_of_others_unless_trusted(folder: Path) -> None:
+    described = json.loads((folder / "processor.json").read_text(encoding="utf-8"))
+    vocabulary = json.loads((folder / "source_tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").write_bytes((folder / "target_tokenizer.json").read_bytes())
+    source = {**described["source"], "tokenizer": vocabulary, "class_path": "tests.test_untrusted.OwnFeature"}
+    (folder / "processor.json").write_text(json.dumps({**described, "source": source}), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"names tests.test_untrusted.OwnFeature, which is outside .* trust=\('tests',\)"
+    ):
+        _ = make_data(processor=str(folder)).processor
+    for trust in ("tests", ["tests"]):
+        assert isinstance(make_data(processor=str(folder), trust=trust).processor.source_feature, OwnFeature)
 
 
 COMMANDS = {"generate": [], "export": ["--output", "onnx"], "serve": ["--port", "8000"], "demo": []}

@@ -23,7 +23,7 @@ from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.data.synthetic import BuiltinDataset
 from lit_seq2seq.data.vocabulary import extend_processor, learn_processor
 from lit_seq2seq.features import Feature, Processor, Tokenizer
-from lit_seq2seq.hub import find_folder
+from lit_seq2seq.hub import find_folder, trusted
 from lit_seq2seq.types import Batch, UserError
 
 
@@ -82,6 +82,8 @@ class Seq2SeqDataModule(LightningDataModule):
             tokenizers; with a `target_tokenizer` beside it, only its source side.
         extend_vocabulary: greatest number of symbols that the vocabularies of `processor` may grow by, learned from the
             training split; see `extend_vocabulary` of `lit_seq2seq.features`.
+        trust: packages, beyond this one and torch, whose classes the `processor` of a folder may name; without it no
+            code of others runs.
 
     Raises:
         UserError: if data or settings do not fit.
@@ -142,6 +144,7 @@ class Seq2SeqDataModule(LightningDataModule):
         predict_dataset: str | list[str] | BuiltinDataset | Dataset | DatasetDict | None = None,
         processor: Processor | str | None = None,
         extend_vocabulary: int = 0,
+        trust: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         if max_tokens is None and batch_size is None:
@@ -174,7 +177,7 @@ class Seq2SeqDataModule(LightningDataModule):
         self.keep_targets_together = keep_targets_together
         self.longest_first, self.num_workers, self.num_proc = longest_first, num_workers, num_proc
         self.predict_dataset = predict_dataset
-        self._given = processor
+        self._given, self.trust = processor, trust
         self._processor: Processor | None = None
         self.extend_vocabulary = extend_vocabulary
         self._splits: Splits | None = None
@@ -186,7 +189,7 @@ class Seq2SeqDataModule(LightningDataModule):
     def processor(self) -> Processor:
         """The trained source feature and target tokenizer; learned from the training split when first asked for."""
         if self._processor is None:
-            given = Processor.load(find_folder(self._given)) if isinstance(self._given, str) else self._given
+            given = self._load(self._given) if isinstance(self._given, str) else self._given
             changes = given is None or self.extend_vocabulary or self.target is not None
             self._processor = self._learn(given) if changes else given
         assert self._processor is not None
@@ -195,6 +198,16 @@ class Seq2SeqDataModule(LightningDataModule):
     @processor.setter
     def processor(self, processor: Processor) -> None:
         self._processor = processor
+
+    def _load(self, name: str) -> Processor:
+        try:
+            folder = find_folder(name)
+        except UserError as error:
+            raise UserError(
+                f"processor: {error}; to go on with a run from ckpt_path, give the processor of "
+                "LitSeq2Seq.load_from_checkpoint(PATH)"
+            ) from error
+        return Processor.load(folder, trusted(self.trust))
 
     def _learn(self, given: Processor | None) -> Processor:
         train = self._split("train")

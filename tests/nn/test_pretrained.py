@@ -1,6 +1,8 @@
 """Text and speech models of transformers as encoders, with tiny random ones in a local folder."""
 
+import contextlib
 import importlib.util
+import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -112,6 +114,21 @@ def test_vision_models_are_saved_whole_too(tmp_path: Path) -> None:
     again.load_state_dict(encoder.state_dict())
     images = Padded(torch.rand(2, 8, 8, 3), torch.tensor([8, 8]))
     assert_close(tensors(again(images)), tensors(encoder(images)), rtol=0, atol=0)
+
+
+def test_code_that_comes_with_a_tokenizer_is_never_run(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(folders["bert"], own)
+    (own / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Mine: ...\n")
+    settings = own / "tokenizer_config.json"
+    mine = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["code.Mine", "code.Mine"]}}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | mine))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks where it is not told
+    with contextlib.suppress(UserError):
+        PretrainedTokenizer(str(own))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_tokenizer_is_that_of_transformers(folders: dict[str, Path]) -> None:
