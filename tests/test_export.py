@@ -247,6 +247,9 @@ def test_the_command_beside_the_model_reads_lines(folder: Path) -> None:
     arguments = [f"--{name}={value}" for name, value in options.items()]
     assert run("--variant", "int8", *arguments).stdout == "".join(f"{text}\n" for text in expected)
     assert run("--top_p", "2").stderr == "error: top_p=2: must be a number above 0 and at most 1\n"
+    command = [sys.executable, "-m", "runtime"]
+    latin = subprocess.run(command, cwd=folder, input="fünf\n".encode("latin-1"), capture_output=True, check=False)
+    assert latin.stderr == b"error: standard input is not UTF-8: convert it, e.g. with iconv\n"
     wrong = run("--variant", "int4")
     assert wrong.returncode == 1
     assert "there is no variant 'int4' of the model" in wrong.stderr

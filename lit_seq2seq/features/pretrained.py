@@ -12,6 +12,7 @@ import torch
 from datasets import Value
 
 from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.runtime.text import whole
 from lit_seq2seq.types import Padded, UserError
 
 
@@ -76,7 +77,7 @@ class PretrainedTokenizer(Feature):
 
     def encode(self, raw: Sequence[str], training: bool = False) -> list[Array]:
         """Turn texts into id arrays `(T,)` with the special symbols of the model."""
-        found = self._backend.encode_batch_fast(list(raw), add_special_tokens=True)
+        found = self._backend.encode_batch_fast(list(map(whole, raw)), add_special_tokens=True)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in found]
 
     def nothing(self) -> Array:

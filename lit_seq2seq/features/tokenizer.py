@@ -17,6 +17,7 @@ from datasets import Value
 from lit_seq2seq.features.extending import extend_vocabulary
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE
+from lit_seq2seq.runtime.text import whole
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
 Model = Literal["word", "char", "byte", "bpe", "unigram"]
@@ -207,7 +208,7 @@ class Tokenizer(Feature):
         backend = self.backend
         if dropout and self.config["dropout"]:
             backend.model.dropout = self.config["dropout"]
-        texts = list(map(_whole, texts))
+        texts = list(map(whole, texts))
         try:
             encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
         finally:
@@ -227,7 +228,7 @@ class Tokenizer(Feature):
 
     def unknown(self, text: str) -> list[str]:
         """Return the symbols of a text that the vocabulary lacks, normalised as those of the vocabulary are."""
-        backend = self.backend
+        backend, text = self.backend, whole(text)
         normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
         pieces = [(normal, (0, 0))] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(normal)
         return [piece for piece, _ in pieces if backend.token_to_id(piece) in self._without_text]
@@ -350,24 +351,10 @@ def _find(backend: tokenizers.Tokenizer, names: Iterable[str]) -> int | None:
     return next((index for index in ids if index is not None), None)
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
 def _remove(names: list[str], raw: Iterable[str] | Iterable[list[str]]) -> Iterator[str | list[str]]:
     found = re.compile("|".join(map(re.escape, names)))
     for item in raw:
-        yield found.sub(" ", _whole(item)) if isinstance(item, str) else [found.sub(" ", _whole(t)) for t in item]
-
-
-def _whole(text: str) -> str:
-    """Replace halves of characters (lone surrogates), which no encoding of Unicode can write."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return _SURROGATE.sub("\ufffd", text)
-    return text
+        yield found.sub(" ", whole(item)) if isinstance(item, str) else [found.sub(" ", whole(t)) for t in item]
 
 
 def _read(path: Path) -> tokenizers.Tokenizer:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import json
 import sys
 from pathlib import Path
@@ -23,16 +24,25 @@ def main() -> int:
     for name in names:
         parser.add_argument(f"--{name}", type=_plain, default=argparse.SUPPRESS, help="the model's own if left out")
     arguments = vars(parser.parse_args())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     try:
         model = Model(arguments["model"], arguments["variant"], arguments["threads"])
         options = {name: arguments[name] for name in names if name in arguments}
-        for outputs in model([line.rstrip("\r\n") for line in sys.stdin], **options):
+        for outputs in model(_lines(), **options):
             for output in outputs:
                 print(output.text.replace("\n", " "))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _lines() -> list[str]:
+    try:
+        return [line.decode("utf-8").rstrip("\r\n") for line in sys.stdin.buffer]
+    except UnicodeDecodeError as error:
+        raise UserError("standard input is not UTF-8: convert it, e.g. with iconv") from error
 
 
 def _plain(text: str) -> Any:

@@ -14,7 +14,7 @@ from .audio import log_mel, read_audio
 from .errors import UserError
 from .placeholders import Delexicalized
 from .records import linearize, read_record, several
-from .text import Vocabulary
+from .text import Vocabulary, whole
 from .vectors import check_frames, normalized, stacked, with_deltas
 
 Array = npt.NDArray[Any]
@@ -109,7 +109,7 @@ class PretrainedText(Text):
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into ids between special symbols."""
-        found = self.vocabulary.backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        found = self.vocabulary.backend.encode_batch_fast(list(map(whole, texts)), add_special_tokens=True)
         return [list(encoding.ids) for encoding in found]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
@@ -17,6 +18,25 @@ class SpecialIds:
     unk: int = 1
     bos: int = 2
     eos: int = 3
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def whole(text: str) -> str:
+    """Replace halves of characters (lone surrogates), which no encoding of Unicode can write.
+
+    Example:
+        >>> whole("a" + chr(0xD800)) == "a" + chr(0xFFFD)
+        True
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text)
+    return text
 
 
 class Vocabulary:
@@ -41,8 +61,8 @@ class Vocabulary:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into ids that end with EOS."""
-        found = []
-        for text, encoding in zip(texts, self.backend.encode_batch_fast(list(texts), False, False), strict=True):
+        found, texts = [], list(map(whole, texts))
+        for text, encoding in zip(texts, self.backend.encode_batch_fast(texts, False, False), strict=True):
             ids = list(encoding.ids)
             if any(name in text for name in self._special_names):
                 ids = [self.specials.unk if index in self._skipped else index for index in ids]
@@ -70,6 +90,7 @@ class Vocabulary:
     def unknown(self, text: str) -> list[str]:
         """Return the symbols of a text that the vocabulary lacks, normalised as those of the vocabulary are."""
         backend, without = self.backend, {None, *astuple(self.specials)}
+        text = whole(text)
         normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
         pieces = [(normal, (0, 0))] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(normal)
         return [piece for piece, _ in pieces if backend.token_to_id(piece) in without]

@@ -141,6 +141,7 @@ def test_the_tokenizer_is_that_of_transformers(folders: dict[str, Path]) -> None
     assert padded.values.tolist() == found["input_ids"].tolist()
     assert padded.lengths.tolist() == found["attention_mask"].sum(dim=1).tolist()
     assert feature.truncate(feature.encode(texts)[1], 3).tolist() == [2, 6, 3]
+    assert feature.encode(["eins \ud83d"])[0].tolist() == [2, 4, 1, 3]  # half a character is an unknown one
     again = PretrainedTokenizer.from_dict(feature.to_dict())
     assert again.identity() == feature.identity()
     assert again.symbols == WORDS

@@ -27,7 +27,7 @@ from lit_seq2seq.runtime.inputs import load_reader
 from lit_seq2seq.types import SpecialIds
 
 RANDOM = np.random.default_rng(0)
-TEXTS = ["Ein Mann, eine Frau!", "größer  als <eos>", "日本語", "a"]
+TEXTS = ["Ein Mann, eine Frau!", "größer  als <eos>", "日本語", "a", "half \ud83d of"]
 RECORDS = [{"name": "Blue Spice", "food": "Thai"}, "name[The Eagle], near[Blue Spice]", {"food": ["Thai", "Lao"]}]
 
 
@@ -136,12 +136,12 @@ def test_symbols_to_copy_are_named_alike(tmp_path: Path) -> None:
     made = Processor(tokenizer, tokenizer, copy=True)
     made.save(tmp_path)
     _, target = load_reader(tmp_path, specials(made))
-    texts = ["meet Wiseau at Wiseau", "noon Anna"]
+    texts = ["meet Wiseau at Wiseau", "noon Anna", "half \ud83d"]
     arrays = tokenizer.encode(texts)
     ids, symbols = CopyMap(target, target).source(texts, arrays)
     expected, names = made.copy_map.source(texts, arrays)
     assert [array.tolist() for array in ids] == [array.tolist() for array in expected]
-    assert symbols == names == [("Wiseau",), ("Anna",)]
+    assert symbols == names == [("Wiseau",), ("Anna",), ("half", "\ufffd")]
     assert target.decode([4, len(target)], ("Wiseau",)) == tokenizer.decode([4, len(target)], ("Wiseau",))
 
 
