@@ -75,6 +75,8 @@ def training(workload: str, data: Path, arguments: argparse.Namespace) -> list[C
     """Return all that train a workload: through Lightning, in a bare loop, in plain PyTorch, and the peers."""
     found = []
     for precision in DTYPES:
+        if workload == "w3" and precision == "bf16-true":
+            continue  # its moving average needs weights of 32 bits
         found += [
             ours(f"{name} {precision}", workload, data, arguments, "--mode", mode, "--precision", precision)
             for name, mode in (("lit_seq2seq", "lightning"), ("bare loop", "loop"), ("plain PyTorch", "plain"))

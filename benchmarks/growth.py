@@ -135,13 +135,21 @@ def main() -> None:
 
 def draw(found: dict[str, dict[str, float]], path: Path) -> None:
     """Draw a plot for each size."""
-    figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found), 3), layout="constrained")
+    figure, axes = plt.subplots(1, len(found), figsize=(2 * len(found), 2.5), sharey=True, layout="constrained")
     for axis, (name, rates) in zip(axes, found.items(), strict=True):
-        axis.loglog([int(value) for value in rates], list(rates.values()), marker="o")
-        axis.set(xlabel=name)
-    axes[0].set(ylabel="target symbols per CPU second")
-    figure.savefig(path, dpi=120)
+        axis.loglog([int(value) for value in rates], list(rates.values()), marker="o", markersize=4)
+        axis.set_xticks([int(value) for value in rates], [_short(int(value)) for value in rates])
+        axis.minorticks_off()
+        axis.set(xlabel=name.replace("_", " "))
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks([1000, 2000, 5000, 10_000, 20_000], ["1k", "2k", "5k", "10k", "20k"])
+    axes[0].set(ylabel="target symbols\nper CPU second")
+    figure.savefig(path, dpi=90)
     plt.close(figure)
+
+
+def _short(number: int) -> str:
+    return f"{number // 1000}k" if number % 1000 == 0 else str(number)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from benchmarks.models import make_data, make_model
+from benchmarks.models import callbacks, make_data, make_model
 from benchmarks.plain import PlainModel
 from benchmarks.windows import Windows
 from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq.callbacks import Checkpoint
+from lit_seq2seq.commands import save_best
 from lit_seq2seq.pipelines import override
 from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.types import Batch
@@ -49,7 +51,7 @@ def train(arguments: argparse.Namespace, windows: Windows) -> None:
         max_epochs=1000,
         precision=arguments.precision,
         gradient_clip_val=CLIP,
-        callbacks=[Ticks(windows)],
+        callbacks=[Ticks(windows), *callbacks(arguments.workload)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -102,23 +104,29 @@ def decode(arguments: argparse.Namespace, windows: Windows) -> None:
 
 
 def quality(arguments: argparse.Namespace) -> None:
-    """Train for some epochs and save the model; prints validation scores with the seconds of the clock and CPU."""
+    """Train for some epochs, save the best of them and print its scores on validation, with what training took."""
     model, data = make_model(arguments.workload, arguments.feeding), _data(arguments)
     wall, cpu = time.perf_counter(), time.process_time()
+    monitor, mode = ("val_sequence_error_rate", "min") if arguments.workload == "w3" else ("val_bleu", "max")
     trainer = Trainer(
+        default_root_dir=arguments.model.with_name(f"{arguments.model.name}_run"),
         max_epochs=arguments.epochs,
         precision=arguments.precision,
         gradient_clip_val=CLIP,
+        callbacks=[Checkpoint(monitor, mode, every_n_minutes=None), *callbacks(arguments.workload)],
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
     trainer.fit(model, datamodule=data)
-    scores = {name: round(float(score), 3) for name, score in trainer.callback_metrics.items()}
-    print(f"{time.perf_counter() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU, {scores}")
+    print(f"{time.perf_counter() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU", flush=True)
+    save_best(trainer, model)
+    for beams in (1, 5):
+        model.generation = override(model.generation, {"num_beams": beams})
+        scores = trainer.validate(model, datamodule=data, verbose=False)[0]
+        print(f"beam {beams}:", {name: round(score, 3) for name, score in scores.items()}, flush=True)
     model.save_pretrained(arguments.model)
 
 

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from benchmarks import arena, gpu, growth
+from benchmarks import arena, gpu, growth, models, ours
 from benchmarks.arena import Contender, alternate, compare
 from benchmarks.corpus import SPECIALS, prepare
+from lit_seq2seq import LitSeq2Seq
 
 PROGRAM = """
 import sys, time
@@ -58,6 +59,21 @@ def test_generated_data_is_line_aligned_and_its_vocabularies_cover_it(tmp_path):
     assert tuple(vocabulary[:4]) == SPECIALS
     seen = " ".join(source).split()
     assert set(vocabulary[4:]) == {word for word in seen if seen.count(word) > 1}
+
+
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval", "ignore:.*exists and is not empty")
+def test_the_best_epoch_of_w3_is_kept_and_scored(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(models.SIZES, "w3", {"embedding_dim": 4, "hidden_size": 8, "dropout": 0.5})
+    folder = prepare(tmp_path, "g2p", None, rows=20)
+    for side in ("src", "tgt"):
+        path = folder / f"valid.{side}"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
+    options = ["--mode", "quality", "--workload", "w3", "--data", str(folder), "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["ours", *options, "--model", str(tmp_path / "model")])
+    ours.main()
+    said = capsys.readouterr().out
+    assert said.count("val_sequence_error_rate") == 2
+    assert LitSeq2Seq.from_pretrained(tmp_path / "model").net.decoder.hidden_size == 8
 
 
 def test_the_programme_for_gpus_runs_small_on_a_cpu(tmp_path, monkeypatch):
