@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, ProcessRaisedException
 
 from lit_seq2seq.memory import lacks_memory
 from lit_seq2seq.types import UserError
@@ -50,10 +50,12 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, ProcessRaisedException):  # of a strategy that spawns its processes
         kind, _, message = _last_line(error).partition(": ")
         return message if kind.endswith(".UserError") else None
+    if isinstance(error, ProcessExitedException):
+        return text
     return "another process has ended: the reason is in its own output" if _lost_another(error) else None
 
 
-def _last_line(error: ProcessRaisedException) -> str:
+def _last_line(error: ProcessException) -> str:
     return str(error).strip().splitlines()[-1]
 
 
@@ -84,7 +86,7 @@ class FailureReport(Callback):
         if trainer.world_size == 1 or not isinstance(exception, Exception):
             return
         rank, what = trainer.global_rank, f"{type(exception).__name__}: {_one_line(exception)}"
-        if isinstance(exception, ProcessRaisedException):
+        if isinstance(exception, ProcessException):
             rank, what = exception.error_index, _last_line(exception)
         reason = explain(exception) or what
         line = f"process {rank} of {trainer.world_size}: {reason}"

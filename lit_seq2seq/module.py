@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -158,6 +159,11 @@ class LitSeq2Seq(SavedModel):
         fresh, fitting = self.network is None, self.trainer.state.fn == "fit"
         if fitting and isinstance(cast(nn.Module, self.network), Ensemble):
             raise UserError("an ensemble is not trained: fit its models one by one")
+        if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            name = type(self.trainer.strategy).__name__
+            raise UserError(
+                f"{name} cuts up models that do not fit a device, which these do: use trainer.strategy: ddp"
+            )
         processor = cast("Seq2SeqDataModule", self.trainer.datamodule).processor  # type: ignore[attr-defined]
         if fitting and not fresh and self.processor.grows_into(processor):
             self.adapt(processor)

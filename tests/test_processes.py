@@ -1,6 +1,7 @@
 """Several processes: two local nodes run what docs/multi_node.md says."""
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -10,15 +11,17 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from lightning.pytorch import Callback, Trainer
-from torch.multiprocessing.spawn import ProcessRaisedException
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from lit_seq2seq.cli import guarded, main
 from lit_seq2seq.failures import FailureReport
 from lit_seq2seq.types import UserError
-from tests.tiny import make_data, make_model, make_trainer, pairs, write_recipe
+from tests.tiny import make_data, make_model, make_trainer, pairs, write_csv, write_recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "multi_node.md"
 ROWS = 41  # odd, so that two processes cannot have equally many
@@ -49,19 +52,20 @@ def command(name: str) -> str:
     return found[1].replace("\\\n", " ")
 
 
-def two_nodes(recipe: Path, *more: str) -> list[tuple[int, str]]:
-    """Run the command of the page on two nodes of one process; return status and output of each."""
+def two_nodes(recipe: Path, *more: str, name: str = "fit") -> list[tuple[int, str]]:
+    """Run the command of the page, or another one, on two nodes of one process; return status and output of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     line = command("on each node").replace("recipes/translation/multi30k_en_de.yaml", str(recipe))
+    line = line.replace(" fit ", f" {name} ")
     line = line.replace("torchrun", f"{sys.executable} -m torch.distributed.run").replace("node0.example", "127.0.0.1")
     line = line.replace("29500", str(port)).replace("--nproc-per-node=8", "--nproc-per-node=1")
     arguments = [part.replace("devices=8", "devices=1") for part in line.split()]
     root = PAGE.parent.parent
     started = [
         subprocess.Popen(
-            [part.replace("$NODE", str(node)) for part in arguments] + [*more, "--trainer.accelerator=cpu"],
+            [part.replace("$NODE", str(node)) for part in [*arguments, *more, "--trainer.accelerator=cpu"]],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -128,6 +132,57 @@ def test_two_nodes_read_a_stream_once(tmp_path, recipe):
 
 
 @pytest.mark.slow
+def test_nodes_with_other_data_are_told(recipe, tmp_path):
+    """A row less on one node: its epochs would have fewer steps, and the other would wait."""
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    for node in (0, 1):
+        (tmp_path / f"train{node}.jsonl").write_text("\n".join(lines[node:]))
+    ended = two_nodes(recipe, f"--data.dataset.train={tmp_path}/train$NODE.jsonl")
+    assert [status for status, _ in ended] == [1, 1]
+    message = "error: process 1 of 2: expected the same data everywhere, but the vocabulary and the train rows of this"
+    assert message in ended[1][1]
+
+
+METRICS = ["BLEU", "ChrF", "ExactMatch", "WER", "CER", "ROUGE1", "ROUGE2", "ROUGEL", "CIDErD", "Distinct1", "Distinct2"]
+
+
+@pytest.mark.slow
+def test_scores_and_predictions_of_two_nodes_and_of_three_processes_are_those_of_one(trained, tmp_path):
+    """Thirteen rows in batches of four: no number of processes can share them evenly."""
+    rows = write_csv(tmp_path / "test.csv", pairs(13, seed=7))
+    options = [f"--data.dataset.test={rows}", "--data.batch_size=4", "--model.generation.num_beams=3"]
+    options += ["--predictions.format=jsonl", f"--ckpt_path={trained.last}"]
+    options += [f"--model.metrics={json.dumps([f'lit_seq2seq.metrics.{name}' for name in METRICS])}"]
+    found = {}
+    for case in ("one", "nodes", "spawned"):
+        for name in ("test", "predict"):
+            where = f"--trainer.default_root_dir={tmp_path / case / name}"
+            if case == "nodes":
+                ended = two_nodes(trained.recipe, *options, where, name=name)
+                assert [status for status, _ in ended] == [0, 0], ended
+            else:
+                more = ["--trainer.devices=3", "--trainer.strategy=ddp_spawn"] if case == "spawned" else []
+                assert main([name, "--config", str(trained.recipe), *options, where, *more]) == 0
+        with (tmp_path / case / "test" / "version_0" / "metrics.csv").open(encoding="utf-8") as file:
+            scores = {key: float(value) for key, value in list(csv.DictReader(file))[-1].items()}
+        lines = (tmp_path / case / "predict" / "version_0" / "predictions.jsonl").read_text(encoding="utf-8")
+        found[case] = scores, [json.loads(line) for line in lines.splitlines()]
+    scores, predictions = found["one"]
+    assert [row["row"] for row in predictions] == list(range(13))
+    assert {f"test_{name}" for name in ("bleu", "chrf", "cider", "distinct1")} < set(scores)
+    assert 0 < scores["test_bleu"] < 100
+    for case in ("nodes", "spawned"):
+        others, theirs = found[case]
+        assert others == pytest.approx(scores, rel=1e-6)  # Lightning logs the mean of three equal numbers
+        assert [row["row"] for row in theirs] == list(range(13))
+        for mine, row in zip(predictions, theirs, strict=True):
+            assert [one["text"] for one in row["hypotheses"]] == [one["text"] for one in mine["hypotheses"]]
+            assert [one["score"] for one in row["hypotheses"]] == pytest.approx(
+                [one["score"] for one in mine["hypotheses"]], abs=1e-5
+            )
+
+
+@pytest.mark.slow
 def test_a_node_that_fails_ends_all(recipe, tmp_path):
     (other, waits), (status, fails) = two_nodes(recipe, watch(tmp_path, "error"))
     assert status == other == 1
@@ -149,7 +204,7 @@ def test_a_process_of_one_machine_that_fails_says_so(recipe, tmp_path, strategy,
         [*command, f"--trainer.strategy={strategy}", watch(tmp_path, what)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
         check=False,
         cwd=PAGE.parent.parent,
     )
@@ -157,6 +212,7 @@ def test_a_process_of_one_machine_that_fails_says_so(recipe, tmp_path, strategy,
     reason = {"error": "this process has had enough", "bug": "RuntimeError: nobody thought of this"}[what]
     assert done.stderr.count(f"error: process 1 of 2: {reason}\n") == 1, done.stderr
     assert ("Traceback" in done.stderr) == (what == "bug"), done.stderr
+    assert done.stderr.count("encoding train: targets: 100%") == 1  # one process fills the cache for both
 
 
 @pytest.mark.parametrize(
@@ -167,6 +223,10 @@ def test_a_process_of_one_machine_that_fails_says_so(recipe, tmp_path, strategy,
         (RuntimeError("[pair.cc:553] Connection closed by peer"), "process 0 of 2: another process has ended: "),
         (ProcessRaisedException("\nTraceback:\na.b.UserError: too much\n", 1, 77), "process 1 of 2: too much"),
         (ProcessRaisedException("\nTraceback:\nKeyError: 'a'\n", 1, 77), "process 1 of 2: KeyError: 'a'"),
+        (
+            ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 77, -9, "SIGKILL"),
+            "process 1 of 2: process 1 terminated with signal SIGKILL",
+        ),
     ],
 )
 def test_the_process_that_failed_is_named_to_the_user_and_to_torchrun(tmp_path, monkeypatch, capsys, error, line):
@@ -187,6 +247,16 @@ def test_the_process_that_failed_is_named_to_the_user_and_to_torchrun(tmp_path, 
 def test_one_process_alone_is_not_numbered(tmp_path, capsys):
     FailureReport().on_exception(make_trainer(tmp_path), make_model(), UserError("too much"))
     assert capsys.readouterr().err == ""
+
+
+def test_strategies_that_cut_up_models_are_refused(tmp_path):
+    trainer = make_trainer(tmp_path, strategy=ModelParallelStrategy(), devices=1)
+    before = mock.patch.dict(os.environ)  # which Lightning fills for its processes
+    with (
+        before,
+        pytest.raises(UserError, match=r"^ModelParallelStrategy cuts up models .*: use trainer\.strategy: ddp$"),
+    ):
+        trainer.fit(make_model(), datamodule=make_data())
 
 
 def test_lightnings_own_sampler_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """Where, in which language, at which time and behind which wall a run takes place changes nothing."""
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from lit_seq2seq.cli import main
+from tests.loopback_hub import LoopbackHub
 from tests.tiny import Trained
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +85,44 @@ def test_another_place_and_no_network_give_the_same_model(trained: Trained, tmp_
     given = ["--input", folder / "eingabe.txt", "--output", tmp_path / "here.txt"]
     assert main([str(argument) for argument in ["generate", "--model", trained.model, *given]]) == 0
     assert (folder / "ausgabe.txt").read_bytes() == (tmp_path / "here.txt").read_bytes()
+
+
+FROM_CACHE = """
+from lit_seq2seq import Seq2SeqDataModule, pipeline
+from lit_seq2seq.features import Tokenizer
+
+data = Seq2SeqDataModule("alice/rows", source_tokenizer=Tokenizer("word"), batch_size=8)
+data.setup("fit")
+print(sum(len(batch) for batch in data.train_dataloader()))
+print(pipeline("translation", "alice/digits")("eins zwei")[0]["translation_text"])
+"""
+
+
+@pytest.mark.slow
+def test_what_lies_in_the_cache_of_the_hub_needs_no_network(hub: LoopbackHub, trained: Trained, tmp_path: Path) -> None:
+    """A data set and a model, downloaded by the real clients, and then loaded behind the wall."""
+    splits = {f"{name}.csv": trained.recipe.with_name(f"{name}.csv").read_bytes() for name in ("train", "validation")}
+    hub.add("datasets", "alice/rows", splits)
+    hub.add("models", "alice/digits", trained.model)
+    with contextlib.redirect_stdout(io.StringIO()) as here:
+        exec(FROM_CACHE, {})
+    assert here.getvalue().startswith("36\n")  # a tenth of 40 is the test split
+    (tmp_path / "wall").mkdir()
+    (tmp_path / "wall" / "sitecustomize.py").write_text(WALL)
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_DATASETS_CACHE": str(tmp_path / "datasets"),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "wall"), str(ROOT)]),
+        "ATTEMPTS": str(tmp_path / "attempts"),
+        "PATH": os.environ["PATH"],
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_CACHE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "attempts").exists(), (tmp_path / "attempts").read_text()
+    assert done.stdout == here.getvalue()
 
 
 def test_the_wall_is_one(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets.fingerprint import Hasher
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
@@ -240,10 +241,19 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download, learn tokenizers and encode, once per machine."""
-        self.setup((self.trainer and self.trainer.state.fn) or "fit")
+        self._load((self.trainer and self.trainer.state.fn) or "fit")
 
     def setup(self, stage: str) -> None:
-        """Load what `stage` needs: `fit`, `validate`, `test` or `predict`."""
+        """Load what `stage` needs: `fit`, `validate`, `test` or `predict`.
+
+        Raises:
+            UserError: another process has other data, or has learned another vocabulary.
+        """
+        self._load(stage)
+        if self.trainer is not None and self.trainer.world_size > 1:
+            self._expect_the_same_everywhere()
+
+    def _load(self, stage: str) -> None:
         if stage == "fit":
             self._start, self._training = Position(), None
             if not self.streaming:
@@ -252,6 +262,19 @@ class Seq2SeqDataModule(LightningDataModule):
                 self._encoded("validation")
         else:
             self._encoded({"validate": "validation", "test": "test", "predict": "predict"}[stage])
+
+    def _expect_the_same_everywhere(self) -> None:
+        """Compare with process 0: with other rows they would wait for each other, with other symbols learn nonsense."""
+        assert self.trainer is not None
+        mine = {"vocabulary": Hasher.hash(self.processor.identity())}
+        for split, examples in self._examples.items():
+            mine[f"{split} rows"] = Hasher.hash((examples.kept, examples.source_lengths, examples.target_lengths))
+        first = self.trainer.strategy.broadcast(mine)
+        if other := [name for name, value in mine.items() if first.get(name) != value]:
+            raise UserError(
+                f"expected the same data everywhere, but the {' and the '.join(other)} of this process are not those "
+                "of process 0: give all machines the same files and settings"
+            )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the training split; those that an interrupted run has not seen, if it is resumed."""

@@ -16,7 +16,7 @@ from lit_seq2seq.data.batching import BucketBatchSampler, seed_of
 from lit_seq2seq.data.encoding import Encoder
 from lit_seq2seq.data.examples import Limits, seeded
 from lit_seq2seq.remote import explained
-from lit_seq2seq.types import Batch
+from lit_seq2seq.types import Batch, UserError
 
 
 class BatchStream(torch.utils.data.IterableDataset[Batch]):
@@ -74,6 +74,11 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
             held = part
         if held is not None:
             yield from self._batches(held, seed_of(*seeds, 0))
+        elif worker is None or worker.num_workers == 1:
+            raise UserError(
+                "expected rows in the stream of training data, but there is none: validation_size and test_size take "
+                "its first rows, set them to less than there are"
+            )
 
     def _parts(self, seeds: tuple[int, ...]) -> Iterator[_Part]:
         """Encode a buffer of rows at a time, and leave out what is beyond the limits."""

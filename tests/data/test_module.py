@@ -1,3 +1,4 @@
+import copy
 import json
 
 import datasets
@@ -267,6 +268,32 @@ def test_streaming_covers_the_rows_and_reshuffles(tmp_path, num_workers):
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(texts)
     assert epochs[0] != epochs[1]
     assert rows_of(data.val_dataloader()) == list(range(5))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_processes_share_a_stream_evenly(tmp_path, world_size):
+    """Rows of all lengths, the last part smaller than the number of processes; each has as many batches."""
+    Dataset.from_dict(pairs(60)).to_json(tmp_path / "rows.jsonl")
+    data = module(str(tmp_path / "rows.jsonl"), streaming=True, validation_size=5, test_size=5)
+    stream = loaded(data).train_dataloader().dataset
+    total = sum(len(batch) for batch in stream)
+    for buffer_size in (total - 1, 7, 100):
+        shares = []
+        for rank in range(world_size):
+            mine = copy.copy(stream)
+            mine.rank, mine.world_size, mine.buffer_size = rank, world_size, buffer_size
+            shares.append([batch.rows.tolist() for batch in mine])
+        assert len({len(share) for share in shares}) == 1
+        assert sorted(row for share in shares for rows in share for row in rows) == list(range(total))
+
+
+def test_a_stream_of_which_nothing_is_left_is_told(tmp_path):
+    Dataset.from_dict(pairs(60)).to_json(tmp_path / "rows.jsonl")
+    data = module(str(tmp_path / "rows.jsonl"), streaming=True, validation_size=5)
+    with pytest.raises(
+        UserError, match=r"expected rows in the stream .*: validation_size and test_size take its first"
+    ):
+        next(iter(loaded(data).train_dataloader()))
 
 
 class Counter(LightningModule):
