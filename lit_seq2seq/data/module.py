@@ -241,7 +241,7 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download, learn tokenizers and encode, once per machine."""
-        self._load((self.trainer and self.trainer.state.fn) or "fit")
+        self._prepare((self.trainer and self.trainer.state.fn) or "fit")
 
     def setup(self, stage: str) -> None:
         """Load what `stage` needs: `fit`, `validate`, `test` or `predict`.
@@ -249,11 +249,11 @@ class Seq2SeqDataModule(LightningDataModule):
         Raises:
             UserError: another process has other data, or has learned another vocabulary.
         """
-        self._load(stage)
+        self._prepare(stage)
         if self.trainer is not None and self.trainer.world_size > 1:
             self._expect_the_same_everywhere()
 
-    def _load(self, stage: str) -> None:
+    def _prepare(self, stage: str) -> None:
         if stage == "fit":
             self._start, self._training = Position(), None
             if not self.streaming:
