@@ -26,6 +26,7 @@ def write_backbone(kind: str, folder: Path) -> Path:
         "wav2vec2": lambda: t.Wav2Vec2Model(t.Wav2Vec2Config(**SPEECH)),
         "wav2vec2 layer": lambda: t.Wav2Vec2Model(t.Wav2Vec2Config(**LAYERED)),
         "hubert": lambda: t.HubertModel(t.HubertConfig(**LAYERED)),
+        "vit": lambda: t.ViTModel(t.ViTConfig(**SMALL, image_size=16, patch_size=4)),
         "convnext": lambda: t.ConvNextModel(t.ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)),
     }
     made[kind]().save_pretrained(folder)
