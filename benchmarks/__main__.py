@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from datetime import date
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from benchmarks.arena import ROOT, WORK, Contender, alternate, compare
 from benchmarks.corpus import prepare
+from lit_seq2seq.hub import SHORTLIST
 
 PEERS = ROOT / "build" / "peers"
 PROGRAMS = Path(__file__).parent / "peers"
@@ -93,8 +95,10 @@ def decoding(data: Path, arguments: argparse.Namespace, beams: int) -> list[Cont
     found = []
     for dtype, theirs_dtype in (("float32", "fp32"), ("bfloat16", "bf16"), ("int8", "int8")):
         options = ["--mode", "decode", "--model", str(model), "--beams", str(beams), "--dtype", dtype]
-        options += ["--output", str(WORK / f"ours_{theirs_dtype}_{beams}.txt")]
-        found.append(ours(f"lit_seq2seq {search} {theirs_dtype}", "w1-decode", data, arguments, *options))
+        for name, more in (("", []), (" shortlist", ["--shortlist"])):
+            output = str(WORK / f"ours_{theirs_dtype}{name.replace(' ', '_')}_{beams}.txt")
+            given = [*options, *more, "--output", output]
+            found.append(ours(f"lit_seq2seq {search} {theirs_dtype}{name}", "w1-decode", data, arguments, *given))
         if theirs is not None and theirs_dtype != "int8":  # eole 0.6.4 fails in int8
             command = [str(PEERS / "eole/bin/python"), str(PROGRAMS / "eole_program.py"), "decode", str(theirs)]
             output = str(WORK / f"eole_{theirs_dtype}_{beams}.txt")
@@ -104,13 +108,18 @@ def decoding(data: Path, arguments: argparse.Namespace, beams: int) -> list[Cont
 
 
 def trained(data: Path, arguments: argparse.Namespace) -> tuple[Path, Path | None]:
-    """Train the model that decodes, once, and give its weights to a model of eole, if that is installed."""
+    """Train the model that decodes, once, unless one is given; give its weights to eole's, if that is installed."""
     model, theirs, python = WORK / f"model_{data.name}", WORK / f"eole_model_{data.name}", PEERS / "eole/bin/python"
+    if not model.exists() and arguments.model is not None:
+        shutil.copytree(arguments.model, model)  # conversion changes it
     if not model.exists():
         program = ours(
             "training", "w1", data, arguments, "--mode", "quality", "--precision", "bf16-mixed", "--epochs", "4"
         )
         subprocess.run([*program.command, "--model", str(model)], check=True, cwd=ROOT)
+    if not (model / SHORTLIST).exists():
+        program = ours("shortlist", "w1", data, arguments, "--mode", "shortlist", "--model", str(model))
+        subprocess.run(program.command, check=True, cwd=ROOT)
     if not python.exists():
         return model, None
     if not theirs.exists():
@@ -143,6 +152,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=3, help="windows that do not count")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--model", type=Path, help="w2: a model trained by `benchmarks.ours --mode quality` before")
     parser.add_argument("--only", default="", help="run only the programs whose name this regular expression finds")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "latest.json")
     arguments = parser.parse_args()

@@ -89,14 +89,14 @@ def alternate(contenders: list[Contender], windows: int, warmup: int) -> list[Co
             for _ in range(warmup):
                 contender.window()
             running.append(contender)
-        except RuntimeError as error:
-            print(error, file=sys.stderr)
+        except (RuntimeError, BrokenPipeError) as error:
+            print(contender.name, error, file=sys.stderr)
     for turn in range(windows):
         for contender in list(running):
             try:
                 contender.windows.append(contender.window())
-            except RuntimeError as error:
-                print(error, file=sys.stderr)
+            except (RuntimeError, BrokenPipeError) as error:
+                print(contender.name, error, file=sys.stderr)
                 running.remove(contender)
         print(f"\r{turn + 1} of {windows} windows", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)

@@ -19,6 +19,8 @@ from benchmarks.windows import Windows
 from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.callbacks import Checkpoint
 from lit_seq2seq.commands import save_best
+from lit_seq2seq.hub import add_shortlist
+from lit_seq2seq.lexicon import learn_shortlist
 from lit_seq2seq.pipelines import override
 from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.types import Batch
@@ -95,12 +97,20 @@ def decode(arguments: argparse.Namespace, windows: Windows) -> None:
     sources = (arguments.data / "test.src").read_text().splitlines()
     predictor = Predictor(model, dtype=getattr(torch, arguments.dtype))
     config = override(model.generation, {"num_beams": arguments.beams, "max_new_tokens": 60, "early_stopping": True})
+    config = override(config, {"shortlist": arguments.shortlist})
     windows.start()
     while True:
         outputs = [output[0].text for output in predictor.stream(sources, config)]
         if arguments.output:
             arguments.output.write_text("\n".join(outputs) + "\n")
         windows.step(len(sources))
+
+
+def shortlist(arguments: argparse.Namespace) -> None:
+    """Learn the shortlist of a trained model, as the command does."""
+    data = _data(arguments)
+    data.processor = LitSeq2Seq.from_pretrained(arguments.model).processor
+    add_shortlist(arguments.model, learn_shortlist(data, frequent=1000, translations=40))
 
 
 def quality(arguments: argparse.Namespace) -> None:
@@ -137,7 +147,9 @@ def _data(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 def main() -> None:
     """Run one program."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--mode", choices=["lightning", "loop", "plain", "decode", "quality"], required=True)
+    parser.add_argument(
+        "--mode", choices=["lightning", "loop", "plain", "decode", "quality", "shortlist"], required=True
+    )
     parser.add_argument("--workload", default="w1", choices=["w1", "w3", "gnmt"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20, help="of a window")
@@ -147,13 +159,14 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--model", type=Path, help="folder of a trained model")
     parser.add_argument("--beams", type=int, default=1)
+    parser.add_argument("--shortlist", action="store_true", help="decode with the shortlist of the model")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     seed_everything(1, verbose=False)
-    if arguments.mode == "quality":
-        quality(arguments)
+    if arguments.mode in ("quality", "shortlist"):
+        {"quality": quality, "shortlist": shortlist}[arguments.mode](arguments)
         return
     windows = Windows(arguments.steps)
     {"lightning": train, "loop": loop, "plain": loop, "decode": decode}[arguments.mode](arguments, windows)

@@ -91,7 +91,12 @@ class Product(nn.Module):
     def rows(self, index: Tensor) -> Product:
         """Return what computes only some of the O numbers, those of `index`."""
         weight, bias = self.given
-        return Product(weight[index], None if bias is None else bias[index], self.dtype)
+        bias = None if bias is None else bias[index]
+        if self.dtype != torch.int8:
+            return Product(weight[index], bias, self.dtype)
+        fewer = copy.copy(self)
+        fewer.weight, fewer.scale, fewer.bias = self.weight[index], self.scale[index], bias
+        return fewer
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x (..., I)` to `(..., O)`, in single precision both."""
