@@ -92,7 +92,8 @@ class Candidates(Value):
         """Make it from the candidates of each source, the number of all symbols, and `Output.restricted`."""
         ids, count = candidates.values, candidates.lengths[:, None]
         sample = torch.arange(0, size, max(1, size // SAMPLE), device=ids.device)
-        known = (sample[None, :, None] == ids[:, None]).any(2)  # (B, M)
+        listed = torch.zeros(len(ids), size, dtype=torch.bool, device=ids.device).scatter_(1, ids, True)  # (B, V)
+        known = listed[:, sample]  # (B, M)
         each = ((size - count) / (~known).sum(1, keepdim=True)).log()  # (B, 1)
         shares = torch.cat(
             [
