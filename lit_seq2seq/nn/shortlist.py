@@ -103,8 +103,10 @@ class Candidates(Value):
             dim=1,
         )
         scored = torch.cat([ids, sample.expand(len(ids), -1)], dim=1)
-        symbols, columns = torch.unique(scored, return_inverse=True)
-        return cls(ids, columns, shares, restricted(symbols))
+        needed = listed.any(0)  # (V,)
+        needed[sample] = True
+        places = needed.cumsum(0) - 1
+        return cls(ids, places[scored], shares, restricted(needed.nonzero()[:, 0]))
 
     def read(self, places: Tensor) -> Tensor:
         """Turn places among the candidates, `(B * K,)`, into target ids."""
