@@ -156,12 +156,13 @@ def train(job: Job, seed: int, settings: list[str], folder: Path, fast: bool) ->
     if kept.is_file():
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(RECIPES / f"{job.script or job.recipe.split('/')[0]}.py"), *settings]
+    command = [sys.executable, str(RECIPES / f"{job.script or job.recipe.split('/')[0]}.py")]
     if job.script is None:
         command += ["--config", str(RECIPES / f"{job.recipe}.yaml"), f"--seed_everything={seed}"]
         command += [f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]
     else:
         command += [f"--output={folder}", f"--seeds={seed}"]
+    command += settings  # after the file, whose own data they replace
     command += [f"--trainer.{name}={value}" for name, value in FAST.items()] if fast else []
     print(f"{datetime.now(UTC):%H:%M} UTC  {' '.join(command[1:])}", flush=True)
     started = time.monotonic()

@@ -55,6 +55,18 @@ def test_a_recipe_that_fails_is_named_and_the_next_one_runs(tmp_path: Path, monk
     assert "these did not finish: sanity/none: see their log.txt" in err
 
 
+def test_the_folder_takes_the_place_of_the_hub_id(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "data" / "multi30k"
+    folder.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        rows = [{"en": f"a dog number {number % 3}", "de": f"ein Hund {number % 3}"} for number in range(12)]
+        text = "\n".join(json.dumps(row) for row in rows)
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setitem(main.__globals__, "PLAN", [job for job in PLAN if job.recipe == "translation/multi30k_quick"])
+    assert main(["--output", str(tmp_path), "--data", str(tmp_path / "data"), "--fast"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
