@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import datasets
@@ -126,10 +127,18 @@ def _outline(shape: str, radius: float, angle: float) -> list[tuple[float, float
     return outline
 
 
-def held_out(split: str, seed: int) -> set[Combination]:
+@cache
+def held_out(split: str, seed: int) -> frozenset[Combination]:
     """Return the combinations that only scenes of `split` show: 80 for validation, 80 for test, none for training."""
     chosen = random.Random(f"combinations/{seed}").sample(COMBINATIONS, 2 * _HELD_OUT)
-    return {"train": set(), "validation": set(chosen[:_HELD_OUT]), "test": set(chosen[_HELD_OUT:])}[split]
+    return frozenset({"train": [], "validation": chosen[:_HELD_OUT], "test": chosen[_HELD_OUT:]}[split])
+
+
+def fits(scene: Scene, split: str, seed: int) -> bool:
+    """Tell whether a scene may be one of `split`: it shows what is held out for that, and nothing of the others'."""
+    own, shown = held_out(split, seed), scene.combinations
+    others = (held_out("validation", seed) | held_out("test", seed)) - own
+    return not shown & others and (split == "train" or bool(shown & own))
 
 
 def draw_scene(rng: random.Random, count: int) -> Scene:
@@ -154,13 +163,10 @@ def generate(split: str, size: int, seed: int, version: int = VERSION) -> Iterat
     """
     rng = random.Random(f"{split}/{seed}")
     seen: set[Scene] = set()
-    own = held_out(split, seed)
-    others = (held_out("validation", seed) | held_out("test", seed)) - own
     made = 0
     while made < size:
         scene = draw_scene(rng, rng.choice((1, 2, 2, 3) if split == "train" else (2, 2, 3)))
-        shown = scene.combinations
-        if shown & others or (own and not shown & own) or (shown and scene in seen):
+        if not fits(scene, split, seed) or (scene.relations and scene in seen):
             continue
         seen.add(scene)
         made += 1
@@ -168,7 +174,20 @@ def generate(split: str, size: int, seed: int, version: int = VERSION) -> Iterat
         yield {"image": file, "captions": scene.captions, "shapes": len(scene.things)}
 
 
-class ShapeScenes(GeneratedDataset):
+class DrawnDataset(GeneratedDataset):
+    """Rows with a drawn scene; for the arguments see `ShapeScenes`."""
+
+    def __init__(
+        self, train_size: int = 8_000, validation_size: int = 400, test_size: int = 1_000, seed: int = 0
+    ) -> None:
+        super().__init__(train_size, validation_size, test_size, seed, 100_000)
+
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
+        return super().arguments(split) | {"version": VERSION}
+
+
+class ShapeScenes(DrawnDataset):
     """Drawings of one to three shapes, with captions such as "a small red circle above a blue square".
 
     A caption names size (`small`, `large` or nothing), colour, shape and how neighbours stand to each other; a scene of
@@ -194,12 +213,3 @@ class ShapeScenes(GeneratedDataset):
 
     generate = staticmethod(generate)
     features = Features({"image": datasets.Image(), "captions": List(Value("string")), "shapes": Value("int32")})
-
-    def __init__(
-        self, train_size: int = 8_000, validation_size: int = 400, test_size: int = 1_000, seed: int = 0
-    ) -> None:
-        super().__init__(train_size, validation_size, test_size, seed, 100_000)
-
-    def arguments(self, split: str) -> dict[str, Any]:
-        """Return the arguments of `generate` for a split."""
-        return super().arguments(split) | {"version": VERSION}
