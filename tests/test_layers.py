@@ -89,7 +89,7 @@ def test_layers_import_downward_only(path: Path) -> None:
         ("features/image.py", "def f():\n    from lit_seq2seq.metrics import BLEU"),
         ("metrics.py", "import lit_seq2seq.data.module as module"),
         ("hub.py", "from lit_seq2seq.cli import main"),
-        ("plots.py", "from lit_seq2seq.metrics import BLEU"),
+        ("plots/curves.py", "from lit_seq2seq.metrics import BLEU"),
         ("module.py", "from recipes.translation import main"),
     ],
 )
