@@ -27,6 +27,13 @@ from tests.tiny import make_model, pairs, write_csv
 ROOT = Path(__file__).parent.parent
 FINETUNING = sorted((ROOT / "recipes").rglob("finetune.yaml"))
 RECIPES = [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if path not in FINETUNING]
+TASKS = {
+    "translation": "translation",
+    "multimodal": "translation",
+    "summarization": "summarization",
+    "captioning": "image-to-text",
+    "speech": "automatic-speech-recognition",
+}
 SCRIPTS = [path for path in sorted((ROOT / "recipes").glob("*.py")) if path.with_suffix("").is_dir()]
 
 
@@ -106,7 +113,7 @@ def small(path: Path, folder: Path) -> list[str]:
         "enable_model_summary": "false",
     }
     arguments = [*sizes, *backbone, *(f"--trainer.{name}={value}" for name, value in run.items())]
-    if isinstance(data["dataset"], dict):
+    if isinstance(data.get("dataset"), dict):
         given: dict[str, object] = {"train_size": 60, "validation_size": 8, "test_size": 12}
         if data["dataset"]["class_path"].endswith("JoinedRecordings"):
             singles = vectors(folder, data["source_column"], data["target_column"], channels=None)
@@ -153,6 +160,7 @@ def test_a_recipe_trains_from_any_folder(path: Path, tmp_path: Path, monkeypatch
     assert isinstance(recipe.model, LitSeq2Seq)
     assert isinstance(recipe.datamodule, Seq2SeqDataModule)
     assert isinstance(recipe.trainer, Trainer)
+    assert recipe.model.task == TASKS.get(path.parent.name, "text2text-generation")
     recipe.trainer.fit(recipe.model, datamodule=recipe.datamodule)
     assert recipe.trainer.global_step == 1
     monitor = recipe.trainer.checkpoint_callback.monitor

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
 import datasets
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
+from datasets import Audio, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
 from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.synthetic import BuiltinDataset
@@ -91,7 +92,21 @@ def _open_paths(
         saved: Dataset | DatasetDict = datasets.load_from_disk(path)
         return cast("Mapping[str, Split]", {train: saved} if isinstance(saved, Dataset) else saved)
     with _explained(f"dataset '{path}'", revision):
-        return cast("Mapping[str, Split]", datasets.load_dataset(path, name, revision=revision, streaming=streaming))
+        builder = datasets.load_dataset_builder(path, name, revision=revision)
+        if isinstance(builder, AudioFolder):
+            builder.BASE_FEATURE = Recording
+        if streaming:
+            return cast("Mapping[str, Split]", builder.as_streaming_dataset())
+        builder.download_and_prepare()
+        return cast("Mapping[str, Split]", builder.as_dataset())
+
+
+class Recording(Audio):  # type: ignore[misc]
+    """The path of a recording, which `Audio` does not keep without torchcodec, though nothing is decoded."""
+
+    def encode_example(self, value: str) -> dict[str, str | None]:
+        """Return what `Audio` keeps of a file."""
+        return {"bytes": None, "path": value}
 
 
 def _aligned(path: str, columns: tuple[str, str], train: str) -> dict[str, str | list[str]] | None:
@@ -170,11 +185,17 @@ def _check_file(path: str, split: str) -> None:
 
 
 def _csv_options(path: str) -> dict[str, Any]:
-    """Read every column as text, so that numbers keep their form and "NA" stays a word."""
-    # Tab-separated corpora quote nothing.
-    tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if _suffix(path) == ".tsv" else {}
-    header = next(csv.reader(_lines(path), **tabs))
-    return tabs | {"keep_default_na": False, "features": Features({name: Value("string") for name in header})}
+    """Read every column as text, so that numbers keep their form and "NA" stays a word.
+
+    A header without a comma has semicolons or tabs between its columns, as spreadsheets of many countries write it.
+    """
+    first = next(_lines(path))
+    if _suffix(path) == ".tsv":
+        form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}  # such corpora quote nothing
+    else:
+        form = {"delimiter": next((mark for mark in ",;\t" if mark in first), ",")}
+    header = next(csv.reader(_lines(path), **form))
+    return form | {"keep_default_na": False, "features": Features({name: Value("string") for name in header})}
 
 
 def _open_lines(paths: list[str], columns: tuple[str, str], streaming: bool, split: str) -> Split:

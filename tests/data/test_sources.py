@@ -6,6 +6,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from lit_seq2seq.data import BuiltinDataset, open_dataset
+from lit_seq2seq.data.splits import undecoded
 from lit_seq2seq.types import UserError
 
 ROWS = [
@@ -102,6 +103,27 @@ def test_a_changed_text_file_is_read_again(tmp_path):
     assert open_dataset(str(path))["train"]["source"][:] == ["a"]
     path.write_text("b\nc\n")
     assert open_dataset(str(path))["train"]["source"][:] == ["b", "c"]
+
+
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+def test_a_csv_file_may_have_semicolons_or_tabs_between_its_columns(mark, tmp_path):
+    path = write(tmp_path / "rows.csv", f'german{mark}english\n"ja{mark} ein Hund"{mark}a dog\n'.encode())
+    assert open_dataset(path)["train"].to_list() == [{"german": f"ja{mark} ein Hund", "english": "a dog"}]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_recordings_is_read_without_decoding_any(streaming, tmp_path):
+    for split, names in {"train": ["a.wav", "b.wav"], "test": ["c.wav"]}.items():
+        (tmp_path / split).mkdir()
+        for name in names:
+            (tmp_path / split / name).write_bytes(b"no recording")
+        lines = ["file_name,text", *(f"{name},said in {name}" for name in names)]
+        (tmp_path / split / "metadata.csv").write_text("\n".join(lines))
+    opened = open_dataset(str(tmp_path), streaming=streaming)
+    rows = list(undecoded(opened["train"], ["audio"]))
+    assert [row["text"] for row in rows] == ["said in a.wav", "said in b.wav"]
+    assert [row["audio"]["path"] for row in rows] == [str(tmp_path / "train" / n) for n in ("a.wav", "b.wav")]
+    assert list(opened) == ["train", "test"]
 
 
 def write(path, content):
