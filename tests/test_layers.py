@@ -12,7 +12,7 @@ LAYERS = [
     "runtime",
     "types",
     "spec remote untrusted resuming memory",
-    "nn search features vectors schedules card failures",
+    "nn search features vectors schedules card failures parsing",
     "metrics plots hub precision",
     "data reranking logs",
     "model lexicon",

@@ -1,0 +1,103 @@
+"""The argument parser of the command line: YAML of a reasonable size, and errors in one line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import get_loader, set_loader
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_seq2seq.types import UserError
+
+_load_yaml = get_loader("yaml")
+_MOST_VALUES = 100_000
+
+
+def load_yaml(text: str) -> Any:
+    """Parse YAML, if it is of a reasonable size when its aliases are written out.
+
+    Raises:
+        UserError: it is not, as in "a billion laughs", where lists name lists that name lists; or it holds itself.
+    """
+    value = _load_yaml(text)
+    if "*" in text and _values(value, {}) > _MOST_VALUES:
+        raise UserError(f"a YAML text has more than {_MOST_VALUES:,} values, its aliases written out: use fewer")
+    return value
+
+
+def _values(value: object, known: dict[int, float]) -> float:
+    """Count what `value` holds, each time it is there; infinitely much where it holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = float("inf")
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_values(item, known) for item in inner)
+    return known[id(value)]
+
+
+set_loader("yaml", load_yaml, (yaml.YAMLError,))
+
+
+class Parser(LightningArgumentParser):
+    """The argument parser: names in full, files never read as settings, one-line errors that suggest what was meant."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the arguments of a class; the value of none is replaced by the contents of a file of that name."""
+        names: list[str] = super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+        return names
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the one line."""
+        text = " ".join(str(message).split())
+        if "arguments are required" in text and text.endswith("data.dataset"):
+            text = "no data is named: give a recipe with --config FILE, or --data.dataset PATH_OR_HUB_ID"
+        for module, wrong in re.findall(r"module '([\w.]+)' has no attribute '(\w+)'", text):
+            close = difflib.get_close_matches(wrong, dir(importlib.import_module(module)), n=1)
+            text = f"there is no class {module}.{wrong}" + (f" - did you mean {module}.{close[0]}?" if close else "")
+        text = re.sub(_MISMATCH, _say_mismatch, text)
+        known = _names(self)
+        for wrong in _unknown(text):
+            close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
+            last = difflib.get_close_matches(wrong.split(".")[-1], {name.split(".")[-1] for name in known}, n=1)
+            if close or last:
+                text += f" - did you mean {(close or last)[0]}?"
+        raise UserError(text) from ex
+
+
+_MISMATCH = r"Parser key \"([\w.]+)\": Does not validate against any of the Union subtypes (.*) Given value type: .*"
+
+
+def _say_mismatch(found: re.Match[str]) -> str:
+    """Say what jsonargparse tells in several lines: the setting, what it may be, and what it is."""
+    name, reasons = found[1], found[2]
+    keys = re.findall(r"Parser key \"([\w.]+)\"", reasons)
+    expected = [
+        re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.Literal", r"\1", reason).replace("NoneType", "null").strip("[]")
+        for reason in re.findall(r"Expected a (.+?)(?=\.? Got value| - |$)", reasons)
+    ]
+    given = re.search(r"(?:Got value: (\S+)|Given value: (?!NestedArg)(.*))", found[0])
+    came = "" if given is None else f", got {given[1] or given[2]}"
+    return f"{'.'.join([name, *keys])}: expected {' or '.join(expected)}{came}" if expected else found[0]
+
+
+def _unknown(message: str) -> list[str]:
+    pattern = (
+        r"Option '([\w.]+)' is not accepted|[Uu]nrecognized arguments?: --([\w.]+)|does not accept option '([\w.]+)'"
+    )
+    return [next(group for group in found if group) for found in re.findall(pattern, message)]
+
+
+def _names(parser: LightningArgumentParser) -> set[str]:
+    names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    if parser._subcommands_action is not None:
+        for child in parser._subcommands_action._name_parser_map.values():
+            names |= _names(child)
+    return names
