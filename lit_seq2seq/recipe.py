@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lit_seq2seq.features import Feature, MultiSource, Records
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.plots import plot_curves
-from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.predictor import Output, Predictor
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Seq2SeqCLI:
@@ -101,8 +101,8 @@ def show(
     console = Console()
     split = next((name for name in ("test", "validation") if name in data.splits), "train")
     rows, feature = data.first_rows(split, 10), model.processor.source_feature
-    predictor = Predictor(model.cpu())
-    best = [outputs[0] for outputs in predictor.stream([source for source, _ in rows], return_attention=True)]
+    sources = [source for source, _ in rows]
+    best = [outputs[0] for outputs in Predictor(model.cpu()).stream(sources, return_attention=True)]
     samples = Table(title=f"{'Ten' if len(rows) == 10 else len(rows)} outputs of the {split} split", show_lines=True)
     for column in ("source", "output", "reference"):
         samples.add_column(column, overflow="fold")
@@ -110,30 +110,37 @@ def show(
         samples.add_row(*map(escape, (feature.show(source), output.text, reference)))
     console.print(samples)
     kind = f"{split.capitalize()} scores" if scores else "No scores"
-    table = Table(title=f"{kind} after {minutes:.1f} minutes of training")
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    for name, value in scores.items():
-        table.add_row(name.split("_", 1)[1], f"{value:.3f}" if name.endswith(("loss", "ppl")) else f"{value:.2f}")
-    console.print(table)
-    pictures = []
-    run = folder.parent
-    if attention_figure([source for source, _ in rows], best, feature, run / "attention.png") is not None:
-        pictures.append(run / "attention.png")
-    if (run / "metrics.csv").is_file():
-        plot_curves(run / "metrics.csv", path=run / "curves.png")
-        pictures.append(run / "curves.png")
+    console.print(_score_table(f"{kind} after {minutes:.1f} minutes of training", scores))
     console.print(f"model     {folder}")
-    for picture in pictures:
+    for picture in _draw(sources, best, feature, folder.parent):
         console.print(f"picture   {picture}")
     console.print("\nNext:", style="bold")
-    commands = [generate_command(rows[0][0], feature, model, folder), f"tensorboard --logdir {run.parent}"]
+    commands = [generate_command(sources[0], feature, model, folder), f"tensorboard --logdir {folder.parent.parent}"]
     own = default.with_name("your_files.yaml")
     if own.is_file():
         task = default.parent.name
         commands += [f"python recipes/{task}.py --config recipes/{task}/{own.name} --data.dataset YOUR_FOLDER"]
     for command in commands:
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _score_table(title: str, scores: Mapping[str, float]) -> Table:
+    table = Table(title=title)
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    for name, value in scores.items():
+        table.add_row(name.split("_", 1)[1], f"{value:.3f}" if name.endswith(("loss", "ppl")) else f"{value:.2f}")
+    return table
+
+
+def _draw(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, run: Path) -> list[Path]:
+    """Draw attention and training curves, where there are any, into the folder of the run."""
+    attention, curves = run / "attention.png", run / "curves.png"
+    pictures = [] if attention_figure(sources, outputs, feature, attention) is None else [attention]
+    if (run / "metrics.csv").is_file():
+        plot_curves(run / "metrics.csv", path=curves)
+        pictures.append(curves)
+    return pictures
 
 
 def generate_command(first: Any, feature: Feature, model: LitSeq2Seq, folder: Path) -> str:
