@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
@@ -18,7 +17,7 @@ from lit_seq2seq.data.examples import Examples, Limits
 from lit_seq2seq.data.grouping import group_references
 from lit_seq2seq.data.loading import TrainingLoader, make_loader
 from lit_seq2seq.data.rows import RowMapper
-from lit_seq2seq.data.sources import Split, Splits, is_hub_id, open_dataset
+from lit_seq2seq.data.sources import Source, Split, Splits, open_dataset, origin_of
 from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, undecoded
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.data.synthetic import BuiltinDataset
@@ -100,14 +99,7 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def __init__(
         self,
-        dataset: str
-        | list[str]
-        | BuiltinDataset
-        | Dataset
-        | DatasetDict
-        | IterableDataset
-        | IterableDatasetDict
-        | dict[str, str | list[str]],
+        dataset: Source,
         name: str | None = None,
         revision: str | None = None,
         streaming: bool = False,
@@ -229,15 +221,7 @@ class Seq2SeqDataModule(LightningDataModule):
     @property
     def origin(self) -> tuple[str | None, bool]:
         """What the data is, for the model card: the id of a hub data set, or a few words; and which of them."""
-        if isinstance(self.dataset, BuiltinDataset):
-            return f"built-in {type(self.dataset).__name__}", False
-        if isinstance(self.dataset, DatasetDict) or not isinstance(self.dataset, str | list | dict):
-            return None, False
-        if is_hub_id(self.dataset):
-            return str(self.dataset), True
-        files = self.dataset.values() if isinstance(self.dataset, dict) else [self.dataset]
-        names = [Path(path).name for item in files for path in ([item] if isinstance(item, str) else item)]
-        return f"own files {', '.join(names)}", False
+        return origin_of(self.dataset)
 
     def prepare_data(self) -> None:
         """Download, learn tokenizers and encode, once per machine."""

@@ -25,7 +25,8 @@ from lit_seq2seq.types import UserError
 Split: TypeAlias = Dataset | IterableDataset
 Splits: TypeAlias = dict[str, Split]
 Files: TypeAlias = str | list[str] | dict[str, str | list[str]]
-Source: TypeAlias = Files | BuiltinDataset | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+InMemory: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+Source: TypeAlias = str | list[str] | BuiltinDataset | InMemory | dict[str, str | list[str]]
 
 _BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
 
@@ -136,11 +137,28 @@ def _plain(path: str, train: str) -> dict[str, str | list[str]] | None:
     return None
 
 
-def is_hub_id(dataset: Files) -> bool:
-    """Tell whether a name that `open_dataset` takes is the id of a hub data set."""
-    if not isinstance(dataset, str) or Path(dataset).exists() or "://" in dataset or glob.has_magic(dataset):
+def origin_of(dataset: Source) -> tuple[str | None, bool]:
+    """Return the id of a hub data set, or a few words about another one; and whether it is the former.
+
+    Example:
+        >>> origin_of("user/data"), origin_of(["here/one.csv", "two.csv"]), origin_of(DatasetDict())
+        (('user/data', True), ('own files one.csv, two.csv', False), (None, False))
+    """
+    if isinstance(dataset, BuiltinDataset):
+        return f"built-in {type(dataset).__name__}", False
+    if isinstance(dataset, DatasetDict | IterableDatasetDict) or not isinstance(dataset, str | list | dict):
+        return None, False
+    if isinstance(dataset, str) and _is_hub_id(dataset):
+        return dataset, True
+    files = dataset.values() if isinstance(dataset, dict) else [dataset]
+    names = [Path(path).name for item in files for path in ([item] if isinstance(item, str) else item)]
+    return f"own files {', '.join(names)}", False
+
+
+def _is_hub_id(name: str) -> bool:
+    if Path(name).exists() or "://" in name or glob.has_magic(name):
         return False
-    return dataset.count("/") <= 1 and _suffix(dataset) not in {*_BUILDERS, ".txt"} and dataset[0] not in "./~"
+    return name.count("/") <= 1 and _suffix(name) not in {*_BUILDERS, ".txt"} and name[0] not in "./~"
 
 
 def _is_saved(folder: Path) -> bool:
