@@ -7,6 +7,7 @@ import time
 import warnings
 from itertools import count
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer, seed_everything
@@ -16,9 +17,10 @@ from torch import nn
 from benchmarks.models import callbacks, make_data, make_model
 from benchmarks.plain import PlainModel
 from benchmarks.windows import Windows
-from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule
 from lit_seq2seq.callbacks import Checkpoint
 from lit_seq2seq.commands import save_best
+from lit_seq2seq.data.batching import BucketBatchSampler
 from lit_seq2seq.hub import add_shortlist
 from lit_seq2seq.lexicon import learn_shortlist
 from lit_seq2seq.pipelines import override
@@ -49,18 +51,7 @@ class Ticks(Callback):
 def train(arguments: argparse.Namespace, windows: Windows) -> None:
     """Train through Lightning, as a recipe would."""
     model, data = make_model(arguments.workload, arguments.feeding), _data(arguments)
-    trainer = Trainer(
-        max_epochs=1000,
-        precision=arguments.precision,
-        gradient_clip_val=CLIP,
-        callbacks=[Ticks(windows), *callbacks(arguments.workload)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-    )
+    trainer = _trainer(arguments, Ticks(windows), max_epochs=1000, enable_checkpointing=False, limit_val_batches=0)
     trainer.fit(model, datamodule=data)
 
 
@@ -78,9 +69,10 @@ def loop(arguments: argparse.Namespace, windows: Windows) -> None:
     step = torch.compile(network.loss, dynamic=True) if arguments.compile else network.loss
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001, fused=True)
     batches = data.train_dataloader()
+    sampler = cast(BucketBatchSampler, batches.sampler)
     windows.start()
     for epoch in count():
-        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        sampler.set_epoch(epoch)
         for batch in batches:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=arguments.precision == "bf16-mixed"):
                 loss, _ = step(batch.source, batch.target)
@@ -118,18 +110,9 @@ def quality(arguments: argparse.Namespace) -> None:
     model, data = make_model(arguments.workload, arguments.feeding), _data(arguments)
     wall, cpu = time.perf_counter(), time.process_time()
     monitor, mode = ("val_sequence_error_rate", "min") if arguments.workload == "w3" else ("val_bleu", "max")
-    trainer = Trainer(
-        default_root_dir=arguments.model.with_name(f"{arguments.model.name}_run"),
-        max_epochs=arguments.epochs,
-        precision=arguments.precision,
-        gradient_clip_val=CLIP,
-        callbacks=[Checkpoint(monitor, mode, every_n_minutes=None), *callbacks(arguments.workload)],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    folder = arguments.model.with_name(f"{arguments.model.name}_run")
+    checkpoint = Checkpoint(monitor, mode, every_n_minutes=None)
+    trainer = _trainer(arguments, checkpoint, max_epochs=arguments.epochs, default_root_dir=folder)
     trainer.fit(model, datamodule=data)
     print(f"{time.perf_counter() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU", flush=True)
     save_best(trainer, model)
@@ -140,8 +123,22 @@ def quality(arguments: argparse.Namespace) -> None:
     model.save_pretrained(arguments.model)
 
 
-def _data(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _data(arguments: argparse.Namespace) -> Seq2SeqDataModule:
     return make_data(arguments.data, arguments.workload)
+
+
+def _trainer(arguments: argparse.Namespace, callback: Callback, **settings: Any) -> Trainer:
+    return Trainer(
+        precision=arguments.precision,
+        gradient_clip_val=CLIP,
+        callbacks=[callback, *callbacks(arguments.workload)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **settings,
+    )
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import time
 from itertools import islice, product
 from pathlib import Path
 from statistics import fmean
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import torch
@@ -18,6 +19,7 @@ from benchmarks.arena import WORK
 from benchmarks.corpus import prepare
 from benchmarks.models import make_data, make_model
 from benchmarks.ours import CLIP
+from lit_seq2seq.data.batching import BucketBatchSampler
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 """As Lightning names them: in single precision; products alone in bf16; weights, gradients and optimizer in it too."""
@@ -25,7 +27,7 @@ SMOOTHED = 50
 """Steps over which the curve is averaged."""
 
 
-def curve(data: Path, precision: str, steps: int, seed: int) -> dict[str, object]:
+def curve(data: Path, precision: str, steps: int, seed: int) -> dict[str, Any]:
     """Train for so many steps; give the losses, the validation loss in single precision and the CPU seconds."""
     seed_everything(seed, verbose=False)
     model, module = make_model("w1"), make_data(data, "w1")
@@ -33,9 +35,11 @@ def curve(data: Path, precision: str, steps: int, seed: int) -> dict[str, object
     model.attach(module.processor)
     network = model.net.bfloat16() if precision == "bf16-true" else model.net
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001, fused=True)
-    batches, losses, seconds = module.train_dataloader(), [], 0.0
+    batches, seconds = module.train_dataloader(), 0.0
+    losses: list[float] = []
+    sampler = cast(BucketBatchSampler, batches.sampler)
     while len(losses) < steps:
-        batches.sampler.set_epoch(len(losses) // len(batches))  # type: ignore[attr-defined]
+        sampler.set_epoch(len(losses) // len(batches))
         for batch in islice(batches, steps - len(losses)):
             begin = time.process_time()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16-mixed"):
@@ -69,19 +73,19 @@ def main() -> None:
     for seed, precision in product(range(1, arguments.seeds + 1), PRECISIONS):
         rows.append(curve(data, precision, arguments.steps, seed))
         row = rows[-1]
-        last = fmean(row["losses"][-SMOOTHED:])  # type: ignore[index]
+        last = fmean(row["losses"][-SMOOTHED:])
         print(f"| {precision} | {seed} | {last:.3f} | {row['val_loss']:.3f} | {row['cpu_seconds']:.0f} |", flush=True)
         arguments.output.write_text(json.dumps(rows))
     draw(rows, arguments.output.with_suffix(".png"))
 
 
-def draw(rows: list[dict[str, object]], path: Path) -> None:
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw the curves, smoothed."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for row in rows:
-        losses: list[float] = row["losses"]  # type: ignore[assignment]
+        losses: list[float] = row["losses"]
         smooth = [fmean(losses[max(0, step - SMOOTHED) : step]) for step in range(1, len(losses) + 1)]
-        color = f"C{PRECISIONS.index(str(row['precision']))}"
+        color = f"C{PRECISIONS.index(row['precision'])}"
         axes.plot(
             smooth,
             color=color,

@@ -75,7 +75,14 @@ class Distinct1(TextMetric):
 
 
 class Distinct2(Distinct1):
-    """Different pairs of neighbouring words of all outputs, per pair, in percent; see `Distinct1`."""
+    """Different pairs of neighbouring words of all outputs, per pair, in percent; see `Distinct1`.
+
+    Example:
+        >>> distinct = Distinct2()
+        >>> distinct.update(["I am fine.", "I am not."], [["unused"], ["unused"]])
+        >>> round(distinct.compute().item(), 2)
+        83.33
+    """
 
     name = "distinct2"
     order = 2

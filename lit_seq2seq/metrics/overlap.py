@@ -134,6 +134,12 @@ class BLEU2(BLEU):
         lowercase: see `BLEU`.
         tokenize: see `BLEU`.
         smooth_method: see `BLEU`.
+
+    Example:
+        >>> bleu = BLEU2()
+        >>> bleu.update(["a man sleeps now"], [["a man sleeps here"]])
+        >>> round(bleu.compute().item(), 1)
+        70.7
     """
 
     name = "bleu2"
@@ -147,6 +153,12 @@ class BLEU3(BLEU):
         lowercase: see `BLEU`.
         tokenize: see `BLEU`.
         smooth_method: see `BLEU`.
+
+    Example:
+        >>> bleu = BLEU3()
+        >>> bleu.update(["a man sleeps now"], [["a man sleeps here"]])
+        >>> round(bleu.compute().item(), 1)
+        63.0
     """
 
     name = "bleu3"

@@ -104,6 +104,12 @@ class ROUGE2(_ROUGE):
 
     Raises:
         UserError: rouge-score is not installed.
+
+    Example:
+        >>> rouge = ROUGE2()
+        >>> rouge.update(["the dogs bark"], [["the dog barked", "birds sing"]])
+        >>> round(rouge.compute().item(), 2)
+        100.0
     """
 
     name = kind = "rouge2"
@@ -117,19 +123,31 @@ class ROUGEL(_ROUGE):
 
     Raises:
         UserError: rouge-score is not installed.
+
+    Example:
+        >>> rouge = ROUGEL()
+        >>> rouge.update(["dogs bark at night"], [["at night a dog barks"]])
+        >>> round(rouge.compute().item(), 2)
+        44.44
     """
 
     name = kind = "rougeL"
 
 
 class ROUGELsum(_ROUGE):
-    """ROUGE-Lsum: as `ROUGEL`, by sentence, a sentence being a line; without line breaks it equals ROUGE-L.
+    r"""ROUGE-Lsum: as `ROUGEL`, by sentence, a sentence being a line; without line breaks it equals ROUGE-L.
 
     Args:
         stem: compare words without their endings (Porter's stemmer), as most papers do.
 
     Raises:
         UserError: rouge-score is not installed.
+
+    Example:
+        >>> rouge = ROUGELsum()
+        >>> rouge.update(["dogs bark\nat night"], [["at night\na dog barks"]])
+        >>> round(rouge.compute().item(), 2)
+        88.89
     """
 
     name = kind = "rougeLsum"
