@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from datasets import Audio, LargeList, List, Value
 
+from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Array
-from lit_seq2seq.features.speech import Normalization, SpecAugment, VectorFeature
+from lit_seq2seq.features.speech import Normalization, VectorFeature
 from lit_seq2seq.runtime.audio import FILES, SAMPLES, log_mel, open_audio, read_audio, samples_of
 from lit_seq2seq.runtime.vectors import FloatArray
 from lit_seq2seq.types import UserError

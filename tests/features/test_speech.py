@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lit_seq2seq.features import Frames, Processor, SpecAugment, Tokenizer
-from lit_seq2seq.features.speech import stretched
+from lit_seq2seq.features.augmentation import stretched
 from lit_seq2seq.runtime.vectors import deltas
 from lit_seq2seq.types import UserError
 

@@ -1,0 +1,102 @@
+"""Changes by chance to sequences of vectors while training: SpecAugment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lit_seq2seq.runtime.vectors import FloatArray
+from lit_seq2seq.types import UserError
+
+
+@dataclass(frozen=True)
+class SpecAugment:
+    """Masks blocks of frames and of channels when training (Park et al. 2019, https://arxiv.org/abs/1904.08779, 2).
+
+    Masked values become the mean of their channel. There is no time warping, which the paper finds to matter least;
+    an utterance as a whole can become slower or faster, its pitch unchanged.
+
+    Args:
+        time_masks: number of masks over time.
+        time_width: greatest number of positions of one, drawn uniformly from 0; positions are counted after stacking.
+        time_share: greatest share of an utterance that one masks, above 0 and up to 1.
+        channel_masks: number of masks over channels.
+        channel_width: greatest number of neighbouring channels of one; all derivatives of a channel go with it.
+        stretch: the duration is multiplied by a factor drawn uniformly from `1 - stretch` to `1 + stretch`, from 0 to
+            below 1; frames are interpolated linearly.
+
+    Raises:
+        UserError: a value is out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> masked = SpecAugment(time_masks=1, time_width=3)(np.arange(20.0, dtype=np.float32).reshape(10, 2), 2)
+        >>> masked.shape
+        (10, 2)
+    """
+
+    time_masks: int = 2
+    time_width: int = 20
+    time_share: float = 0.2
+    channel_masks: int = 2
+    channel_width: int = 8
+    stretch: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("time_masks", "time_width", "channel_masks", "channel_width"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} of spec_augment must be at least 0, but is {getattr(self, name)}")
+        if not 0 < self.time_share <= 1:
+            raise UserError(f"time_share of spec_augment must be above 0 and up to 1, but is {self.time_share}")
+        if not 0 <= self.stretch < 1:
+            raise UserError(f"stretch of spec_augment must be at least 0 and below 1, but is {self.stretch}")
+
+    def __call__(self, array: FloatArray, channels: int) -> FloatArray:
+        """Return a stretched and masked copy.
+
+        Args:
+            array: `(T, F)`, where F is a multiple of `channels`: the same channels, over and over.
+            channels: number of channels.
+        """
+        masked = stretched(array, 1 + self.stretch * (2 * float(torch.rand(())) - 1)) if self.stretch else array.copy()
+        mean = masked.mean(axis=0)
+        longest = min(self.time_width, int(self.time_share * len(masked)))
+        for _ in range(self.time_masks):
+            start, stop = _block(len(masked), longest)
+            masked[start:stop] = mean
+        groups = masked.reshape(len(masked), -1, channels)  # (T, F / channels, channels), a view
+        for _ in range(self.channel_masks):
+            start, stop = _block(channels, min(self.channel_width, channels))
+            groups[:, :, start:stop] = mean.reshape(-1, channels)[:, start:stop]
+        return masked
+
+
+def stretched(array: FloatArray, factor: float) -> FloatArray:
+    """Make a sequence longer or shorter by linear interpolation between its frames.
+
+    Args:
+        array: `(T, F)`.
+        factor: of the duration, above 0.
+
+    Returns:
+        A new array `(max(1, round(factor * T)), F)` that begins and ends as the given one.
+
+    Example:
+        >>> import numpy as np
+        >>> stretched(np.array([[0.0], [2.0], [4.0]], dtype=np.float32), 5 / 3)[:, 0].tolist()
+        [0.0, 1.0, 2.0, 3.0, 4.0]
+    """
+    places = np.linspace(0, len(array) - 1, max(1, round(factor * len(array))))
+    before = places.astype(np.int64)
+    after = np.minimum(before + 1, len(array) - 1)
+    share = (places - before).astype(np.float32)[:, None]
+    return (1 - share) * array[before] + share * array[after]
+
+
+def _block(size: int, longest: int) -> tuple[int, int]:
+    """Draw a block of up to `longest` places among `size`."""
+    width = int(torch.randint(longest + 1, ()))
+    start = int(torch.randint(size - width + 1, ()))
+    return start, start + width
