@@ -22,7 +22,7 @@ from lit_seq2seq.hub import SHORTLIST
 
 PEERS = ROOT / "build" / "peers"
 PROGRAMS = Path(__file__).parent / "peers"
-STEPS = {"w1": 15, "w1-feeding": 8, "w3": 15, "gnmt": 2}
+STEPS = {"w1": 15, "w1-feeding": 15, "w3": 15, "gnmt": 2}
 TASKS = {"w3": "g2p"}
 DTYPES = {"bf16-true": "bf16", "bf16-mixed": "bf16", "32-true": "fp32"}
 """Precisions of training, as Lightning names them, and what eole calls their type."""

@@ -279,7 +279,12 @@ class LitSeq2Seq(SavedModel):
                 gradients = [p.grad for p in self.parameters() if p.grad is not None]
                 self.log("grad_norm", nn.utils.get_total_norm(gradients), batch_size=1)
             return
-        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if (
+            norm.device.type != "cpu" or not norm <= gradient_clip_val
+        ):  # a pass over all gradients; a GPU would wait here
+            nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
         self.log("grad_norm", norm, batch_size=1)
 
     @property

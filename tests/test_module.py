@@ -1,4 +1,5 @@
 import csv
+import math
 from functools import partial
 from pathlib import Path
 
@@ -191,6 +192,25 @@ def test_gradients_are_clipped_by_their_common_norm(tmp_path):
     trainer.fit(make_model(), datamodule=make_data())
     assert norm.found == pytest.approx(1e-3, rel=1e-3)
     assert float(trainer.callback_metrics["grad_norm"]) > 1e-3
+
+
+@pytest.mark.parametrize(("gradient", "left"), [(0.3, 0.3), (2.0, 0.5), (math.nan, math.nan), (math.inf, math.nan)])
+def test_only_gradients_over_the_limit_change(tmp_path, gradient, left):
+    class One(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            first, *others = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            for grad in (first, *others):
+                grad.zero_()
+            first.view(-1)[0] = gradient
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            self.left = next(p.grad for p in pl_module.parameters() if p.grad is not None).view(-1)[0]
+
+    one = One()
+    trainer = make_trainer(tmp_path, one, gradient_clip_val=0.5, max_steps=1)
+    trainer.fit(make_model(), datamodule=make_data())
+    torch.testing.assert_close(one.left, torch.tensor(left), rtol=1e-4, atol=0, equal_nan=True)
+    torch.testing.assert_close(trainer.callback_metrics["grad_norm"], torch.tensor(gradient), equal_nan=True)
 
 
 def test_the_norm_of_gradients_is_logged_without_clipping(tmp_path):

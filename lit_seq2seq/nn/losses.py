@@ -6,13 +6,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from lit_seq2seq.nn.products import product
 
-BLOCK_SCORES = 1 << 23
+BLOCK_SCORES = 1 << 24
 """Scores held at a time, in the type of the features: enough for a fast matrix product."""
 CHUNK_SCORES = 1 << 19
 """Scores worked on at a time in single precision on a CPU: few enough for the cache of a core."""
+ROW_DIGITS = 5
+"""Leading binary digits of the number of rows that are multiplied on a CPU: a kernel is made for each number, slowly."""
+
+
+def _rounded(rows: int) -> int:
+    """Round up to a number that has so few leading digits before its zeros."""
+    step = 1 << max(0, (rows - 1).bit_length() - ROW_DIGITS)
+    return -(-rows // step) * step
 
 
 def projected_cross_entropy(
@@ -83,7 +93,12 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         with torch.autocast(features.device.type, enabled=False):
             for begin in range(0, max(1, x.shape[0]), block):
                 whole = slice(begin, min(begin + block, x.shape[0]))
-                held = product(x[whole], w.t(), b)  # (block, V) scores, replaced by their gradients
+                count = whole.stop - begin
+                inputs = x[whole]
+                if x.device.type == "cpu":
+                    inputs = F.pad(inputs, (0, 0, 0, _rounded(count) - count))
+                held = product(inputs, w.t(), b)  # (block, V) scores, replaced by their gradients
+                held[count:] = 0
                 for start in range(whole.start, whole.stop, rows):
                     part = slice(start, min(start + rows, whole.stop))
                     here = held[part.start - begin : part.stop - begin]
@@ -113,8 +128,8 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
                     here.copy_(grad)
                 if grad_x is None:
                     continue
-                grad_x[whole] = product(held, w)
-                grad_here = product(held.t(), x[whole])
+                grad_x[whole] = product(held, w)[:count]
+                grad_here = product(held.t(), inputs)
                 grad_w = grad_here if grad_w is None else grad_w.float().add_(grad_here)
         grad_share = None if used is None else (smoothing - 1) * used
         grad_other = None if used is None else (smoothing - 1) * (1 - used)
@@ -124,9 +139,10 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         return loss, nll
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         made = (
-            None if saved is None else (saved * grads[0]).to(dtype)
+            None if saved is None else saved.to(dtype).mul_(grads[0])
             for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         x, w, b, share, other = made

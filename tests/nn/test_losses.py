@@ -33,6 +33,33 @@ def test_loss_and_gradients_equal_cross_entropy(smoothing: float) -> None:
     assert_close(gradients, torch.autograd.grad(3 * expected, values), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 65, 127])
+@pytest.mark.parametrize("block", [1 << 24, 40 * VOCAB], ids=["one block", "blocks of forty"])
+def test_any_number_of_rows_is_padded_without_effect(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "BLOCK_SCORES", block)
+    values, _ = inputs()
+    values[0], targets = torch.randn(rows, SIZE, requires_grad=True), torch.randint(VOCAB, (rows,))
+    loss, nll = projected_cross_entropy(*values, targets, 0.1)
+    expected = F.cross_entropy(F.linear(*values), targets, reduction="sum", label_smoothing=0.1)
+    assert_close(loss, expected)
+    gradients = torch.autograd.grad(loss / rows, values)
+    assert_close(gradients, torch.autograd.grad(expected / rows, values), rtol=1e-4, atol=1e-5)
+
+
+def test_few_numbers_of_rows_are_multiplied() -> None:
+    rounded = [losses._rounded(rows) for rows in range(1, 4097)]
+    assert all(rows <= made < rows * 17 / 16 for rows, made in enumerate(rounded, 1))
+    assert len(set(rounded)) < 32 + 16 * 8
+
+
+def test_gradients_are_scaled_in_place_and_so_given_once() -> None:
+    values, targets = inputs()
+    loss, _ = projected_cross_entropy(*values, targets)
+    torch.autograd.grad(2 * loss, values, retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, values)
+
+
 @pytest.mark.usefixtures("_chunked")
 def test_nothing_is_kept_without_gradients() -> None:
     values, targets = inputs()
