@@ -94,7 +94,7 @@ def main() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "lit_seq2seq.cli", "serve", "--model", options.model, "--port", str(port)]
+    command = [sys.executable, "-m", "lit_seq2seq", "serve", "--model", options.model, "--port", str(port)]
     command += ["--stream", "false", *options.serve]
     server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 

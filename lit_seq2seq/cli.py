@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,8 @@ class Seq2SeqCLI(LightningCLI):
         config = self._get(self.config_init, "trainer", default={})
         root = config.get("default_root_dir") or "runs"
         if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
-            version, step = (run_of(self.resumed, root), self.step) if self.resumed else (None, None)
-            log = MetricsLog(root, version, step)
+            number, step = (run_of(self.resumed, root), self.step) if self.resumed else (None, None)
+            log = MetricsLog(root, number, step)
             events = TensorBoardLogger(root, name=None, version=log.version, purge_step=step, flush_secs=10)
             kwargs.setdefault("logger", [log, events])
         self.trainer_defaults["callbacks"] = [FailureReport()]
@@ -167,10 +168,13 @@ class Seq2SeqCLI(LightningCLI):
             self.trainer_defaults["callbacks"] += [RichModelSummary(max_depth=3)]
         if config.get("enable_progress_bar") is False:
             self._parser(self.subcommand).callback_keys.remove("progress")
+        named = config.get("callbacks") or []
+        named = named if isinstance(named, list) else [named]
+        kwargs.setdefault("callbacks", [*named])  # Lightning adds to the list that it gets
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         if not precision_fits(trainer):
             rank_zero_info(f"This device has no kernels for {trainer.precision}: computing in 32-true.")
-            trainer = super().instantiate_trainer(**kwargs, precision="32-true")
+            trainer = super().instantiate_trainer(**{**kwargs, "callbacks": [*named], "precision": "32-true"})
         return trainer
 
     def _parse_ckpt_path(self) -> None:
@@ -220,6 +224,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"lit_seq2seq {version('lit_seq2seq')}")
         return 0
     return guarded(partial(_run, *arguments))
 
@@ -275,9 +282,7 @@ def _quieten() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
+        lambda record: (
+            not any(hint in record.getMessage() for hint in ("Tip:", "already configured with model summary"))
+        )
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

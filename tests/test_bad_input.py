@@ -398,7 +398,7 @@ def test_a_lost_model_is_not_saved(fit, fail: Fail, tmp_path: Path) -> None:
 def test_interrupt_saves_and_says_how_to_go_on(fit, tmp_path: Path, record_property) -> None:
     arguments = [*fit, "--trainer.max_epochs=100000", "--model.lr_scheduler=null", "--samples.count=1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "lit_seq2seq.cli", *map(str, arguments)],
+        [sys.executable, "-m", "lit_seq2seq", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -15,7 +15,7 @@ from lit_seq2seq import LitSeq2Seq, load_recipe, pipeline
 from lit_seq2seq.cli import COMMANDS, main
 from lit_seq2seq.hub import load_checkpoint, tensors_of
 from lit_seq2seq.types import UserError
-from tests.tiny import Trained, make_data, make_model, make_trainer, pairs, rows
+from tests.tiny import Trained, make_data, make_model, make_trainer, pairs, rows, write_csv
 
 Stdin = Callable[[str | bytes], None]
 
@@ -210,7 +210,7 @@ def test_unknown_names_are_answered_with_the_nearest(capsys, arguments: list[str
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "lit_seq2seq.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "lit_seq2seq", *map(str, arguments)]
 
 
 def test_a_pipe_in_any_locale_that_is_closed_early(trained: Trained, tmp_path: Path) -> None:
@@ -235,13 +235,21 @@ def test_a_pipe_in_any_locale_that_is_closed_early(trained: Trained, tmp_path: P
 
 def test_the_command_is_installed() -> None:
     assert shutil.which("lit-seq2seq", path=str(Path(sys.executable).parent))
+    out = subprocess.run([sys.executable, "-m", "lit_seq2seq", "--version"], check=True, capture_output=True, text=True)
+    assert re.fullmatch(r"lit_seq2seq \d+\.\d+\.\d+\n", out.stdout)
 
 
-def test_a_cpu_without_bfloat16_computes_in_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["builtin.yaml", "your_files.yaml"], ids=["no callbacks", "callbacks"])
+def test_a_cpu_without_bfloat16_computes_in_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("lit_seq2seq.precision.computes_in", lambda dtype, device: dtype == torch.float32)
+    write_csv(tmp_path / "pairs.csv", pairs(10))
     options = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
-    recipe = load_recipe("recipes/translation/builtin.yaml", options)
+    if name == "your_files.yaml":
+        options.append(f"--data.dataset={tmp_path / 'pairs.csv'}")
+    recipe = load_recipe(f"recipes/translation/{name}", options)
     assert recipe.trainer.precision == "32-true"
+    classes = [type(callback) for callback in recipe.trainer.callbacks]
+    assert len(classes) == len(set(classes))
     trainer = make_trainer(tmp_path, precision="bf16-mixed", max_epochs=1)
     with pytest.raises(UserError, match="no kernels for precision bf16-mixed: use Trainer"):
         trainer.fit(make_model(), datamodule=make_data(rows(20)))

@@ -22,8 +22,8 @@ LAYERS = [
     "pipelines",
     "commands pictures serve",
     "page",
-    "cli __main__",
-    "recipe",
+    "cli",
+    "recipe __main__",
     "__init__",
 ]
 """Units of the package, lowest layer first: each may import what stands above it in this list, not its neighbours."""

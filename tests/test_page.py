@@ -110,7 +110,7 @@ def test_the_commands_of_its_document_run(trained: Trained, tmp_path: Path) -> N
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     names: dict[str, Any] = {}
-    call = [sys.executable, "-m", "lit_seq2seq.cli", *shlex.split(command)[1:], "--port", port]
+    call = [sys.executable, "-m", "lit_seq2seq", *shlex.split(command)[1:], "--port", port]
     with subprocess.Popen(call, cwd=tmp_path) as process:
         try:
             wait(f"http://127.0.0.1:{port}")

@@ -199,7 +199,7 @@ def test_a_node_that_fails_ends_all(recipe, tmp_path):
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
 @pytest.mark.parametrize("what", ["error", "bug"])
 def test_a_process_of_one_machine_that_fails_says_so(recipe, tmp_path, strategy, what):
-    command = [sys.executable, "-m", "lit_seq2seq.cli", "fit", "--config", recipe, "--trainer.devices=2"]
+    command = [sys.executable, "-m", "lit_seq2seq", "fit", "--config", recipe, "--trainer.devices=2"]
     done = subprocess.run(
         [*command, f"--trainer.strategy={strategy}", watch(tmp_path, what)],
         capture_output=True,

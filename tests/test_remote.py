@@ -213,7 +213,7 @@ def test_the_commands_work_over_the_environment(trained: Trained, tmp_path: Path
     def run(*command: str, **more: str) -> str:
         environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": ALICE, **more}
         done = subprocess.run(
-            [sys.executable, "-m", "lit_seq2seq.cli", *command],
+            [sys.executable, "-m", "lit_seq2seq", *command],
             env=environment,
             capture_output=True,
             text=True,

@@ -215,7 +215,7 @@ def free_port() -> int:
 
 
 def start(folder: Path, port: int, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lit_seq2seq.cli", "serve", "--model", str(folder), "--port", str(port), *options]
+    command = [sys.executable, "-m", "lit_seq2seq", "serve", "--model", str(folder), "--port", str(port), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
