@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lit_seq2seq.metrics import SlotErrorRate
-from lit_seq2seq.metrics.slots import Sayings
+from lit_seq2seq.runtime.slots import Sayings, Slots
 from lit_seq2seq.types import Hypothesis
 
 
@@ -55,9 +54,8 @@ class SlotCoverage(Reranker):
         self, weight: float = 100.0, slots: Sequence[str] | None = None, values: dict[str, Sayings] | None = None
     ) -> None:
         self.weight = weight
-        self.rate = SlotErrorRate(slots, values)
+        self.slots = Slots(slots, values)
 
     def judge(self, text: str, source: Any) -> float:
         """Weigh the wrong slots of a text."""
-        missing, added, _ = self.rate.compare(text, source)
-        return -float(self.weight) * (missing + added)
+        return -float(self.weight) * self.slots.errors(text, source)

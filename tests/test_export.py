@@ -13,12 +13,13 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 
 from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
-from lit_seq2seq.export import export_model, write_graphs
+from lit_seq2seq.export import export_model, left_out, write_graphs
 from lit_seq2seq.export.report import greatest_error, named, random_source, same_outputs
-from lit_seq2seq.features import Image, MultiSource, Processor, Tokenizer, Waveform
+from lit_seq2seq.features import Image, MultiSource, Processor, Records, Tokenizer, Waveform
 from lit_seq2seq.nn import (
     CTC,
     AdditiveAttention,
@@ -36,6 +37,7 @@ from lit_seq2seq.nn import (
     VisionBackbone,
 )
 from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.reranking import Reranker, SlotCoverage
 from lit_seq2seq.runtime.errors import UserError
 from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.runtime.network import FORMAT, Network
@@ -63,6 +65,9 @@ from tests.test_recipes import named as named_recipe
 from tests.tiny import make_data, make_model, pairs
 
 VECTORS = Padded(torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([9, 4, 7]))
+
+
+FOODS = ["Thai", "French", "Lao", "Greek"]
 
 
 def built(encoder: object, size: int, decoder: str = "feeding location", **options: object) -> EncoderDecoder:
@@ -208,6 +213,59 @@ def test_copied_symbols_are_the_same(tmp_path: Path) -> None:
     assert any(word in row[0].text for row in found for word in ("Anna", "Berta", "Cäsar", "Dora"))
 
 
+def of_records(**options: Any) -> LitSeq2Seq:
+    """Beams of this model hold any word, as it has learned nothing."""
+    records = Dataset.from_dict({"source": [f"food[{food}]" for food in FOODS], "target": FOODS})
+    data = make_data(DatasetDict(train=records), source_tokenizer=None, source_feature=Records(), validation_size=0)
+    made = make_model(generation=GenerationConfig(num_beams=4, max_new_tokens=3), **options)
+    made.attach(data.processor)
+    disturb(made.net)
+    return made.eval()
+
+
+def test_outputs_are_reranked_as_by_the_model(tmp_path: Path) -> None:
+    values = {"food": FOODS, "kids": {"yes": ["Lao Greek"]}}
+    made = of_records(reranker=partial(SlotCoverage, values=values))
+    export_model(made, tmp_path, ["fp32"])
+    inputs = [f"food[{food}]" for food in FOODS] + [{"food": ["Thai", "Lao"], "kids": "yes"}]
+    runner = Model(tmp_path)
+    for weight, options in ((100, {}), (100, {"num_return_sequences": 3}), (0.3, {}), (100, {"num_beams": 1})):
+        made.reranker.weight = runner.settings["reranker"]["weight"] = weight
+        expected = list(Predictor(made).stream(inputs, replace(made.generation, **options)))
+        found = runner(inputs, **options)
+        assert [[one.text for one in row] for row in found] == [[one.text for one in row] for row in expected]
+        for row, other in zip(found, expected, strict=True):
+            assert [one.score for one in row] == pytest.approx([one.score for one in other], abs=1e-4)
+    made.reranker = None
+    assert [row[0].text for row in Predictor(made).stream(inputs)] != [row[0].text for row in Model(tmp_path)(inputs)]
+
+
+class Shortest(Reranker):
+    """Orders texts by their length."""
+
+    def judge(self, text: str, source: Any) -> float:
+        return -len(text)
+
+
+def test_what_the_runtime_leaves_out_is_named() -> None:
+    assert left_out(make_model(reranker=Shortest)).startswith(
+        "The runtime does not know Shortest and leaves outputs in"
+    )
+    assert left_out(make_model()) == left_out(make_model(reranker=SlotCoverage)) == ""
+
+
+@pytest.mark.slow
+def test_the_command_and_the_folder_say_what_the_runtime_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = of_records(reranker=Shortest)
+    made.save_pretrained(tmp_path / "model")
+    command = ["export", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "onnx")]
+    assert main([*command, "--variants", "[fp32]", "--trust", "tests"]) == 0
+    assert f"\nnote: {left_out(made)}\n" in capsys.readouterr().out
+    assert left_out(made) in (tmp_path / "onnx" / "README.md").read_text()
+
+
 def test_variants_are_smaller_and_near(model: LitSeq2Seq, folder: Path) -> None:
     sizes = {name: (folder / f"decoder.{name}.onnx").stat().st_size for name in ("fp32", "fp16")}
     assert sizes["fp16"] < 0.9 * sizes["fp32"]
@@ -320,7 +378,7 @@ def test_mistakes_are_explained(model: LitSeq2Seq, folder: Path, tmp_path: Path)
     older.mkdir()
     (older / "export.json").write_text('{"format": 1}')
     with pytest.raises(
-        UserError, match=r"older was exported in format 1, this version reads 2: export the model again"
+        UserError, match=r"older was exported in format 1, this version reads 3: export the model again"
     ):
         Model(older)
     with pytest.raises(UserError, match="expected a text, but it is of type int"):
@@ -382,7 +440,6 @@ def test_the_model_of_every_recipe_gives_the_same_texts_without_torch(recipe: Pa
 def compare(made: LitSeq2Seq, sources: list[Any], folder: Path) -> None:
     export_model(made, folder, ["fp32"])
     options = {"num_beams": 3, "max_new_tokens": 9, "min_new_tokens": 0, "do_sample": False}
-    made.reranker = None
     config = replace(made.generation, **options)
     expected = [row[0].text for row in Predictor(made).stream(sources, config)]
     assert [row[0].text for row in Model(folder)(sources, **options)] == expected

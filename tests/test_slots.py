@@ -4,6 +4,7 @@ from datasets import Dataset, DatasetDict
 
 from lit_seq2seq.features import Records
 from lit_seq2seq.metrics import BLEU, SlotErrorRate
+from lit_seq2seq.runtime.slots import Slots
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer
 
@@ -70,15 +71,15 @@ PHRASES = {
     ],
 )
 def test_phrases_that_say_values(text, record, expected):
-    assert SlotErrorRate(values=PHRASES).compare(text, record) == expected
+    assert Slots(values=PHRASES).compare(text, record) == expected
 
 
 def test_another_slot_with_the_same_phrase_is_no_addition():
     values = {"price": ["high", "low"], "rating": ["high", "low"]}
-    rate = SlotErrorRate(values=values)
-    assert rate.compare("a high price", "price[high]") == (0, 0, 1)
-    assert rate.compare("low and low", "price[high]") == (1, 1, 1)
-    assert SlotErrorRate(slots=["rating"], values={"price": ["low"]}).compare("low", "rating[high]") == (1, 0, 1)
+    slots = Slots(values=values)
+    assert slots.compare("a high price", "price[high]") == (0, 0, 1)
+    assert slots.compare("low and low", "price[high]") == (1, 1, 1)
+    assert Slots(slots=["rating"], values={"price": ["low"]}).compare("low", "rating[high]") == (1, 0, 1)
 
 
 def test_absent_sources_and_other_texts_are_refused():

@@ -19,10 +19,10 @@ from lit_seq2seq.features import Feature, MultiSource, Processor, Records, Token
 from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn import Encoder, EncoderDecoder
+from lit_seq2seq.reranking import SlotCoverage
 from lit_seq2seq.types import Padded, Sources, UserError
 
 Variant = Literal["fp32", "fp16", "int8"]
-LEFT_OUT = "It orders its outputs anew by their texts, which the runtime does not."
 
 
 def export_model(
@@ -66,7 +66,7 @@ def export_model(
     write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs)
     _write_settings(model, folder, variants)
     found = table(measure(model, folder, variants))
-    text = _README.format(table=found, variant=variants[0], left_out="" if model.reranker is None else LEFT_OUT)
+    text = _README.format(table=found, variant=variants[0], left_out=left_out(model))
     (folder / "README.md").write_text(text, encoding="utf-8")
     return found
 
@@ -131,6 +131,7 @@ def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) ->
         "format": FORMAT,
         "variants": list(variants),
         "generation": {**asdict(model.generation), "shortlist": False},
+        "reranker": _reranker(model),
         "specials": {name: asdict(tokenizer.specials) for name, tokenizer in vocabularies(processor).items()},
         "target_size": len(processor.target),
         "copy": processor.copy,
@@ -141,6 +142,23 @@ def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) ->
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(runtime.__file__).parent, folder / "runtime", dirs_exist_ok=True, ignore=ignored)
+
+
+def _reranker(model: LitSeq2Seq) -> dict[str, object] | None:
+    """Describe the reranker of a model, if it is one that the runtime knows."""
+    known = model.reranker
+    if type(known) is not SlotCoverage:
+        return None
+    slots = known.slots.slots
+    return {"weight": known.weight, "slots": None if slots is None else sorted(slots), "values": known.slots.values}
+
+
+def left_out(model: LitSeq2Seq) -> str:
+    """Say what of a model's search the runtime does not do; nothing if it does all."""
+    if model.reranker is None or _reranker(model) is not None:
+        return ""
+    name = type(model.reranker).__name__
+    return f"The runtime does not know {name} and leaves outputs in their order: they may differ from the model's."
 
 
 def vocabularies(processor: Processor) -> dict[str, Tokenizer]:
@@ -189,6 +207,6 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     model = LitSeq2Seq.from_pretrained(options.model, **loading_of(options))
     print(export_model(model, options.output, options.variants, options.programs))
-    if model.reranker is not None:
-        print(f"note: outputs may differ from those of the model. {LEFT_OUT}")
+    if note := left_out(model):
+        print(f"note: {note}")
     print(f"written to {options.output}: see its README.md")

@@ -1,20 +1,12 @@
-"""What a text says of its record: slot error rate."""
+"""Slot error rate: what texts say of their records."""
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from lit_seq2seq.metrics.base import TextMetric
-from lit_seq2seq.runtime.placeholders import PLACEHOLDER
-from lit_seq2seq.runtime.records import read_record
+from lit_seq2seq.runtime.slots import Sayings, Slots
 from lit_seq2seq.types import UserError
-
-Sayings = list[str] | dict[str, list[str]]
-"""Values of a slot, said as they are written, or each with the phrases that say it."""
-Pair = tuple[str, str]
 
 
 class SlotErrorRate(TextMetric):
@@ -45,48 +37,18 @@ class SlotErrorRate(TextMetric):
 
     def __init__(self, slots: Sequence[str] | None = None, values: dict[str, Sayings] | None = None) -> None:
         super().__init__(3)
-        self.slots = None if slots is None else frozenset(slots)
-        self.values = values or {}
-        self._known = {
-            (slot, value.lower()): tuple(map(_plain, sayings[value] if isinstance(sayings, dict) else [value]))
-            for slot, sayings in self.values.items()
-            for value in sayings
-        }
+        self.slots = Slots(slots, values)
 
     def signature(self) -> str:
         """Return the metric's name, its slots and those whose added values are found."""
-        names = "all" if self.slots is None else "+".join(sorted(self.slots))
-        return f"SlotErrorRate|slots:{names}|added:{'+'.join(sorted(self.values)) or 'none'}|case:lc"
-
-    def compare(self, text: str, source: Any) -> tuple[int, int, int]:
-        """Count what a text misses and adds, and the slots of its record.
-
-        Args:
-            text: an output.
-            source: the record in any form that `read_record` takes; a blank text is a record without slots.
-        """
-        if not source or (isinstance(source, str) and source.isspace()):
-            return 0, 0, 0
-        record = [(part[-2], part[-1].lower()) for part in read_record(source)]
-        phrases: dict[str, set[Pair]] = defaultdict(set)
-        for pair, sayings in {**{pair: (_plain(pair[1]),) for pair in record}, **self._known}.items():
-            for phrase in sayings:
-                phrases[phrase].add(pair)
-        found = {_plain(match[0]) for match in _either(phrases).finditer(text)}
-        said = {pair for phrase in found for pair in phrases[phrase]}
-        others = (phrases[phrase] for phrase in found if phrases[phrase].isdisjoint(record))
-        added = {min(pairs) for pairs in others if any(self._counts(slot) for slot, _ in pairs)}
-        counted = [pair for pair in record if self._counts(pair[0])]
-        left = len(PLACEHOLDER.findall(text))
-        return sum(pair not in said for pair in counted), len(added) + left, len(counted)
+        slots, values = self.slots.slots, self.slots.values
+        names = "all" if slots is None else "+".join(sorted(slots))
+        return f"SlotErrorRate|slots:{names}|added:{'+'.join(sorted(values)) or 'none'}|case:lc"
 
     def _count_all(
         self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str]
     ) -> list[list[int]]:
-        return [list(self.compare(*pair)) for pair in zip(hypotheses, sources, strict=True)]
-
-    def _counts(self, slot: str) -> bool:
-        return self.slots is None or slot in self.slots
+        return [list(self.slots.compare(*pair)) for pair in zip(hypotheses, sources, strict=True)]
 
     def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:
         raise UserError("SlotErrorRate expects sources, but got none: give them as sources")
@@ -94,14 +56,3 @@ class SlotErrorRate(TextMetric):
     def _score(self, counts: list[int]) -> float:
         missing, added, slots = counts
         return 100.0 * (missing + added) / max(slots, 1)
-
-
-def _plain(phrase: str) -> str:
-    return re.sub(r"[\s-]+", " ", phrase.lower())
-
-
-def _either(phrases: Iterable[str]) -> re.Pattern[str]:
-    """Match any of the phrases as whole words, the longest first."""
-    longest = sorted(filter(None, phrases), key=len, reverse=True)
-    words = (re.escape(phrase).replace(r"\ ", r"[\s-]+") for phrase in longest)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(words) or '(?!)'})(?!\w)", re.IGNORECASE)

@@ -16,6 +16,7 @@ from .errors import UserError
 from .inputs import load_reader
 from .network import Decodable, Ensemble, Network
 from .readers import Array, Text
+from .slots import Slots
 
 _VOCABULARY = ("processor.json", "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json")
 
@@ -63,6 +64,8 @@ class Model:
         if self.settings["copy"]:
             assert isinstance(self.reader, Text)
             self.copy_map = CopyMap(self.reader.vocabulary, self.target)
+        reranker = self.settings["reranker"]
+        self.slots = None if reranker is None else Slots(reranker["slots"], reranker["values"])
 
     def __call__(self, inputs: Sequence[Any], batch_size: int = 32, **options: Any) -> list[list[Output]]:
         """Generate.
@@ -102,11 +105,23 @@ class Model:
             source["copy_ids"] = np.full(source["source"].shape, self.network.specials.pad, np.int64)
             for row, ids in zip(source["copy_ids"], found, strict=True):
                 row[: len(ids)] = ids
-        hypotheses = self.network.generate(source, config, random)
-        return [
+        slots = self.slots if config.num_beams > 1 else None
+        wanted = config if slots is None else dataclasses.replace(config, num_return_sequences=config.num_beams)
+        hypotheses = self.network.generate(source, wanted, random)
+        written = [
             [Output(self.reader.restore(self.target.decode(one.tokens, own), text), one.score) for one in row]
             for row, own, text in zip(hypotheses, extra, raw, strict=True)
         ]
+        if slots is None:
+            return written
+        ranked = [self._ranked(row, slots, text) for row, text in zip(written, raw, strict=True)]
+        return [row[: config.num_return_sequences] for row in ranked]
+
+    def _ranked(self, outputs: list[Output], slots: Slots, raw: Any) -> list[Output]:
+        """Order the outputs of a record as `lit_seq2seq.reranking.SlotCoverage` does."""
+        weight = self.settings["reranker"]["weight"]
+        judged = [one._replace(score=one.score - weight * slots.errors(one.text, raw)) for one in outputs]
+        return sorted(judged, key=lambda one: -one.score)
 
     def _config(self, options: dict[str, Any]) -> GenerationConfig:
         known = [field.name for field in dataclasses.fields(GenerationConfig)]

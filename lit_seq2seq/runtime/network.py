@@ -19,7 +19,7 @@ from .readers import Named
 from .search import search
 from .text import SpecialIds
 
-SETTINGS, FORMAT = "export.json", 2
+SETTINGS, FORMAT = "export.json", 3
 _LEAST = 1e-30  # probability of copying that counts as none
 
 

@@ -192,7 +192,7 @@ def test_what_the_model_lacks_is_explained() -> None:
 
 
 def test_the_runtime_imports_neither_torch_nor_datasets() -> None:
-    modules = ["config", "copying", "records", "search", "network", "text", "vectors", "audio", "images"]
+    modules = ["config", "copying", "records", "search", "slots", "network", "text", "vectors", "audio", "images"]
     code = f"import sys\nfrom lit_seq2seq.runtime import {', '.join(modules)}\n"
     code += "print([name for name in ('torch', 'datasets', 'lightning', 'transformers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
