@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import socket
 import sys
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ from lit_seq2seq.memory import lacks_memory
 from lit_seq2seq.types import UserError
 
 _REPORTED = "(reported above, with the number of the process)"
+_MORE_TIME = "for more time give --trainer.strategy=DDPStrategy --trainer.strategy.timeout=1:00:00"
 _LONGEST = 1200
 
 
@@ -52,7 +55,9 @@ def explain(error: BaseException) -> str | None:
         return message if kind.endswith(".UserError") else None
     if isinstance(error, ProcessExitedException):
         return text
-    return "another process has ended: the reason is in its own output" if _lost_another(error) else None
+    if _lost_another(error):
+        return "another process has ended: the reason is in its own output"
+    return _missed_another(error)
 
 
 def _last_line(error: ProcessException) -> str:
@@ -69,6 +74,39 @@ def _lost_another(error: BaseException) -> bool:
     """Whether communication ended because another process did; gloo and NCCL say so in words only."""
     signs = ("connection closed by peer", "connection reset by peer", "remote process exited")
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+
+
+def _missed_another(error: BaseException) -> str | None:
+    """Say why processes did not come together, or which wait was too long; torch says so in words only."""
+    text = str(error)
+    if not isinstance(error, RuntimeError):
+        return None
+    if "EADDRINUSE" in text and (port := re.search(r"port: (\d+)", text)):
+        return f"port {port[1]} is taken: set another MASTER_PORT (torchrun's --master-port), the same on all machines"
+    if place := re.search(r"timed out after (\d+)ms while trying to connect to \((.*), (\d+)\)", text):
+        return _no_answer(int(place[1]), place[2], int(place[3]))
+    if joined := re.search(r"Timed out after (\d+) seconds waiting for clients. (\d+)/(\d+) clients joined", text):
+        who, seconds = f"{joined[2]} of {joined[3]} processes came", int(joined[1])
+    elif waited := re.search(r"wait timeout after (\d+)ms|Timed out waiting (\d+)ms for \w+ operation", text):
+        who, seconds = "another process did not answer", int(waited[1] or waited[2]) // 1000
+    else:
+        return None
+    return (
+        f"{who} within {seconds} s: see the output of the others; all machines need the same command, with the same "
+        f"trainer.num_nodes and trainer.devices; {_MORE_TIME}"
+    )
+
+
+def _no_answer(milliseconds: int, host: str, port: int) -> str:
+    """Say that the first machine was not reached, and whether it is its name that leads nowhere."""
+    try:
+        socket.getaddrinfo(host, port)
+    except socket.gaierror:
+        return f"this machine knows no {host!r}: set MASTER_ADDR (torchrun's --master-addr) to the first machine"
+    return (
+        f"no answer from {host}, port {port}, within {milliseconds // 1000} s: start the first machine too, check "
+        f"MASTER_ADDR, MASTER_PORT and firewalls; {_MORE_TIME}"
+    )
 
 
 class FailureReport(Callback):

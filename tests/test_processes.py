@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from unittest import mock
@@ -39,6 +40,8 @@ class Rows(Callback):
         if trainer.global_step == self.at and trainer.global_rank == trainer.world_size - 1:
             if self.what == "signal":
                 os.kill(os.getpid(), signal.SIGTERM)
+            elif self.what == "hang":
+                time.sleep(60)
             elif self.what == "error":
                 raise UserError("this process has had enough")
             elif self.what == "bug":
@@ -52,15 +55,17 @@ def command(name: str) -> str:
     return found[1].replace("\\\n", " ")
 
 
-def two_nodes(recipe: Path, *more: str, name: str = "fit") -> list[tuple[int, str]]:
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def two_nodes(recipe: Path, *more: str, name: str = "fit", line: str = "", missing: int = 0) -> list[tuple[int, str]]:
     """Run the command of the page, or another one, on two nodes of one process; return status and output of each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    line = command("on each node").replace("recipes/translation/multi30k_en_de.yaml", str(recipe))
+    line = (line or command("on each node")).replace("recipes/translation/multi30k_en_de.yaml", str(recipe))
     line = line.replace(" fit ", f" {name} ")
     line = line.replace("torchrun", f"{sys.executable} -m torch.distributed.run").replace("node0.example", "127.0.0.1")
-    line = line.replace("29500", str(port)).replace("--nproc-per-node=8", "--nproc-per-node=1")
+    line = line.replace("29500", str(free_port())).replace("--nproc-per-node=8", "--nproc-per-node=1")
     arguments = [part.replace("devices=8", "devices=1") for part in line.split()]
     root = PAGE.parent.parent
     started = [
@@ -72,7 +77,7 @@ def two_nodes(recipe: Path, *more: str, name: str = "fit") -> list[tuple[int, st
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
             cwd=root,
         )
-        for node in range(2)
+        for node in range(2 - missing)
     ]
     outputs = [process.communicate(timeout=300)[0] for process in started]
     return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
@@ -193,6 +198,22 @@ def test_a_node_that_fails_ends_all(recipe, tmp_path):
     assert "error: process 0 of 2: another process has ended: the reason is in its own output\n" in waits
     assert "[rank0]: " not in waits  # how torch begins the lines of a traceback
     assert "[rank1]: " not in fails
+
+
+@pytest.mark.slow
+def test_torchrun_ends_in_time(recipe):
+    line = command("on each node, with limits").replace("timeout=120", "timeout=5")
+    [(status, output)] = two_nodes(recipe, line=line, missing=1)
+    assert status == 1
+    assert output.strip().endswith("1/2 clients joined.")
+
+
+@pytest.mark.slow
+def test_a_node_that_hangs_ends_all(recipe, tmp_path):
+    line = command("on each node, with limits").replace("timeout=0:10:00", "timeout=0:00:20")
+    (waits, said), (hangs, _) = two_nodes(recipe, watch(tmp_path, "hang"), line=line)
+    assert waits == hangs == 1
+    assert "error: process 0 of 2: another process did not answer within 20 s: see the output of the others" in said
 
 
 @pytest.mark.slow
