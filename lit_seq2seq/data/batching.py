@@ -152,7 +152,7 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     def _left(self) -> list[Ints]:
         """Return what is left of the epoch that an interrupted run goes on with."""
-        before = self._among(self.start.world_size)
+        before = self._among(self.start.world_size if self.start.batches else self.world_size)
         before.epoch = self.start.epoch
         left = before._batches()[self.start.batches * self.start.world_size :]
         rows = sum(map(len, left))

@@ -184,18 +184,29 @@ def epochs(source, target, world_size, number, start=None, **options):
     return [list(sampler) for sampler in ranks]
 
 
-def test_a_resumed_epoch_goes_on_with_the_next_batch():
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_resumed_epoch_goes_on_with_the_next_batch(number):
     source, target = lengths(300)
     for world_size in (1, 2):
-        whole = epochs(source, target, world_size, 3, batch_size=7)
-        start = Position(3, 5, world_size)
-        left = epochs(source, target, world_size, 3, start, batch_size=7)
+        whole = epochs(source, target, world_size, number, batch_size=7)
+        start = Position(number, 5, world_size)
+        left = epochs(source, target, world_size, number, start, batch_size=7)
         assert left == [batches[5:] for batches in whole]
         seeds = [[batch.seed for batch in batches] for batches in left]
         assert seeds == [[batch.seed for batch in batches[5:]] for batches in whole]
         assert len({seed for row in seeds for seed in row}) == sum(map(len, left))
-        after = epochs(source, target, world_size, 4, start, batch_size=7)
-        assert after == epochs(source, target, world_size, 4, batch_size=7)
+        after = epochs(source, target, world_size, number + 1, start, batch_size=7)
+        assert after == epochs(source, target, world_size, number + 1, batch_size=7)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_processes_get_batches_of_similar_size(number):
+    """A step takes as long as its largest batch."""
+    source, target = lengths(3000)
+    for world_size in (2, 8):
+        shares = epochs(source, target, world_size, number, max_tokens=600)
+        sizes = np.array([[source[batch].max() * len(batch) for batch in batches] for batches in shares])
+        assert sizes.max(0).sum() < 1.15 * sizes.mean(0).sum()
 
 
 @settings(max_examples=200, deadline=None)
@@ -205,13 +216,16 @@ def test_a_resumed_epoch_goes_on_with_the_next_batch():
     now=st.integers(1, 4),
     batch_size=st.integers(1, 9),
     taken=st.integers(0, 60),
+    number=st.integers(0, 2),
 )
-def test_another_number_of_processes_goes_on_without_a_row_lost_or_repeated(pairs, before, now, batch_size, taken):
+def test_another_number_of_processes_goes_on_without_a_row_lost_or_repeated(
+    pairs, before, now, batch_size, taken, number
+):
     source, target = np.array(pairs, dtype=np.int32).T
-    whole = epochs(source, target, before, 2, batch_size=batch_size)
+    whole = epochs(source, target, before, number, batch_size=batch_size)
     taken = min(taken, len(whole[0]))
     used = [row for batches in whole for batch in batches[:taken] for row in batch]
-    left = epochs(source, target, now, 2, Position(2, taken, before), batch_size=batch_size)
+    left = epochs(source, target, now, number, Position(number, taken, before), batch_size=batch_size)
     assert len({len(batches) for batches in left}) == 1
     assert all(batch for batches in left for batch in batches)
     rest = [row for batches in left for batch in batches for row in batch]
