@@ -24,6 +24,10 @@ class Results(NamedTuple):
         key: of the text.
         listed: whether a single input gives a list.
         each_listed: whether each of several inputs gives a list.
+
+    Example:
+        >>> RESULTS["translation"]
+        Results(key='translation_text', listed=True, each_listed=False)
     """
 
     key: str
@@ -122,6 +126,22 @@ def load_model(model: Name | LitSeq2Seq | Sequence[Name | LitSeq2Seq], **options
 
     Raises:
         UserError: no such model, or models of different vocabularies.
+
+    Example:
+        >>> from functools import partial
+        >>> from lit_seq2seq.features import Processor, Tokenizer
+        >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
+        >>> tokenizer = Tokenizer(model="char")
+        >>> tokenizer.train(["abc"])
+        >>> small = dict(embedding_dim=4, hidden_size=6)
+        >>> model = LitSeq2Seq(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
+        >>> model.attach(Processor(tokenizer, tokenizer))
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     together = load_model([folder, model])
+        >>> type(together.net).__name__
+        'Ensemble'
     """
     if isinstance(model, LitSeq2Seq):
         return model
@@ -153,6 +173,19 @@ def pipeline(
 
     Raises:
         UserError: no such task or model.
+
+    Example:
+        >>> from functools import partial
+        >>> from lit_seq2seq.features import Processor, Tokenizer
+        >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
+        >>> tokenizer = Tokenizer(model="char")
+        >>> tokenizer.train(["abc"])
+        >>> small = dict(embedding_dim=4, hidden_size=6)
+        >>> model = LitSeq2Seq(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
+        >>> model.attach(Processor(tokenizer, tokenizer))
+        >>> translate = pipeline("translation", model)
+        >>> [list(result) for result in translate(["ab", "cab"], max_new_tokens=5)]
+        [['translation_text'], ['translation_text']]
     """
     _results(task)
     loaded = load_model(model, **options)

@@ -23,6 +23,14 @@ class Value:
 
     Subclasses are frozen dataclasses whose fields are tensors, other `Value`s, tuples or mappings of these, or `None`;
     anything else is carried along untouched.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Pair(Value):
+        ...     first: Tensor
+        ...     second: Tensor
+        >>> Pair(torch.tensor([1, 2]), torch.tensor([3, 4])).select(torch.tensor([1]))
+        Pair(first=tensor([2]), second=tensor([4]))
     """
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
@@ -261,6 +269,12 @@ class Batch(Value):
         rows: `(B,)` index of each example in its split, so that predictions can be put back in order.
         references: per example the tuple of reference texts, for metrics; empty when predicting.
         texts: per example the source for display, a text or a few words about it; empty when training.
+
+    Example:
+        >>> source = Padded(torch.tensor([[4, 5], [6, 0]]), torch.tensor([2, 1]))
+        >>> batch = Batch(source, target=None, rows=torch.tensor([8, 9]))
+        >>> len(batch), batch.select(torch.tensor([1])).rows
+        (2, tensor([9]))
     """
 
     source: Source
@@ -280,6 +294,10 @@ class CellState(Value):
     Attributes:
         h: `(N, L, H)` hidden vectors.
         c: `(N, L, H)` LSTM cell vectors; `None` for cells without them.
+
+    Example:
+        >>> CellState(torch.zeros(2, 1, 4)).repeat(3).h.shape
+        torch.Size([6, 1, 4])
     """
 
     h: Tensor
@@ -296,6 +314,12 @@ class Encoded(Value):
         copies: what can be copied from the source; `None` where nothing can.
         candidates: `(B, C)` the target ids among which a search with a shortlist chooses: padding, unknown, BOS and EOS
             first; `None` without one.
+
+    Example:
+        >>> memory = Padded(torch.zeros(2, 5, 4), torch.tensor([5, 3]))
+        >>> encoded = Encoded(memory, CellState(torch.zeros(2, 1, 4)))
+        >>> encoded.select(torch.tensor([1])).memory.lengths
+        tensor([3])
     """
 
     memory: Padded
@@ -316,6 +340,12 @@ class Hypothesis:
         attention: `(T or T + 1, S)` attention weights beside `token_scores`; `None` for models without attention.
         text: what the tokens say, for people; search leaves it empty.
         regions: of several sources how many of the attended positions each has, in their order.
+
+    Example:
+        >>> scores = torch.tensor([-0.2, -0.3, -0.4])  # of two tokens and EOS
+        >>> one = Hypothesis(torch.tensor([7, 4]), score=-0.3, log_prob=-0.9, token_scores=scores)
+        >>> len(one.tokens), len(one.token_scores)
+        (2, 3)
     """
 
     tokens: Tensor
@@ -328,21 +358,42 @@ class Hypothesis:
 
 
 class PredictedText(TypedDict):
-    """One hypothesis of a prediction, as text."""
+    """One hypothesis of a prediction, as text.
+
+    Example:
+        >>> PredictedText(text="one two", score=-0.3)["text"]
+        'one two'
+    """
 
     text: str
     score: float
 
 
 class Prediction(TypedDict):
-    """What `predict_step` returns per example: its row in the dataset, and its hypotheses, best first."""
+    """What `predict_step` returns per example: its row in the dataset, and its hypotheses, best first.
+
+    Example:
+        >>> prediction = Prediction(row=0, hypotheses=[PredictedText(text="one two", score=-0.3)])
+        >>> prediction["hypotheses"][0]["text"]
+        'one two'
+    """
 
     row: int
     hypotheses: list[PredictedText]
 
 
 class SearchState(Protocol):
-    """What search asks of a decoding state: to be reordered, nothing more."""
+    """What search asks of a decoding state: to be reordered, nothing more.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Previous(Value):
+        ...     tokens: Tensor
+        ...     def select(self, index):
+        ...         return super().select(index.flatten())
+        >>> Previous(torch.tensor([7, 8])).select(torch.tensor([[1, 0]])).tokens
+        tensor([8, 7])
+    """
 
     def select(self, index: Tensor) -> Self:
         """Return the state whose hypotheses are `index`.
@@ -366,6 +417,11 @@ class StepOutput(Generic[S]):
         state: the state after the step.
         attention: `(N, S)` weights over source positions, or `None`.
         fresh: whether nobody else holds `log_probs`, so that search may overwrite them.
+
+    Example:
+        >>> output = StepOutput(torch.tensor([[0.25, 0.75]]).log(), CellState(torch.zeros(1, 1, 4)))
+        >>> output.log_probs.argmax(dim=-1)
+        tensor([1])
     """
 
     log_probs: Tensor
@@ -375,7 +431,15 @@ class StepOutput(Generic[S]):
 
 
 class StepFunction(Protocol[S]):
-    """`step(tokens (N,), state) -> StepOutput`: all that search knows of a model."""
+    """`step(tokens (N,), state) -> StepOutput`: all that search knows of a model.
+
+    Example:
+        >>> table = torch.eye(4).roll(1, dims=1).log()  # each token is followed by the next
+        >>> def step(tokens, state):
+        ...     return StepOutput(table[tokens], state)
+        >>> step(torch.tensor([2]), CellState(torch.zeros(1, 1, 4))).log_probs.argmax(dim=-1)
+        tensor([3])
+    """
 
     def __call__(self, tokens: Tensor, state: S) -> StepOutput[S]:
         """Advance every hypothesis by the token `tokens (N,)` it just received."""

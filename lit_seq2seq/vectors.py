@@ -30,6 +30,18 @@ def load_vectors(path: str | os.PathLike[str], symbols: Sequence[str], weight: T
 
     Raises:
         UserError: the file is missing or unreadable, or its vectors have another size.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> weight = torch.zeros(2, 3)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "vectors.txt"
+        ...     _ = path.write_text("eins 1 2 3", encoding="utf-8")
+        ...     load_vectors(path, ["eins", "zwei"], weight)
+        1
+        >>> weight
+        tensor([[1., 2., 3.],
+                [0., 0., 0.]])
     """
     file = Path(path)
     if not file.is_file():

@@ -23,6 +23,23 @@ class TextMetric(Metric, ABC):
         name: key under which the score is logged.
         needs_sources: whether a segment is compared with its source, too, given to `update` as a text.
         counts: `(C,)` integers, the sums so far.
+
+    Example:
+        >>> class RelativeLength(TextMetric):
+        ...     name = "relative_length"
+        ...     def __init__(self):
+        ...         super().__init__(size=2)
+        ...     def signature(self):
+        ...         return "RelativeLength"
+        ...     def _count(self, hypothesis, references):
+        ...         return [len(hypothesis), len(references[0])]
+        ...     def _score(self, counts):
+        ...         return 100 * counts[0] / max(counts[1], 1)
+        >>> metric = RelativeLength()
+        >>> metric.update(["one"], [["one two"]])
+        >>> metric.update(["two"], [["three"]])
+        >>> metric.compute()
+        tensor(50.)
     """
 
     name: ClassVar[str]

@@ -22,6 +22,11 @@ class AttentionMemory(Value):
         keys: `(B, S, K)` what queries are compared with.
         values: `(B, S, M)` what is averaged.
         mask: `(B, S)` booleans, true at real positions.
+
+    Example:
+        >>> memory = AttentionMemory(torch.zeros(2, 5, 3), torch.zeros(2, 5, 4), torch.ones(2, 5, dtype=torch.bool))
+        >>> memory.select(torch.tensor([1])).values.shape
+        torch.Size([1, 5, 4])
     """
 
     keys: Tensor
@@ -36,6 +41,11 @@ class AttentionHistory(Value):
     Attributes:
         last: `(N, S)` weights of the step before.
         total: `(N, S)` sum of the weights of all steps before: the coverage vector.
+
+    Example:
+        >>> history = AttentionHistory(last=torch.tensor([[1.0, 0.0]]), total=torch.tensor([[1.0, 0.0]]))
+        >>> history.add(torch.tensor([[0.5, 0.5]])).total
+        tensor([[1.5000, 0.5000]])
     """
 
     last: Tensor
@@ -55,6 +65,16 @@ class Attention(nn.Module, ABC):
     Args:
         query_size: size D of the queries.
         memory_size: size M of the memory vectors.
+
+    Example:
+        >>> class Nearest(Attention):
+        ...     def scores(self, query, memory, history):
+        ...         return -torch.cdist(query, memory.keys)
+        >>> attention = Nearest(query_size=2, memory_size=2)
+        >>> memory = attention.prepare(Padded(torch.tensor([[[0.0, 0.0], [9.0, 0.0]]]), torch.tensor([2])))
+        >>> context, weights = attention(torch.tensor([[[9.0, 1.0]]]), memory)
+        >>> weights.round()
+        tensor([[[0., 1.]]])
     """
 
     uses_history: bool = False
@@ -166,6 +186,13 @@ class AdditiveAttention(Attention):
         memory_size: see `Attention`.
         attention_size: size of the layer inside tanh; the query size if `None`.
         coverage: let the score see how much each position has been attended to.
+
+    Example:
+        >>> attention = AdditiveAttention(3, 4, attention_size=8)
+        >>> memory = attention.prepare(Padded(torch.randn(2, 5, 4), torch.tensor([5, 2])))
+        >>> context, weights = attention(torch.randn(2, 7, 3), memory)
+        >>> context.shape, weights.shape
+        (torch.Size([2, 7, 4]), torch.Size([2, 7, 5]))
     """
 
     def __init__(
@@ -206,6 +233,14 @@ class LocationAwareAttention(AdditiveAttention):
         filters: number of convolution filters.
         kernel_size: width of the filters, in positions; odd.
         cumulative: convolve the sum of all earlier weights rather than the last ones.
+
+    Example:
+        >>> attention = LocationAwareAttention(3, 4, kernel_size=5)
+        >>> memory = attention.prepare(Padded(torch.randn(2, 6, 4), torch.tensor([6, 3])))
+        >>> history = AttentionHistory(torch.zeros(2, 6), torch.zeros(2, 6))
+        >>> context, weights = attention(torch.randn(2, 1, 3), memory, history)
+        >>> history.add(weights[:, 0]).total.shape
+        torch.Size([2, 6])
     """
 
     def __init__(
@@ -244,6 +279,13 @@ class MultiHeadAttention(Attention):
         query_size: see `Attention`; divisible by `num_heads`.
         memory_size: see `Attention`.
         num_heads: number of heads.
+
+    Example:
+        >>> attention = MultiHeadAttention(8, 4, num_heads=2)
+        >>> memory = attention.prepare(Padded(torch.randn(2, 5, 4), torch.tensor([5, 2])))
+        >>> context, weights = attention(torch.randn(2, 7, 8), memory)
+        >>> context.shape, weights.shape
+        (torch.Size([2, 7, 8]), torch.Size([2, 7, 5]))
     """
 
     def __init__(self, query_size: int, memory_size: int, num_heads: int = 4) -> None:

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 
 class AttentionLoss(nn.Module, ABC):
-    """Base of the terms that are added to the loss for what attention does over a whole target."""
+    """Base of the terms that are added to the loss for what attention does over a whole target.
+
+    Example:
+        >>> class Peaked(AttentionLoss):
+        ...     def forward(self, weights, target_mask):
+        ...         return ((1 - weights.amax(dim=-1)) * target_mask).sum()
+        >>> Peaked()(torch.tensor([[[0.75, 0.25]]]), torch.tensor([[True]]))
+        tensor(0.2500)
+    """
 
     @abstractmethod
     def forward(self, weights: Tensor, target_mask: Tensor) -> Tensor:

@@ -24,6 +24,18 @@ class Auxiliary(nn.Module, ABC):
 
     Raises:
         ValueError: the weight is out of its range.
+
+    Example:
+        >>> class Length(Auxiliary):
+        ...     def __init__(self, encoder, vocab_size, blank, weight=0.1):
+        ...         super().__init__(weight)
+        ...         self.dense = Linear(encoder.memory_size, 1)
+        ...     def loss(self, memory, target):
+        ...         return (self.dense(memory.values).sum(dim=(1, 2)) - target.lengths).square().sum()
+        >>> length = Length(EncoderShape(4, 1, 4, has_c=False), vocab_size=6, blank=0)
+        >>> memory = Padded(torch.zeros(1, 2, 4), torch.tensor([2]))
+        >>> length.loss(memory, Padded(torch.tensor([[5, 3]]), torch.tensor([2]))).shape
+        torch.Size([])
     """
 
     def __init__(self, weight: float) -> None:

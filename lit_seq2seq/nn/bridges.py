@@ -16,7 +16,12 @@ from lit_seq2seq.types import CellState, Encoded
 
 @dataclass(frozen=True)
 class StateShape:
-    """Shape of a decoder's recurrent state: `num_layers` vectors of `hidden_size`, twice if `has_c`."""
+    """Shape of a decoder's recurrent state: `num_layers` vectors of `hidden_size`, twice if `has_c`.
+
+    Example:
+        >>> StateShape(num_layers=2, hidden_size=256, has_c=True)  # a decoder of two LSTM layers
+        StateShape(num_layers=2, hidden_size=256, has_c=True)
+    """
 
     num_layers: int
     hidden_size: int
@@ -29,6 +34,16 @@ class Bridge(nn.Module, ABC):
     Args:
         encoder: sizes of the encoder's result.
         state: shape of the state to make.
+
+    Example:
+        >>> class Halved(Bridge):
+        ...     def forward(self, encoded):
+        ...         return CellState(encoded.final.h / 2)
+        >>> bridge = Halved(EncoderShape(2, 1, 2, has_c=False), StateShape(1, 2, has_c=False))
+        >>> from lit_seq2seq.types import Padded
+        >>> encoded = Encoded(Padded(torch.ones(1, 3, 2), torch.tensor([3])), CellState(torch.ones(1, 1, 2)))
+        >>> bridge(encoded).h
+        tensor([[[0.5000, 0.5000]]])
     """
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
@@ -58,6 +73,14 @@ class LastState(Bridge):
 
     Raises:
         ValueError: sizes differ, so that a projection is needed.
+
+    Example:
+        >>> bridge = LastState(EncoderShape(2, 1, 2, has_c=False), StateShape(2, 2, has_c=True))
+        >>> from lit_seq2seq.types import Padded
+        >>> encoded = Encoded(Padded(torch.ones(1, 3, 2), torch.tensor([3])), CellState(torch.ones(1, 1, 2)))
+        >>> state = bridge(encoded)  # both layers start from the only one of the encoder
+        >>> state.h.tolist(), state.c.tolist()
+        ([[[1.0, 1.0], [1.0, 1.0]]], [[[0.0, 0.0], [0.0, 0.0]]])
     """
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
@@ -80,7 +103,15 @@ class LastState(Bridge):
 
 
 class DenseBridge(Bridge):
-    """Project all final states of the encoder by one dense layer with tanh (Cho et al. 2014, appendix A.1.1)."""
+    """Project all final states of the encoder by one dense layer with tanh (Cho et al. 2014, appendix A.1.1).
+
+    Example:
+        >>> bridge = DenseBridge(EncoderShape(6, 1, 6, has_c=False), StateShape(2, 4, has_c=True))
+        >>> from lit_seq2seq.types import Padded
+        >>> encoded = Encoded(Padded(torch.ones(3, 5, 6), torch.tensor([5, 2, 1])), CellState(torch.ones(3, 1, 6)))
+        >>> bridge(encoded).c.shape
+        torch.Size([3, 2, 4])
+    """
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__(encoder, state)
@@ -94,7 +125,15 @@ class DenseBridge(Bridge):
 
 
 class MeanBridge(Bridge):
-    """Project the mean of the memory by one dense layer with tanh (Sennrich et al. 2017)."""
+    """Project the mean of the memory by one dense layer with tanh (Sennrich et al. 2017).
+
+    Example:
+        >>> bridge = MeanBridge(EncoderShape(6, 1, 6, has_c=False), StateShape(2, 4, has_c=True))
+        >>> from lit_seq2seq.types import Padded
+        >>> encoded = Encoded(Padded(torch.ones(3, 5, 6), torch.tensor([5, 2, 1])), CellState(torch.ones(3, 1, 6)))
+        >>> bridge(encoded).c.shape
+        torch.Size([3, 2, 4])
+    """
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__(encoder, state)
@@ -106,7 +145,15 @@ class MeanBridge(Bridge):
 
 
 class ZeroBridge(Bridge):
-    """Start from zeros: the decoder learns of the source through attention alone."""
+    """Start from zeros: the decoder learns of the source through attention alone.
+
+    Example:
+        >>> bridge = ZeroBridge(EncoderShape(6, 1, 6, has_c=False), StateShape(1, 2, has_c=False))
+        >>> from lit_seq2seq.types import Padded
+        >>> encoded = Encoded(Padded(torch.ones(1, 5, 6), torch.tensor([5])), CellState(torch.ones(1, 1, 6)))
+        >>> bridge(encoded).h
+        tensor([[[0., 0.]]])
+    """
 
     def forward(self, encoded: Encoded) -> CellState:
         """Make zeros."""
@@ -115,7 +162,15 @@ class ZeroBridge(Bridge):
 
 
 class LearnedBridge(Bridge):
-    """Start from learned vectors, the same for every source."""
+    """Start from learned vectors, the same for every source.
+
+    Example:
+        >>> bridge = LearnedBridge(EncoderShape(6, 1, 6, has_c=False), StateShape(1, 2, has_c=False))
+        >>> from lit_seq2seq.types import Padded
+        >>> encoded = Encoded(Padded(torch.ones(3, 5, 6), torch.tensor([5, 2, 1])), CellState(torch.ones(3, 1, 6)))
+        >>> bridge.initial.shape, bridge(encoded).h.shape
+        (torch.Size([2]), torch.Size([3, 1, 2]))
+    """
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__(encoder, state)

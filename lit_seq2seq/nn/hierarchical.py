@@ -22,6 +22,14 @@ class HierarchicalMemory(AttentionMemory):
     Attributes:
         parts: each source as its attention wants it.
         order: see `JoinedMemory`.
+
+    Example:
+        >>> from lit_seq2seq.nn import DotAttention
+        >>> text, image = (Padded(torch.randn(2, s, 4), torch.tensor([s, 2])) for s in (5, 3))
+        >>> attention = HierarchicalAttention(4, 4, {"text": DotAttention, "image": DotAttention})
+        >>> memory = attention.prepare(JoinedMemory.of({"text": text, "image": image}))
+        >>> memory.values.shape, memory.parts["image"].values.shape
+        (torch.Size([2, 8, 4]), torch.Size([2, 3, 4]))
     """
 
     parts: Mapping[str, AttentionMemory]
@@ -44,6 +52,15 @@ class HierarchicalAttention(Attention):
     Raises:
         ValueError: an attention that needs a history, or contexts of several sizes.
         UserError: the encoder's sources have other names, or it has only one.
+
+    Example:
+        >>> from lit_seq2seq.nn import AdditiveAttention
+        >>> text, image = (Padded(torch.randn(2, s, 4), torch.tensor([s, 2])) for s in (5, 3))
+        >>> attention = HierarchicalAttention(3, 4, {"text": AdditiveAttention, "image": AdditiveAttention})
+        >>> memory = attention.prepare(JoinedMemory.of({"text": text, "image": image}))
+        >>> context, weights = attention(torch.randn(2, 7, 3), memory)
+        >>> context.shape, weights.shape
+        (torch.Size([2, 7, 4]), torch.Size([2, 7, 8]))
     """
 
     def __init__(

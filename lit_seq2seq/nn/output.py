@@ -26,6 +26,24 @@ class Output(nn.Module, ABC):
         shape: sizes of what the decoder hands over.
         vocab_size: number of target symbols V.
         embedding: target embedding whose weight is shared (Press & Wolf 2017), or `None` for weights of its own.
+
+    Example:
+        >>> class Unigrams(Output):
+        ...     def __init__(self, shape, vocab_size, embedding=None):
+        ...         super().__init__()
+        ...         self.bias = nn.Parameter(torch.zeros(vocab_size))
+        ...     def scores(self, output, copies):
+        ...         return self.bias.expand(*output.features.shape[:-1], -1)
+        ...     def log_probs(self, output, copies):
+        ...         return self.scores(output, copies).log_softmax(dim=-1)
+        ...     def loss(self, output, target, copies, smoothing):
+        ...         found = self.log_probs(output, copies).gather(-1, target.values[..., None])[..., 0]
+        ...         nll = -(found * target.mask).sum()
+        ...         return nll, nll.detach()
+        >>> features = torch.zeros(1, 8)
+        >>> output = DecoderOutput(features, None, features, None, features)
+        >>> Unigrams(DecoderShape(8), vocab_size=2).log_probs(output, None).exp()
+        tensor([[0.5000, 0.5000]], grad_fn=<ExpBackward0>)
     """
 
     copies: ClassVar[bool] = False
@@ -66,6 +84,10 @@ class OutputLayer(Output):
         shape: see `Output`.
         vocab_size: see `Output`.
         embedding: see `Output`.
+
+    Example:
+        >>> OutputLayer(DecoderShape(features=8), vocab_size=20)(torch.zeros(2, 5, 8)).shape
+        torch.Size([2, 5, 20])
     """
 
     def __init__(self, shape: DecoderShape, vocab_size: int, embedding: nn.Embedding | None = None) -> None:

@@ -12,7 +12,12 @@ from tokenizers.models import WordLevel
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Integer ids of the four special symbols of a vocabulary."""
+    """Integer ids of the four special symbols of a vocabulary.
+
+    Example:
+        >>> SpecialIds(bos=5).bos, SpecialIds().eos
+        (5, 3)
+    """
 
     pad: int = 0
     unk: int = 1

@@ -62,6 +62,13 @@ def test_padding_and_batch_mates_change_nothing(name: str, folders: dict[str, Pa
         assert not encoded.memory.values[index, positions:].any()
 
 
+def test_a_frozen_model_never_trains(folders: dict[str, Path]) -> None:
+    encoder = TextBackbone(9, str(folders["bert"]), pretrained=False)
+    assert encoder.training
+    assert not encoder.backbone.training
+    assert TextBackbone(9, str(folders["bert"]), pretrained=False, trainable_blocks=1).backbone.training
+
+
 @pytest.mark.parametrize("name", ["bert", "hubert"])
 def test_a_model_is_frozen_unless_told_otherwise(name: str, folders: dict[str, Path]) -> None:
     counts = []

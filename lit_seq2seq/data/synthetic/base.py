@@ -13,7 +13,16 @@ from lit_seq2seq.types import UserError
 
 
 class BuiltinDataset(ABC):
-    """Data that is made on the machine, without download."""
+    """Data that is made on the machine, without download.
+
+    Example:
+        >>> class Doubled(BuiltinDataset):
+        ...     def load(self):
+        ...         rows = Dataset.from_dict({"source": ["a", "b"], "target": ["a a", "b b"]})
+        ...         return DatasetDict(train=rows, validation=rows, test=rows)
+        >>> Doubled().load()["train"][0]
+        {'source': 'a', 'target': 'a a'}
+    """
 
     @abstractmethod
     def load(self) -> DatasetDict:

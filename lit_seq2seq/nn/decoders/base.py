@@ -34,6 +34,16 @@ class DecoderOutput(NamedTuple):
         hidden: `(B, T, H)` the vectors that the features are made of: the recurrent layers' output,
         context: `(B, T, C)` what attention has found, `None` without attention,
         embedded: `(B, T, E)` and the symbol just read.
+
+    Example:
+        >>> from lit_seq2seq.nn import DotAttention, ParallelDecoder, TextEncoder
+        >>> from lit_seq2seq.types import Padded
+        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
+        >>> decoder = ParallelDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6, attention=DotAttention)
+        >>> state = decoder.start(encoder(Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))))
+        >>> output, state = decoder.step(torch.tensor([2]), state)
+        >>> output.attention.shape, output.context.shape, output.embedded.shape
+        (torch.Size([1, 3]), torch.Size([1, 6]), torch.Size([1, 4]))
     """
 
     features: Tensor
@@ -51,6 +61,13 @@ class DecoderShape(NamedTuple):
         hidden: size H.
         context: size C, 0 without attention.
         embedded: size E.
+
+    Example:
+        >>> from lit_seq2seq.nn import DotAttention, ParallelDecoder, TextEncoder
+        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
+        >>> decoder = ParallelDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6, attention=DotAttention)
+        >>> decoder.shape
+        DecoderShape(features=6, hidden=6, context=6, embedded=4)
     """
 
     features: int
@@ -72,6 +89,16 @@ class DecoderState(Value):
         masks: dropout masks held fixed over the sequence while training; `None` otherwise.
         copies: what can be copied from each *source*.
         candidates: the symbols that may be produced for each *source*, if not all.
+
+    Example:
+        >>> from lit_seq2seq.nn import DotAttention, ParallelDecoder, TextEncoder
+        >>> from lit_seq2seq.types import Padded
+        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
+        >>> decoder = ParallelDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6, attention=DotAttention)
+        >>> encoded = encoder(Padded(torch.tensor([[4, 5], [6, 0]]), torch.tensor([2, 1])))
+        >>> state = decoder.start(encoded).select(torch.tensor([[0, 0, 0], [1, 1, 1]]))  # a beam of three
+        >>> state.cells.h.shape, state.memory.keys.shape
+        (torch.Size([6, 1, 6]), torch.Size([2, 2, 6]))
     """
 
     memory: AttentionMemory | None
@@ -168,6 +195,19 @@ class Decoder(nn.Module, ABC):
         use_summary: keep the encoder's top final state for every step.
         dropout: probability of dropping units of embeddings and features.
         locked_dropout: use one mask on the embeddings of a sequence (Gal & Ghahramani 2016).
+
+    Example:
+        >>> class Bigrams(Decoder):
+        ...     output_size, attention_module = 4, None
+        ...     def advance(self, embedded, state):
+        ...         return DecoderOutput(embedded, None, embedded, None, embedded), state
+        >>> from lit_seq2seq.nn import TextEncoder
+        >>> from lit_seq2seq.types import Padded
+        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
+        >>> decoder = Bigrams(12, encoder.shape, StateShape(1, 6, has_c=False), embedding_dim=4)
+        >>> state = decoder.start(encoder(Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))))
+        >>> decoder(torch.tensor([[2, 7, 8]]), state).features.shape
+        torch.Size([1, 3, 4])
     """
 
     output_size: int

@@ -20,6 +20,11 @@ class EncoderShape:
         final_layers: number of layers whose final states are given.
         final_size: size F of each final state.
         has_c: whether the final states include LSTM cell vectors.
+
+    Example:
+        >>> from lit_seq2seq.nn import TextEncoder
+        >>> TextEncoder(10, embedding_dim=4, hidden_size=6).shape
+        EncoderShape(memory_size=6, final_layers=1, final_size=6, has_c=True)
     """
 
     memory_size: int
@@ -29,7 +34,22 @@ class EncoderShape:
 
 
 class Encoder(nn.Module, ABC):
-    """Base of all encoders: a padded source in, one memory vector per position and final states out."""
+    """Base of all encoders: a padded source in, one memory vector per position and final states out.
+
+    Example:
+        >>> import torch
+        >>> from lit_seq2seq.types import CellState
+        >>> class WordVectors(Encoder):
+        ...     shape = EncoderShape(memory_size=4, final_layers=1, final_size=4, has_c=False)
+        ...     def __init__(self, source_size):
+        ...         super().__init__()
+        ...         self.embedding = nn.Embedding(source_size, 4)
+        ...     def forward(self, source):
+        ...         vectors = self.embedding(source.values) * source.mask[..., None]
+        ...         return Encoded(Padded(vectors, source.lengths), CellState(vectors.sum(dim=1, keepdim=True)))
+        >>> WordVectors(10)(Padded(torch.tensor([[4, 5], [6, 0]]), torch.tensor([2, 1]))).memory.values.shape
+        torch.Size([2, 2, 4])
+    """
 
     alone: ClassVar[bool] = False
     """Whether an exported graph of it reads one source at a time, without padding."""

@@ -59,6 +59,7 @@ class PretrainedEncoder(Encoder):
         self.dropout = dropout
         self._shape = EncoderShape(hidden_size, 1, hidden_size, has_c=False)
         self.check(source_size, name)
+        self.train()
 
     def check(self, source_size: int, name: str) -> None:
         """Refuse a source that the model does not read."""
@@ -133,6 +134,13 @@ class TextBackbone(PretrainedEncoder):
 
     Raises:
         UserError: see `PretrainedEncoder`; or the model knows fewer symbols than the source has.
+
+    Example:
+        >>> blocks = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        >>> config = {"model_type": "bert", "vocab_size": 10, **blocks}  # random weights; without it those of the name
+        >>> encoder = TextBackbone(10, "tiny", hidden_size=6, config=config)
+        >>> encoder(Padded(torch.tensor([[2, 5, 3]]), torch.tensor([3]))).memory.values.shape
+        torch.Size([1, 3, 6])
     """
 
     reads = "input_ids"
@@ -168,6 +176,13 @@ class SpeechBackbone(PretrainedEncoder):
 
     Raises:
         UserError: see `PretrainedEncoder`.
+
+    Example:
+        >>> blocks = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        >>> config = {"model_type": "wav2vec2", "conv_dim": [8] * 7, **blocks}  # random; without it the name's
+        >>> encoder = SpeechBackbone(1, "tiny", hidden_size=6, config=config)
+        >>> encoder(Padded(torch.zeros(1, 1600, 1), torch.tensor([1600]))).memory.values.shape  # 0.1 seconds
+        torch.Size([1, 4, 6])
     """
 
     reads = "input_values"
