@@ -145,7 +145,7 @@ class Seq2SeqCLI(LightningCLI):
         """Build everything; what does not fit together is the user's to mend."""
         try:
             super().instantiate_classes()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ModuleNotFoundError) as error:
             raise UserError(f"these settings do not fit: {' '.join(str(error).split())}") from error
         self.model.provenance = replace(self.model.provenance, command=self.command)
         if self.processor is not None:
@@ -279,6 +279,7 @@ def _quieten() -> None:
         ".*is smaller than the logging interval.*",
         ".*is not supported by the model summary.*",
         ".*Total length of `list` across ranks is zero.*",
+        ".*Experiment logs directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

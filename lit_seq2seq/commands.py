@@ -7,10 +7,10 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, get_type_hints
 
+import docstring_parser
 import torch
 from jsonargparse import ArgumentParser
 from lightning import Trainer
@@ -29,7 +29,10 @@ from lit_seq2seq.types import UserError
 
 
 def generate(parser: ArgumentParser, arguments: list[str]) -> None:
-    """Read inputs line by line and write an output for each, in order: `lit-seq2seq generate`."""
+    """Read inputs line by line and write an output for each, in order: `lit-seq2seq generate`.
+
+    Options of search that are left out are those that the model comes with.
+    """
     parser.add_argument(
         "--model", type=str, nargs="+", required=True, help="model folder or hub id; several make an ensemble"
     )
@@ -54,12 +57,10 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         help="longer inputs are cut; auto: texts to 1,024 symbols",
     )
     add_loading(parser)
-    for field in fields(GenerationConfig):
-        parser.add_argument(f"--{field.name}", type=str | None, default=None, help=f"see GenerationConfig.{field.name}")
+    names = _add_generation(parser)
     options = parser.parse_args(arguments)
     model = load_model(options.model, **loading_of(options))
-    chosen = {f.name: options[f.name] for f in fields(GenerationConfig) if options[f.name] is not None}
-    config = override(model.generation, {name: _plain(value) for name, value in chosen.items()})
+    config = override(model.generation, {name: options[name] for name in names if options[name] is not None})
     dtype: torch.dtype = getattr(torch, options.dtype)
     predictor = Predictor(model, options.device, dtype, options.max_tokens, options.max_source_length)
     with _reader(options.input) as lines, _writer(options.output) as out:
@@ -71,11 +72,14 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         print(f"{predictor.truncated} inputs were cut to {predictor.max_source_length} positions", file=sys.stderr)
 
 
-def _plain(text: str) -> object:
-    try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except json.JSONDecodeError:
-        return text
+def _add_generation(parser: ArgumentParser) -> list[str]:
+    """Add the options of search; return their names."""
+    types = get_type_hints(GenerationConfig)
+    options = docstring_parser.parse(GenerationConfig.__doc__ or "").params
+    for option in options:
+        about = " ".join((option.description or "").split())
+        parser.add_argument(f"--{option.arg_name}", type=types[option.arg_name] | None, default=None, help=about)
+    return [option.arg_name for option in options]
 
 
 def _render(outputs: list[Output], form: str, scores: bool) -> str:

@@ -31,6 +31,8 @@ def explain(error: BaseException) -> str | None:
         ('no such device', None)
     """
     text = _one_line(error)
+    if isinstance(error, MisconfigurationException) and "No supported gpu backend" in text:
+        return "there is no GPU here that torch can use: leave trainer.accelerator out, or set it to cpu"
     if isinstance(error, UserError | MisconfigurationException):
         return text
     if isinstance(error, ValueError) and "numpy accepts from" in text:  # of seed_everything

@@ -229,7 +229,9 @@ def trusted(packages: str | Sequence[str] | None) -> tuple[str, ...]:
 def _read_config(path: Path) -> dict[str, object]:
     file = path / CONFIG
     if not file.is_file():
-        raise UserError(f"{path} is not a model folder, it has no {CONFIG}: give the folder that training or push made")
+        within = [*path.glob(f"model/{CONFIG}"), *path.glob(f"version_*/model/{CONFIG}")]
+        made = f" {max(within, key=os.path.getmtime).parent}" if within else " that training or push made"
+        raise UserError(f"{path} is not a model folder, it has no {CONFIG}: give the folder{made}")
     config = read_json(file)
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise UserError(f"{file} does not describe a lit_seq2seq model: its 'model' entry is missing")
@@ -245,6 +247,8 @@ def find_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> Pat
 
 
 def _download(name: str, **options: Unpack[Loading]) -> Path:
+    if Path(name).is_file():
+        raise UserError(f"{name} is a file: give a model folder, such as the folder model of its run")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"there is no folder {name}: check the path, or give a hub id such as user/model")
     try:

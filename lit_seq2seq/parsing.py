@@ -60,9 +60,12 @@ class Parser(LightningArgumentParser):
         if "arguments are required" in text and text.endswith("data.dataset"):
             text = "no data is named: give a recipe with --config FILE, or --data.dataset PATH_OR_HUB_ID"
         for module, wrong in re.findall(r"module '([\w.]+)' has no attribute '(\w+)'", text):
-            close = difflib.get_close_matches(wrong, dir(importlib.import_module(module)), n=1)
+            there = [name for name, value in vars(importlib.import_module(module)).items() if isinstance(value, type)]
+            close = difflib.get_close_matches(wrong, there, n=1)
             text = f"there is no class {module}.{wrong}" + (f" - did you mean {module}.{close[0]}?" if close else "")
         text = re.sub(_MISMATCH, _say_mismatch, text)
+        text = re.sub(_UNEXPECTED, r"the file that --config names is no recipe in YAML: it begins with \1", text)
+        text = re.sub(r"^Parser key \"([\w.]+)\": ", r"\1: ", text)
         known = _names(self)
         for wrong in _unknown(text):
             close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
@@ -72,18 +75,22 @@ class Parser(LightningArgumentParser):
         raise UserError(text) from ex
 
 
-_MISMATCH = r"Parser key \"([\w.]+)\": Does not validate against any of the Union subtypes (.*) Given value type: .*"
+_MISMATCH = (
+    r"Parser key \"([\w.]+)\": (?:Does not validate against any of the Union subtypes (.*) Given value type: .*"
+    r"|(Expected a .*? Got value: .*))"
+)
+_UNEXPECTED = r"^Unexpected config: (.{0,60}).*"
 
 
 def _say_mismatch(found: re.Match[str]) -> str:
     """Say what jsonargparse tells in several lines: the setting, what it may be, and what it is."""
-    name, reasons = found[1], found[2]
-    keys = re.findall(r"Parser key \"([\w.]+)\"", reasons)
+    name, reasons = found[1], found[2] or found[3]
+    keys = re.findall(r"(?:Parser key \"|- )([\w.]+)(?:\":|: expected)", reasons)
     expected = [
         re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.Literal", r"\1", reason).replace("NoneType", "null").strip("[]")
-        for reason in re.findall(r"Expected a (.+?)(?=\.? Got value| - |$)", reasons)
+        for reason in re.findall(r"[Ee]xpected (?:a )?(.+?)(?=\.? Got value|, got | - |$)", reasons)
     ]
-    given = re.search(r"(?:Got value: (\S+)|Given value: (?!NestedArg)(.*))", found[0])
+    given = re.search(r"(?:Got value: |, got )(\S+)|Given value: (?!NestedArg)(.*)", found[0])
     came = "" if given is None else f", got {given[1] or given[2]}"
     return f"{'.'.join([name, *keys])}: expected {' or '.join(expected)}{came}" if expected else found[0]
 
@@ -97,6 +104,7 @@ def _unknown(message: str) -> list[str]:
 
 def _names(parser: LightningArgumentParser) -> set[str]:
     names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    names = {name for name in names if not name.endswith(".help")}
     if parser._subcommands_action is not None:
         for child in parser._subcommands_action._name_parser_map.values():
             names |= _names(child)

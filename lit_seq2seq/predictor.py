@@ -38,6 +38,10 @@ class Output:
         source_tokens: display form of each source symbol; empty for a source that has none.
         attention: `(T, S)` weights of each output symbol over the encoder's positions; `None` unless asked for.
         regions: of several sources how many of these positions each has, in their order.
+
+    Example:
+        >>> Output("one", score=-0.1, tokens=("one", "</s>"), token_scores=(-0.1, -0.1)).text
+        'one'
     """
 
     text: str
@@ -56,7 +60,7 @@ def check_dtype(dtype: torch.dtype, kind: str) -> None:
         UserError: it cannot.
     """
     if str(dtype).removeprefix("torch.") not in get_args(Dtype) or not computes_in(dtype, kind):
-        raise UserError(f"{dtype} is nothing to compute in on device {kind}: leave dtype out")
+        raise UserError(f"device {kind} cannot compute in {dtype} here: leave dtype out")
 
 
 class Predictor:
@@ -94,9 +98,10 @@ class Predictor:
         max_source_length: int | Literal["auto"] | None = "auto",
     ) -> None:
         try:
-            self.model = model.eval().to(device)
+            self.model = model.eval().to(torch.device(device))
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
+            reason = "choose cpu, cuda, cuda:1 or mps" if "device string" in str(error) else str(error).splitlines()[0]
+            raise UserError(f"device {device} cannot be used here: {reason}") from error
         kind = self.model.device.type
         if dtype is not None:
             check_dtype(dtype, kind)

@@ -76,14 +76,15 @@ def run(arguments: list[str], default: Path) -> None:
 
 def evaluate(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> dict[str, float]:
     """Score the test split; without one, say so and score the validation split, if there is one."""
+    there = ", ".join(data.splits)
     if "test" in data.splits:
         score = trainer.test
-    else:
-        there = ", ".join(data.splits)
+    elif "validation" in data.splits:
         rank_zero_info(f"There is no test split, so the validation split is scored; the splits are {there}.")
-        if "validation" not in data.splits:
-            return {}
         score = trainer.validate
+    else:
+        rank_zero_info(f"There is no test and no validation split, so nothing is scored; the splits are {there}.")
+        return {}
     return {name: float(value) for name, value in score(model, datamodule=data, verbose=False)[0].items()}
 
 
@@ -109,8 +110,8 @@ def show(
     for (source, reference), output in zip(rows, best, strict=True):
         samples.add_row(*map(escape, (feature.show(source), output.text, reference)))
     console.print(samples)
-    kind = f"{split.capitalize()} scores" if scores else "No scores"
-    console.print(_score_table(f"{kind} after {minutes:.1f} minutes of training", scores))
+    if scores:
+        console.print(_score_table(f"{split.capitalize()} scores after {minutes:.1f} minutes of training", scores))
     console.print(f"model     {folder}")
     for picture in _draw(sources, best, feature, folder.parent):
         console.print(f"picture   {picture}")

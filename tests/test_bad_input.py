@@ -82,6 +82,15 @@ def test_missing_split(fit, fail: Fail) -> None:
     fail(*fit, "--data.train_split=training", match="expected a split 'training', but the splits are train.*: set")
 
 
+def test_a_file_of_an_unknown_kind(fit, fail: Fail, tmp_path: Path, caplog) -> None:
+    (tmp_path / "pairs.dat").write_text("source,target\neins,one\nzwei,two\n")
+    with caplog.at_level("INFO"):
+        fail(*fit, f"--data.dataset={tmp_path / 'pairs.dat'}", match="expected a column 'target', but the columns are")
+    assert any(
+        "pairs.dat is read as text, a row a line: its ending is none of .csv" in line for line in caplog.messages
+    )
+
+
 def test_empty_split(fit, fail: Fail, tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("source,target\n")
     fail(*fit, f"--data.dataset={tmp_path / 'none.csv'}", match="expected rows in split 'train'.* but it is empty")
@@ -331,7 +340,20 @@ def test_bad_inputs_to_generate(trained: Trained, fail: Fail, tmp_path: Path) ->
     fail("generate", *options, match=r"latin\.txt, line 2 is not UTF-8: convert the file, e\.g\. with iconv")
     assert not out.exists()
     fail("generate", "--model", tmp_path / "none", match=r"there is no folder .*none: check the path, or give a hub id")
-    fail("generate", "--model", trained.model, "--device", "tpuu", match="device tpuu cannot be used here")
+    match = "device tpuu cannot be used here: choose cpu, cuda"
+    fail("generate", "--model", trained.model, "--device", "tpuu", match=match)
+
+
+def test_the_folder_of_a_run_is_no_model_folder(trained: Trained, fail: Fail) -> None:
+    for folder in (trained.run, trained.run.parent):
+        fail("generate", "--model", folder, match=f"has no config.json: give the folder {trained.model}$")
+    fail("generate", "--model", trained.last, match=r"last\.ckpt is a file: give a model folder")
+
+
+def test_accelerators_that_are_not_there(fit, fail: Fail) -> None:
+    if not torch.cuda.is_available():
+        fail(*fit, "--trainer.accelerator=gpu", match="no GPU here .*: leave trainer.accelerator out, or set it to cpu")
+    fail(*fit, "--trainer.accelerator=tpu", match="these settings do not fit: Requirement 'torch_xla")
 
 
 @pytest.fixture

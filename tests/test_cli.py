@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from lit_seq2seq import LitSeq2Seq, load_recipe, pipeline
 from lit_seq2seq.cli import COMMANDS, main
 from lit_seq2seq.hub import load_checkpoint, tensors_of
+from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 from tests.tiny import Trained, make_data, make_model, make_trainer, pairs, rows, write_csv
 
@@ -181,6 +183,14 @@ def test_help_names_every_command(capsys, arguments: list[str]) -> None:
         assert f"lit-seq2seq {name} " in out
 
 
+def test_options_of_search_are_explained(capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["generate", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--num_beams NUM_BEAMS hypotheses kept per sentence, >= 1; 1 is greedy search. (type: " in out
+    assert [field.name for field in fields(GenerationConfig) if f"--{field.name}" not in out] == []
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(capsys, name: str) -> None:
     with pytest.raises(SystemExit, match="0"):
@@ -198,7 +208,16 @@ def test_every_command_has_help(capsys, name: str) -> None:
         (["fit", "--data.dataset=x", "--data.source_colum=x"], "did you mean data.source_column"),
         (["fit", "--trainer.max_epochs=3"], "no data is named: give a recipe with --config FILE, or --data.dataset"),
         (["generate", "--model", "x", "--beams", "3"], "did you mean num_beams"),
+        (["fit", "--data.dataset=x", "--optimizer.lr=1"], r"--optimizer.lr=1 - did you mean model.optimizer\?$"),
+        (
+            ["fit", "--model.encoder=lit_seq2seq.nn.Attention_"],
+            r"no class lit_seq2seq.nn.Attention_ - .*\.nn\.Attention\?$",
+        ),
+        (["fit", "--config", "none.yaml"], "^error: config: File does not exist: .*none.yaml"),
+        (["fit", "--config", "constraints.txt"], "names is no recipe in YAML: it begins with "),
         (["generate", "--num_beams", "3"], "model"),
+        (["generate", "--model", "x", "--num_beams", "five"], "num_beams: expected int or null, got five$"),
+        (["generate", "--model", "x", "--format", "json"], "format: expected 'text', 'jsonl', got json$"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest(capsys, arguments: list[str], hint: str) -> None:

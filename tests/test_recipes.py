@@ -288,6 +288,14 @@ def test_a_recipe_without_a_test_split_shows_the_validation_split(tmp_path: Path
     assert "val_per" in card  # not only what the checkpoint was chosen by
 
 
+def test_a_recipe_with_a_single_row_scores_nothing(tmp_path: Path, capsys, caplog) -> None:
+    path = ROOT / "recipes" / "translation" / "your_files.yaml"
+    rows = write_csv(tmp_path / "one.csv", {"source": ["eins"], "target": ["one"]})
+    assert main(path, [*small(path, tmp_path), f"--data.dataset={rows}", "--trainer.enable_progress_bar=false"]) == 0
+    assert "There is no test and no validation split, so nothing is scored; the splits are train." in caplog.text
+    assert "scores" not in capsys.readouterr().out
+
+
 def test_mistakes_in_a_recipe_are_explained(tmp_path: Path, capsys) -> None:
     with pytest.raises(UserError, match=r"none\.yaml"):
         load_recipe(tmp_path / "none.yaml")

@@ -181,7 +181,7 @@ def test_the_command_explains_mistakes(capsys: pytest.CaptureFixture[str], tmp_p
     assert main(["serve", "--model", str(tmp_path), "--port", "80"]) == 1
     assert "port=80: must be from 1024 to 65535" in capsys.readouterr().err
     assert main(["serve", "--model", str(tmp_path), "--device", "cuda", "--dtype", "int8"]) == 1
-    assert "torch.int8 is nothing to compute in on device cuda: leave dtype out" in capsys.readouterr().err
+    assert "device cuda cannot compute in torch.int8 here: leave dtype out" in capsys.readouterr().err
     assert main(["serve", "--model", str(tmp_path), "--port", "8000"]) == 1
     assert "is not a model folder" in capsys.readouterr().err
 

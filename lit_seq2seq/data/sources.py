@@ -16,6 +16,7 @@ import datasets
 from datasets import Audio, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.synthetic import BuiltinDataset
@@ -89,10 +90,12 @@ def _open_paths(
     if files:
         return {split: _open_files(paths, split, streaming, columns) for split, paths in files.items()}
     path = str(dataset)
+    if Path(path).is_dir():
+        path = str(Path(path).resolve())  # `datasets` wants its name
     if _is_saved(Path(path)):
         saved: Dataset | DatasetDict = datasets.load_from_disk(path)
         return cast("Mapping[str, Split]", {train: saved} if isinstance(saved, Dataset) else saved)
-    with _explained(f"dataset '{path}'", revision):
+    with _explained(f"dataset '{dataset}'", revision):
         builder = datasets.load_dataset_builder(path, name, revision=revision)
         if isinstance(builder, AudioFolder):
             builder.BASE_FEATURE = Recording
@@ -183,6 +186,10 @@ def _open_files(paths: str | list[str], split: str, streaming: bool, columns: tu
     label = f"split '{split}' ({', '.join(paths)})"
     with _explained(label):
         if kind == "lines":
+            if len(paths) == 1 and _suffix(paths[0]) not in ("", ".txt"):
+                rank_zero_info(
+                    f"{paths[0]} is read as text, a row a line: its ending is none of {', '.join(_BUILDERS)}"
+                )
             return _open_lines(paths, columns, streaming, split)
         options = _csv_options(paths[0]) if kind == "csv" else {}
         return cast(

@@ -77,6 +77,13 @@ def test_every_kind_is_tested(tmp_path):
     assert len(sources(tmp_path)) == 20
 
 
+def test_the_working_directory_is_a_folder_too(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    Dataset.from_list(ROWS).to_csv(tmp_path / "folder" / "rows.csv")
+    monkeypatch.chdir(tmp_path / "folder")
+    assert open_dataset(".")["train"].num_rows == len(ROWS)
+
+
 def test_a_folder_of_line_aligned_files_has_its_splits(tmp_path):
     for split, count in {"train": 3, "validation": 2}.items():
         for language in ("en", "de"):
