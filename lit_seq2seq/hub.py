@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypedDict, Unpack, cast
 
+import numpy as np
+import safetensors.numpy
 import safetensors.torch
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from lit_seq2seq import remote
 from lit_seq2seq.card import Provenance, published
 from lit_seq2seq.features import Processor
-from lit_seq2seq.nn.shortlist import Shortlist
+from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.types import UserError
 from lit_seq2seq.untrusted import Weights, check_settings, read_json
 
@@ -123,8 +125,8 @@ def save_folder(
 
 def write_shortlist(path: Path, shortlist: Shortlist) -> None:
     """Write the tables of a shortlist."""
-    tables = {name: table.cpu().int().contiguous() for name, table in shortlist.named_buffers()}
-    safetensors.torch.save_file(tables, path)
+    tables = {"frequent": shortlist.frequent, "translations": shortlist.translations}
+    safetensors.numpy.save_file({name: table.astype(np.int32) for name, table in tables.items()}, path)
 
 
 def add_shortlist(path: str | os.PathLike[str], shortlist: Shortlist) -> None:
@@ -154,7 +156,7 @@ def read_shortlist(path: Path, processor: Processor) -> Shortlist:
         for name, shape in file.shapes.items()
     )
     if fits:
-        tables = safetensors.torch.load_file(path)
+        tables = safetensors.numpy.load_file(path)
         if all(((table >= -(name == "translations")) & (table < size)).all() for name, table in tables.items()):
             return Shortlist(tables["frequent"], tables["translations"], size, processor.target.specials)
     raise UserError(f"{path} does not fit the vocabularies beside it: learn it again with lit-seq2seq shortlist")

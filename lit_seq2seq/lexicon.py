@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.data import Seq2SeqDataModule
-from lit_seq2seq.nn.shortlist import Shortlist
+from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.types import Padded, Shared, UserError
 
 Pairs = Sequence[tuple[Padded, Padded]]
@@ -33,7 +33,8 @@ def learn_shortlist(data: Seq2SeqDataModule, frequent: int, translations: int, r
         >>> data = Seq2SeqDataModule(pairs, source_tokenizer=Tokenizer("word"))
         >>> shortlist = learn_shortlist(data, frequent=1, translations=1)
         >>> source = data.processor.source(["ein Hund"])
-        >>> data.processor.target.tokens(shortlist(source).values[0].tolist())
+        >>> found = shortlist(source.values.numpy(), source.lengths.numpy())
+        >>> data.processor.target.tokens(found.ids[0].tolist())
         ['<pad>', '<unk>', '<bos>', '<eos>', 'a', 'dog']
     """
     feature, target = data.processor.source_feature, data.processor.target
@@ -55,7 +56,8 @@ def learn_shortlist(data: Seq2SeqDataModule, frequent: int, translations: int, r
     for _, outputs in pairs:
         counts += outputs.values[outputs.mask].bincount(minlength=target.size)
     table, _ = learn_translations(pairs, (feature.size, target.size), translations)
-    return Shortlist(counts.topk(min(frequent, target.size)).indices, table, target.size, target.specials)
+    best = counts.topk(min(frequent, target.size)).indices
+    return Shortlist(best.numpy(), table.numpy(), target.size, target.specials)
 
 
 def learn_translations(pairs: Pairs, sizes: tuple[int, int], best: int, iterations: int = 5) -> tuple[Tensor, Tensor]:

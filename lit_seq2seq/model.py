@@ -25,9 +25,9 @@ from lit_seq2seq.nn.network import (
     OutputFactory,
     Tie,
 )
-from lit_seq2seq.nn.shortlist import Shortlist
 from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
+from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.search import GenerationConfig, including, search
 from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, UserError
 
@@ -213,8 +213,9 @@ class Seq2SeqModel(lightning.LightningModule):
         assert self.shortlist is not None
         if isinstance(source, Shared):
             return self._candidates(source.distinct).select(source.index)
-        found: Padded = self.shortlist(source)
-        return found
+        assert isinstance(source, Padded)
+        found = self.shortlist(source.values.cpu().numpy(), source.lengths.cpu().numpy())
+        return Padded(*map(torch.from_numpy, found)).to(source.values.device)
 
     @torch.no_grad()
     def decode(

@@ -20,6 +20,7 @@ from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model, left_out, write_graphs
 from lit_seq2seq.export.report import greatest_error, named, random_source, same_outputs
 from lit_seq2seq.features import Image, MultiSource, Processor, Records, Tokenizer, Waveform
+from lit_seq2seq.lexicon import learn_shortlist
 from lit_seq2seq.nn import (
     CTC,
     AdditiveAttention,
@@ -30,17 +31,20 @@ from lit_seq2seq.nn import (
     LocationAwareAttention,
     MeanBridge,
     MultiSourceEncoder,
+    OutputLayer,
     ParallelDecoder,
     PyramidalEncoder,
     SpeechBackbone,
     TextEncoder,
     VisionBackbone,
 )
+from lit_seq2seq.nn.decoders.base import DecoderOutput
 from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.reranking import Reranker, SlotCoverage
+from lit_seq2seq.runtime import shortlist
 from lit_seq2seq.runtime.errors import UserError
 from lit_seq2seq.runtime.model import Model
-from lit_seq2seq.runtime.network import FORMAT, Network
+from lit_seq2seq.runtime.network import FORMAT, PARTS, SHORTLIST, Network
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Encoded, Hypothesis, Padded, Sources
 from tests import tiny
@@ -145,11 +149,12 @@ def test_a_program_for_torch_computes_what_the_network_does(tmp_path: Path) -> N
     made = network("feeding general")
     exported(made, SOURCE, tmp_path, programs=True)
     source = more(SOURCE)
-    encode, step = (torch.export.load(tmp_path / f"{part}.pt2").module() for part in ("encoder", "decoder"))
+    encode, step, score = (torch.export.load(tmp_path / f"{part}.pt2").module() for part in PARTS)
     state = encode(source.values, source.lengths)
     tokens = torch.full((len(source.lengths), 2), made.specials.bos)
     twice = [v if n.startswith("memory") else v.expand(-1, 2, *v.shape[2:]) for n, v in state.items() if n != "mask"]
-    found = step(tokens, *twice)["log_probs"][:, 1]
+    handed = step(tokens, *twice)
+    found = score(*(handed[name] for name in DecoderOutput._fields))["log_probs"][:, 1]
     expected = made.step(tokens[:, 0], made.start(made.encode(source))).log_probs
     torch.testing.assert_close(found, expected)
 
@@ -159,8 +164,9 @@ def test_a_program_for_torch_computes_what_the_network_does(tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def model() -> LitSeq2Seq:
-    found = make_model()
-    found.attach(make_data().processor)
+    found, data = make_model(tie_embeddings="target"), make_data()
+    found.attach(data.processor)
+    found.shortlist = learn_shortlist(data, frequent=1, translations=1)
     disturb(found.net)
     return found.eval()
 
@@ -184,6 +190,9 @@ def searched(found: list[list[Hypothesis]]) -> list[list[tuple[list[int], float]
         {"num_beams": 4, "num_return_sequences": 3},
         {"num_beams": 3, "length_normalization": "wu", "length_penalty": 0.7, "coverage_penalty": 0.3},
         {"num_beams": 5, "early_stopping": True, "no_repeat_ngram_size": 2, "min_new_tokens": 2},
+        {"shortlist": True},
+        {"shortlist": True, "num_beams": 4, "num_return_sequences": 3, "coverage_penalty": 0.3, "min_new_tokens": 2},
+        {"shortlist": True, "num_beams": 3, "no_repeat_ngram_size": 1},
     ],
 )
 def test_search_finds_the_same_hypotheses_and_scores(model: LitSeq2Seq, folder: Path, options: dict) -> None:
@@ -194,6 +203,21 @@ def test_search_finds_the_same_hypotheses_and_scores(model: LitSeq2Seq, folder: 
     for row, other in zip(found, expected, strict=True):
         assert [one.tokens for one in row] == [tokens for tokens, _ in other]
         assert [one.score for one in row] == pytest.approx([score for _, score in other], abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "top_k": 1}])
+def test_a_shortlist_is_that_of_the_model(
+    model: LitSeq2Seq, folder: Path, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = pairs(30, seed=5)["source"]
+    config = GenerationConfig(max_new_tokens=6, shortlist=True, **options)
+    whole = [row[0].text for row in Model(folder)(texts, max_new_tokens=6, **options)]
+    for sample in (2, 128):  # some of the symbols, and all
+        monkeypatch.setattr(shortlist, "SAMPLE", sample)
+        expected = [row[0] for row in Predictor(model).stream(texts, config)]
+        found = [row[0] for row in Model(folder)(texts, max_new_tokens=6, shortlist=True, **options)]
+        assert [one.text for one in found] == [one.text for one in expected] != whole
+        assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-4)
 
 
 def test_copied_symbols_are_the_same(tmp_path: Path) -> None:
@@ -252,6 +276,21 @@ def test_what_the_runtime_leaves_out_is_named() -> None:
         "The runtime does not know Shortest and leaves outputs in"
     )
     assert left_out(make_model()) == left_out(make_model(reranker=SlotCoverage)) == ""
+
+
+class Doubled(OutputLayer):
+    """Scores symbols in another way."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(features)
+
+
+def test_a_shortlist_needs_the_usual_output_layer(model: LitSeq2Seq) -> None:
+    assert left_out(model) == ""
+    made = make_model(output=Doubled)
+    made.attach(model.processor)
+    made.shortlist = model.shortlist
+    assert left_out(made) == "The runtime has no shortlist for Doubled: it scores all symbols."
 
 
 @pytest.mark.slow
@@ -331,9 +370,10 @@ def test_outputs_are_drawn_by_a_seed(folder: Path) -> None:
     assert {output.text for output in drawing(top_k=1)[0]} == {Model(folder)(["eins zwei"])[0][0].text}
 
 
-def test_a_model_twice_is_the_model(folder: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"shortlist": True}])
+def test_a_model_twice_is_the_model(folder: Path, options: dict) -> None:
     texts = ["eins zwei", "", "drei"]
-    [found, expected] = [Model(one)(texts, num_beams=3) for one in ([folder, str(folder)], folder)]
+    [found, expected] = [Model(one)(texts, num_beams=3, **options) for one in ([folder, str(folder)], folder)]
     for row, other in zip(found, expected, strict=True):
         assert row[0].text == other[0].text
         assert row[0].score == pytest.approx(other[0].score, abs=1e-5)
@@ -375,6 +415,9 @@ def test_mistakes_are_explained(model: LitSeq2Seq, folder: Path, tmp_path: Path)
         UserError, match=r"expected models of one vocabulary, but .*other has another than .*onnx: join"
     ):
         Model([folder, other])
+    (other / SHORTLIST).unlink()
+    with pytest.raises(UserError, match=r"shortlist=True: the model in .*other has none: learn one with lit-seq2seq"):
+        Model(other)(["eins"], shortlist=True)
     older.mkdir()
     (older / "export.json").write_text('{"format": 1}')
     with pytest.raises(

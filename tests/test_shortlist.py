@@ -77,8 +77,8 @@ def test_outputs_are_made_of_candidates_and_do_not_depend_on_company(folder: Pat
         assert [one.text for one in found[:8]] == [one.text for one in alone]
         assert [one.score for one in found[:8]] == pytest.approx([one.score for one in alone], abs=1e-4)
     for text, output in zip(INPUTS, found, strict=True):
-        source = model.processor.source([text])
-        assert set(output.tokens) <= set(model.processor.target.tokens(model.shortlist(source).values[0].tolist()))
+        candidates = model.encode(model.processor.source([text])).candidates
+        assert set(output.tokens) <= set(model.processor.target.tokens(candidates.values[0].tolist()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])

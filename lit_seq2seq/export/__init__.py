@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 
@@ -18,7 +19,8 @@ from lit_seq2seq import runtime
 from lit_seq2seq.features import Feature, MultiSource, Processor, Records, Tokenizer
 from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.module import LitSeq2Seq
-from lit_seq2seq.nn import Encoder, EncoderDecoder
+from lit_seq2seq.nn import Encoder, EncoderDecoder, OutputLayer
+from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.reranking import SlotCoverage
 from lit_seq2seq.types import Padded, Sources, UserError
 
@@ -33,14 +35,14 @@ def export_model(
 ) -> str:
     """Write a model as ONNX graphs, with a runner that needs NumPy, onnxruntime and tokenizers alone.
 
-    The folder gets `encoder.*.onnx` and `decoder.*.onnx` (one step) for each variant, the processor's files, the
-    package `runtime`, and a README with sizes, speeds and the greatest difference from the model itself.
+    The folder gets `encoder.*.onnx`, `decoder.*.onnx` (one step) and `output.*.onnx` for each variant, the processor's
+    files, the package `runtime`, and a README with sizes, speeds and the greatest difference from the model itself.
 
     Args:
         model: a trained model.
         output: folder, made if needed.
         variants: `fp32`; `fp16` with weights kept in 16 bits; `int8` with matrices kept and multiplied in 8.
-        programs: also write `encoder.pt2` and `decoder.pt2` for `torch.export.load`.
+        programs: also write `encoder.pt2`, `decoder.pt2` and `output.pt2` for `torch.export.load`.
 
     Returns:
         The table of the README.
@@ -108,11 +110,12 @@ def write_graphs(
     """
     from lit_seq2seq.export.graphs import trace
     from lit_seq2seq.export.onnx import halve, quantize, quietly, to_onnx
+    from lit_seq2seq.runtime.network import PARTS
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with quietly():
-            graphs = dict(zip(("encoder", "decoder"), trace(network, source), strict=True))
+            graphs = dict(zip(PARTS, trace(network, source), strict=True))
         for name, graph in graphs.items():
             to_onnx(graph, folder / f"{name}.fp32.onnx")
     except Exception as error:  # torch has no common one
@@ -139,14 +142,17 @@ def _require_packages() -> None:
 
 
 def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> None:
-    from lit_seq2seq.runtime.network import FORMAT
+    from lit_seq2seq.runtime.network import FORMAT, SHORTLIST
 
     processor = model.processor
     processor.save(folder)
+    (folder / SHORTLIST).unlink(missing_ok=True)
+    if tables := _shortlist(model):
+        np.savez(folder / SHORTLIST, **tables)
     settings = {
         "format": FORMAT,
         "variants": list(variants),
-        "generation": {**asdict(model.generation), "shortlist": False},
+        "generation": asdict(model.generation),
         "reranker": _reranker(model),
         "specials": {name: asdict(tokenizer.specials) for name, tokenizer in vocabularies(processor).items()},
         "target_size": len(processor.target),
@@ -169,12 +175,29 @@ def _reranker(model: LitSeq2Seq) -> dict[str, object] | None:
     return {"weight": known.weight, "slots": None if slots is None else sorted(slots), "values": known.slots.values}
 
 
+def _shortlist(model: LitSeq2Seq) -> dict[str, Any]:
+    """Return the arrays of a model's shortlist, and of the output layer that scores it; nothing without one."""
+    shortlist, output = model.shortlist, model.net.output
+    if shortlist is None or type(output) is not OutputLayer:
+        return {}
+    tables = {"frequent": shortlist.frequent, "translations": shortlist.translations}
+    weights = {"weight": output.projection.weight, "bias": output.projection.bias}
+    if isinstance(output.bottleneck, Linear):
+        weights["bottleneck"] = output.bottleneck.weight
+    return tables | {name: weight.detach().float().cpu().numpy() for name, weight in weights.items()}
+
+
 def left_out(model: LitSeq2Seq) -> str:
     """Say what of a model's search the runtime does not do; nothing if it does all."""
-    if model.reranker is None or _reranker(model) is not None:
-        return ""
-    name = type(model.reranker).__name__
-    return f"The runtime does not know {name} and leaves outputs in their order: they may differ from the model's."
+    notes = []
+    if model.reranker is not None and _reranker(model) is None:
+        name = type(model.reranker).__name__
+        notes.append(
+            f"The runtime does not know {name} and leaves outputs in their order: they may differ from the model's."
+        )
+    if model.shortlist is not None and not _shortlist(model):
+        notes.append(f"The runtime has no shortlist for {type(model.net.output).__name__}: it scores all symbols.")
+    return " ".join(notes)
 
 
 def vocabularies(processor: Processor) -> dict[str, Tokenizer]:
@@ -205,7 +228,8 @@ outputs = model(["an input"], num_beams=4)  # per input a list of outputs, best 
 print(outputs[0][0].text, outputs[0][0].score)
 ```
 
-`encoder` and `decoder` (one step) are ONNX graphs for any number of inputs, positions and hypotheses. {left_out}
+`encoder`, `decoder` (one step) and `output` (scores of symbols) are ONNX graphs for any number of inputs, positions and
+hypotheses. {left_out}
 
 Against the model that was exported, on random inputs, greedily, 20 symbols each, on as many threads as torch used:
 

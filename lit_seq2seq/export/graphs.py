@@ -1,9 +1,9 @@
-"""The two programs of an exported model: the encoder with the decoder's start, and one step of the decoder."""
+"""The programs of an exported model: the encoder with the decoder's start, a step of the decoder, the output layer."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lit_seq2seq.nn import CopyOutput, DecoderState, EncoderDecoder
+from lit_seq2seq.nn.decoders.base import DecoderOutput
 from lit_seq2seq.types import Padded, Sources, Value
 
 Names = list[str]
@@ -63,24 +64,50 @@ class DecoderGraph(nn.Module):
             *state: what `flatten` gives, in its order.
 
         Returns:
-            `log_probs (B, K, V)`, `attention (B, K, S)` where there is attention, `next.*`: what has changed of the
-            state. A model that copies gives `log_copy (B, K, 1)` and the `copy_weights (B, K, S)` to be spread over the
-            symbols of the source, `log_probs` then being those of generating.
+            What the output layer reads, `(B, K, ...)`, by the names of `DecoderOutput`; `next.*`: what has changed of
+            the state.
         """
         network, hypotheses = self.network, tokens.shape[1]
         before = unflatten(self.template, iter(state))
         output, after = network.decoder.step(network.readable(tokens.flatten()), before)
-        found: dict[str, Tensor] = {}
-        if isinstance(network.output, CopyOutput):
-            log_generate, found["log_copy"], found["copy_weights"] = network.output.parts(output)
-            found["log_probs"] = log_generate + network.output.generate.log_probs(output, None)
-        else:
-            found["log_probs"] = network.output.log_probs(output, None)
-        if output.attention is not None:
-            found["attention"] = output.attention
-        found = {name: _per_hypothesis(value, hypotheses) for name, value in found.items()}
+        # copied: features may be the vector that is fed back, and a graph names each output once
+        handed = {name: value.clone(memory_format=torch.contiguous_format) for name, value in _handed(output).items()}
+        found = {name: _per_hypothesis(value, hypotheses) for name, value in handed.items()}
         changed = flatten(after, hypotheses).items()
         return found | {f"next.{name}": value for name, value in changed if name.split(".")[0] not in _PER_SOURCE}
+
+
+class OutputGraph(nn.Module):
+    """Scores of what a decoder hands over.
+
+    Args:
+        network: the model, in evaluation mode.
+        names: of the parts of a `DecoderOutput` that there are.
+    """
+
+    def __init__(self, network: EncoderDecoder, names: Sequence[str]) -> None:
+        super().__init__()
+        self.output = network.output
+        self.names = names
+
+    def forward(self, *parts: Tensor) -> dict[str, Tensor]:
+        """Score parts `(B, K, ...)`.
+
+        Returns:
+            `log_probs (B, K, V)`. A model that copies gives `log_copy (B, K, 1)` and the `copy_weights (B, K, S)` to be
+            spread over the symbols of the source, `log_probs` then being those of generating.
+        """
+        given = dict(zip(self.names, parts, strict=True))
+        output = DecoderOutput._make(given.get(name) for name in DecoderOutput._fields)
+        if not isinstance(self.output, CopyOutput):
+            return {"log_probs": self.output.log_probs(output, None)}
+        log_generate, log_copy, weights = self.output.parts(output)
+        log_probs = log_generate + self.output.generate.log_probs(output, None)
+        return {"log_probs": log_probs, "log_copy": log_copy, "copy_weights": weights}
+
+
+def _handed(output: DecoderOutput) -> dict[str, Tensor]:
+    return {name: value for name, value in output._asdict().items() if value is not None}
 
 
 def inputs_of(source: Padded | Sources) -> dict[str, Tensor]:
@@ -155,7 +182,7 @@ class Graph:
 
 
 @torch.no_grad()
-def trace(network: EncoderDecoder, source: Padded | Sources) -> tuple[Graph, Graph]:
+def trace(network: EncoderDecoder, source: Padded | Sources) -> tuple[Graph, Graph, Graph]:
     """Trace encoder and decoder with any number of sources, positions and hypotheses.
 
     Args:
@@ -163,7 +190,7 @@ def trace(network: EncoderDecoder, source: Padded | Sources) -> tuple[Graph, Gra
         source: an example of at least two sources and two positions; those of images have one size.
 
     Returns:
-        The encoder's and the decoder's graph.
+        The graphs of the encoder, the decoder and the output layer.
     """
     source = source if isinstance(source, Sources) else Padded(source.values, source.lengths)
     alone = source.select(torch.tensor([0])) if network.encoder.alone else source
@@ -182,7 +209,12 @@ def trace(network: EncoderDecoder, source: Padded | Sources) -> tuple[Graph, Gra
     places = {0: _SOURCES, 1: _HYPOTHESES}
     others = tuple(_dynamic(name, value) for name, value in twice.items())
     second = _trace(decoder, (tokens, *twice.values()), (places, others), ["tokens", *twice])
-    return first, second
+    handed = decoder(tokens, *twice.values())
+    handed = {name: value for name, value in handed.items() if name in DecoderOutput._fields}
+    places = {0: _SOURCES, 1: _HYPOTHESES}
+    shapes = tuple(places | ({2: _POSITIONS} if name == "attention" else {}) for name in handed)
+    third = _trace(OutputGraph(network, list(handed)), tuple(handed.values()), (shapes,), list(handed))
+    return first, second, third
 
 
 def _dynamic_input(value: Tensor, alone: bool) -> dict[int, Any]:

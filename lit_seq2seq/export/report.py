@@ -16,7 +16,7 @@ from lit_seq2seq.features import Feature, MultiSource, Processor, Waveform
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.runtime.beam import select
-from lit_seq2seq.runtime.network import Network
+from lit_seq2seq.runtime.network import PARTS, Network
 from lit_seq2seq.runtime.readers import Named
 from lit_seq2seq.types import CopySource, Padded, Sources
 
@@ -113,7 +113,7 @@ def greatest_error(network: EncoderDecoder, exported: Network, source: Padded | 
 
 def same_outputs(model: LitSeq2Seq, exported: Network, source: Padded | Sources) -> float:
     """Compare the best outputs under the model's own options: the share that is the same."""
-    config = replace(model.generation, do_sample=False, shortlist=False, num_return_sequences=1)
+    config = replace(model.generation, do_sample=False, num_return_sequences=1)
     config = replace(config, max_new_tokens=STEPS, min_new_tokens=0)
     found = exported.generate(named(source), config)
     pairs = zip(model.generate(source, config), found, strict=True)
@@ -142,7 +142,7 @@ def measure(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> list[Me
         rows = [row("eager", weights, 0.0, 1.0, lambda source: model.generate(source, config))]
     for name in variants:
         exported = Network(folder, name, threads)
-        size = sum((folder / f"{part}.{name}.onnx").stat().st_size for part in ("encoder", "decoder"))
+        size = sum((folder / f"{part}.{name}.onnx").stat().st_size for part in PARTS)
         error, same = greatest_error(model.net, exported, many), same_outputs(model, exported, many)
 
         def run(source: Padded | Sources, exported: Network = exported) -> object:

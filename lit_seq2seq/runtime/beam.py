@@ -44,15 +44,20 @@ StepFunction = Callable[[Array, State], Step]
 def select(state: State, rows: Array, parents: Array) -> State:
     """Reorder a state: tensors of sources by `rows (B',)`, those of hypotheses by `parents (B', K')` too.
 
+    Those of the whole batch, under `batch.*`, stay.
+
     Example:
         >>> state = {"memory.keys": np.arange(2), "cells.h": np.arange(6).reshape(2, 3)}
         >>> select(state, np.array([1]), np.array([[2, 0]]))["cells.h"]
         array([[5, 3]])
     """
-    return {
-        name: value[rows] if name.startswith(("memory", "summary")) else value[rows[:, None], parents]
-        for name, value in state.items()
-    }
+
+    def chosen(name: str, value: Array) -> Array:
+        if name.startswith("batch"):
+            return value
+        return value[rows] if name.startswith(("memory", "summary")) else value[rows[:, None], parents]
+
+    return {name: chosen(name, value) for name, value in state.items()}
 
 
 def beam_search(

@@ -6,6 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,14 @@ from .config import GenerationConfig
 from .errors import UserError
 from .readers import Named
 from .search import search
+from .shortlist import Candidates, Scored, Shortlist
 from .text import SpecialIds
 
-SETTINGS, FORMAT = "export.json", 3
+SETTINGS, SHORTLIST, FORMAT = "export.json", "shortlist.npz", 3
+PARTS = ("encoder", "decoder", "output")
 _LEAST = 1e-30  # probability of copying that counts as none
+_CANDIDATES = "memory.candidates", "memory.columns", "memory.shares"
+_PLACES = SpecialIds(*range(4))
 
 
 class Session:
@@ -70,13 +75,24 @@ class Decodable(ABC):
     specials: SpecialIds
     config: GenerationConfig
 
+    @property
     @abstractmethod
-    def start(self, source: Named) -> Encoded:
+    def shortlist(self) -> Shortlist:
+        """What lists the candidates of a source.
+
+        Raises:
+            UserError: there is none.
+        """
+
+    @abstractmethod
+    def start(self, source: Named, candidates: Candidates | None = None) -> Encoded:
         """Encode sources.
 
         Args:
             source: `source (B, S, ...)` and `lengths (B,)`; of several sources `source.NAME` and `lengths.NAME` each.
                 For a model that copies also `copy_ids (B, S)`, target ids of the source's symbols.
+            candidates: ids among which each source's output is chosen: `step` then takes and scores places among them,
+                not ids.
         """
 
     @abstractmethod
@@ -93,8 +109,16 @@ class Decodable(ABC):
             config: options of search; those of the model if `None`.
             random: see `lit_seq2seq.runtime.search.search`.
         """
-        state, mask, frames = self.start(source)
-        return search(self.step, state, mask, self.specials, config or self.config, frames, random)
+        config = config or self.config
+        candidates = self.shortlist(source["source"], source["lengths"]) if config.shortlist else None
+        state, mask, frames = self.start(source, candidates)
+        if candidates is None:
+            return search(self.step, state, mask, self.specials, config, frames, random)
+        found = search(self.step, state, mask, _PLACES, config, frames, random)
+        return [
+            [one._replace(tokens=ids[one.tokens].tolist()) for one in row]
+            for ids, row in zip(candidates.ids, found, strict=True)
+        ]
 
 
 class Network(Decodable):
@@ -126,11 +150,35 @@ class Network(Decodable):
             raise UserError(f"there is no variant {variant!r} of the model in {self.folder}: choose one of {known}")
         self.encoder = Session(self.folder / f"encoder.{variant}.onnx", threads)
         self.decoder = Session(self.folder / f"decoder.{variant}.onnx", threads)
+        self.output = Session(self.folder / f"output.{variant}.onnx", threads)
         self.vocabularies = {name: SpecialIds(**ids) for name, ids in self.settings["specials"].items()}
         self.specials = self.vocabularies["target"]
         self.config = GenerationConfig(**self.settings["generation"])
 
-    def start(self, source: Named) -> Encoded:
+    @cached_property
+    def tables(self) -> Named:
+        """The shortlist, `frequent` and `translations`, and the output layer, `weight`, `bias` and `bottleneck`.
+
+        Raises:
+            UserError: the model has no shortlist.
+        """
+        path = self.folder / SHORTLIST
+        if not path.is_file():
+            raise UserError(
+                f"shortlist=True: the model in {self.folder} has none: learn one with lit-seq2seq shortlist --model "
+                "DIR and export it again, or set it to false"
+            )
+        with np.load(path) as tables:
+            return dict(tables)
+
+    @property
+    def shortlist(self) -> Shortlist:
+        """See `Decodable.shortlist`."""
+        return Shortlist(
+            self.tables["frequent"], self.tables["translations"], self.settings["target_size"], self.specials
+        )
+
+    def start(self, source: Named, candidates: Candidates | None = None) -> Encoded:
         """Encode sources; see `Decodable.start`."""
         found = self._encode(source)
         state = {name: found[name] for name in self.decoder.inputs if name != "tokens"}
@@ -139,6 +187,10 @@ class Network(Decodable):
             beyond = max(int(copy_ids.max()) + 1 - self.settings["target_size"], 0)
             # of the second only the width matters
             state |= {"memory.copy_ids": copy_ids, "memory.copy_extra": np.zeros((len(copy_ids), beyond), bool)}
+        if candidates is not None:
+            symbols, *scored = Scored.of(candidates, self.settings["target_size"])
+            state |= dict(zip(_CANDIDATES, (candidates.ids, *scored), strict=True))
+            state |= {f"batch.{name}": self.tables[name][symbols] for name in ("weight", "bias")}
         return Encoded(state, found["mask"], found.get("frames"))
 
     def _encode(self, source: Named) -> State:
@@ -155,12 +207,31 @@ class Network(Decodable):
 
     def step(self, tokens: Array, state: State) -> Step:
         """Read `tokens (B, K)`; see `Decodable.step`."""
-        found = self.decoder({**state, "tokens": tokens})
+        short = "memory.candidates" in state
+        ids = np.take_along_axis(state["memory.candidates"], tokens, axis=1) if short else tokens
+        found = self.decoder({**state, "tokens": ids})
         after = {name: found.get(f"next.{name}", value) for name, value in state.items()}
-        log_probs = found["log_probs"]
-        if "memory.copy_ids" in state:
-            log_probs = mix(log_probs, found["log_copy"], found["copy_weights"], state)
+        log_probs = self._among(found["features"], state) if short else self._log_probs(found, state)
         return Step(log_probs, found.get("attention"), after)
+
+    def _log_probs(self, handed: State, state: State) -> Array:
+        """Score all symbols: `(B, K, V)`, or with those of the source `(B, K, V + extra)`."""
+        found = self.output(handed)
+        if "memory.copy_ids" in state:
+            return mix(found["log_probs"], found["log_copy"], found["copy_weights"], state)
+        return found["log_probs"]
+
+    def _among(self, features: Array, state: State) -> Array:
+        """Score the candidates of each source, `(B, K, C)`, as `lit_seq2seq.nn.shortlist.Candidates` does."""
+        _, columns, shares = (state[name] for name in _CANDIDATES)
+        if "bottleneck" in self.tables:
+            features = features @ self.tables["bottleneck"].T
+        scores = features @ state["batch.weight"].T + state["batch.bias"]  # (B, K, U)
+        rows, hypotheses = np.ogrid[: scores.shape[0], : scores.shape[1]]
+        own = scores[rows[..., None], hypotheses[..., None], columns[:, None]] + shares[:, None]  # (B, K, C + M)
+        own -= own.max(axis=2, keepdims=True)
+        own -= np.log(np.exp(own).sum(axis=2, keepdims=True))
+        return own[..., : state["memory.candidates"].shape[1]]
 
 
 def _padded(arrays: Sequence[Array]) -> Array:
@@ -202,9 +273,14 @@ class Ensemble(Decodable):
         self.networks = networks
         self.specials, self.config = networks[0].specials, networks[0].config
 
-    def start(self, source: Named) -> Encoded:
+    @property
+    def shortlist(self) -> Shortlist:
+        """That of the first network."""
+        return self.networks[0].shortlist
+
+    def start(self, source: Named, candidates: Candidates | None = None) -> Encoded:
         """Encode sources by each network, whose states go by the name `NAME@NUMBER`."""
-        parts = [network.start(source) for network in self.networks]
+        parts = [network.start(source, candidates) for network in self.networks]
         state = {f"{name}@{place}": value for place, part in enumerate(parts) for name, value in part.state.items()}
         frames = [part.frames for part in parts if part.frames is not None]
         if len(frames) < len(parts):

@@ -47,8 +47,6 @@ def search(
         >>> search(step, {}, np.ones((1, 1), bool), SpecialIds(eos=5), config)[0][0].tokens
         [3, 4]
     """
-    if config.shortlist:
-        raise UserError("shortlist=True: exported models score all symbols; set it to false")
     if config.ctc_weight:
         if frames is None:
             raise UserError(f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0")

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lit_seq2seq.nn import Ensemble, shortlist
+from lit_seq2seq.nn import Ensemble
 from lit_seq2seq.nn.inference import prepare
-from lit_seq2seq.nn.shortlist import Shortlist
+from lit_seq2seq.runtime import shortlist
+from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.search import GenerationConfig, including, search
 from lit_seq2seq.types import Padded, UserError
 from tests.nn.cases import MAIN, SOURCE, SPECIALS, TARGET_SIZE, EncoderDecoder, assert_close, network
@@ -109,11 +111,10 @@ def test_an_ensemble_averages_over_the_same_candidates() -> None:
 
 
 def test_candidates_are_listed_once_with_the_special_ones_first() -> None:
-    make = Shortlist(torch.tensor([6, 4]), torch.tensor([[7, 7], [4, -1], [1, 5]]), TARGET_SIZE, SPECIALS)
-    listed = make(Padded(torch.tensor([[1, 2, 2], [0, 1, 1], [1, 0, 0]]), torch.tensor([3, 2, 1])))
-    assert listed.values.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 6, 7], [0, 1, 2, 3, 4, 6, 0]]
+    make = Shortlist(np.array([6, 4]), np.array([[7, 7], [4, -1], [1, 5]]), TARGET_SIZE, SPECIALS)
+    listed = make(np.array([[1, 2, 2], [0, 1, 1], [1, 0, 0]]), np.array([3, 2, 1]))
+    assert listed.ids.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 6, 7], [0, 1, 2, 3, 4, 6, 0]]
     assert listed.lengths.tolist() == [7, 7, 6]
-    assert make.state_dict() == {}
 
 
 def test_tokens_of_a_prefix_join_the_candidates() -> None:

@@ -12,6 +12,7 @@ from lit_seq2seq.runtime.network import Decodable, Encoded, Ensemble
 from lit_seq2seq.runtime.readers import Named
 from lit_seq2seq.runtime.sampling import distribution
 from lit_seq2seq.runtime.search import search as numpy_search
+from lit_seq2seq.runtime.shortlist import Candidates, Shortlist
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.search.sample import sampler
 from lit_seq2seq.types import Padded, StepOutput
@@ -152,7 +153,11 @@ class Table(Decodable):
         self.chains, self.specials, self.config = chains, SPECIALS, config
         self._step, self._state = numpy_steps(chains)
 
-    def start(self, source: Named) -> Encoded:
+    @property
+    def shortlist(self) -> Shortlist:
+        raise UserError("a table has no shortlist")
+
+    def start(self, source: Named, candidates: Candidates | None = None) -> Encoded:
         return Encoded(self._state, self.chains.mask.numpy(), source["frames"])
 
     def step(self, tokens: Array, state: State) -> Step:
@@ -192,14 +197,8 @@ def test_what_the_model_lacks_is_explained() -> None:
 
 
 def test_the_runtime_imports_neither_torch_nor_datasets() -> None:
-    modules = ["config", "copying", "records", "search", "slots", "network", "text", "vectors", "audio", "images"]
-    code = f"import sys\nfrom lit_seq2seq.runtime import {', '.join(modules)}\n"
+    modules = "config, copying, records, search, slots, shortlist, network, text, vectors, audio, images"
+    code = f"import sys\nfrom lit_seq2seq.runtime import {modules}\n"
     code += "print([name for name in ('torch', 'datasets', 'lightning', 'transformers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-
-
-def test_shortlists_are_left_to_the_model_that_has_them() -> None:
-    chains = Chains.random(1, seed=0)
-    with pytest.raises(UserError, match=r"shortlist=True: exported models score all symbols; set it to false"):
-        numpy_search(*numpy_steps(chains), chains.mask.numpy(), SPECIALS, GenerationConfig(shortlist=True))

@@ -1,0 +1,109 @@
+"""Lexical shortlists: scores of the few target symbols that a source is likely to need."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import NamedTuple
+
+import numpy as np
+
+from .beam import Array
+from .text import SpecialIds
+
+SAMPLE = 128
+"""Symbols of the vocabulary from which the sum over those that are no candidates is estimated."""
+
+
+class Candidates(NamedTuple):
+    """The target symbols among which each output of a batch is chosen.
+
+    Attributes:
+        ids: `(B, C)` different target ids: padding, unknown, BOS and EOS, then others; padded at the end.
+        lengths: `(B,)` their numbers.
+    """
+
+    ids: Array
+    lengths: Array
+
+
+class Shortlist:
+    """The target symbols that may be produced for a source: the most frequent ones, and translations of its symbols.
+
+    As in L'Hostis et al. (2016), after Jean et al. (2015, section 3.3).
+
+    Args:
+        frequent: `(N,)` target ids that are always candidates.
+        translations: `(V, K)` target ids for each source symbol, -1 where there are fewer.
+        size: number of target symbols.
+        specials: ids of the special target symbols, which are always candidates, too.
+
+    Example:
+        >>> shortlist = Shortlist(np.array([4]), np.array([[-1], [6], [5]]), size=8, specials=SpecialIds())
+        >>> shortlist(np.array([[1, 1], [2, 0]]), np.array([2, 1])).ids
+        array([[0, 1, 2, 3, 4, 6],
+               [0, 1, 2, 3, 4, 5]])
+    """
+
+    def __init__(self, frequent: Array, translations: Array, size: int, specials: SpecialIds) -> None:
+        self.frequent, self.translations = frequent, translations
+        self.size, self.specials = size, specials
+
+    def __call__(self, source: Array, lengths: Array) -> Candidates:
+        """List the candidates of each source of ids `(B, S)` and its length, in their order."""
+        real = np.arange(source.shape[1]) < lengths[:, None]
+        found = np.where(real[:, :, None], self.translations[source], -1)  # (B, S, K)
+        chosen = np.zeros((len(source), self.size + 1), bool)  # the last column is that of -1
+        chosen[np.arange(len(source))[:, None, None], found] = True
+        chosen[:, self.frequent] = True
+        first = list(astuple(self.specials))
+        chosen[:, first] = False
+        rows, ids = np.nonzero(chosen[:, : self.size])
+        counts = np.bincount(rows, minlength=len(source))  # (B,)
+        places = np.arange(len(rows)) - (counts.cumsum() - counts)[rows] + len(first)
+        values = np.full((len(source), len(first) + counts.max()), self.specials.pad)
+        values[:, : len(first)] = first
+        values[rows, places] = ids
+        return Candidates(values, counts + len(first))
+
+
+class Scored(NamedTuple):
+    """Which symbols are scored for a batch, and what their scores stand for.
+
+    Probabilities are those of the whole vocabulary, nearly: what all other symbols add to the softmax is estimated from
+    `SAMPLE` of them, the same for every source. Normalised over the candidates alone, an uncertain step would cost
+    hardly more than a certain one, and beams would go other ways. Scores are computed once for what any source in the
+    batch needs; no source sees those of another.
+
+    Attributes:
+        symbols: `(U,)` ids of the symbols that are scored.
+        columns: `(B, C + SAMPLE)` where each source's candidates, and the sample, are among them.
+        shares: `(B, C + SAMPLE)` logarithm of the number of symbols for which each stands: 0 for candidates, minus
+            infinity for padding and for symbols of the sample that are candidates.
+    """
+
+    symbols: Array
+    columns: Array
+    shares: Array
+
+    @classmethod
+    def of(cls, candidates: Candidates, size: int) -> Scored:
+        """Make it from the candidates of each source and the number of all symbols.
+
+        Example:
+            >>> scored = Scored.of(Candidates(np.array([[0, 1, 2, 3, 5]]), np.array([5])), size=8)
+            >>> scored.shares[0].round(2).tolist()[5:]  # of each symbol, as there are fewer than `SAMPLE`
+            [-inf, -inf, -inf, -inf, 0.0, -inf, 0.0, 0.0]
+        """
+        ids, lengths = candidates
+        sample = np.arange(0, size, max(1, size // SAMPLE))
+        listed: Array = np.zeros((len(ids), size), bool)
+        np.put_along_axis(listed, ids, True, axis=1)
+        known = listed[:, sample]  # (B, M)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            each = np.log((size - lengths) / (~known).sum(1))[:, None]  # (B, 1)
+        real = np.arange(ids.shape[1]) < lengths[:, None]
+        shares = np.concatenate([np.where(real, 0, -np.inf), np.where(known, -np.inf, each)], axis=1)
+        needed: Array = np.any(listed, axis=0)  # (V,)
+        needed[sample] = True
+        scored = np.concatenate([ids, np.broadcast_to(sample, known.shape)], axis=1)
+        return cls(np.flatnonzero(needed), (needed.cumsum() - 1)[scored], shares.astype(np.float32))
