@@ -281,9 +281,8 @@ class LitSeq2Seq(SavedModel):
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if (
-            norm.device.type != "cpu" or not norm <= gradient_clip_val
-        ):  # a pass over all gradients; a GPU would wait here
+        # Scaling is a pass over all gradients, for nothing where the norm is small; on a GPU, to know it would take a wait.
+        if norm.device.type != "cpu" or not norm <= gradient_clip_val:
             nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
         self.log("grad_norm", norm, batch_size=1)
 
