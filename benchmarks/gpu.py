@@ -23,6 +23,7 @@ from benchmarks.arena import WORK
 from benchmarks.corpus import SPECIALS
 from benchmarks.models import SIZES, make_model
 from lit_seq2seq.nn import EncoderDecoder
+from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import search
 from lit_seq2seq.types import Padded
 
@@ -52,6 +53,11 @@ def seconds(work: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - begin) / times
 
 
+def autocast(device: str) -> torch.autocast:
+    """Compute in bf16, but for a CPU on trial that lacks it."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=computes_in(torch.bfloat16, device))
+
+
 class Training:
     """Training steps of GNMT size, in bf16.
 
@@ -73,7 +79,7 @@ class Training:
 
     def step(self, source: Padded, target: Padded) -> None:
         """Take an optimizer step."""
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+        with autocast(self.device):
             loss, _ = self.network.loss(source, target)
         self.optimizer.zero_grad()
         (loss / (target.values.numel())).backward()
@@ -117,7 +123,7 @@ class Training:
         options: dict[str, Any] = {"specials": self.network.specials, "config": config, "device": self.device}
 
         def decode() -> None:
-            with torch.inference_mode(), torch.autocast(self.device, dtype=torch.bfloat16):
+            with torch.inference_mode(), autocast(self.device):
                 state = self.network.start(self.network.encode(source))
                 search(self.network.step, state, batch_size=batch, **options)
 

@@ -281,7 +281,7 @@ class LitSeq2Seq(SavedModel):
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        # Scaling is a pass over all gradients, for nothing where the norm is small; on a GPU, to know it would take a wait.
+        # Scaling is a pass over all gradients, often for nothing; on a GPU, to look at the norm would be to wait.
         if norm.device.type != "cpu" or not norm <= gradient_clip_val:
             nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
         self.log("grad_norm", norm, batch_size=1)

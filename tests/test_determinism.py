@@ -13,7 +13,7 @@ from lit_seq2seq.nn import GeneralAttention, InputFeedingDecoder, ParallelDecode
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.search import GenerationConfig
-from tests.tiny import SIZES, make_data, make_model, make_trainer, pairs, rows
+from tests.tiny import SIZES, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
 
 DECODERS = {
     "parallel": partial(ParallelDecoder, **SIZES, dropout=0.3),
@@ -36,7 +36,9 @@ def weights(model: LitSeq2Seq) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16-mixed"}, {"deterministic": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"precision": "bf16-mixed"}, marks=needs_bfloat16), {"deterministic": True}], ids=str
+)
 def test_a_run_is_repeated_bit_for_bit(tmp_path: Path, decoder: str, options: dict[str, object]) -> None:
     first = weights(fitted(tmp_path, decoder, **options))
     assert torch.equal(weights(fitted(tmp_path, decoder, **options)), first)

@@ -56,7 +56,7 @@ def examples(value: object) -> list[doctest.Example]:
     return [example for test in found for example in test.examples]
 
 
-NAMES = sorted({name for name in public_names()})
+NAMES = sorted(set(public_names()))
 
 
 @pytest.mark.parametrize("path", NAMES)

@@ -19,11 +19,14 @@ from lit_seq2seq.nn import (
     PyramidalEncoder,
 )
 from lit_seq2seq.types import UserError
-from tests.tiny import SIZES, make_data, make_model, make_trainer, pairs, rows
+from tests.tiny import SIZES, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*smaller than the logging interval", "ignore:.*exists and is not empty", "ignore:.*LeafSpec.*"
-)
+pytestmark = [
+    needs_bfloat16,
+    pytest.mark.filterwarnings(
+        "ignore:.*smaller than the logging interval", "ignore:.*exists and is not empty", "ignore:.*LeafSpec.*"
+    ),
+]
 quiet = pytest.mark.filterwarnings("ignore:bf16-true keeps")
 
 

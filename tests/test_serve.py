@@ -39,7 +39,7 @@ from lit_seq2seq.serve.api import Api, GenerateApi, StreamApi
 from lit_seq2seq.serve.schema import FileRequest, FramesRequest, Limits, RecordRequest, TextRequest, request_of
 from lit_seq2seq.types import UserError
 from tests.test_untrusted import OwnMetric
-from tests.tiny import SIZES, make_data, make_model, make_trainer, pairs, rows
+from tests.tiny import SIZES, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
 
 LIMITS = Limits(max_length=60, max_bytes=100_000, max_new_tokens=50, max_beams=4, timeout=20.0)
 
@@ -161,7 +161,7 @@ def test_a_package_that_is_trusted_is_served(tmp_path: Path) -> None:
     assert isinstance(api.predictor.model.scores.metrics[0], OwnMetric)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_bfloat16), torch.int8])
 def test_it_computes_in_what_is_asked_for(folder: Path, dtype: torch.dtype) -> None:
     (api,) = make_server(str(folder), LIMITS, stream=False, dtype=dtype).litapi_connector
     api.setup("cpu")

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -13,9 +14,15 @@ from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.metrics import BLEU, ExactMatch
 from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, TextEncoder
+from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig
 
 DIGITS = dict(zip(["eins", "zwei", "drei", "vier", "fünf"], ["one", "two", "three", "four", "five"], strict=True))
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not computes_in(torch.bfloat16, "cpu"), reason="this CPU has no kernels for bfloat16 recurrent layers"
+)
 
 
 def pairs(count: int, seed: int = 0) -> dict[str, list[str]]:

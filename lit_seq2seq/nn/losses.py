@@ -16,7 +16,7 @@ BLOCK_SCORES = 1 << 24
 CHUNK_SCORES = 1 << 19
 """Scores worked on at a time in single precision on a CPU: few enough for the cache of a core."""
 ROW_DIGITS = 5
-"""Leading binary digits of the number of rows that are multiplied on a CPU: a kernel is made for each number, slowly."""
+"""Leading binary digits of the number of rows multiplied on a CPU: a kernel is made for each number, slowly."""
 
 
 def _rounded(rows: int) -> int:

@@ -10,6 +10,7 @@ from lit_seq2seq.nn.decoders import feeding
 from lit_seq2seq.nn.decoders.base import AttentionFactory, Combine, Decoder, DecoderOutput
 from lit_seq2seq.nn.decoders.feeding_loop import FeedingInputs, run_feeding_loop
 from tests.nn.cases import SOURCE, SOURCE_SIZE, TARGET_SIZE, assert_close, disturb
+from tests.tiny import needs_bfloat16
 
 TOKENS = torch.tensor([[2, 4, 6, 7], [2, 7, 5, 4], [2, 5, 5, 5], [2, 6, 4, 3]])
 
@@ -87,6 +88,7 @@ def test_gradients_in_double_precision(dropped: bool) -> None:
     assert torch.autograd.gradcheck(lambda *inputs: run_feeding_loop(FeedingInputs(*inputs)), tuple(given))
 
 
+@needs_bfloat16
 def test_bfloat16_comes_close() -> None:
     encoder = disturb(TextEncoder(SOURCE_SIZE, embedding_dim=5, hidden_size=6))
     decoder = disturb(InputFeedingDecoder(TARGET_SIZE, encoder.shape, embedding_dim=5, hidden_size=6))

@@ -18,7 +18,6 @@ from lit_seq2seq.nn import (
     TextEncoder,
     ZeroBridge,
 )
-from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.types import Encoded, Padded, SpecialIds
 from tests.nn.cases import (
     DECODERS,
@@ -35,6 +34,7 @@ from tests.nn.cases import (
     network,
     step_log_probs,
 )
+from tests.tiny import needs_bfloat16
 
 Tiny = partial(EncoderDecoder, SOURCE_SIZE, TARGET_SIZE, partial(TextEncoder, **SIZES))
 
@@ -49,11 +49,6 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
         unused -= {"encoder.stack.norms.2.weight", "encoder.stack.norms.2.bias"}
     assert not unused
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
-
-
-needs_bfloat16 = pytest.mark.skipif(
-    not computes_in(torch.bfloat16, "cpu"), reason="this CPU has no kernels for bfloat16 recurrent layers"
-)
 
 
 @needs_bfloat16

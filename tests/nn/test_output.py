@@ -22,7 +22,7 @@ from tests.nn.cases import (
     disturb,
     step_log_probs,
 )
-from tests.nn.test_network import needs_bfloat16
+from tests.tiny import needs_bfloat16
 
 COPYING = ["parallel general", "parallel first additive", "parallel multi-head", "feeding general"]
 COPYING += ["feeding additive coverage", "conditional additive coverage", "conditional default", "feeding location"]
