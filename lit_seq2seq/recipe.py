@@ -28,6 +28,10 @@ from lit_seq2seq.plots import plot_curves
 from lit_seq2seq.predictor import Output, Predictor
 
 
+_LONGEST = 300
+"""Characters of an input that are typed."""
+
+
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Seq2SeqCLI:
     """Build everything that a YAML recipe describes, without running it.
 
@@ -145,13 +149,18 @@ def _draw(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, r
 
 
 def generate_command(first: Any, feature: Feature, model: LitSeq2Seq, folder: Path) -> str:
-    """Return the command that makes outputs: for `first` where it fits on a line, otherwise for the paths of files."""
+    """Return the command that makes outputs: for `first` where it fits on a line, otherwise for files."""
     line = first
     if isinstance(feature, Records):
         line = feature.show(first)
     elif isinstance(first, Mapping) and isinstance(feature, MultiSource):
         typed = {name: value if isinstance(value, str | list) else "FILE" for name, value in first.items()}
         line = json.dumps(typed, ensure_ascii=False)
-    given = f"echo {shlex.quote(line)} |" if isinstance(line, str) else "ls FILES |"
+    if not isinstance(line, str):
+        given = "ls FILES |"
+    elif "\n" in line or len(line) > _LONGEST:
+        given = "cat FILE |"  # an input a line
+    else:
+        given = f"echo {shlex.quote(line)} |"
     options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
     return f"{given} lit-seq2seq generate --model {folder} {options}"

@@ -250,14 +250,16 @@ def test_the_demo_ends_with_scores_samples_pictures_and_the_next_commands(tmp_pa
         ({"name": "Fred's", "food": None}, Records(), """{"name": "Fred's", "food": null}"""),
         ("name[Fred's]", Records(), "name[Fred's]"),
         (b"pixels", ImageFeature(size=8), None),
+        ("two\nlines", Tokenizer(), "cat FILE"),
+        ("long " * 100, Tokenizer(), "cat FILE"),
     ],
 )
 def test_the_command_for_an_output_can_be_typed(first: object, feature: Feature, line: str | None) -> None:
     command = generate_command(first, feature, make_model(), Path("model"))
     given, _, rest = command.partition(" | ")
     assert rest == "lit-seq2seq generate --model model --num_beams 5"
-    if line is None:
-        assert given == "ls FILES"
+    if line in (None, "cat FILE"):
+        assert given == (line or "ls FILES")
     else:
         assert subprocess.run(["bash", "-c", given], capture_output=True, text=True, check=True).stdout == f"{line}\n"
 
