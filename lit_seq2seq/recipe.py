@@ -27,7 +27,6 @@ from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.plots import plot_curves
 from lit_seq2seq.predictor import Output, Predictor
 
-
 _LONGEST = 300
 """Characters of an input that are typed."""
 
