@@ -198,7 +198,7 @@ class Client:
     def open(self, path: str, body: object = None) -> Any:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        return urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=60)
+        return urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=300)
 
     def call(self, path: str, body: object = None) -> tuple[int, Any]:
         try:
@@ -242,7 +242,7 @@ def serving(folder: Path, *options: str) -> Iterator[Client]:
         yield client
     finally:
         process.terminate()
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
 
 
@@ -408,7 +408,7 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has_begun(folder: Path) -
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     thread.join(60)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert answers
     assert answers[0][0] == 200
     assert process.returncode == 0, output

@@ -262,7 +262,7 @@ def test_two_processes_get_the_same_rows_and_fingerprints(tmp_path):
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         for _ in range(2)
     ]  # at once: they also write the cache together
-    first, second = (process.communicate(timeout=60)[0] for process in processes)
+    first, second = (process.communicate(timeout=300)[0] for process in processes)
     assert first == second
     assert "'kind'" in first
 
