@@ -224,9 +224,11 @@ class Network(Decodable):
     def _among(self, features: Array, state: State) -> Array:
         """Score the candidates of each source, `(B, K, C)`, as `lit_seq2seq.nn.shortlist.Candidates` does."""
         _, columns, shares = (state[name] for name in _CANDIDATES)
+        flat = features.reshape(-1, features.shape[-1])  # one product: of three dimensions NumPy makes one a source
         if "bottleneck" in self.tables:
-            features = features @ self.tables["bottleneck"].T
-        scores = features @ state["batch.weight"].T + state["batch.bias"]  # (B, K, U)
+            flat = flat @ self.tables["bottleneck"].T
+        scores = flat @ state["batch.weight"].T + state["batch.bias"]
+        scores = scores.reshape(*features.shape[:2], -1)  # (B, K, U)
         rows, hypotheses = np.ogrid[: scores.shape[0], : scores.shape[1]]
         own = scores[rows[..., None], hypotheses[..., None], columns[:, None]] + shares[:, None]  # (B, K, C + M)
         own -= own.max(axis=2, keepdims=True)
