@@ -83,8 +83,8 @@ def two_nodes(recipe: Path, *more: str, name: str = "fit", line: str = "", missi
     return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
 
 
-def watch(folder: Path, strike: str = "") -> str:
-    arguments = {"folder": str(folder), "strike": strike}
+def watch(folder: Path, strike: str = "", at: int = 3) -> str:
+    arguments = {"folder": str(folder), "strike": strike, "at": at}
     return f"--trainer.callbacks+={json.dumps({'class_path': 'tests.test_processes.Rows', 'init_args': arguments})}"
 
 
@@ -118,7 +118,9 @@ def test_two_nodes_are_interrupted_and_one_goes_on(tmp_path, recipe):
     assert any("Interrupted: the same command with --ckpt_path last goes on" in output for _, output in ended), ended
     _, counts = rows_of(tmp_path)
     assert counts == [8, 8]
-    assert main(["fit", "--config", str(recipe), *options, watch(tmp_path), "--ckpt_path=last"]) == 0
+    alone = ["fit", "--config", str(recipe), *options, "--ckpt_path=last"]
+    assert main([*alone, watch(tmp_path, "signal", at=10)]) != 0  # within the epoch that the two began
+    assert main([*alone, watch(tmp_path)]) == 0
     seen, _ = rows_of(tmp_path)
     last = {epoch: rows for epoch, rows in seen.items() if rows}
     total: Counter[int] = sum(last.values(), Counter())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -26,11 +26,24 @@ class Position:
         epoch: number of the epoch, from 0.
         batches: how many batches of it each process has taken.
         world_size: number of processes that took them.
+        before: the same two numbers for each other number of processes that took batches of the epoch before these did.
     """
 
     epoch: int = 0
     batches: int = 0
     world_size: int = 1
+    before: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def taken(self) -> tuple[tuple[int, int], ...]:
+        """Batches of the epoch that each process took, and number of processes, in turn."""
+        return (*self.before, (self.batches, self.world_size)) if self.batches else self.before
+
+    def after(self, batches: int, world_size: int) -> Position:
+        """Return where each of so many processes stands that has gone on from here with so many batches."""
+        if world_size == self.world_size:
+            return replace(self, batches=self.batches + batches)
+        return Position(self.epoch, batches, world_size, self.taken)
 
 
 class BatchRows(list[int]):
@@ -133,9 +146,9 @@ class BucketBatchSampler(Sampler[list[int]]):
         return [index for start, size in pairs for index in self.indices[start : start + size].tolist()]
 
     @property
-    def batches_left(self) -> int:
-        """Number of batches that this process has still to take in the epoch it starts with."""
-        return len(self._left()) // self.world_size
+    def batches_done(self) -> int:
+        """Number of batches that this process need not take in the epoch it starts with."""
+        return len(self) - len(self._left()) // self.world_size if self.start.taken else 0
 
     def _batches(self) -> list[Ints]:
         """Return the batches of this epoch for all processes: those of its first step, of its second, ..."""
@@ -152,15 +165,22 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     def _left(self) -> list[Ints]:
         """Return what is left of the epoch that an interrupted run goes on with."""
-        before = self._among(self.start.world_size if self.start.batches else self.world_size)
-        before.epoch = self.start.epoch
-        left = before._batches()[self.start.batches * self.start.world_size :]
-        rows = sum(map(len, left))
-        count = min(-(-len(left) // self.world_size), rows // self.world_size) * self.world_size
-        if count in (0, len(left)):
-            return left[:count]
-        order = np.concatenate(left)
-        bounds = self._fit(order, np.cumsum([0, *map(len, left)]), count)
+        taken = self.start.taken
+        first = self._among(taken[0][1] if taken else self.world_size)
+        first.epoch = self.start.epoch
+        left = first._batches()
+        for batches, world_size in taken:
+            left = self._shared(left, world_size)[batches * world_size :]
+        return self._shared(left, self.world_size)
+
+    def _shared(self, batches: list[Ints], world_size: int) -> list[Ints]:
+        """Change the bounds of batches so that so many processes get equally many."""
+        rows = sum(map(len, batches))
+        count = min(-(-len(batches) // world_size), rows // world_size) * world_size
+        if count in (0, len(batches)):
+            return batches[:count]
+        order = np.concatenate(batches)
+        bounds = self._fit(order, np.cumsum([0, *map(len, batches)]), count)
         return np.split(order, bounds[1:-1])
 
     def _among(self, world_size: int) -> Self:

@@ -64,11 +64,15 @@ class TrainingLoader(DataLoader[Batch]):
         """Return how far the trainer has come with these batches."""
         if self.trainer is None:
             return self.start
-        epoch = self._epoch if isinstance(self.dataset, BatchStream) else self.sampler.epoch  # type: ignore[attr-defined]
+        sampler, world_size = self.sampler, self.trainer.world_size
+        epoch = sampler.epoch if isinstance(sampler, BucketBatchSampler) else self._epoch
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         if progress.is_last_batch:
-            return Position(epoch + 1, 0, self.trainer.world_size)
-        return Position(epoch, counts(progress.current).processed, self.trainer.world_size)
+            return Position(epoch + 1, 0, world_size)
+        batches = counts(progress.current).processed
+        if isinstance(sampler, BucketBatchSampler) and epoch == self.start.epoch:
+            return self.start.after(batches - sampler.batches_done, world_size)
+        return Position(epoch, batches, world_size)
 
     def state_dict(self) -> dict[str, int]:
         """Return the position."""

@@ -333,7 +333,7 @@ class Seq2SeqDataModule(LightningDataModule):
             return (
                 min(len(sampler), int(min(1e18, self.trainer.num_training_batches)))
                 if complete
-                else len(sampler) - sampler.batches_left
+                else sampler.batches_done
             )
         return self._start.batches if self._start.world_size == self.trainer.world_size else 0
 

@@ -212,20 +212,20 @@ def test_processes_get_batches_of_similar_size(number):
 @settings(max_examples=200, deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=4, max_size=60),
-    before=st.integers(1, 4),
+    runs=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 30)), min_size=1, max_size=4),
     now=st.integers(1, 4),
     batch_size=st.integers(1, 9),
-    taken=st.integers(0, 60),
     number=st.integers(0, 2),
 )
-def test_another_number_of_processes_goes_on_without_a_row_lost_or_repeated(
-    pairs, before, now, batch_size, taken, number
-):
+def test_other_numbers_of_processes_go_on_without_a_row_lost_or_repeated(pairs, runs, now, batch_size, number):
     source, target = np.array(pairs, dtype=np.int32).T
-    whole = epochs(source, target, before, number, batch_size=batch_size)
-    taken = min(taken, len(whole[0]))
-    used = [row for batches in whole for batch in batches[:taken] for row in batch]
-    left = epochs(source, target, now, number, Position(number, taken, before), batch_size=batch_size)
+    position, used = Position(number), []
+    for world_size, taken in runs:
+        there = epochs(source, target, world_size, number, position, batch_size=batch_size)
+        taken = min(taken, len(there[0]))
+        used += [row for batches in there for batch in batches[:taken] for row in batch]
+        position = position.after(taken, world_size)
+    left = epochs(source, target, now, number, position, batch_size=batch_size)
     assert len({len(batches) for batches in left}) == 1
     assert all(batch for batches in left for batch in batches)
     rest = [row for batches in left for batch in batches for row in batch]
