@@ -133,7 +133,9 @@ def _writer(name: str) -> Iterator[IO[str]]:
 
 def average(parser: ArgumentParser, arguments: list[str]) -> None:
     """Average the weights of several checkpoints of one run into a model folder: `lit-seq2seq average`."""
-    parser.add_argument("--checkpoints", type=str, nargs="+", required=True, help="two or more .ckpt files")
+    parser.add_argument(
+        "--checkpoints", type=str, nargs="+", required=True, help=".ckpt files; of one, its own weights"
+    )
     parser.add_argument("--output", type=str, required=True, help="model folder to write")
     options = parser.parse_args(arguments)
     weights = average_checkpoints(options.checkpoints)

@@ -194,3 +194,14 @@ def test_mistakes_are_explained(folders: dict[str, Path], tmp_path: Path) -> Non
         TextBackbone(9, bert)(Padded(torch.full((1, 30), 4), torch.tensor([30])))
     with pytest.raises(UserError, match="a recording of 7 samples is too short for the speech model: it needs 20"):
         SpeechBackbone(1, str(folders["hubert"]))(Padded(torch.zeros(1, 7, 1), torch.tensor([7])))
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_recordings_shorter_than_the_masks_of_training_are_learned_from(kind: str, norm: str) -> None:
+    blocks = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = {"model_type": kind, "conv_dim": [8] * 7, "feat_extract_norm": norm, **blocks}
+    encoder = SpeechBackbone(1, "tiny", hidden_size=6, config=config, trainable_blocks=-1).train()
+    for samples in (1600, 16000):  # 4 frames and 49, where a mask has 10
+        memory = encoder(Padded(torch.randn(2, samples, 1), torch.tensor([samples, 1600]))).memory
+        assert memory.values.isfinite().all()

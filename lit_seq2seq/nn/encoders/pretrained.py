@@ -215,13 +215,18 @@ class SpeechBackbone(PretrainedEncoder):
                 f"a recording of {found} samples is too short for the speech model: it needs {self.shortest}"
             )
         if self.backbone.config.feat_extract_norm == "group":
-            alone = [
-                self.states(input_values=row[None, : int(n)])[0] for row, n in zip(samples, source.lengths, strict=True)
-            ]
+            alone = [self._heard(row[None, : int(n)])[0] for row, n in zip(samples, source.lengths, strict=True)]
             states = nn.utils.rnn.pad_sequence(alone, batch_first=True)  # (B, S', D)
         else:
-            states = self.states(input_values=samples, attention_mask=source.mask.long())
+            states = self._heard(samples, attention_mask=source.mask.long())
         return self.sequence(states, lengths)
+
+    def _heard(self, samples: Tensor, **inputs: Tensor) -> Tensor:
+        """Run the model, whose SpecAugment fails in training where there are fewer frames than a mask is long."""
+        frames = int(self.backbone._get_feat_extract_output_lengths(samples.shape[1]))
+        if self.backbone.training and frames < self.backbone.config.mask_time_length:
+            inputs["mask_time_indices"] = samples.new_zeros(len(samples), frames, dtype=torch.bool)
+        return self.states(input_values=samples, **inputs)
 
 
 def freeze(model: nn.Module, trainable_blocks: int) -> None:
