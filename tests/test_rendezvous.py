@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import distributed
 from torch.distributed import HashStore, ProcessGroupGloo, TCPStore
 
 from lit_seq2seq.cli import main
@@ -31,6 +32,8 @@ def start(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     recipe = write_recipe(tmp_path)
 
     def run(node: int, port: int, address: str = HOST, **more: str) -> str:
+        if distributed.is_initialized():  # Lightning leaves the group of an earlier test
+            distributed.destroy_process_group()
         here = {"NODE_RANK": str(node), "MASTER_ADDR": address, "MASTER_PORT": str(port), **more}
         with mock.patch.dict(os.environ, here), mock.patch.object(rank_zero_only, "rank", node):
             assert main(["fit", "--config", str(recipe), *OPTIONS]) == 1

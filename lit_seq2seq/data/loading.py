@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -74,11 +75,11 @@ class TrainingLoader(DataLoader[Batch]):
             return self.start.after(batches - sampler.batches_done, world_size)
         return Position(epoch, batches, world_size)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the position."""
         return asdict(self.position())
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the loader stands where the trainer goes on."""
         saved = Position(**state_dict)
         if (saved.epoch, saved.batches) != (self.start.epoch, self.start.batches):
