@@ -40,7 +40,7 @@ types: $(READY)
 # Plain pip with the tested versions pinned; on Linux this takes the build of torch that pip finds for them.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
 clean:
