@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
 
 from lit_seq2seq.callbacks.signals import StopSignals, requeue
 from lit_seq2seq.types import UserError
@@ -24,6 +26,8 @@ _SHARED_EVERY = 8  # optimizer steps between two looks at what other processes w
 
 class Checkpoint(ModelCheckpoint):
     """Keeps the best checkpoints by a score and the last ones, within epochs too, and lets a run be interrupted.
+
+    Of checkpoints with equal scores the one with the lower `val_loss` is better, then the later one.
 
     A run that is resumed from any of them goes on at the next batch and ends as if it had never stopped. SIGTERM,
     Ctrl-C and, in a SLURM job, SIGUSR1 let the step finish, save and stop; after SIGUSR1 the job is queued again. A
@@ -79,6 +83,7 @@ class Checkpoint(ModelCheckpoint):
         self._stop, self._due = 0, False
         self._step = 0
         self._saved_step, self._saved_at = 0, 0.0
+        self._ties: dict[str, tuple[float, int]] = {}  # of each of the best: minus its loss, and its step
 
     # ---------------------------------------------------------------------------------------------- within epochs
 
@@ -146,6 +151,47 @@ class Checkpoint(ModelCheckpoint):
         if due and not self._should_skip_saving_checkpoint(trainer):
             self._save_last(trainer)
 
+    # ---------------------------------------------------------------------------------------------- the best
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether these weights are among the best: Lightning lets only better scores replace older ones."""
+        if current is None or self.save_top_k == -1 or len(self.best_k_models) < self.save_top_k:
+            return current is not None
+        kth = self._ranked()[-self.save_top_k]
+        better = (self._signed(current), *_tie(trainer)) >= self._rank(kth)
+        return trainer.strategy.reduce_boolean_decision(better)
+
+    def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        ranked = self._ranked()
+        dropped = ranked[: max(0, len(ranked) + 1 - self.save_top_k)] if self.save_top_k > 0 else []
+        for path in dropped:
+            del self.best_k_models[path]
+            self._ties.pop(path, None)
+        filepath = self._get_metric_interpolated_filepath_name(
+            monitor_candidates, trainer, dropped[0] if dropped else None
+        )
+        worst = torch.full_like(current, math.inf if self.mode == "min" else -math.inf)
+        self.current_score = self.best_k_models[filepath] = torch.where(current.isnan(), worst, current)
+        self._ties[filepath] = _tie(trainer)
+        ranked = self._ranked()
+        self.kth_best_model_path, self.best_model_path = ranked[0], ranked[-1]
+        self.kth_value = self.best_k_models[self.kth_best_model_path]
+        self.best_model_score = self.best_k_models[self.best_model_path]
+        self._save_checkpoint(trainer, filepath)
+        for path in dropped:
+            if self._should_remove_checkpoint(trainer, path, filepath):
+                self._remove_checkpoint(trainer, path)
+
+    def _ranked(self) -> list[str]:
+        """Return those that are kept, the worst first."""
+        return sorted(self.best_k_models, key=self._rank)
+
+    def _rank(self, path: str) -> tuple[float, float, int]:
+        return self._signed(self.best_k_models[path]), *self._ties.get(path, (-math.inf, 0))
+
+    def _signed(self, score: Tensor) -> float:
+        return _worst_if_nan(float(score) if self.mode == "max" else -float(score))
+
     # ---------------------------------------------------------------------------------------------- interrupted
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -174,15 +220,22 @@ class Checkpoint(ModelCheckpoint):
         """Listen no more."""
         self._signals.remove()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Add what decides between equal scores."""
+        return {**super().state_dict(), "ties": self._ties}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Know the checkpoints of the interrupted run, also where its folder was moved since."""
+        ties = state_dict.get("ties", {})
         before, now = state_dict["dirpath"], self.dirpath
         names = {path: str(Path(now or "") / Path(path).name) for path in state_dict["best_k_models"]}
         if before != now and names and all(Path(path).is_file() for path in names.values()):
             scores = {names[path]: score for path, score in state_dict["best_k_models"].items()}
             paths = {name: names.get(state_dict[name], "") for name in ("best_model_path", "kth_best_model_path")}
             state_dict = {**state_dict, "dirpath": now, "best_k_models": scores, **paths}
+            ties = {names[path]: tie for path, tie in ties.items()}
         super().load_state_dict(state_dict)
+        self._ties = {path: tuple(tie) for path, tie in ties.items() if path in self.best_k_models}
 
     # ---------------------------------------------------------------------------------------------- writing
 
@@ -218,6 +271,15 @@ class Checkpoint(ModelCheckpoint):
             elif newer.is_file():
                 older.unlink(missing_ok=True)
                 os.link(newer, older)
+
+
+def _tie(trainer: Trainer) -> tuple[float, int]:
+    """What decides between equal scores: the greater is better."""
+    return _worst_if_nan(-float(trainer.callback_metrics.get("val_loss", 0.0))), trainer.global_step
+
+
+def _worst_if_nan(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
 
 
 def _flush(path: Path) -> None:
