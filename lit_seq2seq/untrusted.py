@@ -29,6 +29,7 @@ GREATEST: Mapping[str, float] = {
     "size": 4096,
     "max_pixels": 10**9,
     "sampling_rate": 10**6,
+    "max_seconds": 10**5,
     "n_mels": 4096,
     "window": 60,
     "stack": 1000,

@@ -12,7 +12,7 @@ from datasets import Audio, LargeList, List, Value
 from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.features.speech import Normalization, VectorFeature
-from lit_seq2seq.runtime.audio import FILES, SAMPLES, log_mel, open_audio, read_audio, samples_of
+from lit_seq2seq.runtime.audio import FILES, MAX_SECONDS, SAMPLES, log_mel, open_audio, read_audio, samples_of
 from lit_seq2seq.runtime.vectors import FloatArray
 from lit_seq2seq.types import UserError
 
@@ -20,7 +20,10 @@ _SETTINGS = ("sampling_rate", "n_mels", "window", "hop", "fmin", "fmax", "log_fl
 
 
 class Recordings(VectorFeature):
-    """Base of features of recordings, as `LogMel` describes them; `sampling_rate` is in their configuration."""
+    """Base of features of recordings, as `LogMel` describes them.
+
+    `sampling_rate` and `max_seconds` are in their configuration.
+    """
 
     column_kind: ClassVar[str] = "audio (a recording, the bytes or the path of one, or samples)"
     input_kind: ClassVar[str] = "a recording: its path, its bytes, samples, or a mapping with array and sampling_rate"
@@ -29,6 +32,10 @@ class Recordings(VectorFeature):
     def sampling_rate(self) -> int:
         """Samples per second."""
         return int(self.config["sampling_rate"])
+
+    def samples(self, raw: Any) -> FloatArray:
+        """Read one recording: `(N,)` from -1 to 1."""
+        return read_audio(raw, self.sampling_rate, float(self.config["max_seconds"]))
 
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds recordings, files, paths or samples."""
@@ -86,6 +93,7 @@ class LogMel(Recordings):
         stack: see `VectorFeature`.
         spec_augment: see `VectorFeature`.
         store: see `VectorFeature`.
+        max_seconds: longer recordings are refused before they are decoded.
 
     Raises:
         UserError: a setting is out of its range.
@@ -111,6 +119,7 @@ class LogMel(Recordings):
         stack: int = 1,
         spec_augment: SpecAugment | None = None,
         store: bool = True,
+        max_seconds: float = MAX_SECONDS,
     ) -> None:
         highest = sampling_rate / 2 if fmax is None else fmax
         if n_mels < 1:
@@ -124,7 +133,7 @@ class LogMel(Recordings):
         if not log_floor > 0:
             raise UserError(f"log_floor must be above 0, but is {log_floor}")
         own: dict[str, Any] = {"sampling_rate": sampling_rate, "n_mels": n_mels, "window": window, "hop": hop}
-        own |= {"fmin": fmin, "fmax": fmax, "log_floor": log_floor}
+        own |= {"fmin": fmin, "fmax": fmax, "log_floor": log_floor, "max_seconds": _duration(max_seconds)}
         super().__init__(deltas, normalize, stack, spec_augment, store, **own)
         self._length, self._hop = round(window * sampling_rate), round(hop * sampling_rate)
 
@@ -135,7 +144,7 @@ class LogMel(Recordings):
 
     def frames(self, raw: Any) -> FloatArray:
         """Compute the energies of one recording: `(T, n_mels)`."""
-        return log_mel(read_audio(raw, self.sampling_rate), **{name: self.config[name] for name in _SETTINGS})
+        return log_mel(self.samples(raw), **{name: self.config[name] for name in _SETTINGS})
 
     def measure(self, raw: Sequence[Any]) -> list[int]:
         """Count positions from the headers of files, without decoding them."""
@@ -153,6 +162,7 @@ class Waveform(Recordings):
         sampling_rate: in hertz, that of the encoder's training.
         normalize: see `VectorFeature`; `utterance` is what wav2vec 2.0 and its kin expect.
         store: see `VectorFeature`.
+        max_seconds: longer recordings are refused before they are decoded.
 
     Example:
         >>> import numpy as np
@@ -161,12 +171,17 @@ class Waveform(Recordings):
     """
 
     def __init__(
-        self, sampling_rate: int = 16_000, normalize: Normalization = "utterance", store: bool = False
+        self,
+        sampling_rate: int = 16_000,
+        normalize: Normalization = "utterance",
+        store: bool = False,
+        max_seconds: float = MAX_SECONDS,
     ) -> None:
         if sampling_rate < 1:
             raise UserError(f"sampling_rate must be at least 1, but is {sampling_rate}")
-        super().__init__(normalize=normalize, store=store, sampling_rate=sampling_rate)
-        self.config = {name: self.config[name] for name in ("sampling_rate", "normalize", "store")}
+        own: dict[str, Any] = {"sampling_rate": sampling_rate, "max_seconds": _duration(max_seconds)}
+        super().__init__(normalize=normalize, store=store, **own)
+        self.config = {name: self.config[name] for name in (*own, "normalize", "store")}
 
     @property
     def channels(self) -> int:
@@ -180,7 +195,7 @@ class Waveform(Recordings):
 
     def frames(self, raw: Any) -> FloatArray:
         """Return the samples `(T, 1)`."""
-        return read_audio(raw, self.sampling_rate)[:, None]
+        return self.samples(raw)[:, None]
 
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
         """Turn recordings into samples `(T, 1)` float32."""
@@ -189,3 +204,9 @@ class Waveform(Recordings):
     def measure(self, raw: Sequence[Any]) -> list[int]:
         """Count samples from the headers of files, without decoding them."""
         return [round(self._seconds(value) * self.sampling_rate) for value in raw]
+
+
+def _duration(seconds: float) -> float:
+    if not seconds > 0:
+        raise UserError(f"max_seconds must be above 0, but is {seconds}")
+    return seconds

@@ -26,9 +26,10 @@ _PATCH = 16  # so many pixels squared count as one position
 class Image(Feature):
     """Images as RGB pixels of one size, `(B, size, size, 3)` float32, `(v / 255 - mean) / std`.
 
-    Images are decoded when a batch is made, and not kept. Whatever Pillow opens will do: palettes, CMYK, grey, 16 bits
-    and transparency (laid on white) become RGB, the first frame of an animation counts, and a camera's orientation is
-    followed. Training may take random parts (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842, section 6) and
+    Images are decoded when a batch is made, and not kept. PNG, JPEG, GIF, BMP, WebP, TIFF, PPM, JPEG 2000 and AVIF are
+    read, and HEIF where a plugin of Pillow reads it. Palettes, CMYK, grey, 16 bits and transparency (laid on white)
+    become RGB, the first frame of an animation counts, and a camera's orientation is followed. Training may take random
+    parts (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842, section 6) and
     mirror images.
 
     Args:

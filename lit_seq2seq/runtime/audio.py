@@ -16,6 +16,9 @@ from .errors import UserError
 from .vectors import FloatArray
 
 _LOUDEST = 2.0**31  # whole numbers of 32 bits pass, what overflows when squared and summed does not
+_MAX_RATIO = 100  # between the sampling rate of a recording and the one it is converted to
+_BLOCK = 1 << 20  # values that are decoded at once
+MAX_SECONDS = 600.0
 _EXTRA = "pip install 'lit_seq2seq[audio]'"
 
 
@@ -85,11 +88,16 @@ def _mel(hertz: Any) -> Any:
 SAMPLES, FILES = ("array", "raw"), ("bytes", "path")
 
 
-def read_audio(raw: Any, sampling_rate: int) -> FloatArray:
+def read_audio(raw: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS) -> FloatArray:
     """Read a recording as samples from -1 to 1 at `sampling_rate`, `(N,)`; see `LogMel` for what it may be.
 
+    Args:
+        raw: the recording.
+        sampling_rate: in hertz.
+        max_seconds: a longer one is refused, before it is decoded where its header says so.
+
     Raises:
-        UserError: it cannot be read, or is empty.
+        UserError: it cannot be read, is empty or too long, or has a sampling rate of another order.
 
     Example:
         >>> import numpy as np
@@ -99,14 +107,15 @@ def read_audio(raw: Any, sampling_rate: int) -> FloatArray:
     found = samples_of(raw, sampling_rate)
     if found is None:
         with open_audio(raw) as sound:
+            _check(raw, sound.frames, sound.samplerate, sampling_rate, max_seconds)
             try:
-                found = sound.read(dtype="float32", always_2d=True).mean(axis=1), sound.samplerate
-            except (RuntimeError, MemoryError) as error:  # soundfile's own are RuntimeErrors
-                reason = " ".join(str(error).split())
+                found = _decode(raw, sound, max_seconds), sound.samplerate
+            except (RuntimeError, MemoryError, ValueError) as error:  # soundfile's own are RuntimeErrors
                 raise UserError(
-                    f"{_name(raw)} is a broken recording: {reason}: mend it, or leave the row out"
+                    f"{_name(raw)} is a broken recording: {_reason(error)}: mend it, or leave the row out"
                 ) from error
     samples, rate = found
+    _check(raw, len(samples), rate, sampling_rate, max_seconds)
     if not len(samples):
         raise UserError(f"expected a recording, but {_name(raw)} has no samples")
     if not np.abs(samples).max() < _LOUDEST:
@@ -120,12 +129,37 @@ def read_audio(raw: Any, sampling_rate: int) -> FloatArray:
     return np.asarray(samples, dtype=np.float32)
 
 
+def _check(raw: Any, samples: int, rate: int, wanted: int, max_seconds: float) -> None:
+    if rate < 1 or max(rate, wanted) > _MAX_RATIO * min(rate, wanted):
+        raise UserError(
+            f"{_name(raw)} has a sampling rate of {rate} Hz, too far from the model's {wanted} Hz: convert it"
+        )
+    if samples > max_seconds * rate:
+        raise UserError(
+            f"{_name(raw)} lasts {samples / rate:.0f} seconds, and at most {max_seconds:g} are allowed: cut it, or "
+            "raise max_seconds of the source feature"
+        )
+
+
+def _decode(raw: Any, sound: Any, max_seconds: float) -> FloatArray:
+    """Decode block by block, so that neither a header that lies nor many channels cost memory."""
+    blocks, count = [], 0
+    while len(block := sound.read(max(_BLOCK // sound.channels, 1), dtype="float32", always_2d=True)):
+        blocks.append(block.mean(axis=1))
+        count += len(block)
+        _check(raw, count, sound.samplerate, sound.samplerate, max_seconds)
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
 def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
     """Return samples and their rate; `None` where `raw` is a file."""
     rate, values = sampling_rate, raw
     if isinstance(raw, Mapping):
         values = next((raw[key] for key in SAMPLES if raw.get(key) is not None), None)
-        rate = int(raw.get("sampling_rate") or sampling_rate)
+        try:
+            rate = int(raw.get("sampling_rate") or sampling_rate)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"expected a sampling rate in hertz, but it is {raw['sampling_rate']!r}") from error
     if values is None or isinstance(values, str | Path | bytes):
         return None
     array = np.asarray(values)
@@ -155,8 +189,12 @@ def open_audio(raw: Any) -> Any:
     try:
         return soundfile.SoundFile(io.BytesIO(inside) if isinstance(inside, bytes) else os.fspath(inside))
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{_name(raw)} is not a recording that soundfile can read: {reason}") from error
+        raise UserError(f"{_name(raw)} is not a recording that soundfile can read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Say what an error of soundfile says, without the object it reads from."""
+    return " ".join(str(getattr(error, "error_string", error)).split())
 
 
 def _name(raw: Any) -> str:

@@ -18,6 +18,8 @@ from .errors import UserError
 
 GREY = 128
 _LEAST_SIDE = 2
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+"""What is read; Pillow hands others, such as EPS, to programs outside, or decodes more than their header says."""
 
 
 def open_image(raw: Any, max_pixels: int) -> PIL.Image.Image:
@@ -38,9 +40,12 @@ def open_image(raw: Any, max_pixels: int) -> PIL.Image.Image:
     try:
         with warnings.catch_warnings():  # of sizes, which are checked below
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            image = PIL.Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) if _is_file(raw) else raw
+            image = _open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) if _is_file(raw) else raw
     except PIL.UnidentifiedImageError as error:
-        raise UserError(f"expected an image, but{name or ' the bytes'} cannot be read as one: convert it") from error
+        raise UserError(
+            f"expected an image, but{name or ' the bytes'} cannot be read as one: convert it to PNG or JPEG "
+            f"(also read: {', '.join(FORMATS[2:])})"
+        ) from error
     except PIL.Image.DecompressionBombError as error:
         raise UserError(f"the image{name} is too large: {error}: make it smaller") from error
     except (OSError, ValueError, SyntaxError) as error:
@@ -102,6 +107,11 @@ def _exists(path: Any) -> bool:
         return Path(path).is_file()
     except (OSError, ValueError):  # too long, or with a null character: some other text
         return False
+
+
+def _open(file: Any) -> PIL.Image.Image:
+    PIL.Image.init()  # knows all formats, those of plugins too
+    return PIL.Image.open(file, formats=[name for name in FORMATS if name in PIL.Image.OPEN])
 
 
 def _is_file(raw: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .audio import log_mel, read_audio
+from .audio import MAX_SECONDS, log_mel, read_audio
 from .errors import UserError
 from .placeholders import Delexicalized
 from .records import linearize, read_record, several
@@ -164,16 +164,18 @@ class Vectors(Reader):
         config = self.config
         if "n_mels" in config:
             names = ("sampling_rate", "n_mels", "window", "hop", "fmin", "fmax", "log_floor")
-            samples = read_audio(raw, config["sampling_rate"])
-            frames = log_mel(samples, **{name: config[name] for name in names})
+            frames = log_mel(self._samples(raw), **{name: config[name] for name in names})
         elif "sampling_rate" in config:
-            frames = read_audio(raw, config["sampling_rate"])[:, None]
+            frames = self._samples(raw)[:, None]
         else:
             frames = check_frames(raw, config["channels"])
         frames = with_deltas(frames, config.get("deltas", 0))
         if config["normalize"] != "none":
             frames = normalized(frames, self.statistics)
         return stacked(frames, self._stack)
+
+    def _samples(self, raw: Any) -> Array:
+        return read_audio(raw, self.config["sampling_rate"], self.config.get("max_seconds", MAX_SECONDS))
 
     @property
     def _stack(self) -> int:

@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 import wave
 
 import datasets
@@ -8,7 +9,7 @@ import pytest
 import soundfile
 from datasets import Audio, Features, List, Value
 
-from lit_seq2seq.features import LogMel
+from lit_seq2seq.features import LogMel, Waveform
 from lit_seq2seq.runtime.audio import read_audio
 from lit_seq2seq.types import UserError
 
@@ -123,11 +124,71 @@ def test_a_flac_file_in_an_audio_column_is_read():
         (np.full(9, np.nan), "expected samples from -1 to 1, but some of the array are not finite"),
         (np.zeros((2, 3)), r"expected samples \(N,\), but got an array of shape \(2, 3\)"),
         ({"sampling_rate": 8000}, "it has none of them"),
+        ({"array": [0.0], "sampling_rate": "fast"}, "expected a sampling rate in hertz, but it is 'fast'"),
+        ({"array": [0.0], "sampling_rate": float("nan")}, "expected a sampling rate in hertz, but it is nan"),
+        ({"array": [0.0], "sampling_rate": -8000}, "a sampling rate of -8000 Hz, too far from the model's 16000 Hz"),
     ],
 )
 def test_recordings_that_cannot_be_read_are_explained(raw, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         LogMel().encode([raw])
+    assert " at 0x" not in str(error.value)
+
+
+def silence(seconds: int, kind: str, rate: int = 8000, channels: int = 1) -> bytes:
+    data = io.BytesIO()
+    with soundfile.SoundFile(data, "w", rate, channels, format=kind) as file:
+        for _ in range(seconds):  # libsndfile crashes when much is written to Ogg at once
+            file.write(np.zeros((rate, channels), np.float32))
+    return data.getvalue()
+
+
+def gigahertz() -> bytes:
+    data = silence(1, "WAV")
+    return data[:24] + (2 * 10**9).to_bytes(4, "little") + data[28:]
+
+
+def flac_of(samples: int) -> bytes:
+    """Return a file whose header says another number of samples than there are: 8,000."""
+    data = bytearray(silence(1, "FLAC"))
+    data[21] = data[21] & 0xF0 | samples >> 32
+    data[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
+    return bytes(data)
+
+
+BOMBS = {
+    "an hour at 1 Hz": (lambda: silence(4000, "WAV", 1), "a sampling rate of 1 Hz, too far from the model's 8000 Hz"),
+    "a rate of gigahertz": (gigahertz, "a sampling rate of 2000000000 Hz, too far from the model's 8000 Hz"),
+    "an hour at 90 Hz": (lambda: silence(3600, "WAV", 90), "lasts 3600 seconds, and at most 600 are allowed"),
+    "samples of an hour": (lambda: {"array": np.zeros(3600 * 80), "sampling_rate": 80}, "lasts 3600 seconds"),
+    "silence in FLAC": (lambda: silence(700, "FLAC"), "lasts 700 seconds, .*: cut it, or raise max_seconds"),
+    "silence in Ogg": (lambda: silence(700, "OGG"), "lasts 700 seconds"),
+    "silence in MP3": (lambda: silence(700, "MP3"), "lasts 700 seconds"),
+    "a header of 2^36 samples": (lambda: flac_of(2**36 - 1), "lasts 8589935 seconds"),
+    "a header of no samples": (lambda: flac_of(0), "at most 600 are allowed"),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_recordings_that_would_fill_the_memory_are_refused_before_they_are_decoded(case):
+    make, message = BOMBS[case]
+    raw = make()
+    tracemalloc.start()
+    for feature in (LogMel(8000), Waveform(8000)):
+        with pytest.raises(UserError, match=message):
+            feature.encode([raw])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+def test_longer_recordings_may_be_allowed_and_many_channels_are_averaged_block_by_block():
+    assert len(Waveform(80, max_seconds=3600).encode([silence(3600, "FLAC", 80)])[0]) == 3600 * 80
+    rng = np.random.default_rng(0)
+    many = rng.uniform(-0.5, 0.5, (9000, 255)).astype(np.float32)  # more than one block
+    data = io.BytesIO()
+    soundfile.write(data, many, RATE, format="WAV", subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(data.getvalue(), RATE), many.mean(axis=1), atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +198,7 @@ def test_recordings_that_cannot_be_read_are_explained(raw, message):
         ({"hop": 0.0}, "window and hop must be at least one sample"),
         ({"fmax": 9000.0}, r"fmin and fmax must satisfy 0 <= fmin < fmax <= 8000\.0, but are 20\.0 and 9000\.0"),
         ({"log_floor": 0.0}, "log_floor must be above 0"),
+        ({"max_seconds": 0}, "max_seconds must be above 0"),
     ],
 )
 def test_settings_out_of_range_are_explained(options, message):

@@ -174,6 +174,20 @@ def test_huge_images_are_refused_before_they_are_decoded(monkeypatch: pytest.Mon
         one(bomb)
 
 
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO", "ICNS", "TGA", "PCX", "DDS"])
+def test_formats_that_run_programs_or_that_nobody_needs_are_not_read(kind: str, tmp_path: Path) -> None:
+    content = file(noise(64, 64), kind)
+    (tmp_path / "a.png").write_bytes(content)
+    for raw in (content, str(tmp_path / "a.png"), {"bytes": content, "path": None}):
+        with pytest.raises(UserError, match="cannot be read as one: convert it to PNG or JPEG"):
+            one(raw)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "MPO"])
+def test_common_formats_are_read(kind: str) -> None:
+    assert one(file(noise(64, 64), kind)).shape == (SIZE, SIZE, 3)
+
+
 def test_a_large_photograph_is_decoded_at_a_fraction() -> None:
     content = file(noise(1600, 1200), "JPEG")
     assert Image(SIZE).decode(content).size == (200, 150)
