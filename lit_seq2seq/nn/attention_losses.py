@@ -13,19 +13,20 @@ class AttentionLoss(nn.Module, ABC):
 
     Example:
         >>> class Peaked(AttentionLoss):
-        ...     def forward(self, weights, target_mask):
+        ...     def forward(self, weights, target_mask, source_mask=None):
         ...         return ((1 - weights.amax(dim=-1)) * target_mask).sum()
         >>> Peaked()(torch.tensor([[[0.75, 0.25]]]), torch.tensor([[True]]))
         tensor(0.2500)
     """
 
     @abstractmethod
-    def forward(self, weights: Tensor, target_mask: Tensor) -> Tensor:
+    def forward(self, weights: Tensor, target_mask: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """Compute the term.
 
         Args:
-            weights: `(B, T, S)` attention weights, zero at padding of the source.
+            weights: `(B, T, S)` attention weights, zero at padding of the source; they can be zero elsewhere, too.
             target_mask: `(B, T)` booleans, true at real target tokens.
+            source_mask: `(B, S)` booleans, true at real source positions; `None` if all are real.
 
         Returns:
             A scalar, summed over tokens as the loss is.
@@ -53,7 +54,7 @@ class CoverageLoss(AttentionLoss):
             raise ValueError(f"weight of CoverageLoss must be at least 0, got {weight}")
         self.weight = weight
 
-    def forward(self, weights: Tensor, target_mask: Tensor) -> Tensor:
+    def forward(self, weights: Tensor, target_mask: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """Compute the term; see `AttentionLoss.forward`."""
         weights = weights.float()
         coverage = weights.cumsum(dim=1) - weights  # (B, T, S)
@@ -70,8 +71,9 @@ class DoublyStochasticLoss(AttentionLoss):
         weight: factor of the term, >= 0; the paper's is 1.
 
     Example:
-        >>> weights = torch.tensor([[[1.0, 0.25, 0.0], [0.5, 0.5, 0.0]]])  # the last position is padding
-        >>> DoublyStochasticLoss()(weights, torch.tensor([[True, True]]))
+        >>> weights = torch.tensor([[[1.0, 0.25, 0.0], [0.5, 0.5, 0.0]]])
+        >>> source = torch.tensor([[True, True, False]])  # the last position is padding
+        >>> DoublyStochasticLoss()(weights, torch.tensor([[True, True]]), source)
         tensor(0.3125)
     """
 
@@ -81,8 +83,10 @@ class DoublyStochasticLoss(AttentionLoss):
             raise ValueError(f"weight of DoublyStochasticLoss must be at least 0, got {weight}")
         self.weight = weight
 
-    def forward(self, weights: Tensor, target_mask: Tensor) -> Tensor:
+    def forward(self, weights: Tensor, target_mask: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """Compute the term; see `AttentionLoss.forward`."""
         looked = (weights.float() * target_mask[:, :, None]).sum(dim=1)  # (B, S)
-        real = (weights > 0).any(dim=1)  # (B, S)
-        return self.weight * ((1 - looked).square() * real).sum()
+        missing = (1 - looked).square()  # (B, S)
+        if source_mask is not None:
+            missing = missing.masked_fill(~source_mask, 0)
+        return self.weight * missing.sum()

@@ -166,7 +166,7 @@ class EncoderDecoder(nn.Module):
             share = self.auxiliary.weight
             loss = (1 - share) * loss + share * self.auxiliary.loss(encoded.memory, target)
         for attention_loss in self.attention_losses:
-            loss = loss + attention_loss(output.attention, target.mask)
+            loss = loss + attention_loss(output.attention, target.mask, encoded.memory.mask)
         return loss, nll
 
     @torch.no_grad()

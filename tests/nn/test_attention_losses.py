@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 
 from lit_seq2seq.nn import (
     AdditiveAttention,
@@ -10,7 +11,9 @@ from lit_seq2seq.nn import (
     EncoderDecoder,
     MeanBridge,
     ParallelDecoder,
+    TextEncoder,
 )
+from lit_seq2seq.nn.attention import AttentionHistory, AttentionMemory
 from lit_seq2seq.types import Padded
 from tests.nn.cases import IMAGES, SIZES, assert_close, widen
 
@@ -25,7 +28,40 @@ def test_every_real_place_counts_by_how_far_its_total_is_from_one() -> None:
         for i in range(4 if b != 1 else 2):
             total = sum(float(weights[b, t, i]) for t in range(int(lengths[b])))
             expected += (1 - total) ** 2
-    assert_close(DoublyStochasticLoss(0.5)(weights, mask).item(), 0.5 * expected)
+    source = Padded(torch.zeros(3, 4), torch.tensor([4, 2, 4])).mask
+    assert_close(DoublyStochasticLoss(0.5)(weights, mask, source).item(), 0.5 * expected)
+
+
+@pytest.mark.parametrize(
+    ("weights", "source", "expected"),
+    [
+        ([[[1.0, 0, 0]]], None, 2.0),  # eq. 14: two places were never looked at
+        ([[[1.0, 0, 0]]], [[True, True, False]], 1.0),
+        ([[[0.0, 0, 0]], [[1e-46, 1.0, 0]]], [[True, True, True], [True, True, False]], 4.0),
+        ([[[0.0, 0, 0]]], [[False, False, False]], 0.0),
+    ],
+)
+def test_a_real_place_without_weight_is_no_padding(weights: object, source: object, expected: float) -> None:
+    term = torch.tensor(weights)
+    mask = None if source is None else torch.tensor(source)
+    assert DoublyStochasticLoss()(term, torch.ones(len(term), 1, dtype=torch.bool), mask).item() == expected
+
+
+def test_a_network_tells_its_losses_which_places_are_real() -> None:
+    class Peaked(AdditiveAttention):
+        def scores(self, query: Tensor, memory: AttentionMemory, history: AttentionHistory | None) -> Tensor:
+            scores = super().scores(query, memory, history) * 0
+            return scores.index_fill(2, torch.tensor([0]), 1e4)  # all other weights underflow to zero
+
+    encoder = partial(TextEncoder, bidirectional=False, **SIZES)
+    decoder = partial(ParallelDecoder, attention=Peaked, bridge=MeanBridge, **SIZES)
+    network = EncoderDecoder(9, 9, encoder, decoder, attention_losses=[DoublyStochasticLoss])
+    plain = EncoderDecoder(9, 9, encoder, decoder)
+    plain.load_state_dict(network.state_dict())
+    source = Padded(torch.tensor([[4, 5, 6], [7, 4, 0]]), torch.tensor([3, 2]))
+    target = Padded(torch.tensor([[4, 3], [3, 0]]), torch.tensor([2, 1]))
+    term = network.loss(source, target)[0] - plain.loss(source, target)[0]
+    assert_close(term, torch.tensor((2 - 1.0) ** 2 + 2 + 1))
 
 
 def test_the_term_is_added_to_the_loss_of_a_captioning_network_and_has_a_gradient() -> None:
