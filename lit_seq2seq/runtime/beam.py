@@ -136,6 +136,7 @@ def _enough(ended: list[Hypothesis], reachable: float, config: GenerationConfig)
 def constrain(log_probs: Array, paths: Array, time: int, specials: SpecialIds, config: GenerationConfig) -> Array:
     """Ban padding, BOS, repeated n-grams and a too early EOS; what nothing may follow gets EOS for certain."""
     log_probs = log_probs.astype(np.float32)
+    ending = log_probs[..., specials.eos].copy()  # (B, K); padding or BOS may be the same symbol
     log_probs[..., [specials.pad, specials.bos]] = -np.inf
     size = config.no_repeat_ngram_size
     if size and paths.shape[2] >= size:
@@ -143,8 +144,7 @@ def constrain(log_probs: Array, paths: Array, time: int, specials: SpecialIds, c
         context = paths[:, :, None, paths.shape[2] - size + 1 :]
         repeated = (ngrams[..., :-1] == context).all(-1)  # (B, K, W)
         np.put_along_axis(log_probs, np.where(repeated, ngrams[..., -1], specials.pad), -np.inf, axis=2)
-    if time < config.min_new_tokens:
-        log_probs[..., specials.eos] = -np.inf
+    log_probs[..., specials.eos] = -np.inf if time < config.min_new_tokens else ending
     log_probs[np.isneginf(log_probs.max(-1)), specials.eos] = 0
     return log_probs
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from .errors import UserError
 
 LengthNormalization = Literal["none", "average", "power", "wu"]
 """How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
+_LARGEST_POWER = 70.0  # natural logarithm of what a length may be raised to, so that scores fit single precision
+_LARGEST_COVERAGE_PENALTY = 1000.0  # above it the rounding of attention weights would decide between hypotheses
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,14 @@ class GenerationConfig:
             is finished when no open hypothesis can still reach the best `num_return_sequences`, whatever follows: this
             never misses a better hypothesis of the beam. (transformers does so for `"never"`; its `False` compares open
             hypotheses at their present length and may stop too soon when `length_penalty > 0`.)
-        length_penalty: the exponent of `"power"` and `"wu"`: above 0 favours long outputs, below 0 short ones.
+        length_penalty: the exponent of `"power"` and `"wu"`: above 0 favours long outputs, below 0 short ones. It must
+            stay so small that `max_new_tokens ** length_penalty` can be computed: with 128, from -14.4 to 14.4.
         length_normalization: what the log-probability is divided by: `"none"`: 1; `"average"`: length; `"power"`:
             length ** length_penalty, as transformers does; `"wu"`: ((5 + length) / 6) ** length_penalty
-            (Wu et al. 2016, eq. 14).
+            (Wu et al. 2016, eq. 14). With `"none"` a beam prefers short outputs, often empty ones; you get a warning
+            when it finds some.
         coverage_penalty: weight beta >= 0 of the penalty on source positions that received little attention
-            (Wu et al. 2016, eq. 14); 0 is off.
+            (Wu et al. 2016, eq. 14), at most 1000; 0 is off.
         ctc_weight: share of CTC in the scores (Watanabe et al. 2017), 0 to 1, for models trained with it; 0 is off.
             With 1, one beam and no limit on what may come next, no decoder runs: the most probable symbol or blank is
             taken at each position of the encoder (best path decoding, Graves et al. 2006).
@@ -87,7 +93,9 @@ class GenerationConfig:
             self._expect_integer(name, minimum=0)
         self._expect_number("temperature", lambda value: 0 < value < math.inf, "a number above 0")
         self._expect_number("top_p", lambda value: 0 < value <= 1, "a number above 0 and at most 1")
-        self._expect_number("coverage_penalty", lambda value: 0 <= value < math.inf, "a number of at least 0")
+        self._expect_number(
+            "coverage_penalty", lambda value: 0 <= value <= _LARGEST_COVERAGE_PENALTY, "a number from 0 to 1000"
+        )
         self._expect_number("ctc_weight", lambda value: 0 <= value <= 1, "a number from 0 to 1")
         self._expect_number("length_penalty", math.isfinite, "a finite number")
         self._expect("seed", self.seed is None or self._is_seed(), "an integer of 64 bits, or None")
@@ -112,7 +120,38 @@ class GenerationConfig:
             self.do_sample or self.num_return_sequences <= self.num_beams,
             f"at most num_beams={self.num_beams}; raise num_beams or set do_sample=True",
         )
+        if self.length_normalization in ("power", "wu"):
+            largest = _LARGEST_POWER / math.log(max(self.max_new_tokens, 2))
+            self._expect(
+                "length_penalty",
+                abs(self.length_penalty) <= largest,
+                f"from {-largest:.3g} to {largest:.3g} with max_new_tokens={self.max_new_tokens}",
+            )
         self._expect("shortlist", not (self.shortlist and self.ctc_weight), "False with ctc_weight above 0")
+
+    @property
+    def favours_short(self) -> bool:
+        """Whether a beam ranks outputs such that each token makes one worse, however likely it is."""
+        unscaled = self.length_normalization == "none"
+        return self.num_beams > 1 and (
+            unscaled or (self.length_normalization != "average" and self.length_penalty <= 0)
+        )
+
+    def check_outputs(self, empty: bool) -> None:
+        """Warn if a beam has found an empty output because the options favour short ones.
+
+        Args:
+            empty: whether there is one.
+        """
+        if empty and self.favours_short:
+            setting = "length_normalization=none"
+            if self.length_normalization != "none":
+                setting = f"length_penalty={self.length_penalty}"
+            warnings.warn(
+                f"some outputs are empty, as a beam with {setting} favours short ones: set length_normalization to "
+                "average, or length_penalty to 1 with power, or raise min_new_tokens",
+                stacklevel=3,
+            )
 
     @property
     def best_path(self) -> bool:
@@ -126,15 +165,25 @@ class GenerationConfig:
 
     def _expect_integer(self, name: str, minimum: int) -> None:
         value: object = getattr(self, name)
-        valid = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+        valid = not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= minimum
         self._expect(name, valid, f"an integer of at least {minimum}")
         self._expect(name, getattr(self, name) < 2**31, "below 2^31")
+        object.__setattr__(self, name, int(getattr(self, name)))
 
     def _expect_number(self, name: str, valid: Callable[[float], bool], expected: str) -> None:
         value: object = getattr(self, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        self._expect(name, number and valid(getattr(self, name)), expected)
+        number = _as_float(value) if not isinstance(value, bool) and isinstance(value, Real) else math.nan
+        self._expect(name, valid(number), expected)
+        if not isinstance(value, int):
+            object.__setattr__(self, name, number)
 
     def _expect(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
-            raise UserError(f"{name}={getattr(self, name)!r}: must be {expected}")
+            raise UserError(f"{name}={getattr(self, name)!r:.60}: must be {expected}")
+
+
+def _as_float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # of an integer
+        return math.nan

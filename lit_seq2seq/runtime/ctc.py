@@ -141,6 +141,9 @@ def best_path(frames: Array, mask: Array, specials: SpecialIds, config: Generati
         >>> best_path(frames, np.ones((1, 5), bool), SpecialIds(), GenerationConfig())[0][0].tokens
         [4, 4, 5]
     """
+    never = [index for index in {specials.bos, specials.eos} if index != specials.pad]
+    frames = frames.copy()
+    frames[..., never] = -np.inf
     path = np.where(mask, frames.argmax(-1), specials.pad)  # (B, S)
     log_probs = np.where(mask, frames.max(-1), 0)
     labels = path != specials.pad

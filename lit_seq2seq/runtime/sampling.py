@@ -8,9 +8,17 @@ from .beam import Array, Hypothesis, State, StepFunction, add_coverage, constrai
 from .config import GenerationConfig
 from .text import SpecialIds
 
+BLOCK = 128
+"""So many tokens of an output get their random numbers at once."""
+
 
 def sample_search(
-    step: StepFunction, state: State, mask: Array, specials: SpecialIds, config: GenerationConfig, uniform: Array
+    step: StepFunction,
+    state: State,
+    mask: Array,
+    specials: SpecialIds,
+    config: GenerationConfig,
+    random: np.random.Generator,
 ) -> list[list[Hypothesis]]:
     """Draw `num_return_sequences` independent outputs per source, each token from the model's distribution.
 
@@ -22,7 +30,7 @@ def sample_search(
         mask: see `beam_search`.
         specials: ids of the special symbols.
         config: the options.
-        uniform: `(B, num_return_sequences, max_new_tokens)` random numbers in [0, 1).
+        random: where random numbers come from.
 
     Returns:
         For each source its hypotheses, best first; the same one may occur more than once.
@@ -33,9 +41,9 @@ def sample_search(
         ...     return Step(table[tokens], None, state)
         >>> from lit_seq2seq.runtime.beam import Step
         >>> config = GenerationConfig(do_sample=True, max_new_tokens=3)
-        >>> uniform = np.array([[[0.0, 0.3, 0.9]]])
-        >>> sample_search(step, {}, np.ones((1, 1), bool), SpecialIds(), config, uniform)[0][0].tokens
-        [1]
+        >>> random = np.random.default_rng(0)
+        >>> sample_search(step, {}, np.ones((1, 1), bool), SpecialIds(), config, random)[0][0].tokens
+        [5, 4, 4]
     """
     shape = len(mask), config.num_return_sequences
     state = select(state, np.arange(shape[0]), np.zeros(shape, np.int64))
@@ -47,7 +55,9 @@ def sample_search(
     for time in range(config.max_new_tokens):
         output = step(tokens, state)
         allowed = constrain(output.log_probs, paths, time, specials, config)  # (B, K, V)
-        tokens = draw(distribution(allowed, config), uniform[..., time])
+        if time % BLOCK == 0:
+            uniform = random.random((*shape, min(BLOCK, config.max_new_tokens - time)), np.float32)
+        tokens = draw(distribution(allowed, config), uniform[..., time % BLOCK])
         chosen = np.take_along_axis(allowed, tokens[..., None], axis=2)
         paths = np.concatenate([paths, tokens[..., None]], axis=2)
         token_scores = np.concatenate([token_scores, chosen], axis=2)
@@ -85,7 +95,10 @@ def distribution(log_probs: Array, config: GenerationConfig) -> Array:
         >>> distribution(log_probs, GenerationConfig(do_sample=True, top_p=0.5)).tolist()
         [0.0, 1.0, 0.0]
     """
-    logits = (log_probs - log_probs.max(-1, keepdims=True)) / np.float32(config.temperature)
+    limits = np.finfo(np.float32)
+    temperature = np.float32(min(max(config.temperature, float(limits.tiny)), float(limits.max)))
+    with np.errstate(over="ignore"):
+        logits = (log_probs - log_probs.max(-1, keepdims=True)) / temperature
     if config.top_k:
         values, index = top(logits, config.top_k)
         logits = np.full_like(logits, -np.inf)

@@ -55,6 +55,7 @@ def search(
         step, state = join_ctc(step, state, frames, mask, specials, config.ctc_weight)
     if config.do_sample:
         random = np.random.default_rng(config.seed) if random is None else random
-        uniform = random.random((len(mask), config.num_return_sequences, config.max_new_tokens), np.float32)
-        return sample_search(step, state, mask, specials, config, uniform)
-    return beam_search(step, state, mask, specials, config)
+        return sample_search(step, state, mask, specials, config, random)
+    found = beam_search(step, state, mask, specials, config)
+    config.check_outputs(any(not row[0].tokens for row in found))
+    return found

@@ -92,14 +92,16 @@ def search(
         device=device,
         return_attention=return_attention,
     )
-    if not config.ctc_weight:
-        found = run(step, state)
-        return found if candidates is None else named(found, candidates)
-    if frames is None:
+    if config.ctc_weight and frames is None:
         raise UserError(
             f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0, or train with "
             "model.auxiliary=lit_seq2seq.nn.CTC"
         )
-    if config.best_path and prefix is None:
+    if frames is not None and config.best_path and prefix is None:
         return best_path(frames, specials, config)
-    return run(*join_ctc(step, state, frames, specials, config.ctc_weight))
+    if frames is not None and config.ctc_weight:
+        found = run(*join_ctc(step, state, frames, specials, config.ctc_weight))
+    else:
+        found = run(step, state)
+    config.check_outputs(any(len(row[0].tokens) == 0 for row in found))
+    return found if candidates is None else named(found, candidates)

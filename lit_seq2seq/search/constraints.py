@@ -71,4 +71,5 @@ def keep_top_p(log_probs: Tensor, p: float) -> Tensor:
     ordered, index = log_probs.softmax(-1).sort(dim=-1, descending=True, stable=True)  # (..., V)
     mass_before = ordered.cumsum(-1) - ordered
     outside = mass_before >= p
+    outside[..., 0] = False  # single precision may not tell `p` from 0
     return log_probs.masked_fill(torch.zeros_like(outside).scatter_(-1, index, outside), -torch.inf)

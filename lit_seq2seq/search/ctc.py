@@ -176,7 +176,7 @@ def join_ctc(
 
 @torch.no_grad()
 def best_path(frames: Padded, specials: SpecialIds, config: GenerationConfig) -> list[list[Hypothesis]]:
-    """Take the most probable symbol or blank at each position, join repetitions and drop blanks.
+    """Take the most probable symbol or blank at each position, join repetitions and drop blanks; never BOS or EOS.
 
     The best path decoding of Graves et al. (2006, section 3.2): no decoder runs, and nothing is searched. The
     log-probability of a hypothesis is that of its path; a token's is that of its positions and the blanks before them,
@@ -196,7 +196,9 @@ def best_path(frames: Padded, specials: SpecialIds, config: GenerationConfig) ->
         >>> best_path(frames, SpecialIds(), GenerationConfig())[0][0].tokens
         tensor([4, 4, 5])
     """
-    log_probs, path = frames.values.max(dim=-1)  # (B, S)
+    never = [index for index in {specials.bos, specials.eos} if index != specials.pad]
+    values = frames.values.index_fill(2, torch.tensor(never, dtype=torch.long, device=frames.values.device), -torch.inf)
+    log_probs, path = values.max(dim=-1)  # (B, S)
     path = path.masked_fill(~frames.mask, specials.pad)
     labels = path != specials.pad
     begins = labels & (path != _shifted(path, specials.pad))

@@ -74,13 +74,15 @@ class Rules(Value):
         config, specials, beams = self.config, self.specials, paths.shape[1]
         dtype = torch.promote_types(output.log_probs.dtype, torch.float32)
         log_probs = output.log_probs.to(dtype, copy=not output.fresh)
+        ending = log_probs[:, specials.eos].clone()  # (N,); padding or BOS may be the same symbol
         log_probs[:, specials.pad] = -torch.inf
         log_probs[:, specials.bos] = -torch.inf
         if config.no_repeat_ngram_size:
             block_repeated_ngrams(log_probs, paths.flatten(0, 1), config.no_repeat_ngram_size, specials.pad)
         if config.min_new_tokens:
             too_early = (time - self.prefix_lengths < config.min_new_tokens).repeat_interleave(beams)  # (N,)
-            log_probs[:, specials.eos].masked_fill_(too_early, -torch.inf)
+            ending = ending.masked_fill(too_early, -torch.inf)
+        log_probs[:, specials.eos] = ending
         if time < self.prefix.shape[1]:
             forced = self.prefix[:, time].repeat_interleave(beams)[:, None]  # (N, 1)
             certain = torch.full_like(log_probs, -torch.inf).scatter_(1, forced, 0)  # (N, V)
@@ -148,6 +150,6 @@ def check_prefix(prefix: Tensor, batch_size: int, specials: SpecialIds) -> Tenso
     given = prefix != specials.pad
     if (given[:, 1:] & ~given[:, :-1]).any():
         raise UserError("prefix has padding before a token: pad shorter prefixes at the end")
-    if ((prefix == specials.bos) | (prefix == specials.eos)).any():
+    if (given & ((prefix == specials.bos) | (prefix == specials.eos))).any():
         raise UserError("prefix has a BOS or EOS id: give only the tokens between them")
     return given

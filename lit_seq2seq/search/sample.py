@@ -11,6 +11,9 @@ from lit_seq2seq.search.greedy import Choice, follow
 from lit_seq2seq.search.rules import Rules
 from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction
 
+BLOCK = 128
+"""So many tokens of an output get their random numbers at once."""
+
 
 @torch.no_grad()
 def sample_search(
@@ -28,9 +31,9 @@ def sample_search(
     """Draw `num_return_sequences` independent outputs per sentence, each token from the model's distribution.
 
     The distribution is first sharpened by `temperature`, then cut to `top_k`, then to `top_p`. The scores in the result
-    do not show this: they are log-probabilities under the model itself, comparable with those of `beam_search`. All
-    random numbers are drawn on the CPU beforehand, so that an output depends on the seed and on the sentence's place in
-    the batch, but neither on its batch mates nor on the device.
+    do not show this: they are log-probabilities under the model itself, comparable with those of `beam_search`. The
+    random numbers are drawn on the CPU for the whole batch, so that an output depends on the seed and on the sentence's
+    place in the batch, but neither on its batch mates nor on the device.
 
     Args:
         step: advances every hypothesis by one token.
@@ -70,7 +73,7 @@ def sample_search(
 
 
 def sampler(config: GenerationConfig, batch_size: int, device: torch.device | str) -> Choice:
-    """Draw the random numbers of a search; return what chooses tokens by them.
+    """Return what chooses the tokens of one search at random.
 
     Args:
         config: the options.
@@ -78,16 +81,24 @@ def sampler(config: GenerationConfig, batch_size: int, device: torch.device | st
         device: where the log-probabilities will be.
     """
     generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
-    shape = (batch_size, config.num_return_sequences, config.max_new_tokens)
-    uniform = torch.rand(shape, generator=generator).to(device)  # (B, K, max_new_tokens)
+    shape = (batch_size, config.num_return_sequences)
+    uniform = torch.empty(*shape, 0, device=device)  # (B, K, T)
+    limits = torch.finfo(torch.float32)
+    temperature = min(max(config.temperature, limits.tiny), limits.max)
+    steps = 0
 
     def choose(log_probs: Tensor, sentences: Tensor, positions: Tensor) -> Tensor:
-        logits = (log_probs - log_probs.amax(-1, keepdim=True)) / config.temperature  # (B, K, V)
+        nonlocal steps, uniform
+        if uniform.shape[2] == steps < config.max_new_tokens:
+            more = torch.rand(*shape, min(BLOCK, config.max_new_tokens - steps), generator=generator)
+            uniform = torch.cat([uniform, more.to(device)], dim=2)
+        steps += 1
+        logits = (log_probs - log_probs.amax(-1, keepdim=True)) / temperature  # (B, K, V)
         if config.top_k:
             logits = keep_top_k(logits, config.top_k)
         if config.top_p < 1:
             logits = keep_top_p(logits, config.top_p)
-        return draw(logits.softmax(-1), uniform[sentences, :, positions.clamp(0, config.max_new_tokens - 1)])
+        return draw(logits.softmax(-1), uniform[sentences, :, positions.clamp(0, uniform.shape[2] - 1)])
 
     return choose
 

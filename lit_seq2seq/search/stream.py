@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.search.candidates import located
-from lit_seq2seq.search.ctc import join_ctc
+from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import follow_stepwise, most_probable
 from lit_seq2seq.search.rules import Rules
 from lit_seq2seq.search.sample import sampler
@@ -62,6 +62,10 @@ def stream(
     if config.ctc_weight:
         if frames is None:
             raise UserError(f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0")
+        if config.best_path and prefix is None:
+            [[found]] = best_path(frames, specials, config)
+            yield from found.tokens.tolist()
+            return
         joined = join_ctc(step, state, frames, specials, config.ctc_weight)
         config = replace(config, ctc_weight=0.0)
         yield from stream(

@@ -138,7 +138,8 @@ def test_the_best_path_is_the_most_probable_symbol_at_each_position():
     frames = random_frames(5)
     config = GenerationConfig(ctc_weight=1, length_normalization="none")
     for sentence, [hypothesis] in enumerate(run(Chains.random(3, 5), frames, config)):
-        values, path = frames.values[sentence, : LENGTHS[sentence]].max(-1)
+        table = frames.values[sentence, : LENGTHS[sentence]]
+        values, path = table.index_fill(1, torch.tensor([SPECIALS.bos, SPECIALS.eos]), -math.inf).max(-1)
         assert tokens_of(hypothesis) == collapse(tuple(path.tolist()))
         assert hypothesis.log_prob == pytest.approx(values.sum().item())
         assert len(hypothesis.token_scores) == len(hypothesis.tokens) + 1

@@ -38,7 +38,7 @@ KINDS = ["none", "average", "power", "wu"]
         ({"early_stopping": 1}, "early_stopping=1: must be True, False or 'never'"),
         ({"length_penalty": math.inf}, "length_penalty=inf: must be a finite number"),
         ({"length_normalization": "mean"}, "length_normalization='mean': must be one of none, average, power, wu"),
-        ({"coverage_penalty": -0.1}, r"coverage_penalty=-0\.1: must be a number of at least 0"),
+        ({"coverage_penalty": -0.1}, r"coverage_penalty=-0\.1: must be a number from 0 to 1000"),
     ],
 )
 def test_options_out_of_range_are_named(options, message):
