@@ -1,24 +1,105 @@
-"""Rows to evaluate with the same source, brought together as one row with several references."""
+"""Rows with the same source: told by digests, and brought together as one row with several references."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import marshal
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from hashlib import blake2b
+from typing import Any
 
-from datasets import Dataset, List, Value
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset, Features, List, Value
+from datasets.fingerprint import Hasher
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_seq2seq.data.rows import RowMapper, listed
+from lit_seq2seq.data.cache import cache_folder
+from lit_seq2seq.data.rows import RowMapper, Rows, listed
+from lit_seq2seq.runtime.text import one_form
 
 COLUMN = "references of equal sources"
+_VERSION = 1  # of the keys: raise it when the same source gives another one
+_AT_ONCE = 256  # rows that are in memory together
+Keys = npt.NDArray[np.int64]
+
+
+def source_keys(raw: Dataset, mapper: RowMapper) -> Keys:
+    """Return a key for each row, `(N,)`; rows whose sources differ in nothing but their form have the same one.
+
+    Form is case, the Unicode form of a text (NFKC) and white space. A row without a source has a key of its own.
+    The keys, 8 bytes a row, are kept in the cache.
+
+    Args:
+        raw: the rows.
+        mapper: finds the sources; see `RowMapper.only_sources`.
+
+    Example:
+        >>> rows = Dataset.from_dict({"source": ["Ein  Hund", "ein Hund ", "eine Katze"]})
+        >>> first, second, third = source_keys(rows, RowMapper()).tolist()
+        >>> first == second, first == third
+        (True, False)
+    """
+    path = cache_folder() / f"{Hasher.hash((_VERSION, raw._fingerprint, mapper))}.keys.npy"
+    if path.is_file():
+        return np.load(path)  # type: ignore[no-any-return]
+    columns = [name for name in mapper.roots if name in raw.column_names]
+    numbers = [name for name in columns if _holds_numbers(raw.features[name])]
+    rows = raw.select_columns(columns).with_format("numpy" if numbers else None, numbers or None, bool(numbers))
+    found = [keys_of(part, mapper) for part in rows.iter(_AT_ONCE)]
+    keys = np.concatenate(found) if found else np.empty(0, np.int64)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.save(file, keys)
+    partial.replace(path)
+    return keys
+
+
+def keys_of(rows: Rows, mapper: RowMapper) -> Keys:
+    """Return the key of each of some rows; see `source_keys`."""
+    keys = [_digest(source, fold=True, size=8) or os.urandom(8) for source in mapper.sources(rows)]
+    return np.frombuffer(b"".join(keys), np.int64)
+
+
+def _digest(source: Any, fold: bool, size: int) -> bytes:
+    """Digest a source in one form; nothing where there is none."""
+    value = _plain(source, fold)
+    return blake2b(marshal.dumps(value, 2), digest_size=size).digest() if _there(value) else b""
+
+
+def _plain(value: Any, fold: bool) -> Any:
+    """Bring all texts inside a value into one form; of a file its bytes count, or its path where there are none."""
+    if isinstance(value, str):
+        return one_form(unicodedata.normalize("NFKC", value).casefold(), "NFKC") if fold else one_form(value)
+    if isinstance(value, Mapping):
+        if value.get("bytes") is not None:
+            return value["bytes"]
+        return sorted((str(name), _plain(part, fold)) for name, part in value.items() if part is not None)
+    if isinstance(value, list | tuple):
+        return [_plain(part, fold) for part in value] if isinstance(next(iter(value), 0), str | list | dict) else value
+    return value if isinstance(value, bytes | int | float | np.ndarray | np.generic | None) else repr(value)
+
+
+def _there(value: Any) -> bool:
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
+
+
+def _holds_numbers(column: Any) -> bool:
+    """Tell whether a column holds arrays or mappings of nothing but numbers, which NumPy reads many times faster."""
+    if isinstance(column, dict | Features):
+        return all(map(_holds_numbers, column.values()))
+    if isinstance(column, List):
+        return _holds_numbers(column.feature)
+    return isinstance(column, Value) and column.dtype.startswith(("int", "uint", "float"))
 
 
 def group_references(raw: Dataset, mapper: RowMapper, split: str, at_once: int = 1000) -> tuple[Dataset, RowMapper]:
     """Keep one row of each distinct source; the targets and references of the others become references of it.
 
-    Kept is the first row that has a target, in the order of the split; sources are equal if their tags are, too. Rows
-    without a source stay as they are.
+    Kept is the first row that has a target, in the order of the split. Sources are equal if their tags are, too; the
+    Unicode form of texts and white space make no difference. Rows without a source stay as they are.
 
     Args:
         raw: the split.
@@ -58,5 +139,4 @@ def _read(raw: Dataset, mapper: RowMapper, at_once: int) -> Iterator[tuple[bytes
     for rows in needed.iter(at_once):
         found = zip(mapper.sources(rows), mapper.all_references(rows), mapper.targets(rows), strict=True)
         for source, references, targets in found:
-            key = b"" if source is None else blake2b(repr(source).encode()).digest()
-            yield key, tuple(text for text in references if text), bool(targets)
+            yield _digest(source, fold=False, size=32), tuple(text for text in references if text), bool(targets)

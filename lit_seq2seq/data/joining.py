@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
+from lightning.pytorch.utilities import rank_zero_info
 
-from lit_seq2seq.data.sources import Files, Split, open_dataset
+from lit_seq2seq.data.sources import Files, Split, Splits, open_dataset
 from lit_seq2seq.data.splits import columns_of, on_disk, undecoded
 from lit_seq2seq.data.synthetic import BuiltinDataset
 from lit_seq2seq.runtime.audio import read_audio
@@ -22,7 +23,9 @@ class JoinedRecordings(BuiltinDataset):
     """Recordings of single words joined at random into utterances of several, with silence between them.
 
     Columns: `audio`, a mapping of `array` (16-bit samples) and `sampling_rate`, and `text`, the words of an utterance
-    with spaces between them. A split is made of the recordings of the same split only.
+    with spaces between them. A split is made of the recordings of the same split only. Where there is no validation or
+    test split, a tenth of the recordings of each word and speaker, of which there are three or more, is set aside for
+    it.
 
     Args:
         dataset: where the recordings are, named as `data.dataset` is.
@@ -79,30 +82,46 @@ class JoinedRecordings(BuiltinDataset):
         for split, size in self.sizes.items():
             if size < 1:
                 raise UserError(f"expected {split}_size of at least 1, but it is {size}")
-        self.dataset, self.name, self.evaluate = dataset, name, evaluate
+        self.dataset, self.name, self.evaluate, self.seed = dataset, name, evaluate, seed
         self.columns = (audio_column, text_column, speaker_column)
         self.options = {"rate": sampling_rate, "lengths": (shortest, longest), "gap": tuple(gap), "seed": seed}
 
     def load(self) -> DatasetDict:
         """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
         single = open_dataset(self.dataset, self.name)
+        if self.evaluate is None:
+            single = self._set_aside(single)
         found = {split: self._join(split, rows) for split, rows in single.items() if split in self.sizes}
         if self.evaluate is not None:
             ready = open_dataset(self.dataset, self.evaluate)
             found |= {split: on_disk(rows) for split, rows in ready.items() if split in ("validation", "test")}
         return DatasetDict(found)
 
+    def _set_aside(self, single: Splits) -> Splits:
+        """Take recordings out of the training split for the splits that are absent, so that none is in two."""
+        absent = [split for split in ("validation", "test") if split not in single]
+        if "train" not in single or not absent:
+            return single
+        self._check(single["train"])
+        train, (_, *labels) = on_disk(single["train"]), self.columns
+        named = [train[label] for label in labels if label is not None]
+        groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for place in np.random.default_rng(self.seed).permutation(len(train)).tolist():
+            groups[tuple(str(column[place]) for column in named)].append(place)
+        taken: dict[str, list[int]] = {split: [] for split in absent}
+        for places in groups.values():
+            for split in absent if len(places) > len(absent) else ():
+                count = max(len(places) // 10, 1)
+                taken[split] += places[:count]
+                del places[:count]
+        taken["train"] = [place for places in groups.values() for place in places]
+        rank_zero_info(f"recordings by split: {', '.join(f'{len(rows)} {split}' for split, rows in taken.items())}")
+        return {**single, **{split: train.select(sorted(places)) for split, places in taken.items() if places}}
+
     def _join(self, split: str, rows: Split) -> Dataset:
         if self.evaluate is not None and split != "train":
             return on_disk(rows)
-        names = [name for name in self.columns if name is not None]
-        known = columns_of(rows)
-        for name in names:
-            if name not in known:
-                raise UserError(
-                    f"expected a column '{name}', but the columns are {', '.join(known)}: set audio_column, "
-                    "text_column or speaker_column of JoinedRecordings"
-                )
+        names = self._check(rows)
         audio = {"array": List(Value("int16")), "sampling_rate": Value("int32")}
         made: Dataset = Dataset.from_generator(
             join,
@@ -116,6 +135,18 @@ class JoinedRecordings(BuiltinDataset):
             },
         )
         return made
+
+    def _check(self, rows: Split) -> list[str]:
+        """Return the names of the columns, which must be there."""
+        names = [name for name in self.columns if name is not None]
+        known = columns_of(rows)
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"expected a column '{name}', but the columns are {', '.join(known)}: set audio_column, "
+                    "text_column or speaker_column of JoinedRecordings"
+                )
+        return names
 
 
 def join(

@@ -18,7 +18,7 @@ from lit_seq2seq.data.grouping import group_references
 from lit_seq2seq.data.loading import TrainingLoader, make_loader
 from lit_seq2seq.data.rows import RowMapper
 from lit_seq2seq.data.sources import Source, Split, Splits, open_dataset, origin_of
-from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, undecoded
+from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, overlaps, undecoded
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.data.synthetic import BuiltinDataset
 from lit_seq2seq.data.vocabulary import extend_processor, learn_processor
@@ -44,7 +44,8 @@ class Seq2SeqDataModule(LightningDataModule):
             alternative targets: each a training example, all of them references.
         reference_columns: further columns with references, for the metrics only.
         group_references: rows of the validation and test splits with the same source are one example, whose references
-            are the targets of all; the first of them gives the loss. Training uses every row.
+            are the targets of all; the first of them gives the loss. Training uses every row. If `None`, a split that
+            is carved is grouped, and one that is given is not.
         feature_columns: columns with tags that condition the output, such as a language or grammatical features; each
             tag is one symbol before the source, as in `⟨V⟩ ⟨PST⟩ go`, which is how they are given when predicting.
         speaker_column: column that names the speaker, for a source feature with `normalize: speaker`.
@@ -53,7 +54,8 @@ class Seq2SeqDataModule(LightningDataModule):
         validation_split: name of the validation split.
         test_split: name of the test split.
         validation_size: where there is no split called `validation`: how much to carve out of the training split, a
-            number of rows (a tenth of the split at most) or, below 1, a share; 0 for none.
+            number of rows (a tenth of the split at most) or, below 1, a share; 0 for none. Rows with the same source
+            stay together. A stream gives its first rows, whose sources are left out of the rest.
         test_size: the same for `test`.
         seed: of carving and shuffling.
         source_feature: how a source that is not text is read, such as `lit_seq2seq.features.LogMel`.
@@ -106,7 +108,7 @@ class Seq2SeqDataModule(LightningDataModule):
         source_column: str | dict[str, str] = "source",
         target_column: str | list[str] = "target",
         reference_columns: str | list[str] | None = None,
-        group_references: bool = False,
+        group_references: bool | None = None,
         feature_columns: str | list[str] | None = None,
         speaker_column: str | None = None,
         source_prefix: str = "",
@@ -174,6 +176,7 @@ class Seq2SeqDataModule(LightningDataModule):
         self._processor: Processor | None = None
         self.extend_vocabulary = extend_vocabulary
         self._splits: Splits | None = None
+        self._carved: set[str] = set()
         self._examples: dict[str, Examples] = {}
         self._start = Position()
         self._training: TrainingLoader | None = None
@@ -240,6 +243,8 @@ class Seq2SeqDataModule(LightningDataModule):
     def _prepare(self, stage: str) -> None:
         if stage == "fit":
             self._start, self._training = Position(), None
+            if not self._examples:
+                self._report_overlaps()
             if not self.streaming:
                 self._encoded("train")
             if "validation" in self._opened():
@@ -350,8 +355,21 @@ class Seq2SeqDataModule(LightningDataModule):
                 self.dataset, self.name, self.revision, self.streaming, (self._source_name, target), train
             )
             opened = {split: undecoded(rows, self.mapper.source_columns) for split, rows in opened.items()}
-            self._splits = carve(opened, self.split_names, self.split_sizes, self.seed)
+            self._splits = carve(opened, self.split_names, self.split_sizes, self.seed, mapper=self.mapper)
+            self._carved = {role for role in self._splits if self.split_names[role] not in opened}
         return self._splits
+
+    def _report_overlaps(self) -> None:
+        """Say once how many rows to evaluate have a source that the model has learned from."""
+        splits = self._opened()
+        if len(splits) > 1 + len(self._carved) and (found := overlaps(splits, self.mapper)):
+            rank_zero_info(f"the splits overlap: {found}")
+
+    def _groups(self, split: str) -> bool:
+        """Whether rows of a split with the same source are to be one example."""
+        if split not in ("validation", "test"):
+            return False
+        return split in self._carved if self.group_references is None else self.group_references
 
     def _split(self, split: str) -> Split:
         if split == "predict" and self.predict_dataset is not None:
@@ -368,7 +386,7 @@ class Seq2SeqDataModule(LightningDataModule):
         if split not in self._examples:
             raw = on_disk(self._split(split))
             encoder = self._encoder(raw, split)
-            if self.group_references and split in ("validation", "test"):
+            if self._groups(split):
                 at_once = self.processor.source_feature.rows_at_once
                 raw, mapper = group_references(raw, encoder.mapper, split, at_once)
                 encoder = replace(encoder, mapper=mapper)

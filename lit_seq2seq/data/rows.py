@@ -77,6 +77,18 @@ class RowMapper:
         _check(known, listed(speaker), "speaker_column", Tokenizer())
         return RowMapper(self.source, target if targets else [], references if targets else [], tags, speaker)
 
+    def only_sources(self, features: Features) -> RowMapper:
+        """Return a mapper that finds the sources alone, with their tags, to compare rows by them.
+
+        Raises:
+            UserError: if a column is missing.
+        """
+        known = dict(_leaves(features))
+        tags = _expand(known, self.tags)
+        _check_there(known, self.source_columns, "source_column")
+        _check_there(known, tags, "feature_columns")
+        return RowMapper(self.source, [], tags=tags)
+
     def _read_by(self, source: Feature) -> list[tuple[str, Feature]]:
         """Pair each source column with the feature that reads it."""
         if not isinstance(source, MultiSource):
@@ -188,10 +200,15 @@ def _leaves(features: Mapping[str, Any], before: str = "") -> Iterable[tuple[str
         yield from _leaves(inner, f"{before}{name}.")
 
 
-def _check(known: Mapping[str, object], names: list[str], setting: str, feature: Feature, lists: bool = False) -> None:
+def _check_there(known: Mapping[str, object], names: list[str], setting: str) -> None:
     for name in names:
         if name not in known:
             raise UserError(f"expected a column '{name}', but the columns are {', '.join(known)}: set {setting}")
+
+
+def _check(known: Mapping[str, object], names: list[str], setting: str, feature: Feature, lists: bool = False) -> None:
+    _check_there(known, names, setting)
+    for name in names:
         column: Any = known[name]
         if lists and isinstance(column, List | LargeList):
             column = column.feature

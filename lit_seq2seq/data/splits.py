@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 from datasets import Dataset, Features, IterableDataset
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_seq2seq.data.grouping import Keys, keys_of, source_keys
+from lit_seq2seq.data.rows import RowMapper, Rows
 from lit_seq2seq.data.sources import Split, Splits
 from lit_seq2seq.types import UserError
 
+_AT_ONCE = 100  # rows of a stream that are looked at together
 
-def carve(opened: Splits, names: Mapping[str, str], sizes: Mapping[str, int | float], seed: int) -> Splits:
+
+def carve(
+    opened: Splits, names: Mapping[str, str], sizes: Mapping[str, int | float], seed: int, *, mapper: RowMapper
+) -> Splits:
     """Find the splits by name, and carve an absent validation or test split out of the training split.
 
-    Only a split that goes by its usual name is carved; another name that is missing is a mistake.
+    Only a split that goes by its usual name is carved; another name that is missing is a mistake. Rows with the same
+    source, as `source_keys` has it, go to the same split.
 
     Args:
         opened: the splits of the dataset.
@@ -24,12 +33,13 @@ def carve(opened: Splits, names: Mapping[str, str], sizes: Mapping[str, int | fl
         sizes: how much to carve for `validation` and `test`: rows, a tenth of the training split at most, or a share
             below 1, or 0.
         seed: of the choice of rows.
+        mapper: finds the sources.
 
     Returns:
         Those of `train`, `validation` and `test` that there are.
 
     Raises:
-        UserError: if a name is not among the splits, or a size is out of range.
+        UserError: if a name is not among the splits, a size is out of range, or the column of the source is missing.
     """
     for role, name in names.items():
         if name not in opened and name != role:
@@ -42,35 +52,106 @@ def carve(opened: Splits, names: Mapping[str, str], sizes: Mapping[str, int | fl
     if "train" not in splits or not absent:
         return splits
     train = splits["train"]
-    carved = _carve_stream(train, absent) if isinstance(train, IterableDataset) else _carve_rows(train, absent, seed)
-    return splits | carved
+    mapper = mapper.only_sources(columns_of(train))
+    if isinstance(train, IterableDataset):
+        return splits | _carve_stream(train, absent, mapper)
+    return splits | _carve_rows(train, absent, seed, mapper)
 
 
-def _carve_rows(train: Dataset, absent: Mapping[str, int | float], seed: int) -> Splits:
+def _carve_rows(train: Dataset, absent: Mapping[str, int | float], seed: int, mapper: RowMapper) -> Splits:
     total = len(train)
-    shuffled = np.random.default_rng(seed).permutation(total)
+    groups, sizes = _grouped(source_keys(train, mapper))
+    if shared := int(sizes[sizes > 1].sum()):
+        rank_zero_info(
+            f"{total} training rows have {len(sizes)} different sources: the {shared} rows that share theirs with "
+            "another stay together when splits are carved"
+        )
+    left = np.random.default_rng(seed).permutation(len(sizes)).tolist()
     splits: Splits = {}
     for role, size in absent.items():
         count = round(size * total) if size < 1 else min(int(size), total // 10)
-        count = min(max(count, 1), len(shuffled) - 1)
-        if count < 1:
+        chosen = _fill(left, sizes, max(count, 1))
+        if not chosen:
+            rank_zero_info(f"no {role} split: none is carved, as the training rows have too few different sources")
             continue
-        splits[role] = train.select(np.sort(shuffled[:count]))
-        shuffled = shuffled[count:]
+        splits[role] = train.select(np.flatnonzero(np.isin(groups, list(chosen))))
+        left = [group for group in left if group not in chosen]
         rank_zero_info(
-            f"no {role} split: carved {count} of the {total} training rows (set {role}_split or {role}_size)"
+            f"no {role} split: carved {len(splits[role])} of the {total} training rows "
+            f"(set {role}_split or {role}_size)"
         )
-    return splits | {"train": train.select(np.sort(shuffled))}
+    return splits | {"train": train.select(np.flatnonzero(np.isin(groups, left)))}
 
 
-def _carve_stream(train: IterableDataset, absent: Mapping[str, int | float]) -> Splits:
+def _grouped(keys: Keys) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Number the groups of rows with the same key by their first rows: the group of each row, the size of each."""
+    _, first, group, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(first)
+    return np.argsort(order)[group], sizes[order]
+
+
+def _fill(groups: list[int], sizes: npt.NDArray[np.int64], count: int) -> set[int]:
+    """Choose groups, in turn, that have `count` rows together, or less; of several there is always one left over."""
+    chosen: set[int] = set()
+    for group in groups[:-1]:
+        if sizes[group] <= count:
+            chosen.add(group)
+            count -= int(sizes[group])
+        if not count:
+            break
+    return chosen or set(sorted(groups, key=sizes.__getitem__)[: len(groups) > 1])
+
+
+def _carve_stream(train: IterableDataset, absent: Mapping[str, int | float], mapper: RowMapper) -> Splits:
     splits: Splits = {}
+    seen: frozenset[int] = frozenset()
     for role, size in absent.items():
         if size < 1:
             raise UserError(f"expected {role}_size to be a number of rows when streaming, but it is {size}")
-        splits[role], train = train.take(int(size)), train.skip(int(size))
-        rank_zero_info(f"no {role} split: took the first {int(size)} training rows (set {role}_split or {role}_size)")
-    return splits | {"train": train}
+        part, train = train.take(int(size)), train.skip(int(size))
+        keys = [key for rows in part.iter(_AT_ONCE) for key in keys_of(rows, mapper).tolist()]
+        doubled = sum(key in seen for key in keys)
+        splits[role] = part.filter(_Unseen(mapper, seen), batched=True, batch_size=_AT_ONCE) if doubled else part
+        seen |= frozenset(keys)
+        rank_zero_info(
+            f"no {role} split: took the first {len(keys) - doubled} training rows (set {role}_split or {role}_size); "
+            "later rows with their sources are left out"
+        )
+    return splits | {"train": train.filter(_Unseen(mapper, seen), batched=True, batch_size=_AT_ONCE)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unseen:
+    """Tells the rows whose source has none of some keys."""
+
+    mapper: RowMapper
+    keys: frozenset[int]
+
+    def __call__(self, rows: Rows) -> list[bool]:
+        return [key not in self.keys for key in keys_of(rows, self.mapper).tolist()]
+
+
+def overlaps(splits: Splits, mapper: RowMapper) -> str:
+    """Say how many rows of each split have a source that is also in one before it; nothing where there are none.
+
+    Args:
+        splits: in the order `train`, `validation`, `test`; those that are streamed are left out.
+        mapper: finds the sources.
+
+    Example:
+        >>> rows = {"train": ["a", "b"], "validation": ["c", "A"], "test": ["c", "d"]}
+        >>> overlaps({name: Dataset.from_dict({"source": texts}) for name, texts in rows.items()}, RowMapper())
+        '1 of the 2 rows of validation have a source of train, 1 of the 2 rows of test have a source of validation'
+    """
+    needed = {column.split(".")[0] for column in mapper.source_columns}
+    kept = {n: rows for n, rows in splits.items() if isinstance(rows, Dataset) and needed <= {*rows.column_names}}
+    keys = {name: source_keys(rows, mapper.only_sources(columns_of(rows))) for name, rows in kept.items()}
+    found = [
+        f"{shared} of the {len(theirs)} rows of {later} have a source of {earlier}"
+        for (earlier, mine), (later, theirs) in itertools.combinations(keys.items(), 2)
+        if (shared := int(np.isin(theirs, mine).sum()))
+    ]
+    return ", ".join(found)
 
 
 def only_split(opened: Splits, name: str) -> Split:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Literal
 
 import tokenizers
 from tokenizers.models import WordLevel
@@ -42,6 +44,16 @@ def whole(text: str) -> str:
     except UnicodeEncodeError:
         return _SURROGATE.sub("\ufffd", text)
     return text
+
+
+def one_form(text: str, normal: Literal["NFC", "NFKC"] = "NFC") -> str:
+    """Return a text in a Unicode normal form, with one space for each run of white space and none at the ends.
+
+    Example:
+        >>> one_form(" caf" + "e" + chr(0x301) + chr(0xA0) + " noir")
+        'café noir'
+    """
+    return " ".join(unicodedata.normalize(normal, text).split())
 
 
 class Vocabulary:

@@ -70,6 +70,21 @@ def test_each_split_is_made_of_its_own_recordings() -> None:
     assert set(" ".join(made["validation"]["text"]).split()) == {"one"}
 
 
+def test_recordings_of_a_lone_training_split_are_set_aside() -> None:
+    """Twelve takes of each word, told by their samples: none is heard in two splits, each word in all of them."""
+    takes = [
+        {"audio": np.full(40, sample + take, np.int16), "text": word, "speaker": "a"}
+        for word, sample in WORDS.items()
+        for take in range(12)
+    ]
+    sizes = {"train_size": 99, "validation_size": 9, "test_size": 9}
+    made = JoinedRecordings(Dataset.from_list(takes), sampling_rate=RATE, **sizes).load()
+    assert {split: len(rows) for split, rows in made.items()} == {"train": 99, "validation": 9, "test": 9}
+    samples = {split: {s for row in rows for s in row["audio"]["array"] if s} for split, rows in made.items()}
+    assert {split: len(found) for split, found in samples.items()} == {"train": 30, "validation": 3, "test": 3}
+    assert len(set.union(*samples.values())) == 36
+
+
 def test_ready_utterances_are_evaluated_as_they_are(tmp_path) -> None:
     soundfile = pytest.importorskip("soundfile")
     file = io.BytesIO()

@@ -116,7 +116,7 @@ def test_carving_is_stable_disjoint_and_complete():
 def test_a_second_start_computes_nothing(cache, monkeypatch):
     loaded(module(shared_vocabulary=True))
     before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
-    assert len(before) == 5  # a tokenizer; sources and targets of two splits
+    assert len(before) == 8  # a tokenizer; sources and targets of two splits; keys of the sources of three
     for method in ("train", "encode_batch"):
         monkeypatch.setattr(Tokenizer, method, lambda *_, **__: pytest.fail("computed again"))
     data = loaded(module(shared_vocabulary=True))
