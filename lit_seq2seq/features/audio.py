@@ -16,6 +16,8 @@ from lit_seq2seq.runtime.audio import FILES, MAX_SECONDS, SAMPLES, log_mel, open
 from lit_seq2seq.runtime.vectors import FloatArray
 from lit_seq2seq.types import UserError
 
+# The samples of a row come as a list, which does not tell integers of 8 bits, or unsigned ones, from those of 16.
+_SAMPLES = ("float16", "float32", "float64", "int16", "int32", "int64")
 _SETTINGS = ("sampling_rate", "n_mels", "window", "hop", "fmin", "fmax", "log_floor")
 
 
@@ -40,9 +42,10 @@ class Recordings(VectorFeature):
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds recordings, files, paths or samples."""
         if isinstance(column, List | LargeList):
-            return isinstance(column.feature, Value) and column.feature.dtype.startswith(("float", "int"))
+            return isinstance(column.feature, Value) and column.feature.dtype in _SAMPLES
         if isinstance(column, dict):
-            return {"array", "sampling_rate"} <= column.keys() or bool(column.keys() & {"bytes", "path"})
+            samples = "sampling_rate" in column and self.accepts_column(column.get("array"))
+            return samples or bool(column.keys() & {"bytes", "path"})
         return isinstance(column, Audio) or (isinstance(column, Value) and column.dtype in ("binary", "string"))
 
     def accepts(self, raw: object) -> bool:
@@ -78,7 +81,10 @@ class LogMel(Recordings):
 
     A recording is a path, the bytes of a file (anything that `soundfile` reads), an array of samples at
     `sampling_rate`, or a mapping with `array` (or `raw`) and `sampling_rate`, or with `bytes` or `path`, as `datasets`
-    and `transformers` give them. Several channels are averaged, other sampling rates are converted by `soxr`.
+    and `transformers` give them. Several channels are averaged, unless they cancel each other out: then the loudest one
+    is taken. Other sampling rates are converted by `soxr`. Samples are numbers from -1 to 1, or integers: arrays of 8 and
+    of 16 bits count by their type (unsigned ones have their zero in the middle), lists and longer integers as samples of
+    16 bits if all of them fit, and else of 32.
 
     Args:
         sampling_rate: in hertz.

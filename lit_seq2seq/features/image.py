@@ -28,9 +28,10 @@ class Image(Feature):
 
     Images are decoded when a batch is made, and not kept. PNG, JPEG, GIF, BMP, WebP, TIFF, PPM, JPEG 2000 and AVIF are
     read, and HEIF where a plugin of Pillow reads it. Palettes, CMYK, grey, 16 bits and transparency (laid on white)
-    become RGB, the first frame of an animation counts, and a camera's orientation is followed. Training may take random
-    parts (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842, section 6) and
-    mirror images.
+    become RGB, the first frame of an animation counts, and a camera's orientation is followed. Pixels of 32 bits are
+    integers from 0 to 255, 65,535 or 2^31 - 1, or floats from 0 to 1, 255 or 65,535: the least of these that holds all
+    values of the image. Training may take random parts (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842, section
+    6) and mirror images.
 
     Args:
         size: width and height in pixels.

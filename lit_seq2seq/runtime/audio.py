@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .vectors import FloatArray
 
 _LOUDEST = 2.0**31  # whole numbers of 32 bits pass, what overflows when squared and summed does not
 _MAX_RATIO = 100  # between the sampling rate of a recording and the one it is converted to
+_LEAST_LEFT = 0.01  # of the energy that the average of unrelated channels has: with less they cancel each other out
 _BLOCK = 1 << 20  # values that are decoded at once
 MAX_SECONDS = 600.0
 _EXTRA = "pip install 'lit_seq2seq[audio]'"
@@ -142,13 +143,27 @@ def _check(raw: Any, samples: int, rate: int, wanted: int, max_seconds: float) -
 
 
 def _decode(raw: Any, sound: Any, max_seconds: float) -> FloatArray:
-    """Decode block by block, so that neither a header that lies nor many channels cost memory."""
-    blocks, count = [], 0
-    while len(block := sound.read(max(_BLOCK // sound.channels, 1), dtype="float32", always_2d=True)):
-        blocks.append(block.mean(axis=1))
-        count += len(block)
-        _check(raw, count, sound.samplerate, sound.samplerate, max_seconds)
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    """Average the channels; where they cancel each other out, as with opposed phases, take the loudest one instead.
+
+    Blocks are decoded one by one, so that neither a header that lies nor many channels cost memory.
+    """
+
+    def blocks() -> Iterator[FloatArray]:
+        count = 0
+        while len(block := sound.read(max(_BLOCK // sound.channels, 1), dtype="float32", always_2d=True)):
+            count += len(block)
+            _check(raw, count, sound.samplerate, sound.samplerate, max_seconds)
+            yield block
+
+    means, energies = [np.zeros(0, np.float32)], np.zeros(sound.channels)
+    for block in blocks():
+        means.append(block.mean(axis=1))
+        energies += np.square(block, dtype=np.float64).sum(axis=0)
+    mean = np.concatenate(means)
+    if np.square(mean, dtype=np.float64).sum() >= _LEAST_LEFT * energies.mean() / sound.channels:
+        return mean
+    sound.seek(0)
+    return np.concatenate([block[:, energies.argmax()] for block in blocks()])
 
 
 def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
@@ -162,13 +177,28 @@ def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
             raise UserError(f"expected a sampling rate in hertz, but it is {raw['sampling_rate']!r}") from error
     if values is None or isinstance(values, str | Path | bytes):
         return None
-    array = np.asarray(values)
-    if array.dtype == np.int64:  # what the integers of a column become: 16-bit samples
-        array = array.astype(np.int16)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.number):
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths, tensors of other devices
+        raise UserError(f"expected samples (N,), but they are no array of numbers: {' '.join(str(error).split())}") from error
+    if array.ndim != 1 or array.dtype.kind not in "fiu":
         raise UserError(f"expected samples (N,), but got an array of shape {array.shape} and type {array.dtype}")
-    scale = np.iinfo(array.dtype).max + 1 if np.issubdtype(array.dtype, np.integer) else 1
-    return (array / scale).astype(np.float32), rate
+    return array.astype(np.float32) if array.dtype.kind == "f" else _scaled(array), rate
+
+
+def _scaled(array: npt.NDArray[Any]) -> FloatArray:
+    """Bring whole numbers to -1 to 1 by the bits of their type; unsigned ones have their zero in the middle.
+
+    A list becomes integers of 64 bits, and an array of 32 may come from one: their samples have 16 bits if all fit.
+    """
+    bits, unsigned = 8 * array.dtype.itemsize, array.dtype.kind == "u"
+    largest = np.abs(array.astype(np.float64)).max(initial=0)
+    if bits == 64 and (unsigned or largest > 2**31):
+        raise UserError("expected whole-number samples of at most 32 bits, but these have more: divide them to -1 to 1")
+    if bits > 16 and not unsigned:
+        bits = 16 if largest <= 2**15 else 32
+    full = 2.0 ** (bits - 1)
+    return ((array - full * unsigned) / full).astype(np.float32)
 
 
 def open_audio(raw: Any) -> Any:

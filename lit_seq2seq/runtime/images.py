@@ -80,7 +80,7 @@ def decode_image(raw: Any, max_pixels: int, enough: int) -> PIL.Image.Image:
     try:
         if _is_file(raw):
             image.draft(None, (enough, enough))
-        return _rgb(ImageOps.exif_transpose(image))
+        return _rgb(ImageOps.exif_transpose(image), image.mode.startswith("I;16") or image.format == "PPM")
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error) as error:
         raise UserError(f"the image{name} is broken: {error}: mend it, or leave the row out") from error
 
@@ -118,16 +118,26 @@ def _is_file(raw: Any) -> bool:
     return not isinstance(raw, PIL.Image.Image)
 
 
-def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Convert any mode to RGB; what is transparent shows white."""
-    if image.mode.startswith("I;16"):
-        image = PIL.Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        least, most = values.min(), max(values.max(), values.min() + 1)
-        image = PIL.Image.fromarray(((values - least) * (255 / (most - least))).astype(np.uint8))
+def _rgb(image: PIL.Image.Image, sixteen: bool) -> PIL.Image.Image:
+    """Convert any mode to RGB; what is transparent shows white. `sixteen` tells that integers have 16 bits."""
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image, sixteen)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = PIL.Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _eight_bits(image: PIL.Image.Image, sixteen: bool) -> PIL.Image.Image:
+    """Convert integers of more than 8 bits, and floats, to 8 by the least scale on which all values lie."""
+    values = np.asarray(image, dtype=np.float64)
+    floats = image.mode == "F"
+    scales, beyond = ((1.0, 255.0, 65535.0), 0.05) if floats else ((255.0, 65535.0, 2.0**31 - 1), 0.0)
+    full = next((scale for scale in scales[sixteen and not floats :] if values.max() <= scale * (1 + beyond)), None)
+    if full is None or not values.min() >= -beyond * full:
+        raise UserError(
+            f"expected pixels from 0 to {', 0 to '.join(f'{scale:.0f}' for scale in scales)}, but the image has some "
+            f"from {values.min():.6g} to {values.max():.6g}: convert it to 8 bits"
+        )
+    return PIL.Image.fromarray(np.clip(np.round(values * (255 / full)), 0, 255).astype(np.uint8))

@@ -86,6 +86,68 @@ def test_another_sampling_rate_is_converted():
     np.testing.assert_allclose(samples[200:-200], TONE[200:-200], atol=5e-3)
 
 
+def hertz(samples):
+    return np.abs(np.fft.rfft(samples)).argmax() * RATE / len(samples)
+
+
+@pytest.mark.parametrize(
+    ("kind", "full", "zero"),
+    [
+        ("int8", 2**7, 0),
+        ("uint8", 2**7, 2**7),
+        ("int16", 2**15, 0),
+        ("uint16", 2**15, 2**15),
+        ("int32", 2**15, 0),
+        ("int32", 2**31, 0),
+        ("uint32", 2**31, 2**31),
+        ("int64", 2**15, 0),
+        ("int64", 2**31, 0),
+        ("float16", 1, 0),
+        ("float64", 1, 0),
+    ],
+)
+@pytest.mark.parametrize("form", [lambda array: array, lambda array: {"array": array, "sampling_rate": RATE}])
+def test_samples_of_every_type_are_the_same_tone(kind, full, zero, form):
+    array = (TONE.astype(np.float64) * full + zero).astype(kind)
+    found = read_audio(form(array), RATE)
+    np.testing.assert_allclose(found, TONE, atol=1.1 / full if full < 2**15 and full > 1 else 1e-3)
+    assert hertz(found) == pytest.approx(440, abs=2)
+    if kind in ("int64", "int32"):
+        np.testing.assert_array_equal(read_audio({"array": array.tolist(), "sampling_rate": RATE}, RATE), found)
+
+
+def test_samples_that_are_no_numbers_of_at_most_32_bits_are_refused():
+    for array in ([2**40, 0], np.zeros(9, np.uint64), [1 + 2j], [True], ["a"], [[1], [2, 3]], [None], [2**70]):
+        with pytest.raises(UserError, match="expected (whole-number )?samples"):
+            read_audio({"array": array, "sampling_rate": RATE}, RATE)
+
+
+@pytest.mark.parametrize("kind", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
+def test_files_of_every_width_are_the_same_tone(kind):
+    data = io.BytesIO()
+    soundfile.write(data, TONE, RATE, format="WAV", subtype=kind)
+    np.testing.assert_allclose(read_audio(data.getvalue(), RATE), TONE, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+@pytest.mark.parametrize("shares", [(1, -1), (-1, 1), (1, -0.98), (0, 1, -1), (0.3, 0.7, -1)])
+def test_opposed_channels_do_not_cancel_each_other_out(kind, shares):
+    data = io.BytesIO()
+    soundfile.write(data, TONE[:, None] * np.array(shares), RATE, format=kind)
+    found = read_audio(data.getvalue(), RATE)
+    assert hertz(found) == pytest.approx(440, abs=2)
+    assert np.abs(found).max() == pytest.approx(0.4, abs=0.03)
+
+
+def test_channels_that_differ_are_averaged():
+    rng = np.random.default_rng(0)
+    for channels in (1, 2, 8):
+        both = rng.uniform(-0.5, 0.5, (4000, channels)).astype(np.float32)
+        data = io.BytesIO()
+        soundfile.write(data, both, RATE, format="WAV", subtype="FLOAT")
+        np.testing.assert_allclose(read_audio(data.getvalue(), RATE), both.mean(axis=1), atol=1e-7)
+
+
 def test_what_is_shorter_than_a_window_is_one_frame():
     assert LogMel(RATE, 10, normalize="none").encode([TONE[:50]])[0].shape == (1, 10)
 
@@ -98,6 +160,8 @@ def test_columns_of_recordings_are_told_from_others():
             "file": {"bytes": Value("binary"), "path": Value("string")},
             "path": Value("string"),
             "samples": List(Value("float32")),
+            "bytes": List(Value("uint8")),
+            "offset": {"array": List(Value("uint8")), "sampling_rate": Value("int32")},
             "number": Value("int64"),
             "texts": List(Value("string")),
         }

@@ -57,7 +57,7 @@ def test_what_is_no_image_is_not_accepted() -> None:
 def test_every_mode_becomes_rgb(mode: str) -> None:
     grey = PIL.Image.new("RGB", (20, 20), (255, 255, 255))
     if mode in ("I;16", "I", "F"):
-        values = np.full((20, 20), 65535 if mode == "I;16" else 7)
+        values = np.full((20, 20), {"I;16": 65535, "I": 2**31 - 1, "F": 1.0}[mode])
         values[:, 0] = 0
         kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
         image = PIL.Image.fromarray(values.astype(kind))
@@ -67,6 +67,49 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     pixels = one(image)
     assert pixels.shape == (SIZE, SIZE, 3)
     assert (pixels[:, -4:] >= 250).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "full"),
+    [
+        (np.uint16, 65535),
+        (np.int32, 255),
+        (np.int32, 65535),
+        (np.int32, 2**31 - 1),
+        (np.float32, 1.0),
+        (np.float32, 255),
+        (np.float32, 65535),
+    ],
+)
+@pytest.mark.parametrize("form", ["memory", "TIFF"])
+def test_grey_of_more_bits_keeps_its_brightness(kind: type, full: float, form: str) -> None:
+    """Not stretched to the range of the image: a dark or flat one stays so."""
+    expected = np.tile(np.array([0, 51, 102], np.uint8).repeat(8), (24, 1))
+    for grey in (expected, expected // 3 + 60, np.full_like(expected, 204)):
+        image = PIL.Image.fromarray((grey / 255 * full).astype(kind))
+        raw = image if form == "memory" else file(image, form)
+        found = np.asarray(Image(24, fit="stretch").decode(raw))
+        assert np.abs(found - grey[..., None].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("dark", [100, 60_000])
+def test_a_portable_grey_map_of_16_bits_keeps_its_brightness(dark: int) -> None:
+    content = b"P5 16 16 65535\n" + np.full((16, 16), dark, ">u2").tobytes()
+    assert one(content)[0, 0].tolist() == [round(dark / 257)] * 3
+
+
+@pytest.mark.parametrize(
+    "values", [[[-1.0, 0.5]], [[0.0, np.nan]], [[0.0, np.inf]], [[0.0, 1e6]], [[-3, 40]]], ids=str
+)
+def test_pixels_on_no_known_scale_are_refused(values: list) -> None:
+    array = np.array(values, np.float32 if isinstance(values[0][1], float) else np.int32).repeat(20, 0).repeat(10, 1)
+    with pytest.raises(UserError, match=r"expected pixels from 0 to .*, but the image has some from .*: convert it"):
+        one(PIL.Image.fromarray(array))
+
+
+def test_floats_a_little_beyond_their_scale_are_cut() -> None:
+    array = np.tile(np.array([-0.01, 1.02], np.float32).repeat(10), (20, 1))
+    assert sorted({*one(PIL.Image.fromarray(array), fit="stretch")[:, [0, -1]].ravel().tolist()}) == [0, 255]
 
 
 def test_what_is_transparent_is_white() -> None:
