@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import warnings
 import zipfile
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
@@ -15,13 +17,16 @@ from torch import Tensor
 
 from lit_seq2seq.types import UserError
 
+_SEPARATORS = re.compile(r"[ \t]+")
+
 
 def load_vectors(path: str | os.PathLike[str], symbols: Sequence[str], weight: Tensor) -> int:
     """Copy pretrained vectors into the rows of an embedding, in place.
 
     Args:
-        path: text file with `word v1 v2 ...` lines, with or without the `count size` line of word2vec, possibly
-            gzipped; or an `.npz` archive with arrays `words (W,)` and `vectors (W, E)`.
+        path: text file with lines of a word and its numbers, separated by spaces or tabs, with or without the
+            `count size` line of word2vec, possibly gzipped; or an `.npz` archive with arrays `words (W,)` and
+            `vectors (W, E)`.
         symbols: name of each of the V symbols.
         weight: `(V, E)` embedding.
 
@@ -29,7 +34,7 @@ def load_vectors(path: str | os.PathLike[str], symbols: Sequence[str], weight: T
         Number of symbols that got a vector; the others keep theirs.
 
     Raises:
-        UserError: the file is missing or unreadable, or its vectors have another size.
+        UserError: the file is missing or unreadable, or its vectors have another size or values that are not finite.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -58,11 +63,21 @@ def load_vectors(path: str | os.PathLike[str], symbols: Sequence[str], weight: T
                         f"{file} has vectors of size {vector.size}, but embedding_dim is {weight.shape[1]}: make them "
                         "equal"
                     )
+                if word in rows and not np.isfinite(vector).all():
+                    raise UserError(
+                        f"{file} has numbers that are not finite in the vector of {word!r:.60}: leave the word out"
+                    )
                 for row in rows.pop(word, []):
                     weight[row] = torch.from_numpy(vector)
                     found += 1
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} cannot be read as word vectors ({error}): get or write it again") from error
+    if not found:
+        warnings.warn(
+            f"{file} has a vector for none of the {len(symbols)} symbols: is it of another language, or are its words "
+            "split or written in another way?",
+            stacklevel=2,
+        )
     return found
 
 
@@ -78,14 +93,21 @@ def _read_text(file: Path, wanted: Container[str]) -> Iterator[tuple[str, npt.ND
     with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             text = line.decode("utf-8", errors="replace").rstrip()
+            if "\t" in text or "  " in text:
+                text = _SEPARATORS.sub(" ", text)
             fields = text.split(" ")
-            if number == 1 and len(fields) == 2:  # word2vec's header: number of words, size
+            if number == 1 and len(fields) == 2 and all(field.isdecimal() for field in fields):
+                size = int(fields[1])  # word2vec's header: number of words, size
                 continue
             size = size or len(fields) - 1
+            if not size:
+                raise UserError(f"{file}, line {number}: expected a word and numbers, got {text!r:.60}")
             word, *values = text.rsplit(" ", size)  # a few words of GloVe hold spaces
             if word not in wanted:
                 continue
             try:
-                yield word, np.array(values, dtype=np.float32)
+                with np.errstate(over="ignore"):
+                    vector = np.array(values, dtype=np.float32)
             except ValueError as error:
                 raise UserError(f"{file}, line {number}: expected a word and numbers, got {text!r:.60}") from error
+            yield word, vector

@@ -21,7 +21,13 @@ def write_npz(path: Path, words: list[str]) -> None:
     np.savez(path, words=np.array(words), vectors=np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]]))
 
 
-@pytest.mark.parametrize("form", ["glove.txt", "word2vec.txt", "fasttext.vec", "glove.txt.gz", "vectors.npz"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("glove.txt", "word2vec.txt", "fasttext.vec", "glove.txt.gz", "vectors.npz"),
+        *("glove tabs", "word2vec tabs", "fasttext tab after word", "glove wide", "word2vec crlf"),
+    ],
+)
 def test_every_form_gives_the_same_rows(tmp_path: Path, form: str) -> None:
     path = tmp_path / form
     if form == "vectors.npz":
@@ -29,8 +35,13 @@ def test_every_form_gives_the_same_rows(tmp_path: Path, form: str) -> None:
     elif form.endswith(".gz"):
         path.write_bytes(gzip.compress(GLOVE.encode()))
     else:
-        header = "" if form.startswith("glove") else "3 3\n"
-        path.write_text(header + (GLOVE.replace("\n", " \n") if form == "fasttext.vec" else GLOVE))
+        lines = ("" if form.startswith("glove") else "3 3\n") + GLOVE
+        tabs = {f" {number}": f"\t{number}" for number in (range(1, 10) if form.endswith("tabs") else (1, 4, 7))}
+        for old, new in tabs.items() if "tab" in form else ():
+            lines = lines.replace(old, new)
+        ends = {"fasttext.vec": " \n", "word2vec tabs": "\t\n", "word2vec crlf": "\r\n"}
+        lines = lines.replace("\n", ends.get(form, "\n"))
+        path.write_bytes((lines.replace(" ", "  ") if form.endswith("wide") else lines).encode())
     found, weight = load(path)
     assert found == 3
     assert weight.tolist() == [[-1] * 3, [1, 2, 3], [4, 5, 6], [-1] * 3, [1, 2, 3]]
@@ -47,6 +58,14 @@ def test_a_damaged_word_does_not_spoil_the_others(tmp_path: Path) -> None:
         ("v.txt", "Hund 1 2\n", "vectors of size 2, but embedding_dim is 3: make them equal"),
         ("v.txt", "Hund 1 2 3\ncat 1 2\n", "vectors of size 2, but embedding_dim is 3"),
         ("v.txt", "Hund 1 2 3\ncat 1 two 3\n", "line 2: expected a word and numbers, got 'cat 1 two 3'"),
+        ("v.txt", "Hund,1,2,3\n", "line 1: expected a word and numbers, got 'Hund,1,2,3'"),
+        (
+            "v.txt",
+            "cat 1 2 3\nHund 1 nan 3\n",
+            "numbers that are not finite in the vector of 'Hund': leave the word out",
+        ),
+        ("v.txt", "Hund\t1\t-inf\t3\n", "numbers that are not finite in the vector of 'Hund'"),
+        ("v.txt", "Hund 1 1e39 3\n", "numbers that are not finite in the vector of 'Hund'"),
         ("v.txt.gz", "Hund 1 2 3\n", "cannot be read as word vectors"),
         ("v.npz", "Hund 1 2 3\n", "cannot be read as word vectors"),
     ],
@@ -63,3 +82,18 @@ def test_missing_files_and_arrays_are_explained(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", names=np.array(["a"]))
     with pytest.raises(UserError, match="must hold arrays 'words' and 'vectors', but holds names"):
         load(tmp_path / "v.npz")
+
+
+def test_numbers_that_are_not_finite_are_told_in_archives_too_and_only_of_words_that_are_needed(tmp_path: Path) -> None:
+    vectors = np.array([[1, 2, 3], [np.nan, 5, 6]])
+    np.savez(tmp_path / "a.npz", words=np.array(["Hund", "absent"]), vectors=vectors)
+    assert load(tmp_path / "a.npz")[0] == 2
+    np.savez(tmp_path / "b.npz", words=np.array(["Hund", "cat"]), vectors=vectors)
+    with pytest.raises(UserError, match="numbers that are not finite in the vector of 'cat'"):
+        load(tmp_path / "b.npz")
+
+
+def test_vectors_of_none_of_the_symbols_are_told(tmp_path: Path) -> None:
+    (tmp_path / "v.txt").write_text("perro 1 2 3\ngato 1 2 3\n")
+    with pytest.warns(UserWarning, match="has a vector for none of the 5 symbols: is it of another language"):
+        assert load(tmp_path / "v.txt")[0] == 0

@@ -82,9 +82,9 @@ class LogMel(Recordings):
     A recording is a path, the bytes of a file (anything that `soundfile` reads), an array of samples at
     `sampling_rate`, or a mapping with `array` (or `raw`) and `sampling_rate`, or with `bytes` or `path`, as `datasets`
     and `transformers` give them. Several channels are averaged, unless they cancel each other out: then the loudest one
-    is taken. Other sampling rates are converted by `soxr`. Samples are numbers from -1 to 1, or integers: arrays of 8 and
-    of 16 bits count by their type (unsigned ones have their zero in the middle), lists and longer integers as samples of
-    16 bits if all of them fit, and else of 32.
+    is taken. Other sampling rates are converted by `soxr`. Samples are floats from -1 to 1, or integers: those of 8 and
+    16 bits by their type (unsigned ones have their zero in the middle), lists and longer integers as samples of 16 bits
+    if all of them fit, and else of 32.
 
     Args:
         sampling_rate: in hertz.

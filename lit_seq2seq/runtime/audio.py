@@ -180,7 +180,9 @@ def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths, tensors of other devices
-        raise UserError(f"expected samples (N,), but they are no array of numbers: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"expected samples (N,), but they are no array of numbers: {' '.join(str(error).split())}"
+        ) from error
     if array.ndim != 1 or array.dtype.kind not in "fiu":
         raise UserError(f"expected samples (N,), but got an array of shape {array.shape} and type {array.dtype}")
     return array.astype(np.float32) if array.dtype.kind == "f" else _scaled(array), rate

@@ -118,7 +118,7 @@ def test_samples_of_every_type_are_the_same_tone(kind, full, zero, form):
 
 def test_samples_that_are_no_numbers_of_at_most_32_bits_are_refused():
     for array in ([2**40, 0], np.zeros(9, np.uint64), [1 + 2j], [True], ["a"], [[1], [2, 3]], [None], [2**70]):
-        with pytest.raises(UserError, match="expected (whole-number )?samples"):
+        with pytest.raises(UserError, match=r"expected (whole-number )?samples"):
             read_audio({"array": array, "sampling_rate": RATE}, RATE)
 
 

@@ -98,9 +98,7 @@ def test_a_portable_grey_map_of_16_bits_keeps_its_brightness(dark: int) -> None:
     assert one(content)[0, 0].tolist() == [round(dark / 257)] * 3
 
 
-@pytest.mark.parametrize(
-    "values", [[[-1.0, 0.5]], [[0.0, np.nan]], [[0.0, np.inf]], [[0.0, 1e6]], [[-3, 40]]], ids=str
-)
+@pytest.mark.parametrize("values", [[[-1.0, 0.5]], [[0.0, np.nan]], [[0.0, np.inf]], [[0.0, 1e6]], [[-3, 40]]], ids=str)
 def test_pixels_on_no_known_scale_are_refused(values: list) -> None:
     array = np.array(values, np.float32 if isinstance(values[0][1], float) else np.int32).repeat(20, 0).repeat(10, 1)
     with pytest.raises(UserError, match=r"expected pixels from 0 to .*, but the image has some from .*: convert it"):
