@@ -111,10 +111,13 @@ class Seq2SeqCLI(LightningCLI):
             if (start := config.model.get("init_from")) is not None:
                 trust = packages_of(config.model.as_dict())
                 settings = self._saved_settings(start, config, trust)
-                self._parser(self.config.get("subcommand")).set_defaults(
-                    {**settings, "data.processor": start, "data.trust": list(trust)}
-                )
+                defaults = {**settings, "data.processor": start, "data.trust": list(trust)}
+                self._parser(self.config.get("subcommand")).set_defaults(defaults)
                 super().parse_arguments(parser, args)
+                kept = {key: _kept(value, self._chosen.get(key), trust) for key, value in settings.items()}
+                if kept != settings:
+                    self._parser(self.config.get("subcommand")).set_defaults(kept)
+                    super().parse_arguments(parser, args)
 
     @property
     def _chosen(self) -> Namespace:
@@ -210,6 +213,18 @@ def _checkpoint_of(config: Namespace) -> str | None:
         found = last_checkpoint(config.trainer.default_root_dir or "runs", config.checkpoint.dirpath)
         return None if found is None else str(found)
     return path
+
+
+def _kept(saved: Any, chosen: Any, trust: tuple[str, ...]) -> Any:
+    """Take from saved settings the arguments of classes in whose place another is chosen."""
+    if isinstance(saved, list):
+        return [_kept(one, other, trust) for one, other in zip(saved, chosen or (), strict=False)]
+    if not isinstance(saved, dict) or not isinstance(chosen, dict | Namespace):
+        return saved
+    classes = [import_class(one["class_path"], trust) for one in (saved, chosen) if "class_path" in one]
+    if len(set(classes)) > 1:
+        return {"class_path": chosen["class_path"]}
+    return {key: _kept(value, chosen.get(key), trust) for key, value in saved.items()}
 
 
 def _copies(output: Any) -> bool:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import traceback
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NoReturn
 
+import jsonargparse
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import Namespace, dict_to_namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_seq2seq.types import UserError
 
 _load_yaml = get_loader("yaml")
 _MOST_VALUES = 100_000
+_dumping: ContextVar[bool] = ContextVar("_dumping", default=False)
 
 
 def load_yaml(text: str) -> Any:
@@ -54,9 +59,32 @@ class Parser(LightningArgumentParser):
         names: list[str] = super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
         return names
 
+    def get_defaults(self, skip_validation: bool = False, **kwargs: Any) -> Namespace:
+        """Return the defaults; of a class that is one, only what the signature says, since another has its own.
+
+        Parsing fills in the arguments of the class that is named in the end (jsonargparse #460).
+        """
+        defaults: Namespace = super().get_defaults(skip_validation, **kwargs)
+        if not _dumping.get():
+            for action in self._actions:
+                if isinstance(action.default, dict | Namespace) and "class_path" in action.default:
+                    defaults[action.dest] = dict_to_namespace(action.default)
+        return defaults
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Write settings; those that are left out as defaults are compared with all defaults."""
+        token = _dumping.set(True)
+        try:
+            text: str = super().dump(*args, **kwargs)
+        finally:
+            _dumping.reset(token)
+        return text
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the one line."""
         text = " ".join(str(message).split())
+        if (reason := _reason(ex)) is not None and (key := re.match(r"Parser key \"([\w.]+)\"", text)):
+            text = key[1] + ("." if re.match(r"[\w.]+: ", reason) else ": ") + reason
         if "arguments are required" in text and text.endswith("data.dataset"):
             text = "no data is named: give a recipe with --config FILE, or --data.dataset PATH_OR_HUB_ID"
         for module, wrong in re.findall(r"module '([\w.]+)' has no attribute '(\w+)'", text):
@@ -73,6 +101,32 @@ class Parser(LightningArgumentParser):
             if close or last:
                 text += f" - did you mean {(close or last)[0]}?"
         raise UserError(text) from ex
+
+
+def _reason(error: BaseException | None) -> str | None:
+    """Look into what jsonargparse wraps, once for each place that a value was tried for, for what is wrong inside."""
+    while error is not None:
+        if isinstance(error, UserError):  # of a class named in this place
+            return str(error)
+        if (failure := import_failure(error)) is not None:
+            return failure
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def import_failure(error: BaseException) -> str | None:
+    """Say which module could not be imported, or where in it the reason is; `None` if it is another error."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    calls = [frame.name for frame in frames]
+    if "import_object" not in calls or not isinstance(error, Exception):  # jsonargparse's
+        return None
+    last = frames[-1]
+    if isinstance(error, ModuleNotFoundError) and last.name == "import_object":
+        return f"there is no module {error.name}: install it, or start in the folder that has {error.name}.py"
+    if Path(last.filename).parent == Path(jsonargparse.__file__).parent and not isinstance(error, SyntaxError):
+        return None
+    where = "" if isinstance(error, SyntaxError) else f" ({Path(last.filename).name}, line {last.lineno})"
+    return f"the class cannot be imported: {type(error).__name__}: {error}{where}"
 
 
 _MISMATCH = (
