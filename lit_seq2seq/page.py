@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,15 +12,18 @@ from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
 
 from lit_seq2seq.features import Feature, Image
-from lit_seq2seq.features.audio import LogMel
+from lit_seq2seq.features.audio import Recordings
 from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.pipelines import load_model, override
 from lit_seq2seq.predictor import Dtype, Output, Predictor
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import UserError, install
 
 if TYPE_CHECKING:
     import gradio
+
+MAX_BYTES = 10_000_000
+"""Largest file that can be put on the page."""
 
 Answer = tuple[list[tuple[str, float]], list[list[str]], Figure | None]
 
@@ -82,9 +86,9 @@ class Page:
 
         generation = self.predictor.model.generation
 
-        def answer(*arguments: Any) -> Answer:
+        def answer(given: Any, *options: Any) -> Answer:
             try:
-                return self.answer(*arguments)
+                return self.answer(given if given is None or is_text else Path(given).read_bytes(), *options)
             except UserError as error:
                 raise gradio.Error(str(error), print_exception=False) from error
 
@@ -94,6 +98,7 @@ class Page:
             with gradio.Row():
                 with gradio.Column():
                     raw = self._component()
+                    is_text = isinstance(raw, gradio.Textbox)
                     button = gradio.Button("Generate", variant="primary")
                     beams = gradio.Slider(1, 10, value=generation.num_beams, step=1, label="beams")
                     outputs = gradio.Slider(1, 10, value=1, step=1, label="outputs")
@@ -108,11 +113,12 @@ class Page:
                     picture = gradio.Plot(show_label=False)
             options = [raw, beams, outputs, length, sample, temperature]
             gradio.on(
-                [button.click, *([raw.submit] if isinstance(raw, gradio.Textbox) else [])],
+                [button.click, *([raw.submit] if is_text else [])],
                 answer,
                 options,
                 [symbols, table, picture],
                 api_name="generate",
+                show_progress_on=table,
             )
         return page
 
@@ -120,10 +126,40 @@ class Page:
         import gradio
 
         if isinstance(self.feature, Image):
-            return gradio.Image(type="pil", label="image")
-        if isinstance(self.feature, LogMel):
+            return gradio.Image(type="filepath", image_mode=None, label="image")  # the feature itself decodes it
+        if isinstance(self.feature, Recordings):
             return gradio.Audio(sources=["upload", "microphone"], type="filepath", label="recording")
         return gradio.Textbox(lines=3, label="text", submit_btn=False)
+
+
+def launch(page: gradio.Blocks, port: int | None = None, block: bool = True) -> str:
+    """Show a page to this machine alone, and not to web pages whose name leads here.
+
+    Args:
+        page: from `Page.build`.
+        port: any free one if `None`.
+        block: whether to return only when interrupted.
+
+    Returns:
+        Its address.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    _, address, _ = page.launch(
+        server_name="127.0.0.1",
+        server_port=port,
+        prevent_thread_lock=not block,
+        quiet=True,
+        footer_links=[],
+        max_file_size=MAX_BYTES,
+        app_kwargs={"middleware": [hosts]},
+    )
+    return str(address)
 
 
 def _doubts(output: Output) -> list[tuple[str, float]]:
@@ -140,13 +176,13 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     add_loading(parser)
     options = parser.parse_args(arguments)
     if find_spec("gradio") is None:
-        raise UserError("the page needs gradio: pip install 'lit_seq2seq[demo]'")
+        raise UserError(f"the page needs gradio: {install('demo')}")
     if not 1024 <= options.port <= 65535:
         raise UserError(f"port={options.port}: must be from 1024 to 65535")
     model = load_model(options.model, **loading_of(options))
     page = Page(Predictor(model, options.device, getattr(torch, options.dtype))).build(f"lit_seq2seq: {model.task}")
     print(f"open http://127.0.0.1:{options.port} in a browser; Ctrl-C ends", flush=True)
     try:
-        page.launch(server_name="127.0.0.1", server_port=options.port, quiet=True, footer_links=[])
+        launch(page, options.port)
     except OSError as error:
         raise UserError(f"the page cannot use port {options.port}: choose another --port ({error})") from error

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.runtime.errors import UserError as UserError
+from lit_seq2seq.runtime.errors import install as install
 from lit_seq2seq.runtime.text import SpecialIds as SpecialIds
 
 

@@ -5,6 +5,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,12 @@ def test_the_page_on_reliability_names_tests_that_exist() -> None:
         assert not test or f"\ndef {test}(" in files[file], (file, test)
         named += bool(test)
     assert named > 20
+
+
+def test_extras_are_installed_from_the_clone_as_there_is_no_release() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    files = [path for folder in (ROOT / "docs", PACKAGE, ROOT / "recipes") for path in folder.rglob("*.*")]
+    texts = [path.read_text(encoding="utf-8") for path in files if path.suffix in (".md", ".py", ".yaml")]
+    assert not any(re.search(r"(pip install|needs) .{0,3}lit_seq2seq", text) for text in texts)
+    named = {name for text in texts for names in re.findall(r'-e "\.\[([\w,]+)\]"', text) for name in names.split(",")}
+    assert {"audio", "demo", "export", "serve", "summarization", "vision"} <= named <= set(extras)

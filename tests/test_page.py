@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
@@ -23,7 +24,7 @@ from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import Image, LogMel, Processor, Tokenizer
 from lit_seq2seq.nn import ConvEncoder, MeanBridge, ParallelDecoder, PyramidalEncoder
-from lit_seq2seq.page import Page
+from lit_seq2seq.page import Page, launch
 from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.types import UserError
 from tests.test_untrusted import OwnMetric
@@ -87,8 +88,7 @@ def test_the_input_is_that_of_the_source(feature: Image | LogMel, encoder: objec
 @pytest.fixture
 def url(page: Page) -> Iterator[str]:
     built = page.build("lit_seq2seq: translation")
-    _, address, _ = built.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-    yield address
+    yield launch(built, block=False)
     built.close()
 
 
@@ -100,6 +100,46 @@ def test_the_server_answers(url: str) -> None:
     assert len(table["data"]) == 2
     with pytest.raises(Exception, match="there is no input"):
         client.predict("", 2, 2, 5, False, 1.0, api_name="/generate")
+
+
+def test_pages_of_others_cannot_use_it_through_the_browser(url: str) -> None:
+    statuses = []
+    for host in ("localhost:7860", "127.0.0.1", "evil.example", "evil.example:7860"):
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"{url}config", headers={"Host": host})) as answer:
+                statuses.append(answer.status)
+        except urllib.error.HTTPError as error:
+            statuses.append(error.code)
+    assert statuses == [200, 200, 400, 400]
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PNG", "junk"])
+def test_files_are_decoded_by_the_model_alone(kind: str, tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file
+
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"junk")
+    if kind != "junk":
+        PIL.Image.new("RGB", (20, 20)).save(path, kind)
+    tokenizer = Tokenizer("char")
+    tokenizer.train(["ab"])
+    encoder = partial(ConvEncoder, hidden_size=6, widths=[16], blocks=1)
+    model = LitSeq2Seq(encoder, partial(ParallelDecoder, embedding_dim=4, hidden_size=6, bridge=MeanBridge))
+    model.attach(Processor(Image(16), tokenizer))
+    page = Page(Predictor(model)).build("title")
+    try:
+        client = Client(launch(page, block=False), verbose=False)
+        arguments = (handle_file(str(path)), 1, 1, 3, False, 1.0)
+        if kind == "PNG":
+            assert len(client.predict(*arguments, api_name="/generate")[1]["data"]) == 1
+        else:
+            with pytest.raises(Exception) as error:  # noqa: PT011
+                client.predict(*arguments, api_name="/generate")
+            assert str(tmp_path) not in str(error.value)
+            if kind == "EPS":
+                assert "convert it to PNG or JPEG" in str(error.value)
+    finally:
+        page.close()
 
 
 @pytest.mark.slow
@@ -143,6 +183,9 @@ def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
         browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         view = browser.new_page(viewport={"width": 1200, "height": 900})
         view.goto(url)
+        view.get_by_role("button", name="Generate").click()
+        view.get_by_text("there is no input: give a text").wait_for(timeout=30_000)
+        assert view.locator("span.error:visible").count() <= 1
         view.get_by_label("text", exact=True).fill("eins zwei")
         view.get_by_role("button", name="Generate").click()
         view.wait_for_selector("img[alt*='plot' i], .matplotlib img, [data-testid='matplotlib'] img", timeout=30_000)

@@ -1,5 +1,4 @@
 import asyncio
-import base64
 import io
 import json
 import os
@@ -16,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,17 @@ import PIL.Image
 import pytest
 import soundfile
 import torch
-from fastapi import HTTPException, Request
-from starlette.responses import JSONResponse
+from starlette.testclient import TestClient
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
-from lit_seq2seq.features import Frames, Image, LogMel, Processor, Records, Tokenizer
+from lit_seq2seq.features import Frames, Image, LogMel, Processor, Records, Tokenizer, Waveform
 from lit_seq2seq.nn import ConvEncoder, GeneralAttention, MeanBridge, ParallelDecoder, PyramidalEncoder
 from lit_seq2seq.pipelines import load_model
-from lit_seq2seq.predictor import Predictor
-from lit_seq2seq.serve import make_server
-from lit_seq2seq.serve.api import Api, GenerateApi, StreamApi
+from lit_seq2seq.predictor import Output, Predictor
+from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.serve import api, make_app
+from lit_seq2seq.serve.api import Service, Streams, Work
 from lit_seq2seq.serve.schema import FileRequest, FramesRequest, Limits, RecordRequest, TextRequest, request_of
 from lit_seq2seq.types import UserError
 from tests.test_untrusted import OwnMetric
@@ -58,52 +58,85 @@ def model(folder: Path) -> LitSeq2Seq:
     return LitSeq2Seq.from_pretrained(folder)
 
 
-def endpoint(
-    kind: type[Api], folder: Path, model: LitSeq2Seq, limits: Limits = LIMITS, dtype: torch.dtype = torch.float32
-) -> Any:
-    api = kind(str(folder), {}, model.generation, TextRequest, limits, 1, dtype, max_batch_size=8)
-    api.setup("cpu")
-    return api
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Service:
+    return Service(Predictor(load_model(str(folder))), LIMITS)
 
 
-def request(body: bytes) -> Request:
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    headers = [(b"content-length", str(len(body)).encode())]
-    return Request({"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}, receive)
-
-
-# the endpoints, without a server
+@contextmanager
+def connected(service: Service, most: int = 8, wait: float = 0.05, **options: Any) -> Iterator[TestClient]:
+    """Call the application without a port."""
+    with TestClient(api.make_app(service, "name", most, wait, **options), base_url="http://localhost") as found:
+        yield found
 
 
-def test_a_batch_of_different_options_gives_what_each_request_asks_for(folder: Path, model: LitSeq2Seq) -> None:
-    api = endpoint(GenerateApi, folder, model)
+# the application, without a port
+
+
+def test_a_batch_of_different_options_gives_what_each_request_asks_for(service: Service, model: LitSeq2Seq) -> None:
     translate = pipeline("translation", model)
     asked = [TextRequest(text=text, num_beams=beams) for beams in (1, 3) for text in pairs(6)["source"]]
-    answers = [api.encode_response(found) for found in api.predict([api.decode_request(one) for one in asked])]
-    assert [answer.outputs[0].text for answer in answers] == [
+    answers = service.generate([service.work(one) for one in asked])
+    assert [answer[0].text for answer in answers] == [
         translate(one.text, num_beams=one.num_beams)[0]["translation_text"] for one in asked
     ]
 
 
-def test_an_input_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
+def test_requests_that_wait_together_are_one_batch(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    generate = service.generate
+
+    def counted(batch: list[Work]) -> list[list[Output] | Exception]:
+        sizes.append(len(batch))
+        return generate(batch)
+
+    monkeypatch.setattr(service, "generate", counted)
+    texts = pairs(12, seed=3)["source"]
+    with connected(service, 8, 0.5) as client, ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda text: client.post("/predict", json={"text": text}).json(), texts))
+    assert sizes == [8, 4]
+    expected = service.predictor.stream(texts, service.work(TextRequest(text="")).config)
+    assert [one["outputs"][0]["text"] for one in found] == [outputs[0].text for outputs in expected]
+
+
+def speech_service(limits: Limits = LIMITS) -> Service:
     target = Tokenizer("word")
     target.train(["one two"])
     encoder = partial(PyramidalEncoder, hidden_size=12, factors=[1])
     made = make_model(encoder=encoder, decoder=partial(ParallelDecoder, **SIZES, attention=GeneralAttention))
     made.attach(Processor(LogMel(sampling_rate=8000, n_mels=5), target))
-    made.save_pretrained(tmp_path)
-    api = GenerateApi(str(tmp_path), {}, made.generation, FileRequest, LIMITS, 1, torch.float32)
-    api.setup("cpu")
-    good, bad = (FileRequest(data=base64.b64encode(data)) for data in (sound(), b"no sound"))
-    first, refused, last = (
-        api.encode_response(one) for one in api.predict([api.work(one) for one in (good, bad, good)])
-    )
-    assert first == last
-    assert isinstance(refused, JSONResponse)
+    return Service(Predictor(made), limits)
+
+
+def test_an_input_that_cannot_be_read_fails_alone() -> None:
+    with connected(speech_service()) as client, ThreadPoolExecutor(3) as pool:
+        bodies = [sound(), b"no sound", sound()]
+        first, refused, last = pool.map(lambda body: client.post("/predict/file", content=body), bodies)
+    assert first.json() == last.json()
+    assert first.status_code == 200
     assert refused.status_code == 422
-    assert "not a recording that soundfile can read" in json.loads(refused.body)["detail"]
+    assert "not a recording that soundfile can read" in refused.json()["detail"]
+    assert " at 0x" not in refused.text
+
+
+def test_a_failure_is_told_in_the_log_alone_and_the_server_goes_on(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = service.predictor.stream
+
+    def fails(raw: list[str], config: GenerationConfig) -> Iterator[list[Output]]:
+        if "drei" in raw:
+            raise RuntimeError("secret")
+        return stream(raw, config)
+
+    monkeypatch.setattr(service.predictor, "stream", fails)
+    app = api.make_app(service, "name", 8, 0.2)
+    client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+    with client, ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda text: client.post("/predict", json={"text": text}), ["eins", "drei"]))
+        assert [answer.status_code for answer in found] == [200, 500]
+        assert found[1].json() == {"detail": "the server failed: its log says why"}
+        assert client.post("/predict", json={"text": "eins"}).json() == found[0].json()
 
 
 @pytest.mark.parametrize(
@@ -118,72 +151,143 @@ def test_an_input_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
     ],
 )
 def test_requests_beyond_the_limits_are_refused(
-    body: dict[str, object], status: int, message: str, folder: Path, model: LitSeq2Seq
+    body: dict[str, object], status: int, message: str, service: Service
 ) -> None:
-    api = endpoint(GenerateApi, folder, model)
-    with pytest.raises(HTTPException) as refused:
-        asyncio.run(api.authorize(request(json.dumps(body).encode())))
-    assert refused.value.status_code == status
-    assert message in refused.value.detail
+    with connected(service) as client:
+        refused = client.post("/predict", json=body)
+        assert client.post("/predict", json={"text": "eins", "num_beams": 4, "max_new_tokens": 50}).status_code == 200
+    assert refused.status_code == status
+    assert message in refused.json()["detail"]
 
 
-def test_what_is_allowed_is_admitted(folder: Path, model: LitSeq2Seq) -> None:
-    api = endpoint(GenerateApi, folder, model)
-    asyncio.run(api.authorize(request(b'{"text": "eins", "num_beams": 4, "max_new_tokens": 50}')))
-    asyncio.run(api.authorize(request(b'{"text": 3}')))  # the server itself says what is wrong
+def test_a_request_that_waits_too_long_is_told_so(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = Service(service.predictor, replace(LIMITS, timeout=0.2))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(batch: list[Work]) -> list[list[Output] | Exception]:
+        begun.set()
+        go_on.wait(10)
+        return [[Output("done")] for _ in batch]
+
+    monkeypatch.setattr(busy, "generate", slow)
+    with connected(busy, 1) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/predict", json={"text": "eins"})
+        assert begun.wait(10)
+        refused = client.post("/predict", json={"text": "zwei"})
+        assert (refused.status_code, "try again later" in refused.json()["detail"]) == (504, True)
+        go_on.set()
+        assert first.result().json()["outputs"][0]["text"] == "done"
+        assert client.post("/predict", json={"text": "drei"}).status_code == 200
 
 
-def test_a_stream_joins_to_the_output(folder: Path, model: LitSeq2Seq) -> None:
-    api = endpoint(StreamApi, folder, model)
-    lines = list(api.encode_response(api.predict(api.work(TextRequest(text="eins zwei drei")))))
-    found = [json.loads(line) for line in lines]
+def lines_of(answer: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_a_stream_joins_to_the_output(service: Service, model: LitSeq2Seq) -> None:
+    with connected(service) as client:
+        found = lines_of(client.post("/stream", json={"text": "eins zwei drei"}))
+        refused = client.post("/stream", json={"text": "eins", "num_beams": 2})
     assert found[-1] == {"done": True}
     assert (
         "".join(piece["text"] for piece in found[:-1])
         == pipeline("translation", model)("eins zwei drei")[0]["translation_text"]
     )
-    with pytest.raises(UserError, match="num_beams=2: must be 1 to stream, use /predict"):
-        api.work(TextRequest(text="eins", num_beams=2))
+    assert refused.status_code == 422
+    assert "num_beams=2: must be 1 to stream, use /predict" in refused.json()["detail"]
 
 
-def test_a_stream_ends_when_its_time_is_over(folder: Path, model: LitSeq2Seq) -> None:
-    api = endpoint(StreamApi, folder, model, Limits(timeout=0.0))
-    found = list(api.predict(api.work(TextRequest(text="eins zwei drei", min_new_tokens=6))))
-    assert json.loads(found[-1]) == {"error": "the output took more than 0 seconds"}
+def test_a_stream_ends_when_its_time_is_over(service: Service) -> None:
+    short = Service(service.predictor, Limits(timeout=0.0))
+    found = list(short.pieces(short.work(TextRequest(text="eins zwei drei", min_new_tokens=6))))
+    assert found[-1] == {"error": "the output took more than 0 seconds"}
+
+
+def test_a_stream_that_is_left_makes_room_for_the_next(service: Service) -> None:
+    async def leave_and_come() -> list[str]:
+        streams = Streams(service, ThreadPoolExecutor(1))
+        left = streams.lines(service.work(TextRequest(text="eins zwei drei", min_new_tokens=6)))
+        await anext(left)
+        await left.aclose()
+        return [line async for line in streams.lines(service.work(TextRequest(text="eins")))]
+
+    assert json.loads(asyncio.run(leave_and_come())[-1]) == {"done": True}
+
+
+def test_pages_of_others_cannot_ask_through_the_browser(service: Service) -> None:
+    with connected(service) as client:
+        for host, status in (("localhost:8000", 200), ("127.0.0.1", 200), ("evil.example", 400), ("", 400)):
+            assert client.get("/info", headers={"Host": host}).status_code == status
+    with connected(service, local=False) as client:
+        assert client.get("/info", headers={"Host": "models.example"}).status_code == 200
+
+
+def test_the_server_tells_no_path(folder: Path) -> None:
+    with TestClient(make_app(str(folder), LIMITS), base_url="http://localhost") as client:
+        told = client.get("/info")
+        assert told.json()["model"] == {"model": folder.name, "task": "translation"}
+        assert str(folder.parent) not in told.text + client.get("/docs").text + client.get("/openapi.json").text
+
+
+@pytest.mark.parametrize("source", ["text", "speech"])
+def test_the_page_shows_every_route_and_option_and_needs_no_other_server(source: str, service: Service) -> None:
+    with connected(service if source == "text" else speech_service()) as client:
+        page, schema = client.get("/"), client.get("/openapi.json").json()
+    assert page.url.path == "/docs"
+    assert all(
+        f"<code>{method.upper()} {path}</code>" in page.text
+        for path in schema["paths"]
+        for method in schema["paths"][path]
+    )
+    request = "TextRequest" if source == "text" else "FileRequest"
+    assert all(f"<code>{name}</code>" in page.text for name in schema["components"]["schemas"][request]["properties"])
+    assert not re.search(r"https?://|src=|@import|rel=", page.text)
 
 
 def test_a_package_that_is_trusted_is_served(tmp_path: Path) -> None:
     made = make_model(metrics=[OwnMetric])
     made.attach(make_data().processor)
     made.save_pretrained(tmp_path)
-    (api,) = make_server(str(tmp_path), LIMITS, stream=False, trust=["tests"]).litapi_connector
-    api.setup("cpu")  # as its worker does
-    assert isinstance(api.predictor.model.scores.metrics[0], OwnMetric)
+    with pytest.raises(UserError, match="trust"):
+        make_app(str(tmp_path), LIMITS)
+    assert make_app(str(tmp_path), LIMITS, trust=["tests"])
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_bfloat16), torch.int8])
-def test_it_computes_in_what_is_asked_for(folder: Path, dtype: torch.dtype) -> None:
-    (api,) = make_server(str(folder), LIMITS, stream=False, dtype=dtype).litapi_connector
-    api.setup("cpu")
-    asked = [api.work(TextRequest(text=text)) for text in ("eins zwei", "drei")]
-    direct = pipeline("translation", str(folder), dtype=dtype).predictor.stream(["eins zwei", "drei"], asked[0].config)
-    assert api.predict(asked) == list(direct)
-    full = Predictor(load_model(str(folder))).stream(["eins zwei", "drei"], asked[0].config)
-    assert [row[0].score for row in api.predict(asked)] != [row[0].score for row in full]
+def test_it_computes_in_what_is_asked_for(folder: Path, service: Service, dtype: torch.dtype) -> None:
+    direct = pipeline("translation", str(folder), dtype=dtype)(["eins zwei", "drei"])
+    score = service.generate([service.work(TextRequest(text="drei"))])[0][0].score
+    with TestClient(make_app(str(folder), LIMITS, dtype=dtype), base_url="http://localhost") as client:
+        found = [client.post("/predict", json={"text": text}).json() for text in ("eins zwei", "drei")]
+    assert [one["outputs"][0]["text"] for one in found] == [one["translation_text"] for one in direct]
+    assert found[1]["outputs"][0]["score"] != score
 
 
 def test_every_feature_has_its_request() -> None:
-    kinds = [Records(), Frames(3), LogMel(), Image(), Tokenizer("char")]
-    assert [request_of(kind) for kind in kinds] == [RecordRequest, FramesRequest, FileRequest, FileRequest, TextRequest]
+    kinds = [Records(), Frames(3), LogMel(), Waveform(), Image(), Tokenizer("char")]
+    assert [request_of(kind) for kind in kinds] == [
+        *(RecordRequest, FramesRequest, FileRequest, FileRequest, FileRequest, TextRequest)
+    ]
 
 
 def test_the_command_explains_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["serve", "--model", str(tmp_path), "--port", "80"]) == 1
     assert "port=80: must be from 1024 to 65535" in capsys.readouterr().err
-    assert main(["serve", "--model", str(tmp_path), "--device", "cuda", "--dtype", "int8"]) == 1
+    port = str(free_port())
+    assert main(["serve", "--model", str(tmp_path), "--port", port, "--device", "cuda", "--dtype", "int8"]) == 1
     assert "device cuda cannot compute in torch.int8 here: leave dtype out" in capsys.readouterr().err
-    assert main(["serve", "--model", str(tmp_path), "--port", "8000"]) == 1
+    assert main(["serve", "--model", str(tmp_path), "--port", port]) == 1
     assert "is not a model folder" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--model", str(tmp_path), "--port", port]) == 1
+    assert f"cannot use port {port}: choose another --port" in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_seq2seq.serve.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"serving needs fastapi and uvicorn: .* pip install -e \"\.\[serve\]\""):
+        make_app("model", LIMITS)
 
 
 # the real server on a loopback port
@@ -379,22 +483,11 @@ def test_a_file_may_be_the_whole_request(kind: str, tmp_path: Path) -> None:
             ("num_beams=5", file, 422, "num_beams=5: must be at most 4 here"),
             ("num_beams=0", file, 422, "greater than or equal to 1"),
             ("beams=2", file, 422, "Extra inputs are not permitted"),
-            ("", file + b" ", 413, "Payload too large"),
+            ("", file + b" ", 413, "the request must have at most"),
             ("", b"neither", 422, "expected an image" if kind == "image" else "not a recording"),
         ):
             status, answer = client.call(f"/predict/file?{query}", body)
             assert (status, message in str(answer["detail"])) == (refused, True), answer
-
-
-@pytest.mark.slow
-def test_the_pages_of_the_server(client: Client) -> None:
-    with client.open("/openapi.json") as answer:
-        described = json.loads(answer.read())
-    assert {"/predict", "/stream", "/health"} <= described["paths"].keys()
-    assert {"TextRequest", "GenerateResponse"} <= described["components"]["schemas"].keys()
-    with client.open("/docs") as answer:
-        assert answer.status == 200
-    assert client.call("/info")[1]["model"]["task"] == "translation"
 
 
 @pytest.mark.slow
@@ -414,3 +507,52 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has_begun(folder: Path) -
     assert process.returncode == 0, output
     with pytest.raises(urllib.error.URLError):
         client.open("/health")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_told_to_stop_while_it_loads_ends_quietly(folder: Path) -> None:
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        port = free_port()
+        process = start(folder, port)
+        while process.poll() is None:  # the port is taken, and the model about to be loaded
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) and not bindable(port):
+                    break
+            time.sleep(0.05)
+        process.send_signal(signum)
+        output, _ = process.communicate(timeout=60)
+        assert (process.returncode, output) == (0, "")
+
+
+def bindable(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+@pytest.mark.slow
+def test_connections_that_never_finish_a_request_are_closed(folder: Path) -> None:
+    with serving(folder, "--timeout", "3") as client:
+        port = int(client.url.rsplit(":", 1)[1])
+        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        beginnings = {
+            "nothing": b"",
+            "half a header": whole[:20],
+            "half a second header": whole + whole[:20],
+            "half a body": b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{",
+        }
+        left = {name: socket.create_connection(("127.0.0.1", port)) for name in beginnings}
+        for name, connection in left.items():
+            connection.sendall(beginnings[name])
+        for name, connection in left.items():
+            connection.settimeout(30)
+            answer = b""
+            while piece := connection.recv(10_000):  # until it is closed
+                answer += piece
+            assert (b"408" in answer) == (name == "half a body")
+            connection.close()
+        assert client.call("/predict", {"text": "eins"})[0] == 200

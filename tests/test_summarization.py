@@ -133,7 +133,7 @@ def test_rouge_agrees_with_torchmetrics(metric: type[ROUGE1]) -> None:
 
 def test_rouge_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "rouge_score.rouge_scorer", None)
-    with pytest.raises(UserError, match=r"pip install \"lit_seq2seq\[summarization\]\""):
+    with pytest.raises(UserError, match=r"pip install -e \"\.\[summarization\]\""):
         ROUGE1()
 
 

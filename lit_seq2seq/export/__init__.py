@@ -22,7 +22,7 @@ from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn import Encoder, EncoderDecoder, OutputLayer
 from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.reranking import SlotCoverage
-from lit_seq2seq.types import Padded, Sources, UserError
+from lit_seq2seq.types import Padded, Sources, UserError, install
 
 Variant = Literal["fp32", "fp16", "int8"]
 
@@ -138,7 +138,7 @@ def write_graphs(
 def _require_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise UserError(f"exporting needs {', '.join(missing)}: pip install 'lit_seq2seq[export]'")
+        raise UserError(f"exporting needs {', '.join(missing)}: {install('export')}")
 
 
 def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> None:

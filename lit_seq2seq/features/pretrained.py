@@ -13,7 +13,7 @@ from datasets import Value
 
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.runtime.text import whole
-from lit_seq2seq.types import Padded, UserError
+from lit_seq2seq.types import Padded, UserError, install
 
 
 class PretrainedTokenizer(Feature):
@@ -122,7 +122,7 @@ def _load(name: str) -> tuple[str, int]:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise UserError('PretrainedTokenizer needs transformers: pip install "lit_seq2seq[vision]"') from error
+        raise UserError(f"PretrainedTokenizer needs transformers: {install('vision')}") from error
     try:
         found: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, ClassVar
 
 from lit_seq2seq.metrics.base import TextMetric
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import UserError, install
 
 _UNIT = 1 << 40  # F-scores are counted in units of 2 ** -40
 
@@ -29,9 +29,7 @@ class _ROUGE(TextMetric):
         try:
             from rouge_score.rouge_scorer import RougeScorer
         except ImportError as error:
-            raise UserError(
-                'ROUGE needs a package that is not here: pip install "lit_seq2seq[summarization]"'
-            ) from error
+            raise UserError(f"ROUGE needs rouge-score, which is not installed: {install('summarization')}") from error
         self.stem = stem
         self.scorer = RougeScorer([self.kind], tokenizer=_Words(stem))
 
@@ -77,7 +75,7 @@ class ROUGE1(_ROUGE):
     """ROUGE-1: mean over segments of `2 P R / (P + R)` with P and R the shares of single words that match.
 
     Lin (2004, https://aclanthology.org/W04-1013), as the package rouge-score computes it; see there for stemming. With
-    several references the best one counts. Needs `pip install "lit_seq2seq[summarization]"`, and no download.
+    several references the best one counts. Needs `pip install -e ".[summarization]"`, and no download.
 
     Args:
         stem: compare words without their endings (Porter's stemmer), as most papers do.

@@ -20,7 +20,7 @@ _MAX_RATIO = 100  # between the sampling rate of a recording and the one it is c
 _LEAST_LEFT = 0.01  # of the energy that the average of unrelated channels has: with less they cancel each other out
 _BLOCK = 1 << 20  # values that are decoded at once
 MAX_SECONDS = 600.0
-_EXTRA = "pip install 'lit_seq2seq[audio]'"
+_INSTALL = "pip install soundfile soxr"
 
 
 def log_mel(
@@ -125,7 +125,7 @@ def read_audio(raw: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS) -
         try:
             import soxr
         except ImportError as error:
-            raise UserError(f"converting {rate} Hz to {sampling_rate} Hz needs soxr: {_EXTRA}") from error
+            raise UserError(f"converting {rate} Hz to {sampling_rate} Hz needs soxr: {_INSTALL}") from error
         samples = soxr.resample(samples, rate, sampling_rate)
     return np.asarray(samples, dtype=np.float32)
 
@@ -212,7 +212,7 @@ def open_audio(raw: Any) -> Any:
     try:
         import soundfile
     except ImportError as error:
-        raise UserError(f"reading recordings from files needs soundfile: {_EXTRA}") from error
+        raise UserError(f"reading recordings from files needs soundfile: {_INSTALL}") from error
     inside = (raw.get("bytes") or raw.get("path")) if isinstance(raw, Mapping) else raw
     if inside is None:
         raise UserError("expected a recording with array, bytes or path, but it has none of them")

@@ -1,4 +1,4 @@
-"""The one error that a user can mend."""
+"""The one error that a user can mend, and what to install."""
 
 
 class UserError(Exception):
@@ -14,3 +14,13 @@ class UserError(Exception):
         ...     print(f"error: {error}")
         error: expected a column 'german', but the columns are source, target: set source_column
     """
+
+
+def install(extra: str) -> str:
+    """Say how to install the packages of an extra.
+
+    Example:
+        >>> install("audio")
+        'in your clone of lit_seq2seq, run pip install -e ".[audio]"'
+    """
+    return f'in your clone of lit_seq2seq, run pip install -e ".[{extra}]"'

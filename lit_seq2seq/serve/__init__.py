@@ -1,11 +1,12 @@
-"""A trained model as a web service on LitServe: `lit-seq2seq serve`."""
+"""A trained model as a web service: `lit-seq2seq serve`."""
 
 from __future__ import annotations
 
-import os
+import math
 import signal
-from functools import partial
+import socket
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -14,16 +15,16 @@ from jsonargparse import ArgumentParser
 
 from lit_seq2seq.hub import Loading, add_loading, loading_of
 from lit_seq2seq.pipelines import load_model
-from lit_seq2seq.predictor import Dtype, check_dtype
-from lit_seq2seq.types import UserError
+from lit_seq2seq.predictor import Dtype, Predictor, check_dtype
+from lit_seq2seq.types import UserError, install
 
 if TYPE_CHECKING:
-    import litserve
+    from fastapi import FastAPI
 
     from lit_seq2seq.serve.schema import Limits
 
 
-def make_server(
+def make_app(
     model: str,
     limits: Limits,
     max_batch_size: int = 32,
@@ -32,55 +33,44 @@ def make_server(
     device: str = "cpu",
     threads: int = 1,
     dtype: torch.dtype = torch.float32,
+    local: bool = True,
     **loading: Unpack[Loading],
-) -> litserve.LitServer:
-    """Make the server: `POST /predict`, `/predict/file` and `/stream`, `GET /health`, `/info`, `/docs`.
+) -> FastAPI:
+    """Make the web application: `POST /predict`, `/predict/file` and `/stream`, `GET /health`, `/info`, `/docs`.
 
     Args:
         model: folder or hub id.
         limits: what requests may ask for.
         max_batch_size: greatest number of requests that go through the network together.
         batch_timeout: seconds that the first request of a batch waits for others.
-        stream: whether there is `/stream`, which has a process and a copy of the model of its own.
+        stream: whether there is `/stream`.
         device: `cpu`, `cuda` or `mps`.
-        threads: number of torch's threads in each process.
+        threads: number of torch's threads.
         dtype: what to compute in; see `Predictor`.
+        local: answer only requests that are addressed to this machine, not those of web pages that pretend to be it.
         **loading: see `LitSeq2Seq.from_pretrained`.
 
     Raises:
         UserError: packages are missing, there is no such model, or the device cannot compute in `dtype`.
     """
-    if find_spec("litserve") is None:
-        raise UserError("serving needs litserve: pip install 'lit_seq2seq[serve]'")
-    import litserve
-    from fastapi.exceptions import RequestValidationError
-
-    from lit_seq2seq.serve.api import GenerateApi, StreamApi, explain
-    from lit_seq2seq.serve.schema import request_of
-    from lit_seq2seq.serve.upload import add_upload
+    _check_packages()
+    from lit_seq2seq.serve import api
 
     check_dtype(dtype, device)
-    loaded = load_model(model, **loading)
-    request = request_of(loaded.processor.source_feature)
-    shared = (model, loading, loaded.generation, request, limits, threads, dtype)
-    batched = GenerateApi(*shared, api_path="/predict", max_batch_size=max_batch_size, batch_timeout=batch_timeout)
-    apis = [batched, StreamApi(*shared, api_path="/stream", stream=True)] if stream else [batched]
-    server = litserve.LitServer(
-        apis,
-        accelerator=device,
-        timeout=limits.timeout,
-        max_payload_size=limits.max_bytes,
-        model_metadata={"model": model, "task": loaded.task},
-    )
-    server.app.title = f"lit_seq2seq: {loaded.task}"
-    server.app.add_exception_handler(RequestValidationError, explain)
-    add_upload(server, batched)
-    return server
+    torch.set_num_threads(threads)
+    service = api.Service(Predictor(load_model(model, **loading), device, dtype), limits)
+    name = Path(model).resolve().name if Path(model).exists() else model
+    return api.make_app(service, name, max_batch_size, batch_timeout, stream=stream, threads=threads, local=local)
 
 
-def _stop(main: int, signum: int, frame: FrameType | None) -> None:
-    """Shut down as on an interrupt, so that what has been begun is answered; processes forked from `main` just end."""
-    raise KeyboardInterrupt if os.getpid() == main else SystemExit(0)
+def _check_packages() -> None:
+    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+        raise UserError(f"serving needs {' and '.join(missing)}: {install('serve')}")
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """End quietly; while the server runs, it answers what has been begun and then comes here."""
+    raise SystemExit(0)
 
 
 def command(parser: ArgumentParser, arguments: list[str]) -> None:
@@ -93,18 +83,17 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     add_loading(parser)
     parser.add_argument("--device", type=Literal["cpu", "cuda", "mps"], default="cpu", help="where to run")
     parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
-    parser.add_argument("--threads", type=int, default=1, help="number of torch's threads in each process")
+    parser.add_argument("--threads", type=int, default=1, help="number of torch's threads")
     parser.add_argument("--max_batch_size", type=int, default=32, help="most requests computed together")
     parser.add_argument("--batch_timeout", type=float, default=0.01, help="seconds that a request waits for others")
-    parser.add_argument("--stream", type=bool, default=True, help="offer /stream, in a process of its own")
+    parser.add_argument("--stream", type=bool, default=True, help="offer /stream")
     parser.add_argument("--max_length", type=int, default=2000, help="most characters (or frames) of an input")
     parser.add_argument("--max_bytes", type=int, default=10_000_000, help="largest request")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="longest output, in symbols")
     parser.add_argument("--max_beams", type=int, default=10, help="most beams or outputs")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds that a request waits, or a stream lasts")
     options = parser.parse_args(arguments)
-    if find_spec("litserve") is None:
-        raise UserError("serving needs litserve: pip install 'lit_seq2seq[serve]'")
+    _check_packages()
     if not 1024 <= options.port <= 65535:
         raise UserError(f"port={options.port}: must be from 1024 to 65535")
     from lit_seq2seq.serve.schema import Limits
@@ -112,14 +101,39 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     limits = Limits(options.max_length, options.max_bytes, options.max_new_tokens, options.max_beams, options.timeout)
     names = ("max_batch_size", "batch_timeout", "stream", "device", "threads")
     own = {name: options[name] for name in names}
-    server = make_server(options.model, limits, dtype=getattr(torch, options.dtype), **own, **loading_of(options))
-    signal.signal(signal.SIGTERM, partial(_stop, os.getpid()))
-    print(f"serving {options.model} on http://{options.host}:{options.port} (see /docs)", flush=True)
-    server.run(
-        host=options.host,
-        port=options.port,
-        num_api_servers=1,
-        generate_client_file=False,
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _stop)
+    with _listener(options.host, options.port) as listener:
+        local = options.host == "127.0.0.1"
+        dtype = getattr(torch, options.dtype)
+        app = make_app(options.model, limits, dtype=dtype, local=local, **own, **loading_of(options))
+        print(f"serving {options.model} on http://{options.host}:{options.port} (see /docs)", flush=True)
+        _run(app, listener, options.timeout)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Take the port before the model is loaded."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise UserError(f"the server cannot use port {port}: choose another --port ({error.strerror})") from error
+    return listener
+
+
+def _run(app: FastAPI, listener: socket.socket, timeout: float) -> None:
+    import uvicorn
+
+    from lit_seq2seq.serve.http import Http
+
+    config = uvicorn.Config(
+        app,
+        http=Http,
+        ws="none",
         log_level="warning",
-        pretty_logs=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(timeout),
     )
+    uvicorn.Server(config).run([listener])

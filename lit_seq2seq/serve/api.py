@@ -1,31 +1,36 @@
-"""The two endpoints: whole outputs in batches, and one output in pieces."""
+"""The routes of the server: whole outputs in batches, one output in pieces, and what says what there is."""
 
-import inspect
+import asyncio
+import base64
 import json
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
-import litserve
 import torch
-from fastapi import HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from starlette.responses import JSONResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 
-from lit_seq2seq.hub import Loading
-from lit_seq2seq.pipelines import load_model, override
+from lit_seq2seq.pipelines import override
 from lit_seq2seq.predictor import Output, Predictor
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.serve.schema import GenerateRequest, GenerateResponse, Limits
+from lit_seq2seq.serve.batches import Batches, BusyError
+from lit_seq2seq.serve.http import Bounds
+from lit_seq2seq.serve.overview import overview
+from lit_seq2seq.serve.schema import FileRequest, GenerateRequest, GenerateResponse, Limits, request_of
 from lit_seq2seq.types import UserError
 
-
-async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Say what is wrong with a request, without repeating it: it may be no text, or no numbers that JSON can tell."""
-    told = [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
-    return JSONResponse({"detail": told}, 422)
+_log = logging.getLogger(__name__)
+LOCAL = ["127.0.0.1", "localhost"]
+"""Names by which a server that listens to this machine alone is called; others are web pages that pretend to be it."""
 
 
 class Work(NamedTuple):
@@ -35,169 +40,200 @@ class Work(NamedTuple):
     config: GenerationConfig
 
 
-class Refusal(NamedTuple):
-    """Why an input cannot be read."""
-
-    message: str
-
-
-class Decode:
-    """The `decode_request` of an endpoint, in whose signature LitServe looks for the kind of the requests.
+class Service:
+    """What a model answers, and what may be asked of it.
 
     Args:
-        api: the endpoint.
-    """
-
-    def __init__(self, api: "Api") -> None:
-        self.api = api
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        return inspect.Signature([inspect.Parameter("request", kind, annotation=self.api.request)])
-
-    def __call__(self, request: GenerateRequest) -> Work:
-        """Read a request."""
-        return self.api.work(request)
-
-
-class Api(litserve.LitAPI):  # type: ignore[misc]
-    """Base of the endpoints: loads the model in each worker, and admits requests in the web server.
-
-    LitServe fails all requests of a batch for one, and can no longer say what is wrong once a stream has begun.
-    Requests are therefore checked before they are queued, in `authorize`, which LitServe calls for each.
-
-    Args:
-        model: folder or hub id.
-        loading: where it comes from and what it may run.
-        generation: options of generation of the model.
-        request: the kind of its requests.
+        predictor: the model.
         limits: what requests may ask for.
-        threads: number of torch's threads in each worker.
-        dtype: what to compute in.
-        **options: see `litserve.LitAPI`.
     """
 
-    def __init__(
-        self,
-        model: str,
-        loading: Loading,
-        generation: GenerationConfig,
-        request: type[GenerateRequest],
-        limits: Limits,
-        threads: int,
-        dtype: torch.dtype,
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self.model, self.loading = model, loading
-        self.generation = generation
-        self.request = request
-        self.limits = limits
-        self.threads, self.dtype = threads, dtype
-        self.decode_request = Decode(self)
+    def __init__(self, predictor: Predictor, limits: Limits) -> None:
+        self.predictor, self.limits = predictor, limits
+        self.request = request_of(predictor.model.processor.source_feature)
 
-    def setup(self, device: str) -> None:
-        """Load the model."""
-        torch.set_num_threads(self.threads)
-        self.predictor = Predictor(load_model(self.model, **self.loading), device, self.dtype)
+    def work(self, asked: GenerateRequest, **default: Any) -> Work:
+        """Join the options of a request with those of the model, whose own length is cut to what is allowed here.
 
-    async def authorize(self, request: Request) -> None:
-        """Refuse what is too large, too long, or asks for what there is not."""
-        limits = self.limits
-        if int(request.headers.get("content-length", 0)) > limits.max_bytes:
-            raise HTTPException(413, f"the request must have at most {limits.max_bytes} bytes")
-        try:
-            asked = self.request.model_validate_json(await request.body())
-        except ValidationError:
-            return  # the server itself says what is wrong with it
-        await self.admit(asked)
-
-    async def admit(self, asked: GenerateRequest) -> None:
-        """Refuse what is too long, or asks for what there is not."""
-        limits = self.limits
+        Raises:
+            UserError: the options do not fit together, or go beyond the limits.
+            HTTPException: the input is too long.
+        """
+        limits, own = self.limits, self.predictor.model.generation
         if asked.size() > limits.max_length:
             raise HTTPException(413, f"the input has a length of {asked.size()}: must be at most {limits.max_length}")
-        try:
-            config = self.work(asked).config
-        except UserError as error:
-            raise HTTPException(422, str(error)) from error
-        for name, most in (("num_beams", limits.max_beams), ("num_return_sequences", limits.max_beams)):
-            if getattr(config, name) > most:
-                raise HTTPException(422, f"{name}={getattr(config, name)}: must be at most {most} here")
-        if config.max_new_tokens > limits.max_new_tokens:
-            raise HTTPException(
-                422, f"max_new_tokens={config.max_new_tokens}: must be at most {limits.max_new_tokens} here"
-            )
+        own = replace(own, max_new_tokens=min(own.max_new_tokens, limits.max_new_tokens))
+        config = override(own, {**default, **asked.options()})
+        most = {"num_beams": limits.max_beams, "num_return_sequences": limits.max_beams}
+        for name, value in {**most, "max_new_tokens": limits.max_new_tokens}.items():
+            if getattr(config, name) > value:
+                raise UserError(f"{name}={getattr(config, name)}: must be at most {value} here")
+        return Work(asked.raw(), config)
 
-    def work(self, request: GenerateRequest) -> Work:
-        """Join the options of a request with those of the model, whose own length is cut to what is allowed here."""
-        own = self.generation
-        own = replace(own, max_new_tokens=min(own.max_new_tokens, self.limits.max_new_tokens))
-        return Work(request.raw(), override(own, request.options()))
-
-
-class GenerateApi(Api):
-    """Whole outputs; requests that wait together go through the network together."""
-
-    def batch(self, inputs: list[Work]) -> list[Work]:
-        """Leave a batch as it is."""
-        return inputs
-
-    def predict(self, batch: list[Work]) -> list[list[Output] | Refusal]:
-        """Generate, together what has the same options."""
-        results: list[list[Output] | Refusal] = [Refusal("")] * len(batch)
+    def generate(self, batch: list[Work]) -> list[list[Output] | Exception]:
+        """Answer a batch, together what has the same options; what cannot be read fails alone."""
+        results: list[list[Output] | Exception] = [[]] * len(batch)
         for config in dict.fromkeys(work.config for work in batch):
             places = [place for place, work in enumerate(batch) if work.config == config]
-            for place, found in zip(places, self._generate([batch[p].raw for p in places], config), strict=True):
+            for place, found in zip(places, self._together([batch[p].raw for p in places], config), strict=True):
                 results[place] = found
         return results
 
-    def _generate(self, raw: list[Any], config: GenerationConfig) -> list[list[Output] | Refusal]:
+    def _together(self, raw: list[Any], config: GenerationConfig) -> list[list[Output] | Exception]:
         try:
             return list(self.predictor.stream(raw, config))
-        except UserError as error:
+        except Exception as error:
             if len(raw) == 1:
-                return [Refusal(str(error))]
-            return [found for one in raw for found in self._generate([one], config)]
+                return [error]
+            return [found for one in raw for found in self._together([one], config)]
 
-    def unbatch(self, output: list[list[Output] | Refusal]) -> list[list[Output] | Refusal]:
-        """Leave a batch as it is."""
-        return output
+    def stream_work(self, asked: GenerateRequest) -> Work:
+        """Search greedily unless the request says otherwise.
 
-    def encode_response(self, output: list[Output] | Refusal) -> GenerateResponse:
-        """Make the response; an input that cannot be read gets the status 422."""
-        if isinstance(output, Refusal):
-            refused: Any = JSONResponse({"detail": output.message}, 422)
-            return refused  # type: ignore[no-any-return]
-        return GenerateResponse.model_validate({"outputs": [{"text": o.text, "score": o.score} for o in output]})
-
-
-class StreamApi(Api):
-    """One output in pieces, as lines of JSON: `{"text": ...}`, the last one `{"done": true}` or `{"error": ...}`."""
-
-    def work(self, request: GenerateRequest) -> Work:
-        """Search greedily unless the request says otherwise."""
-        options = {"num_beams": 1, "num_return_sequences": 1, **request.options()}
+        Raises:
+            UserError: the request asks for several beams or outputs.
+        """
+        work = self.work(asked, num_beams=1, num_return_sequences=1)
         for name in ("num_beams", "num_return_sequences"):
-            if options[name] > 1:
-                raise UserError(f"{name}={options[name]}: must be 1 to stream, use /predict")
-        raw, config = super().work(request.model_copy(update=options))
-        return Work(raw, config)
+            if getattr(work.config, name) > 1:
+                raise UserError(f"{name}={getattr(work.config, name)}: must be 1 to stream, use /predict")
+        return work
 
-    def predict(self, work: Work) -> Iterator[str]:
-        """Generate piece by piece, within the time allowed."""
+    def pieces(self, work: Work) -> Iterator[dict[str, Any]]:
+        """Generate piece by piece, within the time allowed: `{"text": ...}`, at last `{"done": True}` or an error."""
         started = time.monotonic()
         try:
             for piece in self.predictor.stream_text(work.raw, work.config):
-                yield json.dumps({"text": piece}, ensure_ascii=False)
+                yield {"text": piece}
                 if time.monotonic() - started > self.limits.timeout:
                     raise UserError(f"the output took more than {self.limits.timeout:g} seconds")
-            yield json.dumps({"done": True})
+            yield {"done": True}
         except UserError as error:
-            yield json.dumps({"error": str(error)}, ensure_ascii=False)
+            yield {"error": str(error)}
+        except Exception:
+            _log.exception("a stream failed")
+            yield {"error": "the server failed: its log says why"}
 
-    def encode_response(self, output: Iterator[str]) -> Any:
-        """Put each piece on a line."""
-        for line in output:
-            yield f"{line}\n"
+
+class Streams:
+    """Streams one after the other, computed in a thread.
+
+    Args:
+        service: makes the pieces.
+        thread: where; the same for all pieces of a stream.
+    """
+
+    def __init__(self, service: Service, thread: ThreadPoolExecutor) -> None:
+        self.service, self.thread = service, thread
+        self.turn = asyncio.Lock()
+
+    async def lines(self, work: Work) -> AsyncIterator[str]:
+        """Yield lines of JSON."""
+        try:
+            await asyncio.wait_for(self.turn.acquire(), self.service.limits.timeout)
+        except TimeoutError:
+            yield _line({"error": "the server is busy: try again later"})
+            return
+        pieces = self.service.pieces(work)
+        try:
+            following = partial(asyncio.get_running_loop().run_in_executor, self.thread, next, pieces, None)
+            while (piece := await following()) is not None:
+                yield _line(piece)
+        finally:
+            self.thread.submit(pieces.close)  # type: ignore[attr-defined]
+            self.turn.release()
+
+
+def _line(piece: dict[str, Any]) -> str:
+    return json.dumps(piece, ensure_ascii=False) + "\n"
+
+
+def _told(error: RequestValidationError | ValidationError) -> list[dict[str, Any]]:
+    """Say what is wrong with a request, without repeating it: it may be no text, or no numbers that JSON can tell."""
+    return [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
+
+
+def make_app(
+    service: Service, name: str, most: int, wait: float, *, stream: bool = True, threads: int = 1, local: bool = True
+) -> FastAPI:
+    """Make the web application; see `lit_seq2seq.serve.make_app`."""
+    limits, kind, model = service.limits, service.request, service.predictor.model
+    begin = partial(torch.set_num_threads, threads)
+    batches = Batches(service.generate, ThreadPoolExecutor(1, initializer=begin), most, wait, limits.timeout)
+    streams = Streams(service, ThreadPoolExecutor(1, initializer=begin))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(batches.run())
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    app = FastAPI(title=f"lit_seq2seq: {model.task}", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(Bounds, max_bytes=limits.max_bytes, seconds=limits.timeout)
+    if local:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)
+
+    @app.exception_handler(RequestValidationError)
+    async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": _told(error)}, 422)
+
+    @app.exception_handler(UserError)
+    async def refuse(request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 504 if isinstance(error, BusyError) else 422)
+
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "the server failed: its log says why"}, 500)
+
+    async def answer(asked: GenerateRequest) -> GenerateResponse:
+        found = await batches.ask(service.work(asked))
+        return GenerateResponse.model_validate({"outputs": [{"text": o.text, "score": o.score} for o in found]})
+
+    @app.post("/predict")
+    async def predict(asked: kind) -> GenerateResponse:  # type: ignore[valid-type]
+        """The outputs of one input, best first."""
+        return await answer(asked)
+
+    if kind is FileRequest:
+
+        @app.post("/predict/file", response_model=GenerateResponse)
+        async def upload(request: Request) -> Any:
+            """The same for a file that is the body of the request; options in the address."""
+            options: dict[str, Any] = dict(request.query_params)
+            try:
+                asked = FileRequest.model_validate({**options, "data": base64.b64encode(await request.body())})
+            except ValidationError as error:
+                raise HTTPException(422, _told(error)) from error
+            return await answer(asked)
+
+    if stream:
+
+        @app.post("/stream")
+        async def pieces(asked: kind) -> StreamingResponse:  # type: ignore[valid-type]
+            """One output in pieces, as lines of JSON."""
+            return StreamingResponse(streams.lines(service.stream_work(asked)), media_type="application/x-ndjson")
+
+    @app.get("/health")
+    async def health() -> PlainTextResponse:
+        """Whether the model is loaded."""
+        return PlainTextResponse("ok")
+
+    @app.get("/info")
+    async def info() -> dict[str, Any]:
+        """The model, and what may be asked of it."""
+        asked = {"max_length": limits.max_length, "max_bytes": limits.max_bytes, "timeout": limits.timeout}
+        asked |= {"max_new_tokens": limits.max_new_tokens, "max_beams": limits.max_beams}
+        about = {"device": str(model.device), "stream": stream, "max_batch_size": most, **asked}
+        return {"model": {"model": name, "task": model.task}, "server": about}
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(overview(app.openapi(), kind.__name__))
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    return app

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
-from lit_seq2seq.features import Feature, Frames, Image, LogMel, Records, Tokenizer
+from lit_seq2seq.features import Feature, Frames, Image, Records, Tokenizer
+from lit_seq2seq.features.audio import Recordings
 from lit_seq2seq.types import UserError
 
 
@@ -46,7 +47,7 @@ class GenerateRequest(BaseModel):
 class TextRequest(GenerateRequest):
     """A text."""
 
-    text: str = Field(description="the input", examples=["Ein Mann schläft."])
+    text: str = Field(description="the input")
 
     def raw(self) -> str:
         """Return the text."""
@@ -60,7 +61,7 @@ class TextRequest(GenerateRequest):
 class RecordRequest(GenerateRequest):
     """A record, in any of the forms that `Records` reads."""
 
-    record: str | dict[str, Any] | list[Any] = Field(description="the input", examples=[{"name": "Blue Spice"}])
+    record: str | dict[str, Any] | list[Any] = Field(description="the input")
 
     def raw(self) -> Any:
         """Return the record."""
@@ -141,7 +142,7 @@ def request_of(feature: Feature) -> type[GenerateRequest]:
         (Tokenizer, TextRequest),
         (Records, RecordRequest),
         (Frames, FramesRequest),
-        (LogMel, FileRequest),
+        (Recordings, FileRequest),
         (Image, FileRequest),
     )
     for kind, request in table:

@@ -22,7 +22,7 @@ from tests.nn.cases import assert_close, tensors
 from tests.tiny import make_model, make_trainer, pairs
 
 if importlib.util.find_spec("transformers") is None:
-    pytest.skip('needs transformers: pip install "lit_seq2seq[vision]"', allow_module_level=True)
+    pytest.skip('needs transformers: pip install -e ".[vision]"', allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

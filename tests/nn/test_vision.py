@@ -13,7 +13,7 @@ from lit_seq2seq.types import UserError
 from tests.nn.cases import IMAGES, assert_close, tensors
 
 if importlib.util.find_spec("transformers") is None:
-    pytest.skip('needs transformers: pip install "lit_seq2seq[vision]"', allow_module_level=True)
+    pytest.skip('needs transformers: pip install -e ".[vision]"', allow_module_level=True)
 
 KINDS = ("vit", "resnet", "convnext")
 
@@ -111,5 +111,5 @@ def test_mistakes_are_explained(folders: dict[str, Path], tmp_path: Path, monkey
     with pytest.raises(UserError, match="trainable_blocks must be at most 3, as many as there are, got 9"):
         VisionBackbone(3, str(folders["vit"]), trainable_blocks=9)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r'VisionBackbone needs .*: pip install "lit_seq2seq\[vision\]"'):
+    with pytest.raises(UserError, match=r'VisionBackbone needs transformers.*: .* pip install -e "\.\[vision\]"'):
         VisionBackbone(3, "any")

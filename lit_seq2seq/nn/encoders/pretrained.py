@@ -13,7 +13,7 @@ from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.ops import dropout, masked_mean
 from lit_seq2seq.nn.parts import longest_list
 from lit_seq2seq.nn.products import Linear
-from lit_seq2seq.types import CellState, Encoded, Padded, UserError
+from lit_seq2seq.types import CellState, Encoded, Padded, UserError, install
 
 
 class PretrainedEncoder(Encoder):
@@ -104,7 +104,7 @@ class PretrainedEncoder(Encoder):
             from transformers import AutoConfig, AutoModel
         except ImportError as error:
             kind = type(self).__name__
-            raise UserError(f'{kind} needs a package that is not here: pip install "lit_seq2seq[vision]"') from error
+            raise UserError(f"{kind} needs transformers, which is not installed: {install('vision')}") from error
         try:
             if config is not None:
                 self._config = cast(Any, AutoConfig).for_model(**config)

@@ -18,7 +18,7 @@ class VisionBackbone(PretrainedEncoder):
 
     Convolutional models give a grid `(B, D, H, W)`, which is taken as it is; transformers give `(B, 1 + H W, D)` or
     `(B, H W, D)`, of which the patches are taken. Such as `facebook/convnext-tiny-224`; the arguments are those of
-    `PretrainedEncoder`. Needs `pip install "lit_seq2seq[vision]"`.
+    `PretrainedEncoder`. Needs `pip install -e ".[vision]"`.
 
     Raises:
         UserError: transformers is not installed, there is no such model, or it is none of images.
