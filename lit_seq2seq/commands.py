@@ -6,9 +6,9 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Literal, get_type_hints
+from typing import IO, Any, Literal, get_type_hints
 
 import docstring_parser
 import torch
@@ -198,13 +198,20 @@ def save_best(trainer: Trainer, model: LitSeq2Seq, scores: dict[str, float] | No
     folder, known = Path(log_dir) / "model", _scores(trainer)
     callback = trainer.checkpoint_callback
     if isinstance(callback, ModelCheckpoint) and Path(callback.best_model_path).is_file():
-        model.load_state_dict(tensors_of(load_checkpoint(callback.best_model_path)))
-        score = callback.best_model_score
-        known = {} if score is None or callback.monitor is None else {callback.monitor: float(score)}
+        best = load_checkpoint(callback.best_model_path)
+        model.load_state_dict(tensors_of(best))
+        known = _score_of(best, callback)
     if trainer.is_global_zero:
         model.save_pretrained(folder, scores or known)
     trainer.strategy.barrier("model saved")
     return folder
+
+
+def _score_of(checkpoint: Mapping[str, Any], callback: ModelCheckpoint) -> dict[str, float]:
+    """Return the score of the best checkpoint, as it says itself: the callback may have run in another process."""
+    state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+    score = state.get("best_model_score")
+    return {} if score is None or callback.monitor is None else {callback.monitor: float(score)}
 
 
 def _scores(trainer: Trainer) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_seq2seq import spec
 from lit_seq2seq.features import Processor
@@ -32,6 +32,7 @@ from lit_seq2seq.search import GenerationConfig, including, search
 from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, UserError
 
 RerankerFactory = Callable[[], Reranker]
+UNTRAINED = "the model's weights are random: fit it, or load trained ones with from_pretrained or ckpt_path"
 
 
 class Seq2SeqModel(lightning.LightningModule):
@@ -79,6 +80,7 @@ class Seq2SeqModel(lightning.LightningModule):
         self.generation = GenerationConfig(**generation) if isinstance(generation, Mapping) else generation
         self.reranker: Reranker | None = None if reranker is None else factory(reranker)()
         self.network: EncoderDecoder | None = None
+        self._built: list[Tensor] = []
         self.shortlist: Shortlist | None = None
         self._processor: Processor | None = None
 
@@ -132,9 +134,22 @@ class Seq2SeqModel(lightning.LightningModule):
             )
         except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
             raise UserError(f"the model cannot be built: {error}") from error
+        self._built = _sample(self.network)
         if resolved := self.network.encoder.resolved:
             described: dict[str, Any] = self.hparams["encoder"]
             self.hparams["encoder"] = described | {"init_args": {**described["init_args"], **resolved}}
+
+    @property
+    def untrained(self) -> bool:
+        """Whether all weights are as they were built: nobody has trained them, or loaded others."""
+        now = _sample(self.net)
+        same = [torch.equal(built.to(new.dtype), new) for built, new in zip(self._built, now, strict=False)]
+        return len(self._built) == len(now) and all(same)
+
+    def warn_if_untrained(self) -> None:
+        """Warn of random weights."""
+        if self.untrained:
+            lightning.pytorch.utilities.rank_zero_warn(UNTRAINED)
 
     def adapt(self, processor: Processor) -> None:
         """Give a trained model another vocabulary, keeping every weight that has a place in it.
@@ -338,6 +353,11 @@ def allowed(encoded: Encoded, config: GenerationConfig, prefix: Tensor | None, s
 def factory(value: Any) -> Any:
     """Accept a description (from a checkpoint) wherever a factory is expected."""
     return spec.build(value) if isinstance(value, Mapping) else value
+
+
+def _sample(network: nn.Module) -> list[Tensor]:
+    """Return a few numbers of each of the weights."""
+    return [weight.detach().flatten()[:8].cpu().clone() for weight in network.parameters()]
 
 
 def _trimmed(hypothesis: Hypothesis, memory: Padded, row: int) -> Hypothesis:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
 import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lit_seq2seq import spec
+from lit_seq2seq.card import Provenance
 from lit_seq2seq.features import Processor, Records, Tokenizer
 from lit_seq2seq.memory import Parts
 from lit_seq2seq.metrics import Scores, TextMetric
-from lit_seq2seq.model import RerankerFactory, factory
+from lit_seq2seq.model import UNTRAINED, RerankerFactory, factory
 from lit_seq2seq.nn import Ensemble, OutputLayer, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import (
     AttentionLossFactory,
@@ -35,6 +37,7 @@ from lit_seq2seq.saving import SavedModel
 from lit_seq2seq.schedules import OneCycle, check_factors, total_steps
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Batch, PredictedText, Prediction, UserError
+from lit_seq2seq.untrusted import check_finite
 from lit_seq2seq.vectors import load_vectors
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 MetricFactory = Callable[[], TextMetric]
+_LEARNED = "learned"
 
 
 class EvaluationOutput(TypedDict):
@@ -144,6 +148,7 @@ class LitSeq2Seq(SavedModel):
         self.init_from = init_from
         self._window_tokens: Tensor | None = None
         self._random_states: list[RandomState] = []
+        self._goes_home = False
 
     # ---------------------------------------------------------------------------------------------- building
 
@@ -354,10 +359,22 @@ class LitSeq2Seq(SavedModel):
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the validation before, which may have been interrupted."""
         self.scores.reset()
+        if self.trainer.state.fn != "fit":
+            self._check_weights()
 
     def on_test_epoch_start(self) -> None:
         """Forget the scores of the test before."""
         self.scores.reset()
+        self._check_weights()
+
+    def on_predict_epoch_start(self) -> None:
+        """Check that there is something to predict with."""
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if self.untrained:
+            raise UserError(UNTRAINED)
+        check_finite(self.net.state_dict(), "the model")
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole validation split."""
@@ -394,13 +411,36 @@ class LitSeq2Seq(SavedModel):
         self._random_states = checkpoint.get("random_states", [])
         here = () if self._processor is None else (type(self._processor.source_feature).__module__.split(".")[0],)
         self.attach(Processor.from_dict(checkpoint["processor"], trust=here))
-        mine, theirs = (
-            {name: tuple(tensor.shape) for name, tensor in state.items()}
-            for state in (self.state_dict(), checkpoint["state_dict"])
-        )
+        mine, theirs = self.state_dict(), checkpoint["state_dict"]
         for name in sorted(mine.keys() | theirs.keys()):
-            if mine.get(name) != theirs.get(name):
+            here, there = (tuple(state[name].shape) if name in state else "missing" for state in (mine, theirs))
+            if here != there:
                 raise UserError(
-                    f"the checkpoint is of another model: its {name} is {theirs.get(name, 'missing')}, this model's is "
-                    f"{mine.get(name, 'missing')}: give the settings it was trained with"
+                    f"the checkpoint is of another model: its {name} is {there}, this model's is {here}: give the "
+                    "settings it was trained with"
                 )
+        check_finite({name: tensor.to(mine[name].dtype) for name, tensor in theirs.items()}, "the checkpoint")
+
+    # ---------------------------------------------------------------------------------------------- processes
+
+    def teardown(self, stage: str) -> None:
+        """Note in a process that the trainer has started, such as by `ddp_fork`, that its weights go home now."""
+        self._goes_home = stage == "fit" and isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the weights; for the process at home, which has seen no data, also what they are weights of."""
+        state = cast("dict[str, Any]", super().state_dict(*args, **kwargs))
+        if self._goes_home:
+            state[_LEARNED] = {"processor": self.processor.to_dict(), "provenance": asdict(self.provenance)}
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights; from a process that the trainer has started, also what they are weights of."""
+        state = dict(state_dict)
+        if (learned := state.pop(_LEARNED, None)) is not None:
+            processor = Processor.from_dict(learned["processor"], trust=spec.packages_of(learned["processor"]))
+            if self._processor is not None and self._processor.identity() != processor.identity():
+                self._processor = self.network = None
+            self.attach(processor)
+            self.provenance = Provenance(**learned["provenance"])
+        return super().load_state_dict(state, strict, assign)

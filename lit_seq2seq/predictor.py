@@ -17,6 +17,7 @@ from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig, stream
 from lit_seq2seq.types import CopySource, Padded, Sources, UserError
+from lit_seq2seq.untrusted import check_finite
 
 FIRST_CHUNK, CHUNK_GROWTH = 64, 4
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
@@ -102,6 +103,8 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:
             reason = "choose cpu, cuda, cuda:1 or mps" if "device string" in str(error) else str(error).splitlines()[0]
             raise UserError(f"device {device} cannot be used here: {reason}") from error
+        model.warn_if_untrained()
+        check_finite(model.net.state_dict(), "the model")
         kind = self.model.device.type
         if dtype is not None:
             check_dtype(dtype, kind)

@@ -16,6 +16,7 @@ from lit_seq2seq.hub import Loading, load_folder, push_folder, save_folder
 from lit_seq2seq.model import Seq2SeqModel
 from lit_seq2seq.nn import Ensemble
 from lit_seq2seq.types import UserError
+from lit_seq2seq.untrusted import check_finite
 
 
 class SavedModel(Seq2SeqModel):
@@ -43,6 +44,8 @@ class SavedModel(Seq2SeqModel):
         """
         if isinstance(cast(nn.Module, self.net), Ensemble):
             raise UserError("an ensemble is not saved as one: save its models, and name all their folders to use it")
+        self.warn_if_untrained()
+        check_finite(self.net.state_dict(), "the model")
         if scores:
             self.provenance = replace(self.provenance, scores=dict(scores))
         origin = {name: value for name, value in vars(self.provenance).items() if name != "scores"}

@@ -156,11 +156,9 @@ class Weights:
         """
         state = network.state_dict(keep_vars=True)
         self._compare(state)
-        loaded = safetensors.torch.load_file(self.path)
-        for name, tensor in loaded.items():
-            if not torch.isfinite(tensor).all():
-                raise UserError(f"{self.path} has values that are not finite in {name}: use an earlier checkpoint")
-        network.load_state_dict(loaded, strict=False)  # what is missing shares its tensor with what is there
+        # what is missing shares its tensor with what is there
+        network.load_state_dict(safetensors.torch.load_file(self.path), strict=False)
+        check_finite(network.state_dict(), self.path)
 
     def _compare(self, state: Mapping[str, Tensor]) -> None:
         present = {id(state[name]) for name in self.shapes if name in state}
@@ -177,6 +175,22 @@ class Weights:
                 f"{self.path} does not fit the model that config.json describes: {name} is {theirs} in the file, and "
                 f"{mine} in the model"
             )
+
+
+def check_finite(weights: Mapping[str, Tensor], owner: object) -> None:
+    """Refuse weights with a NaN or an infinite number, which is also what one too large for its type becomes.
+
+    Args:
+        weights: tensors by their names, in the type that is computed in.
+        owner: where they come from, for the message.
+
+    Raises:
+        UserError: a number is not finite.
+    """
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{owner} has values that are not finite, as {kind}, in {name}: use an earlier checkpoint")
 
 
 class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -1,0 +1,78 @@
+"""Processes that the trainer starts by itself, as it does in notebooks: what they learn comes home."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq.callbacks import EMA, Checkpoint
+from lit_seq2seq.cli import main
+from lit_seq2seq.hub import load_checkpoint, tensors_of
+from tests.tiny import make_data, make_model, make_trainer, write_recipe
+
+pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+
+STRATEGIES = [
+    "ddp_fork",
+    pytest.param("ddp_notebook", marks=pytest.mark.slow),
+    pytest.param("ddp_spawn", marks=pytest.mark.slow),
+]
+
+
+def start(folder: Path, strategy: str, *callbacks: object, **options: object):
+    return make_trainer(folder, *callbacks, strategy=strategy, devices=1, **options)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_model_at_home_is_the_one_that_was_trained(tmp_path, strategy):
+    model, data = make_model(), make_data()
+    trainer = start(tmp_path, strategy, EMA(0.5))
+    trainer.fit(model, datamodule=data)
+    fitted = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_bleu")}
+    here = make_trainer(tmp_path).validate(model, datamodule=make_data(), verbose=False)[0]
+    assert {name: here[name] for name in fitted} == pytest.approx(fitted)
+    assert trainer.validate(model, datamodule=data, verbose=False)[0]["val_loss"] == pytest.approx(fitted["val_loss"])
+    model.save_pretrained(tmp_path / "model")
+    saved = LitSeq2Seq.from_pretrained(tmp_path / "model")
+    assert saved.provenance.data == model.provenance.data == "a dataset in memory"
+    torch.testing.assert_close(saved.state_dict(), model.state_dict(), rtol=0, atol=0)
+    assert all(isinstance(tensor, torch.Tensor) for tensor in model.state_dict().values())
+    trainer.save_checkpoint(tmp_path / "home.ckpt")
+    assert LitSeq2Seq.load_from_checkpoint(tmp_path / "home.ckpt").processor.identity() == model.processor.identity()
+
+
+def test_a_vocabulary_that_grew_comes_home(tmp_path):
+    model, data = make_model(), make_data()
+    make_trainer(tmp_path).fit(model, datamodule=data)
+    more = make_data(processor=model.processor, extend_vocabulary=20)
+    more.dataset["train"] = more.dataset["train"].map(lambda row: {**row, "target": f"{row['target']} indeed"})
+    before = model.processor.target.size
+    start(tmp_path, "ddp_fork").fit(model, datamodule=more)
+    assert model.processor.target.size == before + 1 == model.net.decoder.embedding.num_embeddings
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_command_leaves_the_best_model(tmp_path, strategy):
+    options = [f"--trainer.strategy={strategy}", "--trainer.devices=1", "--trainer.enable_progress_bar=false"]
+    assert main(["fit", "--config", str(write_recipe(tmp_path)), *options]) == 0
+    (best,) = (tmp_path / "runs" / "version_0" / "checkpoints").glob("epoch*.ckpt")
+    saved = LitSeq2Seq.from_pretrained(tmp_path / "runs" / "version_0" / "model")
+    torch.testing.assert_close(dict(saved.state_dict()), tensors_of(load_checkpoint(best)), rtol=0, atol=0)
+    assert saved.provenance.scores.keys() == {"val_bleu"}
+    assert f"val_bleu={saved.provenance.scores['val_bleu']:.3f}" in best.name
+
+
+# a model that was neither fitted nor loaded
+
+
+@pytest.mark.parametrize("what", ["validate", "test", "predict"])
+@pytest.mark.parametrize("attached", [False, True])
+def test_random_weights_are_not_evaluated(tmp_path, what, attached):
+    model, data = make_model(), make_data()
+    if attached:
+        model.attach(data.processor)
+    for _ in range(2):
+        with pytest.raises(Exception, match="weights are random: fit it, or load trained ones"):
+            getattr(make_trainer(tmp_path), what)(model, datamodule=data)
