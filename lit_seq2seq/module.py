@@ -148,6 +148,7 @@ class LitSeq2Seq(SavedModel):
         self.init_from = init_from
         self._window_tokens: Tensor | None = None
         self._random_states: list[RandomState] = []
+        self._built_to_score = False
         self._goes_home = False
 
     # ---------------------------------------------------------------------------------------------- building
@@ -162,6 +163,7 @@ class LitSeq2Seq(SavedModel):
             )
         accept_records(self.trainer)
         fresh, fitting = self.network is None, self.trainer.state.fn == "fit"
+        self._built_to_score |= fresh and not fitting
         if fitting and isinstance(cast(nn.Module, self.network), Ensemble):
             raise UserError("an ensemble is not trained: fit its models one by one")
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
@@ -372,8 +374,9 @@ class LitSeq2Seq(SavedModel):
         self._check_weights()
 
     def _check_weights(self) -> None:
-        if self.untrained:
+        if self.untrained and self._built_to_score:
             raise UserError(UNTRAINED)
+        self.warn_if_untrained()
         check_finite(self.net.state_dict(), "the model")
 
     def on_validation_epoch_end(self) -> None:
@@ -413,10 +416,10 @@ class LitSeq2Seq(SavedModel):
         self.attach(Processor.from_dict(checkpoint["processor"], trust=here))
         mine, theirs = self.state_dict(), checkpoint["state_dict"]
         for name in sorted(mine.keys() | theirs.keys()):
-            here, there = (tuple(state[name].shape) if name in state else "missing" for state in (mine, theirs))
-            if here != there:
+            own, other = (tuple(state[name].shape) if name in state else "missing" for state in (mine, theirs))
+            if own != other:
                 raise UserError(
-                    f"the checkpoint is of another model: its {name} is {there}, this model's is {here}: give the "
+                    f"the checkpoint is of another model: its {name} is {other}, this model's is {own}: give the "
                     "settings it was trained with"
                 )
         check_finite({name: tensor.to(mine[name].dtype) for name, tensor in theirs.items()}, "the checkpoint")
@@ -427,7 +430,7 @@ class LitSeq2Seq(SavedModel):
         """Note in a process that the trainer has started, such as by `ddp_fork`, that its weights go home now."""
         self._goes_home = stage == "fit" and isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the weights; for the process at home, which has seen no data, also what they are weights of."""
         state = cast("dict[str, Any]", super().state_dict(*args, **kwargs))
         if self._goes_home:

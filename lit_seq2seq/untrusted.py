@@ -189,8 +189,8 @@ def check_finite(weights: Mapping[str, Tensor], owner: object) -> None:
     """
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise UserError(f"{owner} has values that are not finite, as {kind}, in {name}: use an earlier checkpoint")
+            kind = "" if tensor.dtype == torch.float32 else f", as {tensor.dtype}".replace("torch.", "")
+            raise UserError(f"{owner} has values that are not finite in {name}{kind}: use an earlier checkpoint")
 
 
 class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ from lit_seq2seq.callbacks import (
     average_checkpoints,
 )
 from lit_seq2seq.callbacks.progress import TokenRate
+from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.types import Batch, Padded, UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are using the plain ModelCheckpoint", "ignore:.*GPU available")
@@ -224,6 +225,45 @@ def test_average_checkpoints_refuses(tmp_path, other, message):
         torch.save(other, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=message):
         average_checkpoints([tmp_path / "first.ckpt", tmp_path / "other.ckpt"])
+
+
+def test_average_checkpoints_of_other_vocabularies_is_refused(tmp_path):
+    """The vocabularies have equal sizes, so that no shape tells of it."""
+    described = {"encoder": {"class_path": "a.A", "init_args": {"dropout": 0.1, "cell": "lstm"}}}
+    first = {"state_dict": {"a": torch.zeros(2)}, "hyper_parameters": described, "processor": _processor("abc")}
+    others = {
+        "another source vocabulary": {**first, "processor": _processor("abd", "abc")},
+        "another target vocabulary": {**first, "processor": _processor("abc", "abd")},
+        "another encoder": {**first, "hyper_parameters": {"encoder": {"class_path": "a.B", "init_args": {}}}},
+    }
+    torch.save(first, tmp_path / "first.ckpt")
+    for what, other in others.items():
+        torch.save(other, tmp_path / "other.ckpt")
+        with pytest.raises(UserError, match=rf"other.ckpt has {what} than .*first.ckpt: average checkpoints of one"):
+            average_checkpoints([tmp_path / "first.ckpt", tmp_path / "other.ckpt"])
+    less = {"encoder": {"class_path": "a.A", "init_args": {"dropout": 0.3, "cell": "lstm"}}, "optimizer": {}}
+    torch.save({**first, "hyper_parameters": less}, tmp_path / "later.ckpt")
+    assert average_checkpoints([tmp_path / "first.ckpt", tmp_path / "later.ckpt"])["a"].tolist() == [0, 0]
+
+
+def _processor(source: str, target: str | None = None) -> dict[str, object]:
+    sides = []
+    for text in (source, target or source):
+        sides.append(Tokenizer("char"))
+        sides[-1].train([text])
+    return Processor(*sides).to_dict()
+
+
+@pytest.mark.parametrize("spoilt", [float("nan"), float("inf"), float("-inf")])
+def test_average_checkpoints_refuses_spoilt_weights(tmp_path, spoilt):
+    for name, value in (("first", 0.0), ("other", spoilt)):
+        torch.save({"state_dict": {"a": torch.tensor([1.0, value])}}, tmp_path / f"{name}.ckpt")
+    with pytest.raises(UserError, match=r"other.ckpt has values that are not finite in a: use"):
+        average_checkpoints([tmp_path / "first.ckpt", tmp_path / "other.ckpt"])
+    for name, value in (("half", torch.ones(1, dtype=torch.float16)), ("large", torch.tensor([1e6]))):
+        torch.save({"state_dict": {"a": value}}, tmp_path / f"{name}.ckpt")
+    with pytest.raises(UserError, match="the average has values that are not finite in a, as float16"):
+        average_checkpoints([tmp_path / "half.ckpt", tmp_path / "large.ckpt"])
 
 
 def test_average_of_no_checkpoints():

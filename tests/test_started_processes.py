@@ -1,15 +1,18 @@
 """Processes that the trainer starts by itself, as it does in notebooks: what they learn comes home."""
 
 import multiprocessing
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 from lit_seq2seq import LitSeq2Seq
-from lit_seq2seq.callbacks import EMA, Checkpoint
+from lit_seq2seq.callbacks import EMA
 from lit_seq2seq.cli import main
 from lit_seq2seq.hub import load_checkpoint, tensors_of
+from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer, write_recipe
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
@@ -36,7 +39,6 @@ def test_the_model_at_home_is_the_one_that_was_trained(tmp_path, strategy):
     assert trainer.validate(model, datamodule=data, verbose=False)[0]["val_loss"] == pytest.approx(fitted["val_loss"])
     model.save_pretrained(tmp_path / "model")
     saved = LitSeq2Seq.from_pretrained(tmp_path / "model")
-    assert saved.provenance.data == model.provenance.data == "a dataset in memory"
     torch.testing.assert_close(saved.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert all(isinstance(tensor, torch.Tensor) for tensor in model.state_dict().values())
     trainer.save_checkpoint(tmp_path / "home.ckpt")
@@ -60,6 +62,7 @@ def test_the_command_leaves_the_best_model(tmp_path, strategy):
     (best,) = (tmp_path / "runs" / "version_0" / "checkpoints").glob("epoch*.ckpt")
     saved = LitSeq2Seq.from_pretrained(tmp_path / "runs" / "version_0" / "model")
     torch.testing.assert_close(dict(saved.state_dict()), tensors_of(load_checkpoint(best)), rtol=0, atol=0)
+    assert saved.provenance.data == "own files train.csv, validation.csv, test.csv"
     assert saved.provenance.scores.keys() == {"val_bleu"}
     assert f"val_bleu={saved.provenance.scores['val_bleu']:.3f}" in best.name
 
@@ -68,11 +71,31 @@ def test_the_command_leaves_the_best_model(tmp_path, strategy):
 
 
 @pytest.mark.parametrize("what", ["validate", "test", "predict"])
-@pytest.mark.parametrize("attached", [False, True])
-def test_random_weights_are_not_evaluated(tmp_path, what, attached):
+def test_a_network_that_nobody_built_or_loaded_is_not_evaluated(tmp_path, what):
     model, data = make_model(), make_data()
-    if attached:
-        model.attach(data.processor)
     for _ in range(2):
-        with pytest.raises(Exception, match="weights are random: fit it, or load trained ones"):
+        with pytest.raises(UserError, match="weights are random: fit it, or load trained ones"):
             getattr(make_trainer(tmp_path), what)(model, datamodule=data)
+    make_trainer(tmp_path).fit(model, datamodule=data)
+    getattr(make_trainer(tmp_path), what)(model, datamodule=data)
+
+
+def test_random_weights_are_told(tmp_path):
+    model, data = make_model(), make_data()
+    model.attach(data.processor)
+
+    def use() -> None:
+        make_trainer(tmp_path).validate(model, datamodule=data, verbose=False)
+        list(Predictor(model).stream(["eins"]))
+        model.save_pretrained(tmp_path / "model")
+
+    with pytest.warns(UserWarning, match="weights are random") as found:
+        use()
+    assert len([one for one in found if "weights are random" in str(one.message)]) == 3
+    model.half().float().double().float()
+    loaded = LitSeq2Seq.from_pretrained(tmp_path / "model")
+    torch.nn.init.normal_(model.net.decoder.embedding.weight)  # a loop of one's own
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*weights are random")
+        use()
+        make_trainer(tmp_path).test(loaded, datamodule=data, verbose=False)

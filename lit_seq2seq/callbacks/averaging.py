@@ -17,6 +17,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from lit_seq2seq.precision import mixed
 from lit_seq2seq.types import UserError
+from lit_seq2seq.untrusted import check_finite
+
+_PARTS = {
+    "processor": {"source": "source vocabulary", "target": "target vocabulary", "source_prefix": "source_prefix"},
+    "hyper_parameters": {name: name for name in ("encoder", "decoder", "tie_embeddings", "output")},
+}
+"""What checkpoints to be averaged must share, beside the shapes of their weights."""
 
 
 class EMA(WeightAveraging):
@@ -110,7 +117,7 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Tensor]:
         A state dictionary on the CPU, in the types of the first checkpoint.
 
     Raises:
-        UserError: if a file is missing or damaged, or the checkpoints do not hold the same tensors.
+        UserError: if a file is missing or damaged, or the checkpoints are not of one model and one vocabulary.
 
     Example:
         >>> import pathlib, tempfile, torch
@@ -123,38 +130,59 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Tensor]:
     """
     if not paths:
         raise UserError("average_checkpoints expects one or more checkpoint files, but got none")
-    first = _load_weights(paths[0])
+    checkpoint = _load(paths[0])
+    first: dict[str, Tensor] = checkpoint["state_dict"]
     total = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in first.items()}
     for path in paths[1:]:
-        weights = _load_weights(path)
-        _check_same_tensors(first, weights, path)
+        other = _load(path)
+        _check_same_model(checkpoint, other, (paths[0], path))
+        weights = other["state_dict"]
         total = {
             name: tensor + weights[name] if tensor.is_floating_point() else weights[name]
             for name, tensor in total.items()
         }
-    return {
+    average = {
         name: (tensor / len(paths)).to(first[name].dtype) if tensor.is_floating_point() else tensor
         for name, tensor in total.items()
     }
+    check_finite(average, "the average")
+    return average
 
 
-def _load_weights(path: str | Path) -> dict[str, Tensor]:
+def _load(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"cannot read checkpoint {path}: {str(error).splitlines()[0]}") from error
-    weights = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    if isinstance(checkpoint, dict) and "state_dict" not in checkpoint:
+        checkpoint = {"state_dict": checkpoint}
+    known: dict[str, Any] = checkpoint if isinstance(checkpoint, dict) else {}
+    weights = known.get("state_dict")
     if not weights or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise UserError(f"{path} holds no weights: give a Lightning checkpoint or a state dictionary of tensors")
-    return dict(weights)
+    check_finite(weights, path)
+    return known
 
 
-def _check_same_tensors(first: dict[str, Tensor], other: dict[str, Tensor], path: str | Path) -> None:
+def _check_same_model(first: dict[str, Any], other: dict[str, Any], paths: tuple[str | Path, str | Path]) -> None:
+    first_path, path = paths
     advice = "average checkpoints of one and the same model"
-    for name in first.keys() ^ other.keys():
-        side = "lacks" if name in first else "has the extra"
+    mine, theirs = first["state_dict"], other["state_dict"]
+    for name in mine.keys() ^ theirs.keys():
+        side = "lacks" if name in mine else "has the extra"
         raise UserError(f"checkpoint {path} {side} tensor {name}: {advice}")
-    for name, tensor in first.items():
-        if tensor.shape != other[name].shape:
-            shapes = f"{tuple(other[name].shape)}, not {tuple(tensor.shape)} as in the first"
+    for name, tensor in mine.items():
+        if tensor.shape != theirs[name].shape:
+            shapes = f"{tuple(theirs[name].shape)}, not {tuple(tensor.shape)} as in the first"
             raise UserError(f"tensor {name} of checkpoint {path} is {shapes}: {advice}")
+    for part in _PARTS.keys() & first.keys() & other.keys():
+        for name, label in _PARTS[part].items():
+            if _lasting(first[part].get(name)) != _lasting(other[part].get(name)):
+                raise UserError(f"checkpoint {path} has another {label} than {first_path}: {advice}")
+
+
+def _lasting(description: object) -> object:
+    """Leave out of a description what a run may change on its way."""
+    if isinstance(description, dict):
+        return {key: _lasting(value) for key, value in description.items() if not key.endswith("dropout")}
+    return [_lasting(value) for value in description] if isinstance(description, list) else description

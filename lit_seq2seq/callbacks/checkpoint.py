@@ -80,7 +80,7 @@ class Checkpoint(ModelCheckpoint):
             raise UserError(f"expected every_n_minutes above 0, but got {every_n_minutes}")
         self.keep_last, self.every_n_steps, self.every_n_minutes = keep_last, every_n_steps, every_n_minutes
         self._signals = StopSignals()
-        self._stop, self._due = 0, False
+        self._stop, self._due, self._ended = 0, False, False
         self._step = 0
         self._saved_step, self._saved_at = 0, 0.0
         self._ties: dict[str, tuple[float, int]] = {}  # of each of the best: minus its loss, and its step
@@ -91,7 +91,7 @@ class Checkpoint(ModelCheckpoint):
         """Listen to signals, and count steps and minutes from here."""
         super().on_train_start(trainer, pl_module)
         self._signals.install()
-        self._stop, self._due = 0, False
+        self._stop, self._due, self._ended = 0, False, False
         self._step = self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
 
@@ -197,9 +197,13 @@ class Checkpoint(ModelCheckpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save when a signal has stopped the run, but not after an error, whose weights may be spoilt."""
         self._signals.remove()
-        if not isinstance(exception, SIGTERMException) or trainer.state.fn != "fit":
+        if isinstance(exception, KeyboardInterrupt):
+            self._signals.listen_to_interrupts()
+        if not isinstance(exception, SIGTERMException):
             return
-        exception.code = 128 + (self._stop or signal.SIGTERM)
+        exception.code = exception.code or 128 + (self._stop or signal.SIGTERM)
+        if trainer.state.fn != "fit" or self._ended:
+            return
         if self.save_last and trainer.global_step and not trainer.fast_dev_run and not trainer.sanity_checking:  # type: ignore[attr-defined]
             if self._saved_step != trainer.global_step:
                 self._begin_validation_anew(trainer)
@@ -216,9 +220,24 @@ class Checkpoint(ModelCheckpoint):
             progress.increment_ready()
             progress.increment_started()
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that there is nothing left to interrupt."""
+        super().on_train_end(trainer, pl_module)
+        self._ended = True
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Let SIGTERM end a prediction: Lightning looks for it only elsewhere."""
+        if trainer.received_sigterm:
+            raise SIGTERMException
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen no more."""
+        """Listen no more; a signal that came too late to stop the run ends the program that called it."""
         self._signals.remove()
+        received = self._signals.received if stage == "fit" else trainer.received_sigterm * signal.SIGTERM
+        if received:
+            stopped = SIGTERMException()
+            stopped.code = 128 + received
+            raise stopped
 
     def state_dict(self) -> dict[str, Any]:
         """Add what decides between equal scores."""

@@ -21,6 +21,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
         self._before: dict[int, object] = {}
+        self._interrupt = signal.getsignal(signal.SIGINT)
 
     def install(self) -> None:
         """Listen, in place of who listened before; only the main thread can."""
@@ -35,10 +36,16 @@ class StopSignals:
                 self._before[number] = signal.signal(number, self._note)
 
     def remove(self) -> None:
-        """Let those listen who did before."""
+        """Let those listen who did before, unless somebody else has put other handlers in place since."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)  # type: ignore[arg-type]
         self._before = {}
+
+    def listen_to_interrupts(self) -> None:
+        """Let SIGINT through again: Lightning ignores it from a `KeyboardInterrupt` on, for ever if before training."""
+        if threading.current_thread() is threading.main_thread() and self._interrupt is not None:
+            signal.signal(signal.SIGINT, self._interrupt)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
