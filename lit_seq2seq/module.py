@@ -33,6 +33,7 @@ from lit_seq2seq.nn.network import (
 from lit_seq2seq.nn.parts import parameter_groups
 from lit_seq2seq.precision import accept_records, precision_fits, warn_of_16_bits
 from lit_seq2seq.resuming import RandomState, begin_next_epoch_if_finished, counts, random_states, restore_random_state
+from lit_seq2seq.runtime.text import UNKNOWN
 from lit_seq2seq.saving import SavedModel
 from lit_seq2seq.schedules import OneCycle, check_factors, total_steps
 from lit_seq2seq.search import GenerationConfig
@@ -214,6 +215,7 @@ class LitSeq2Seq(SavedModel):
             raise UserError("split_on_oom takes gradients that are not scaled: use bf16-mixed instead of 16-mixed")
         data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
         self.provenance = replace(self.provenance, data=data, on_hub=on_hub, scores={})
+        self._try_metrics("validation")
 
     def on_train_start(self) -> None:
         """Go on exactly where a checkpoint was written: with its random numbers, at the next batch."""
@@ -349,7 +351,7 @@ class LitSeq2Seq(SavedModel):
         assert batch.target is not None
         _, nll = self.net.loss(batch.source, batch.target)
         best = [found[0].text for found in self.write(batch.source, batch.texts, config)]
-        self.scores.update(nll, batch.target.total, best, batch)
+        self.scores.update(nll, batch.target.total, best, batch, form=self.processor.target.form)
         return EvaluationOutput(
             loss=nll / batch.target.total,
             hypotheses=best,
@@ -358,14 +360,25 @@ class LitSeq2Seq(SavedModel):
             rows=batch.rows,
         )
 
+    def _try_metrics(self, split: str) -> None:
+        """Warn at the start of metrics that cannot measure the texts of a split."""
+        data = getattr(self.trainer, "datamodule", None)
+        if split in getattr(data, "splits", ()):
+            rows = cast("Seq2SeqDataModule", data).first_rows(split, 100)
+            form, show = self.processor.target.form, self.processor.source_feature.show
+            self.scores.try_on([form(text) for _, text in rows], [show(source) for source, _ in rows])
+
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the validation before, which may have been interrupted."""
+        if self.trainer.state.fn == "validate":
+            self._try_metrics("validation")
         self.scores.reset()
         if self.trainer.state.fn != "fit":
             self._check_weights()
 
     def on_test_epoch_start(self) -> None:
         """Forget the scores of the test before."""
+        self._try_metrics("test")
         self.scores.reset()
         self._check_weights()
 
@@ -388,9 +401,28 @@ class LitSeq2Seq(SavedModel):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
-        scores = {f"{split}_{name}": score for name, score in self.scores.compute().items()}
-        # Equal on all processes; `sync_dist` only tells Lightning so.
-        self.log_dict(scores, prog_bar=True, sync_dist=True)
+        for name, score in self.scores.compute().items():
+            # Equal on all processes; `sync_dist` only tells Lightning so.
+            self.log(f"{split}_{name}", score, prog_bar=not name.endswith("_raw"), sync_dist=True)
+        if self.trainer.sanity_checking:
+            self.scores.worst.clear()
+        elif self.trainer.state.fn == "fit":
+            self._warn_of_stuck_monitors()
+        elif share := self.scores.unknown_share:
+            lightning.pytorch.utilities.rank_zero_warn(
+                f"{100 * share:.2g} % of the outputs hold unknown symbols, each of which scores as one wrong symbol "
+                f"({UNKNOWN}); {split}_NAME_raw are the scores of the texts as they are"
+            )
+
+    def _warn_of_stuck_monitors(self) -> None:
+        """Say once that a score by which checkpoints are chosen, or training is stopped, does not move."""
+        monitored = {getattr(callback, "monitor", None) for callback in cast(Any, self.trainer).callbacks}
+        for name, times in self.scores.worst.items():
+            if times == 3 and f"val_{name}" in monitored:
+                lightning.pytorch.utilities.rank_zero_warn(
+                    f"val_{name} was as bad as it can be in {times} validations in a row: while it does not move, only "
+                    "val_loss tells checkpoints apart; if it stays so, monitor another score"
+                )
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Decode a batch; `row` tells where each prediction belongs."""

@@ -197,7 +197,8 @@ def table(output: Path) -> str:
 
 def shown(runs: list[dict[str, float]]) -> str:
     """Return the means over runs in words, by split."""
-    means = {name: fmean(scores[name] for scores in runs) for name in runs[0] if not name.endswith("loss")}
+    shared = [name for name in runs[0] if all(name in run for run in runs)]  # raw scores are not always there
+    means = {name: fmean(scores[name] for scores in runs) for name in shared if not name.endswith("loss")}
     found = []
     for prefix, split in (("test_", "test"), ("val_", "validation")):
         own = {name.removeprefix(prefix): value for name, value in means.items() if name.startswith(prefix)}

@@ -27,12 +27,13 @@ from lit_seq2seq.metrics import (
     Distinct1,
     Distinct2,
     ExactMatch,
+    Scores,
     SequenceErrorRate,
     TextMetric,
     TokenAverage,
     edit_distance,
 )
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Batch, Padded, UserError
 
 WORDS = ["a", "A", "man", "Man", "sleeps", ".", "the", "über-cool,", "dog's", "don't", "12.5", "天気", "(yes)", "!"]
 METRICS: list[Callable[[], TextMetric]] = [
@@ -277,6 +278,12 @@ def _work(rank: int, folder: str) -> None:
     for metric in METRICS:
         part = metric()
         results[part.name] = score(part, hypotheses[rank::2], references[rank::2], 10)
+    texts = ["a  b", "c", "d"] if rank else ["a b", "c", "e"]  # only one process has a text that is in another form
+    ids = Padded(torch.ones(3, 1, dtype=torch.long), torch.ones(3, dtype=torch.long))
+    scores = Scores([ExactMatch(), CIDErD()])
+    batch = Batch(ids, ids, torch.arange(3), tuple((text,) for text in texts))
+    scores.update(torch.tensor(1.0), 1, ["a b", "c", "d"], batch)
+    results |= {f"together {name}": value.item() for name, value in scores.compute().items()}
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -286,5 +293,11 @@ def test_two_processes_equal_one(tmp_path: Path):
     hypotheses, references = corpus(8)
     expected = {metric.name: score(metric, hypotheses, references, 10) for metric in (make() for make in METRICS)}
     expected["average"] = pytest.approx(7 / 3)
+    outputs, references = ["a b", "c", "d"] * 2, [["a b"], ["c"], ["e"], ["a  b"], ["c"], ["d"]]
+    cider = CIDErD()
+    cider.update(outputs, references)
+    both = {"loss": 1.0, "ppl": pytest.approx(math.e), "exact_match": 500 / 6, "exact_match_raw": 400 / 6}
+    both |= {"cider": cider.compute().item(), "cider_raw": cider.compute().item()}
+    expected |= {f"together {name}": pytest.approx(value) for name, value in both.items()}
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == expected

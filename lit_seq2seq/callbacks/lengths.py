@@ -9,11 +9,14 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.table import Table
 from torch import Tensor
 
+from lit_seq2seq.runtime.text import one_form
 from lit_seq2seq.types import Batch
 
 
 class ExactMatchByLength(Callback):
     """Prints, after a test, the percentage of outputs that equal a reference, by the length of the source.
+
+    Outputs and references are compared in one form, see `Tokenizer.form`.
 
     Lengths are numbers of source symbols, without EOS, and are joined in groups of `width`. The counts are summed over
     all processes. `rows` holds the table of the last test.
@@ -52,7 +55,10 @@ class ExactMatchByLength(Callback):
     ) -> None:
         """Count the sources of a batch and the right outputs among them."""
         assert isinstance(outputs, dict)
-        right = [text in group for text, group in zip(outputs["hypotheses"], outputs["references"], strict=True)]
+        processor = getattr(pl_module, "_processor", None)
+        form = one_form if processor is None else processor.target.form
+        pairs = zip(outputs["hypotheses"], outputs["references"], strict=True)
+        right = [form(text) in map(form, group) for text, group in pairs]
         groups = (batch.source.lengths.cpu() - 1).clamp(min=0).div(self.width, rounding_mode="floor")  # (B,)
         found = torch.stack([torch.ones(len(right)), torch.tensor(right)], dim=1).long()  # (B, 2)
         self._counts = _widen(self._counts, int(groups.max()) + 1).index_add(0, groups, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -56,6 +57,23 @@ class Scheme:
         normal += _NORMAL[normalization]
         tokenizer.normalizer = normalizers.Sequence(normal + (_ONE_SPACE if pretokenized else []) + last)
         return tokenizer, self.trainer(vocab_size, min_frequency, specials)
+
+    def rejoined(self, text: str, pretokenized: bool) -> str:
+        """Split a text and join it again: the text as decoding gives it back, but for the Unicode form and case."""
+        last, split, join = _parts(self.parts, pretokenized)
+        return rejoined(last.normalize_str(text), split, join)
+
+
+def rejoined(text: str, split: Any, join: Any) -> str:
+    """Split a text with a pre-tokenizer and join it again with a decoder, each of which may be absent."""
+    pieces = [text] if split is None else [piece for piece, _ in split.pre_tokenize_str(text)]
+    return " ".join(pieces) if join is None else str(join.decode(pieces))
+
+
+@cache
+def _parts(parts: Callable[[bool], tuple[list[Any], Any, Any]], pretokenized: bool) -> tuple[Any, Any, Any]:
+    last, split, join = parts(pretokenized)
+    return normalizers.Sequence((_ONE_SPACE if pretokenized else []) + last), split, join
 
 
 def _split_words(pretokenized: bool) -> tuple[list[Any], Any, Any]:

@@ -16,8 +16,8 @@ from datasets import Value
 
 from lit_seq2seq.features.extending import extend_vocabulary
 from lit_seq2seq.features.feature import Array, Feature
-from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE
-from lit_seq2seq.runtime.text import whole
+from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE, rejoined
+from lit_seq2seq.runtime.text import UNKNOWN, one_form, whole
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
 Model = Literal["word", "char", "byte", "bpe", "unigram"]
@@ -250,6 +250,31 @@ class Tokenizer(Feature):
         names = [self.tokens(ids, own) for ids, own in zip(kept, extra, strict=True)]
         decoder = self.backend.decoder
         return [" ".join(row) if decoder is None else str(decoder.decode(row)) for row in names]
+
+    def form(self, text: str) -> str:
+        """Return a text in the form in which outputs and references are compared.
+
+        It is what decoding would give back of it if no symbol were unknown, with its case, in Unicode form NFC (NFKC if
+        the tokenizer's own normalisation is one of compatibility), with one space for each run of white space, and with
+        one symbol (U+2047) for an unknown one.
+
+        Example:
+            >>> tokenizer = Tokenizer("word", pretokenized=True)
+            >>> tokenizer.train(["a dog"])
+            >>> tokenizer.form(" a  <unk> ￭."), tokenizer.form("A" + chr(0xA0) + "dog")
+            ('a ⁇.', 'A dog')
+        """
+        backend, text = self.backend, whole(text)
+        unknown = self._specials.unk
+        if unknown not in self._skipped:
+            text = text.replace(str(backend.id_to_token(unknown)), UNKNOWN)
+        if self.config["file"] is None:
+            text = SCHEMES[self.config["model"]].rejoined(text, self.config["pretokenized"])
+        else:
+            text = rejoined(text, backend.pre_tokenizer, backend.decoder)
+        normalizer = backend.normalizer
+        folds = normalizer is not None and "fi" in normalizer.normalize_str("\ufb01")
+        return one_form(text, "NFKC" if folds else "NFC")
 
     def tokens(self, ids: Sequence[int], extra: Sequence[str] = ()) -> list[str]:
         """Name each id by its vocabulary entry, or from `extra`, to label a plot or look up a word vector."""

@@ -22,6 +22,8 @@ class TextMetric(Metric, ABC):
     Attributes:
         name: key under which the score is logged.
         needs_sources: whether a segment is compared with its source, too, given to `update` as a text.
+        splits_at_spaces: whether words are what stands between spaces, which not all scripts have.
+        keeps_lines: whether line breaks make a difference.
         counts: `(C,)` integers, the sums so far.
 
     Example:
@@ -44,6 +46,8 @@ class TextMetric(Metric, ABC):
 
     name: ClassVar[str]
     needs_sources: ClassVar[bool] = False
+    splits_at_spaces: bool = False
+    keeps_lines: ClassVar[bool] = False
     is_differentiable = False
     full_state_update = False
     counts: Tensor

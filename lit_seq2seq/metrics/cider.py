@@ -55,6 +55,7 @@ class CIDErD(TextMetric):
     """
 
     name = "cider"
+    splits_at_spaces = True
     higher_is_better = True
     texts: list[Tensor] | Tensor
 

@@ -32,6 +32,7 @@ class Distinct1(TextMetric):
     """
 
     name = "distinct1"
+    splits_at_spaces = True
     order: ClassVar[int] = 1
     higher_is_better = True
     found: list[Tensor] | Tensor  # a tensor once the processes have joined theirs

@@ -123,6 +123,7 @@ class WER(_ErrorRate):
     """
 
     name = "wer"
+    splits_at_spaces = True
 
     def _split(self, text: str) -> Sequence[str]:
         return text.split()

