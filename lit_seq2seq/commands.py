@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from lit_seq2seq.lexicon import learn_shortlist
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.pipelines import load_model, override
 from lit_seq2seq.predictor import Dtype, Output, Predictor
+from lit_seq2seq.runtime.lines import json_line, one_line, read_lines
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 
@@ -84,9 +84,8 @@ def _add_generation(parser: ArgumentParser) -> list[str]:
 
 def _render(outputs: list[Output], form: str, scores: bool) -> str:
     if form == "jsonl":
-        rows = [{"text": output.text, "score": output.score} for output in outputs]
-        return json.dumps(rows, ensure_ascii=False) + "\n"
-    lines = [output.text.replace("\n", " ") for output in outputs]
+        return json_line([{"text": output.text, "score": output.score} for output in outputs]) + "\n"
+    lines = [one_line(output.text) for output in outputs]
     if scores:
         lines = [f"{output.score:.4f}\t{line}" for output, line in zip(outputs, lines, strict=True)]
     return "".join(line + "\n" for line in lines)
@@ -99,15 +98,7 @@ def _reader(name: str) -> Iterator[Iterator[str]]:
         raise UserError(f"there is no input file {name}: check --input")
     with contextlib.ExitStack() as stack:
         raw: IO[bytes] = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
-        yield _decode(raw, "standard input" if name == "-" else name)
-
-
-def _decode(raw: IO[bytes], name: str) -> Iterator[str]:
-    for number, line in enumerate(raw, start=1):
-        try:
-            yield line.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name}, line {number} is not UTF-8: convert the file, e.g. with iconv") from error
+        yield read_lines(raw, "standard input" if name == "-" else name)
 
 
 @contextlib.contextmanager

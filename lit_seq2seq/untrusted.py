@@ -88,7 +88,7 @@ def read_json(path: Path) -> Any:
             f"{path} has {size:,} bytes, more than the {JSON_LIMIT:,} that are read: it is damaged or hostile"
         )
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError:
         value = _nested(DEPTH_LIMIT + 1)
     except ValueError as error:

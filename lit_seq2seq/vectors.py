@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lit_seq2seq.runtime.lines import read_lines
 from lit_seq2seq.types import UserError
 
 _SEPARATORS = re.compile(r"[ \t]+")
@@ -91,8 +92,8 @@ def _read_npz(file: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
 def _read_text(file: Path, wanted: Container[str]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     size = 0
     with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            text = line.decode("utf-8", errors="replace").rstrip()
+        for number, line in enumerate(read_lines(lines, str(file), "replace"), start=1):
+            text = line.rstrip()
             if "\t" in text or "  " in text:
                 text = _SEPARATORS.sub(" ", text)
             fields = text.split(" ")

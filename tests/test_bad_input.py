@@ -337,7 +337,7 @@ def test_bad_inputs_to_generate(trained: Trained, fail: Fail, tmp_path: Path) ->
     (tmp_path / "latin.txt").write_bytes("eins\nfünf\n".encode("latin-1"))
     out = tmp_path / "out.txt"
     options = ("--model", trained.model, "--input", tmp_path / "latin.txt", "--output", out)
-    fail("generate", *options, match=r"latin\.txt, line 2 is not UTF-8: convert the file, e\.g\. with iconv")
+    fail("generate", *options, match=r"expected UTF-8 text in .*latin\.txt, but line 2 is not .*iconv")
     assert not out.exists()
     fail("generate", "--model", tmp_path / "none", match=r"there is no folder .*none: check the path, or give a hub id")
     match = "device tpuu cannot be used here: choose cpu, cuda"

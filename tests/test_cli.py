@@ -119,6 +119,14 @@ def test_generate_from_standard_input(trained: Trained, capsys, stdin: Stdin, te
     assert out.splitlines() == expected
 
 
+def test_generate_reads_files_of_other_systems_alike(trained: Trained, tmp_path: Path, capsys) -> None:
+    (tmp_path / "in.txt").write_text("eins\nzwei\n", encoding="utf-8")
+    expected = succeed(capsys, "generate", "--model", trained.model, "--input", tmp_path / "in.txt")
+    for content in ("\ufeffeins\r\nzwei\r\n", "\ufeffeins\rzwei\r", "\ufeffeins\nzwei"):
+        (tmp_path / "in.txt").write_bytes(content.encode())
+        assert succeed(capsys, "generate", "--model", trained.model, "--input", tmp_path / "in.txt") == expected
+
+
 def test_generate_streams_more_than_a_chunk(trained: Trained, capsys, stdin: Stdin) -> None:
     inputs = pairs(300, seed=7)["source"]
     stdin("\n".join(inputs) + "\n")

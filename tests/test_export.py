@@ -342,11 +342,20 @@ def test_the_command_beside_the_model_reads_lines(folder: Path) -> None:
     options = {"num_beams": 2, "num_return_sequences": 2}
     expected = [output.text for row in Model(folder, "int8")(["eins", "", "zwei drei"], **options) for output in row]
     arguments = [f"--{name}={value}" for name, value in options.items()]
+    marked = subprocess.run(
+        [sys.executable, "-m", "runtime", "--variant", "int8", *arguments],
+        cwd=folder,
+        input="\ufeffeins\r\n\r\nzwei drei\r\n".encode(),
+        capture_output=True,
+        check=True,
+    )
+    assert marked.stdout.decode() == "".join(f"{text}\n" for text in expected)
     assert run("--variant", "int8", *arguments).stdout == "".join(f"{text}\n" for text in expected)
     assert run("--top_p", "2").stderr == "error: top_p=2: must be a number above 0 and at most 1\n"
     command = [sys.executable, "-m", "runtime"]
     latin = subprocess.run(command, cwd=folder, input="fünf\n".encode("latin-1"), capture_output=True, check=False)
-    assert latin.stderr == b"error: standard input is not UTF-8: convert it, e.g. with iconv\n"
+    assert latin.stderr.startswith(b"error: expected UTF-8 text in standard input, but line 1 is not ")
+    assert latin.stderr.count(b"\n") == 1
     wrong = run("--variant", "int4")
     assert wrong.returncode == 1
     assert "there is no variant 'int4' of the model" in wrong.stderr

@@ -47,6 +47,17 @@ def test_every_form_gives_the_same_rows(tmp_path: Path, form: str) -> None:
     assert weight.tolist() == [[-1] * 3, [1, 2, 3], [4, 5, 6], [-1] * 3, [1, 2, 3]]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path: Path) -> None:
+    for name, end in (("glove.txt", "\n"), ("windows.txt", "\r\n"), ("mac.txt", "\r")):
+        (tmp_path / name).write_bytes(("\ufeff" + GLOVE.replace("\n", end)).encode())
+        assert load(tmp_path / name)[0] == 3
+    (tmp_path / "word2vec.txt").write_bytes(("\ufeff3 3\n" + GLOVE).encode())
+    assert load(tmp_path / "word2vec.txt")[0] == 3
+    (tmp_path / "wide.txt").write_bytes(GLOVE.encode("utf-16"))
+    with pytest.raises(UserError, match="it is UTF-16: convert it"):
+        load(tmp_path / "wide.txt")
+
+
 def test_a_damaged_word_does_not_spoil_the_others(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_bytes(b"\xff\xfe 0 0 0\n" + GLOVE.encode())
     assert load(tmp_path / "v.txt")[0] == 3

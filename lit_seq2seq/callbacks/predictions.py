@@ -11,6 +11,7 @@ from typing import BinaryIO, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_seq2seq.runtime.lines import json_line, one_line
 from lit_seq2seq.types import Batch, Prediction, UserError
 
 
@@ -64,7 +65,7 @@ class PredictionWriter(Callback):
         assert self._part is not None
         with self._explain():
             for prediction in outputs:
-                self._part.write(json.dumps(prediction, ensure_ascii=False).encode() + b"\n")
+                self._part.write(json_line(prediction).encode() + b"\n")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the parts of all processes."""
@@ -106,7 +107,7 @@ class PredictionWriter(Callback):
         if self.format == "jsonl":
             return line
         prediction: Prediction = json.loads(line)
-        return " ".join(prediction["hypotheses"][0]["text"].splitlines()).encode() + b"\n"
+        return one_line(prediction["hypotheses"][0]["text"]).encode() + b"\n"
 
     @contextmanager
     def _explain(self) -> Iterator[None]:

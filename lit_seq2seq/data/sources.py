@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import gzip
-import itertools
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import datasets
-from datasets import Audio, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
+from datasets import Dataset, DatasetBuilder, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets.data_files import DataFilesDict
 from datasets.exceptions import DatasetGenerationError
-from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.data.cache import cache_folder
+from lit_seq2seq.data.files import check_readable, is_remote, lines_of, plain_path, suffix_of
+from lit_seq2seq.data.memory import refuse, rows_of
 from lit_seq2seq.data.synthetic import BuiltinDataset
+from lit_seq2seq.data.tables import VERSION, Lines, Tables, by_our_rules
 from lit_seq2seq.remote import causes_of, reason_of
 from lit_seq2seq.types import UserError
 
@@ -37,20 +38,23 @@ def open_dataset(
     name: str | None = None,
     revision: str | None = None,
     streaming: bool = False,
-    columns: tuple[str, str] = ("source", "target"),
+    columns: Sequence[str] = ("source", "target"),
     train_split: str = "train",
 ) -> Splits:
     """Open every split of a dataset, without running remote code.
 
     Args:
-        dataset: a hub id; a folder; a csv, tsv, json, jsonl, parquet, arrow or text file; a list of such files; a
-            mapping from split to files; a `BuiltinDataset`; or a dataset in memory. Two text files are line-aligned
+        dataset: a hub id; a folder; a csv, tsv, json, jsonl, parquet, arrow or text file, here or at an address such
+            as `https://` or `hf://`; a list of such files; a pattern such as `train-*.csv`; a mapping from split to
+            files; a `BuiltinDataset`; or rows in memory: a dataset, a DataFrame, a list of pairs or of mappings, a
+            mapping from column to values, or a mapping from split to any of these. Two text files are line-aligned
             source and target. A folder, or a path without its ending, also stands for the line-aligned files
-            `FOLDER/SPLIT.SOURCE` and `PATH.SOURCE`, where SOURCE and TARGET are `columns`. Files may end in `.gz`.
+            `FOLDER/SPLIT.SOURCE` and `PATH.SOURCE`, where SOURCE and TARGET are `columns`. Files may end in `.gz`,
+            `.bz2` or `.xz`.
         name: configuration of a hub dataset.
         revision: git revision of a hub dataset.
         streaming: read lazily, without keeping a copy on disk.
-        columns: names given to the lines of text files: source and target.
+        columns: names given to the lines of text files: source and target; and other columns that are looked for.
         train_split: name of the split that a file without a split name belongs to.
 
     Returns:
@@ -65,59 +69,73 @@ def open_dataset(
         1
     """
     cache_folder()
-    if isinstance(dataset, BuiltinDataset):
-        dataset = dataset.load()
-    if isinstance(dataset, Dataset | IterableDataset):
-        dataset = DatasetDict({train_split: dataset})
-    if not isinstance(dataset, DatasetDict | IterableDatasetDict):
-        dataset = _open_paths(dataset, name, revision, streaming, columns, train_split)
-    splits = cast(Splits, {str(split): rows for split, rows in dataset.items()})
-    for split, rows in splits.items():
-        if isinstance(rows, Dataset) and not len(rows):
+    given: Any = dataset.load() if isinstance(dataset, BuiltinDataset) else dataset
+    rows = rows_of(given, columns)
+    if rows is not None:
+        given = {train_split: rows}
+    elif isinstance(given, str | os.PathLike):
+        given = _open_path(plain_path(given), name, revision, streaming, columns, train_split)
+    elif not isinstance(given, Mapping):
+        given = {train_split: given}
+    splits = {str(split): _open_split(value, str(split), streaming, columns) for split, value in given.items()}
+    for split, opened in splits.items():
+        if isinstance(opened, Dataset) and not len(opened):
             raise UserError(f"expected rows in split '{split}' of the dataset, but it is empty: check its file")
-        if streaming and isinstance(rows, Dataset):
-            splits[split] = rows.to_iterable_dataset(num_shards=min(len(rows), 16))
+        if streaming and isinstance(opened, Dataset):
+            splits[split] = opened.to_iterable_dataset(num_shards=min(len(opened), 16))
     return splits
 
 
-def _open_paths(
-    dataset: Files, name: str | None, revision: str | None, streaming: bool, columns: tuple[str, str], train: str
-) -> Mapping[str, Split]:
-    if isinstance(dataset, str):
-        files = _aligned(dataset, columns, train) or _plain(dataset, train)
-    else:
-        files = {train: dataset} if isinstance(dataset, list) else {**dataset}
+def _open_split(value: Any, split: str, streaming: bool, columns: Sequence[str]) -> Split:
+    rows = rows_of(value, columns)
+    if rows is not None:
+        return rows
+    paths = [value] if isinstance(value, str | os.PathLike) else value
+    if not isinstance(paths, Sequence):
+        raise refuse(value)
+    return _open_files([file for path in paths for file in _found(plain_path(path))], split, streaming, columns)
+
+
+def _found(path: str) -> list[str]:
+    """Return the files that a path or pattern names."""
+    if is_remote(path) or Path(path).exists() or not glob.has_magic(path):
+        return [path]
+    found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - the pattern may be absolute
+    if not found:
+        raise UserError(f"expected files that match '{path}', but there are none: check the dataset setting")
+    return found
+
+
+def _open_path(
+    path: str, name: str | None, revision: str | None, streaming: bool, columns: Sequence[str], train: str
+) -> Mapping[str, Any]:
+    """Open a path or hub id; return its splits, or their files."""
+    files = _aligned(path, columns, train) or _plain(path, train)
     if files:
-        return {split: _open_files(paths, split, streaming, columns) for split, paths in files.items()}
-    path = str(dataset)
+        return files
+    label = f"dataset '{path}'"
     if Path(path).is_dir():
         path = str(Path(path).resolve())  # `datasets` wants its name
     if _is_saved(Path(path)):
         saved: Dataset | DatasetDict = datasets.load_from_disk(path)
-        return cast("Mapping[str, Split]", {train: saved} if isinstance(saved, Dataset) else saved)
-    with _explained(f"dataset '{dataset}'", revision):
+        return {train: saved} if isinstance(saved, Dataset) else cast("Mapping[str, Split]", saved)
+    with _explained(label, revision):
         builder = datasets.load_dataset_builder(path, name, revision=revision)
-        if isinstance(builder, AudioFolder):
-            builder.BASE_FEATURE = Recording
-        if streaming:
-            return cast("Mapping[str, Split]", builder.as_streaming_dataset())
-        builder.download_and_prepare()
-        return cast("Mapping[str, Split]", builder.as_dataset())
+        return _read(by_our_rules(builder, columns[0]), streaming)
 
 
-class Recording(Audio):  # type: ignore[misc]
-    """The path of a recording, which `Audio` does not keep without torchcodec, though nothing is decoded."""
+def _read(builder: DatasetBuilder, streaming: bool) -> Mapping[str, Split]:
+    if streaming:
+        return cast("Mapping[str, Split]", builder.as_streaming_dataset())
+    builder.download_and_prepare()
+    return cast("Mapping[str, Split]", builder.as_dataset())
 
-    def encode_example(self, value: str) -> dict[str, str | None]:
-        """Return what `Audio` keeps of a file."""
-        return {"bytes": None, "path": value}
 
-
-def _aligned(path: str, columns: tuple[str, str], train: str) -> dict[str, str | list[str]] | None:
+def _aligned(path: str, columns: Sequence[str], train: str) -> dict[str, list[str]] | None:
     def pair(stem: Path) -> list[str] | None:
         sides = [
-            [f"{stem}.{column}{end}" for end in ("", ".gz") if Path(f"{stem}.{column}{end}").is_file()]
-            for column in columns
+            [f"{stem}.{column}{end}" for end in ("", ".gz", ".bz2", ".xz") if Path(f"{stem}.{column}{end}").is_file()]
+            for column in columns[:2]
         ]
         return [side[0] for side in sides] if all(sides) else None
 
@@ -125,17 +143,19 @@ def _aligned(path: str, columns: tuple[str, str], train: str) -> dict[str, str |
     if not folder.is_dir():
         found = pair(folder)
         return {train: list(found)} if found else None
-    stems = sorted({file.name.split(f".{columns[0]}")[0] for file in folder.glob(f"*.{columns[0]}*")})
+    stems = sorted({file.name.split(f".{columns[0]}")[0] for file in folder.glob(f"*.{glob.escape(columns[0])}*")})
     pairs = {stem: pair(folder / stem) for stem in stems}
     return {stem: list(files) for stem, files in pairs.items() if files} or None
 
 
-def _plain(path: str, train: str) -> dict[str, str | list[str]] | None:
-    if Path(path).is_file() or "://" in path:
-        return {train: path}
+def _plain(path: str, train: str) -> dict[str, list[str]] | None:
+    if Path(path).is_file() or is_remote(path):
+        return {train: [path]}
+    if Path(path).is_dir():
+        return None
     if glob.has_magic(path):
-        return {train: sorted(glob.glob(path))}  # noqa: PTH207 - the pattern may be absolute
-    if not Path(path).is_dir() and (_suffix(path) in {*_BUILDERS, ".txt"} or path.count("/") > 1 or path[0] in "./~"):
+        return {train: _found(path)}
+    if not path or suffix_of(path) in {*_BUILDERS, ".txt"} or path.count("/") > 1 or path[0] in "./~":
         raise UserError(f"expected a file or folder at '{path}', but there is none: check the dataset setting")
     return None
 
@@ -149,123 +169,67 @@ def origin_of(dataset: Source) -> tuple[str | None, bool]:
     """
     if isinstance(dataset, BuiltinDataset):
         return f"built-in {type(dataset).__name__}", False
-    if isinstance(dataset, DatasetDict | IterableDatasetDict) or not isinstance(dataset, str | list | dict):
-        return None, False
     if isinstance(dataset, str) and _is_hub_id(dataset):
         return dataset, True
-    files = dataset.values() if isinstance(dataset, dict) else [dataset]
-    names = [Path(path).name for item in files for path in ([item] if isinstance(item, str) else item)]
-    return f"own files {', '.join(names)}", False
+    items = list(dataset.values()) if isinstance(dataset, dict) else [dataset]
+    paths = [path for item in items for path in (item if isinstance(item, list) else [item])]
+    if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
+        return None, False
+    return f"own files {', '.join(Path(path).name for path in paths)}", False
 
 
 def _is_hub_id(name: str) -> bool:
-    if Path(name).exists() or "://" in name or glob.has_magic(name):
+    if Path(name).exists() or is_remote(name) or glob.has_magic(name):
         return False
-    return name.count("/") <= 1 and _suffix(name) not in {*_BUILDERS, ".txt"} and name[0] not in "./~"
+    return name.count("/") <= 1 and suffix_of(name) not in {*_BUILDERS, ".txt"} and name[:1] not in {"", *"./~"}
 
 
 def _is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def _suffix(path: str) -> str:
-    return Path(path.removesuffix(".gz")).suffix.lower()
-
-
-def _open_files(paths: str | list[str], split: str, streaming: bool, columns: tuple[str, str]) -> Split:
-    paths = [paths] if isinstance(paths, str) else list(paths)
+def _open_files(paths: list[str], split: str, streaming: bool, columns: Sequence[str]) -> Split:
     if not paths:
         raise UserError(f"expected files for split '{split}', but there is none: check the dataset setting")
     for path in paths:
-        if "://" not in path:
-            _check_file(path, split)
-    kinds = {_BUILDERS.get(_suffix(path), "lines") for path in paths}
+        _check_file(path, split)
+    kinds = {_BUILDERS.get(suffix_of(path), "lines"): path for path in reversed(paths)}
     if len(kinds) > 1:
-        raise UserError(f"expected files of one kind for split '{split}', but these mix {', '.join(sorted(kinds))}")
-    kind = kinds.pop()
-    label = f"split '{split}' ({', '.join(paths)})"
-    with _explained(label):
-        if kind == "lines":
-            if len(paths) == 1 and _suffix(paths[0]) not in ("", ".txt"):
-                rank_zero_info(
-                    f"{paths[0]} is read as text, a row a line: its ending is none of {', '.join(_BUILDERS)}"
-                )
-            return _open_lines(paths, columns, streaming, split)
-        options = _csv_options(paths[0]) if kind == "csv" else {}
-        return cast(
-            Split, datasets.load_dataset(kind, data_files={split: paths}, split=split, streaming=streaming, **options)
-        )
+        mixed = ", ".join(f"{kind} ({kinds[kind]})" for kind in sorted(kinds))
+        raise UserError(f"expected files of one kind for split '{split}', but these mix {mixed}: convert them")
+    kind = kinds.popitem()[0]
+    with _explained(f"split '{split}' ({', '.join(paths)})"):
+        if kind not in ("csv", "lines"):
+            files = {split: [path if is_remote(path) else glob.escape(path) for path in paths]}
+            return cast(Split, datasets.load_dataset(kind, data_files=files, split=split, streaming=streaming))
+        reader = Tables if kind == "csv" else Lines
+        options = {} if kind == "csv" else _columns_of_lines(paths, split, columns)
+        patterns = [path if is_remote(path) else glob.escape(str(Path(path).absolute())) for path in paths]
+        files = DataFilesDict.from_patterns({"rows": patterns})
+        return _read(reader(hash=VERSION, data_files=files, **options), streaming)["rows"]
+
+
+def _columns_of_lines(paths: list[str], split: str, columns: Sequence[str]) -> dict[str, Any]:
+    if len(paths) > 2:
+        raise UserError(f"expected one text file or two line-aligned ones for split '{split}', but got {len(paths)}")
+    if len(paths) == 1 and suffix_of(paths[0]) not in ("", ".txt"):
+        rank_zero_info(f"{paths[0]} is read as text, a row a line: its ending is none of {', '.join(_BUILDERS)}")
+    return {"columns": tuple(columns[: len(paths)])}
 
 
 def _check_file(path: str, split: str) -> None:
+    check_readable(path)
+    if is_remote(path):
+        return
     if not Path(path).is_file():
         raise UserError(
             f"expected a file at '{path}' for split '{split}', but there is none: check the dataset setting"
         )
     if not Path(path).stat().st_size:
         raise UserError(f"expected rows in '{path}' for split '{split}', but the file is empty")
-    if _BUILDERS.get(_suffix(path)) in ("csv", "json"):
-        for _ in _lines(path):
+    if _BUILDERS.get(suffix_of(path)) == "json":
+        for _ in lines_of(path):
             pass
-
-
-def _csv_options(path: str) -> dict[str, Any]:
-    """Read every column as text, so that numbers keep their form and "NA" stays a word.
-
-    A header without a comma has semicolons or tabs between its columns, as spreadsheets of many countries write it.
-    """
-    first = next(_lines(path))
-    if _suffix(path) == ".tsv":
-        form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}  # such corpora quote nothing
-    else:
-        form = {"delimiter": next((mark for mark in ",;\t" if mark in first), ",")}
-    header = next(csv.reader(_lines(path), **form))
-    return form | {"keep_default_na": False, "features": Features({name: Value("string") for name in header})}
-
-
-def _open_lines(paths: list[str], columns: tuple[str, str], streaming: bool, split: str) -> Split:
-    if len(paths) > 2:
-        raise UserError(f"expected one text file or two line-aligned ones for split '{split}', but got {len(paths)}")
-    stamps = tuple((str(Path(path).resolve()), Path(path).stat().st_mtime_ns) for path in paths)
-    options = {"files": stamps, "columns": columns}
-    features = Features({column: Value("string") for column in columns[: len(paths)]})
-    if streaming:
-        return IterableDataset.from_generator(aligned_rows, features=features, gen_kwargs=options)
-    return Dataset.from_generator(aligned_rows, features=features, gen_kwargs=options)
-
-
-def aligned_rows(files: Sequence[tuple[str, int]], columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yield one row per line of one or two text files.
-
-    Args:
-        files: path and modification time of each file; the time only tells apart versions in the cache.
-        columns: column name of each file.
-
-    Raises:
-        UserError: if the files have different numbers of lines, or are not UTF-8.
-    """
-    paths = [path for path, _ in files]
-    for lines in itertools.zip_longest(*map(_lines, paths)):
-        if None in lines:
-            counts = [str(sum(1 for _ in _lines(path))) for path in paths]
-            raise UserError(f"expected as many lines in {' as in '.join(paths)}, but they have {' and '.join(counts)}")
-        yield dict(zip(columns, lines, strict=False))
-
-
-def _lines(path: str) -> Iterator[str]:
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"expected UTF-8 text in {path}, but line {number} is not ({error.reason} at byte {error.start}): "
-                    f"convert it, for example with iconv -f LATIN1 -t UTF-8"
-                ) from error
-
-
-def _open(path: str) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path)) if path.endswith(".gz") else Path(path).open("rb")
 
 
 @contextmanager

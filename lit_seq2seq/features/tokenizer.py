@@ -386,6 +386,6 @@ def _read(path: Path) -> tokenizers.Tokenizer:
     if not path.is_file():
         raise UserError(f"expected a tokenizer.json at {path}, but there is no such file: check the file setting")
     try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
     except Exception as error:  # the library raises plain Exception
         raise UserError(f"expected a tokenizer.json of the tokenizers library at {path}, but: {error}") from error

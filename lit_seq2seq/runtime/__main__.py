@@ -10,6 +10,7 @@ from typing import Any
 
 from .config import GenerationConfig
 from .errors import UserError
+from .lines import one_line, read_lines
 from .model import Model
 
 
@@ -29,20 +30,13 @@ def main() -> int:
     try:
         model = Model(arguments["model"], arguments["variant"], arguments["threads"])
         options = {name: arguments[name] for name in names if name in arguments}
-        for outputs in model(_lines(), **options):
+        for outputs in model(list(read_lines(sys.stdin.buffer, "standard input")), **options):
             for output in outputs:
-                print(output.text.replace("\n", " "))
+                print(one_line(output.text))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _lines() -> list[str]:
-    try:
-        return [line.decode("utf-8").rstrip("\r\n") for line in sys.stdin.buffer]
-    except UnicodeDecodeError as error:
-        raise UserError("standard input is not UTF-8: convert it, e.g. with iconv") from error
 
 
 def _plain(text: str) -> Any:
