@@ -75,6 +75,7 @@ class Seq2SeqCLI(LightningCLI):
     resumed: str | None = None
     step: int | None = None
     processor: Processor | None = None
+    evaluated: Processor | None = None
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         given = sys.argv[1:] if args is None else args
@@ -153,6 +154,7 @@ class Seq2SeqCLI(LightningCLI):
         self.model.provenance = replace(self.model.provenance, command=self.command)
         if self.processor is not None:
             self.datamodule.processor, self.model.init_from = self.processor, None  # the checkpoint has it all
+        self.datamodule.of_checkpoint = self.evaluated
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with CSV and TensorBoard logs in one folder unless the YAML names loggers.
@@ -189,9 +191,12 @@ class Seq2SeqCLI(LightningCLI):
         path = _checkpoint_of(config)
         if path:
             config["ckpt_path"] = path
-            step = load_checkpoint(path).get("global_step")
+            checkpoint = load_checkpoint(path)
+            step, processor = checkpoint.get("global_step"), checkpoint.get("processor")
             if subcommand in ("fit", None) and isinstance(step, int):
                 self.resumed, self.step = path, step
+            elif isinstance(processor, dict):
+                self.evaluated = Processor.from_dict(processor, packages_of(config.model.as_dict()))
         elif subcommand in ("validate", "test", "predict"):
             raise UserError(f"{subcommand} needs a trained model: give --ckpt_path FILE, such as checkpoints/last.ckpt")
 

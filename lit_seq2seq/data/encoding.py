@@ -19,7 +19,7 @@ from lit_seq2seq.features import Feature, Processor, Records
 from lit_seq2seq.features.feature import Array, encode_named
 from lit_seq2seq.types import UserError
 
-_VERSION = 2  # of the encoded columns: raise it when their meaning changes
+_VERSION = 3  # of the encoded columns: raise it when their meaning changes
 Lengths = npt.NDArray[np.int32]
 
 

@@ -165,6 +165,21 @@ class Examples(torch.utils.data.Dataset[Batch]):
         self.target_lengths = target.clip(int(encoder.targets), limits.max_target_length)[kept]
         self.row_numbers = self.encoded.examples.data.column("row").to_numpy()[kept]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is odd about the examples: that most symbols of a side are unknown."""
+        sources, targets = self.encoder.processor.source_feature, self.encoder.processor.target
+        shares = {
+            "source": _unknown(sources, self.encoded.sources, "values"),
+            "target": _unknown(targets, self.encoded.examples, "target"),
+        }
+        return [
+            f"{share:.0%} of the {side} symbols are unknown to the vocabulary: check the columns, or learn it from "
+            "this data (unset processor, or set extend_vocabulary)"
+            for side, share in shares.items()
+            if share >= 0.5
+        ]
+
     def __len__(self) -> int:
         return len(self.encoded.examples)
 
@@ -213,6 +228,16 @@ class Examples(torch.utils.data.Dataset[Batch]):
         raw = self.raw[table["row"].to_pylist()]
         references = self.encoder.mapper.all_references(raw) if self.encoder.targets else [("",)] * len(table)
         return [(source, texts[0]) for source, texts in zip(self.encoder.mapper.sources(raw), references, strict=True)]
+
+
+def _unknown(feature: Feature, table: Dataset, column: str) -> float:
+    """Return the share of unknown symbols in a column of ids that end with EOS."""
+    unknown = feature.unknown_id
+    if unknown is None or column not in table.column_names:
+        return 0.0
+    chunks = [chunk.flatten().to_numpy() for chunk in table.data.column(column).chunks]
+    symbols = sum(map(len, chunks)) - len(table)
+    return sum(int(np.count_nonzero(chunk == unknown)) for chunk in chunks) / max(symbols, 1)
 
 
 @contextmanager

@@ -46,12 +46,19 @@ def rows_of(given: Any, columns: Sequence[str]) -> Dataset | IterableDataset | N
             return Dataset(pyarrow.table(given))
         if isinstance(given, Mapping):
             roots = {name.split(".")[0] for name in columns}
-            return Dataset.from_dict(dict(given)) if roots & given.keys() else None
+            return _from_columns(given) if roots & given.keys() else None
         if isinstance(given, Sequence) and given and not all(isinstance(row, str | os.PathLike) for row in given):
             return _from_list(given, columns)
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         raise UserError(f"the rows of the dataset do not fit together: {' '.join(str(error).split())}") from error
     return None
+
+
+def _from_columns(columns: Mapping[Any, Any]) -> Dataset:
+    for name, values in columns.items():
+        if isinstance(values, str | os.PathLike):
+            raise ValueError(f"column '{name}' is not a list of values, but {values!r:.80}")
+    return Dataset.from_dict(dict(columns))
 
 
 def _from_list(rows: Sequence[Any], columns: Sequence[str]) -> Dataset:

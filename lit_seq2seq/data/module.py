@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
-from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lit_seq2seq.data.batching import BucketBatchSampler, Position, check_limits
@@ -20,8 +19,7 @@ from lit_seq2seq.data.rows import RowMapper
 from lit_seq2seq.data.sources import Source, Split, Splits, open_dataset, origin_of
 from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, overlaps, undecoded
 from lit_seq2seq.data.streaming import BatchStream
-from lit_seq2seq.data.synthetic import BuiltinDataset
-from lit_seq2seq.data.vocabulary import extend_processor, learn_processor
+from lit_seq2seq.data.vocabulary import extend_processor, fits, learn_processor
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.hub import find_folder, trusted
 from lit_seq2seq.types import Batch, UserError
@@ -33,8 +31,10 @@ class Seq2SeqDataModule(LightningDataModule):
     Tokenizers and ids are computed once and kept in the cache of `datasets`; nothing but lengths stays in memory.
 
     Args:
-        dataset: a hub id; a folder; a csv, tsv, json, jsonl, parquet, arrow or text file, or a list of them; a mapping
-            from split to files; two line-aligned text files; a `BuiltinDataset`; or a dataset in memory.
+        dataset: a hub id; a folder; a csv, tsv, json, jsonl, parquet, arrow or text file (also as `.gz`, `.bz2` or
+            `.xz`, and at an address such as `https://` or `hf://`), a pattern or a list of them; a mapping from split to
+            files; two line-aligned text files; a `BuiltinDataset`; or rows in memory: a dataset, a DataFrame, a list of
+            pairs or of mappings, a mapping from column to values, or from split to any of these.
         name: configuration of a hub dataset.
         revision: git revision of a hub dataset.
         streaming: read the training split as it comes, without a copy on disk.
@@ -136,7 +136,7 @@ class Seq2SeqDataModule(LightningDataModule):
         longest_first: bool = False,
         num_workers: int = 0,
         num_proc: int | None = None,
-        predict_dataset: str | list[str] | BuiltinDataset | Dataset | DatasetDict | None = None,
+        predict_dataset: Source | None = None,
         processor: Processor | str | None = None,
         extend_vocabulary: int = 0,
         trust: str | list[str] | None = None,
@@ -174,6 +174,7 @@ class Seq2SeqDataModule(LightningDataModule):
         self.predict_dataset = predict_dataset
         self._given, self.trust = processor, trust
         self._processor: Processor | None = None
+        self.of_checkpoint: Processor | None = None  # of the model that is evaluated, as the command line knows it
         self.extend_vocabulary = extend_vocabulary
         self._splits: Splits | None = None
         self._carved: set[str] = set()
@@ -183,7 +184,12 @@ class Seq2SeqDataModule(LightningDataModule):
 
     @property
     def processor(self) -> Processor:
-        """The trained source feature and target tokenizer; learned from the training split when first asked for."""
+        """The trained source feature and target tokenizer; learned from the training split when first asked for.
+
+        Where a trained model is evaluated or predicts, they are those of the model.
+        """
+        if self._processor is None:
+            self._processor = self._of_the_model()
         if self._processor is None:
             given = self._load(self._given) if isinstance(self._given, str) else self._given
             changes = given is None or self.extend_vocabulary or self.target is not None
@@ -194,6 +200,20 @@ class Seq2SeqDataModule(LightningDataModule):
     @processor.setter
     def processor(self, processor: Processor) -> None:
         self._processor = processor
+
+    def _of_the_model(self) -> Processor | None:
+        """Return the processor of a model that is not trained now, unless the settings here ask for another."""
+        if self._trainer_function == "fit":
+            return None
+        assert self.trainer is not None
+        known = self.of_checkpoint or getattr(self.trainer.lightning_module, "_processor", None)
+        if not isinstance(known, Processor) or isinstance(self._given, Processor):
+            return None
+        return known if fits(known, self.source, self.target, self.source_prefix) else None
+
+    @property
+    def _trainer_function(self) -> str:
+        return (self.trainer and self.trainer.state.fn) or "fit"
 
     def _load(self, name: str) -> Processor:
         try:
@@ -228,7 +248,7 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download, learn tokenizers and encode, once per machine."""
-        self._prepare((self.trainer and self.trainer.state.fn) or "fit")
+        self._prepare(self._trainer_function)
 
     def setup(self, stage: str) -> None:
         """Load what `stage` needs: `fit`, `validate`, `test` or `predict`.
@@ -283,7 +303,7 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches of the validation split, with texts and references; none where there is no such split."""
-        if "validation" not in self._opened():
+        if "validation" not in self._examples and "validation" not in self._opened():
             return []
         return self._loader("validation")
 
@@ -310,6 +330,8 @@ class Seq2SeqDataModule(LightningDataModule):
         Raises:
             UserError: it was interrupted within an epoch, and the data or its batches are others now.
         """
+        if self._trainer_function != "fit":
+            return
         self.seed = state_dict["seed"]
         self._start = Position(**state_dict.get("position", {}))
         for name, now in self._divided_by().items():
@@ -343,18 +365,23 @@ class Seq2SeqDataModule(LightningDataModule):
         return self._start.batches if self._start.world_size == self.trainer.world_size else 0
 
     @property
-    def _source_name(self) -> str:
-        """How the lines of text files that are sources are called."""
-        return self.mapper.source if isinstance(self.mapper.source, str) else "source"
+    def _columns(self) -> tuple[str, ...]:
+        """Names of the lines of text files, source and target, and of all columns that sources are looked for in."""
+        source, target = self.mapper.source, self.mapper.target
+        return (
+            source if isinstance(source, str) else "source",
+            target if isinstance(target, str) else "target",
+            *self.mapper.source_columns,
+        )
+
+    def _open(self, dataset: Source) -> Splits:
+        train = self.split_names["train"]
+        opened = open_dataset(dataset, self.name, self.revision, self.streaming, self._columns, train)
+        return {split: undecoded(rows, self.mapper.source_columns) for split, rows in opened.items()}
 
     def _opened(self) -> Splits:
         if self._splits is None:
-            target = self.mapper.target if isinstance(self.mapper.target, str) else "target"
-            train = self.split_names["train"]
-            opened = open_dataset(
-                self.dataset, self.name, self.revision, self.streaming, (self._source_name, target), train
-            )
-            opened = {split: undecoded(rows, self.mapper.source_columns) for split, rows in opened.items()}
+            opened = self._open(self.dataset)
             self._splits = carve(opened, self.split_names, self.split_sizes, self.seed, mapper=self.mapper)
             self._carved = {role for role in self._splits if self.split_names[role] not in opened}
         return self._splits
@@ -373,9 +400,12 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def _split(self, split: str) -> Split:
         if split == "predict" and self.predict_dataset is not None:
-            opened = open_dataset(self.predict_dataset, columns=(self._source_name, "target"), train_split="test")
+            opened = open_dataset(self.predict_dataset, columns=self._columns, train_split="test")
             return undecoded(only_split(opened, self.split_names["test"]), self.mapper.source_columns)
         role = "test" if split == "predict" else split
+        name, alone = self.split_names[role], self._splits is None and self._trainer_function != "fit"
+        if alone and role != "train" and isinstance(self.dataset, dict) and name in self.dataset:
+            return self._open({name: self.dataset[name]})[name]  # the others may not be here
         if role not in self._opened():
             raise UserError(
                 f"expected a {role} split, but the splits are {', '.join(self._opened())}: set {role}_split or dataset"
@@ -398,6 +428,8 @@ class Seq2SeqDataModule(LightningDataModule):
                 limits = replace(limits, overlong="truncate", empty="keep" if split == "predict" else limits.empty)
             examples = Examples(raw, encoder, encoded, limits, texts=not training, training=training)
             rank_zero_info(f"{split}: {examples.report}")
+            for warning in examples.warnings:
+                rank_zero_warn(f"{split}: {warning}")
             self._examples[split] = examples
         return self._examples[split]
 

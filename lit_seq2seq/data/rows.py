@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from datasets import Features, LargeList, List, Value
@@ -14,7 +15,7 @@ from lit_seq2seq.features import Feature, MultiSource, Tokenizer
 from lit_seq2seq.types import UserError
 
 Rows = Mapping[str, Sequence[Any]]  # several rows, column by column
-_TAGS = re.compile(r"[^\s;|⟨⟩]+")
+_BETWEEN_TAGS = re.compile(r"[\s;|⟨⟩]")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class RowMapper:
         target: column, or columns, of the target; more than one text per row are alternatives, each a training example.
         references: further columns that only the metrics see.
         tags: columns whose tags stand before the source, each as `⟨tag⟩` and a space. A text may hold several tags,
-            divided by white space, `;` or `|`; a column may hold a list of texts.
+            divided by white space, `;` or `|`, but not within brackets; a column may hold a list of texts.
         speaker: column that names the speaker of the source.
 
     Example:
@@ -132,9 +133,7 @@ class RowMapper:
         names = listed(self.tags)
         if not names:
             return found
-        marks = [
-            "".join(f"⟨{tag}⟩ " for text in group for tag in _TAGS.findall(text)) for group in _gather(rows, names)
-        ]
+        marks = ["".join(f"⟨{tag}⟩ " for text in group for tag in split_tags(text)) for group in _gather(rows, names)]
         return [mark + text if text else None for mark, text in zip(marks, found, strict=True)]
 
     def speakers(self, rows: Rows) -> Sequence[str | None]:
@@ -164,6 +163,25 @@ class RowMapper:
         """Return what the metrics compare with: the targets, then the further references of each row."""
         gathered = _gather(rows, listed(self.target) + listed(self.references))
         return [tuple(texts) or ("",) for texts in gathered]
+
+
+def split_tags(text: str) -> list[str]:
+    """Split tags at white space, `;` and `|`, but not within brackets, where white space is left out.
+
+    Example:
+        >>> split_tags("N;ABL(PL; PSS(1,PL))"), split_tags("V|3;SG :(")
+        (['N', 'ABL(PL;PSS(1,PL))'], ['V', '3', 'SG', ':('])
+    """
+    depths = list(accumulate((mark in "([{") - (mark in ")]}") for mark in text))
+    if depths and (min(depths) < 0 or depths[-1]):  # brackets without their partners are letters
+        depths = [0] * len(text)
+    tags = [""]
+    for mark, depth in zip(text, depths, strict=True):
+        if not _BETWEEN_TAGS.fullmatch(mark) or (depth and mark in ";|"):
+            tags[-1] += mark
+        elif not depth:
+            tags.append("")
+    return [tag for tag in tags if tag]
 
 
 def hidden_targets(rows: Rows, mapper: RowMapper, source: Feature) -> list[list[str]]:
@@ -219,16 +237,24 @@ def _check(known: Mapping[str, object], names: list[str], setting: str, feature:
             )
 
 
-def _column(rows: Rows, name: str) -> Sequence[Any]:
+def _column(rows: Rows, name: str, several: bool = False) -> Sequence[Any]:
     if name in rows or "." not in name:
         return rows[name]
     outer, inner = name.split(".", 1)
-    values = [value or {} for value in rows[outer]]
-    return _column({inner.split(".")[0]: [value.get(inner.split(".")[0]) for value in values]}, inner)
+    key = inner.split(".")[0]
+    return _column({key: [_inside(value or {}, key, several) for value in rows[outer]]}, inner, several)
+
+
+def _inside(value: Mapping[str, Any], key: str, several: bool) -> Any:
+    """Look up a key; where a `TranslationVariableLanguages` stands, the first text of a language, or all of them."""
+    if key in value or value.keys() != {"language", "translation"}:
+        return value.get(key)
+    texts = [text for language, text in zip(value["language"], value["translation"], strict=True) if language == key]
+    return texts if several else next(iter(texts), None)
 
 
 def _gather(rows: Rows, names: list[str]) -> list[list[str]]:
-    columns = [_column(rows, name) for name in names]
+    columns = [_column(rows, name, several=True) for name in names]
     count = len(next(iter(rows.values())))
     gathered: list[list[str]] = []
     for index in range(count):

@@ -110,6 +110,8 @@ def _open_path(
     path: str, name: str | None, revision: str | None, streaming: bool, columns: Sequence[str], train: str
 ) -> Mapping[str, Any]:
     """Open a path or hub id; return its splits, or their files."""
+    if not path.strip():
+        raise UserError("expected a path or hub id as the dataset, but it is empty: check the dataset setting")
     files = _aligned(path, columns, train) or _plain(path, train)
     if files:
         return files
@@ -155,7 +157,7 @@ def _plain(path: str, train: str) -> dict[str, list[str]] | None:
         return None
     if glob.has_magic(path):
         return {train: _found(path)}
-    if not path or suffix_of(path) in {*_BUILDERS, ".txt"} or path.count("/") > 1 or path[0] in "./~":
+    if suffix_of(path) in {*_BUILDERS, ".txt"} or path.count("/") > 1 or path[0] in "./~":
         raise UserError(f"expected a file or folder at '{path}', but there is none: check the dataset setting")
     return None
 

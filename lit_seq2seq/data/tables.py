@@ -278,7 +278,8 @@ class Lines(Texts):
     BUILDER_CONFIG_CLASS = LinesConfig
 
     def _names(self, files: dict[str, list[tuple[str, str]]]) -> Sequence[str]:
-        return self.config.columns
+        columns: Sequence[str] = self.config.columns
+        return columns
 
     def _shards(self, files: list[tuple[str, str]]) -> dict[str, Any]:
         aligned = len(self.config.columns)

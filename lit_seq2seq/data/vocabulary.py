@@ -19,7 +19,7 @@ from lit_seq2seq.data.sources import Split
 from lit_seq2seq.features import Feature, MultiSource, Processor, Tokenizer
 from lit_seq2seq.types import UserError
 
-_VERSION = 2  # of the way features are trained: raise it when the same settings give another vocabulary
+_VERSION = 3  # of the way features are trained: raise it when the same settings give another vocabulary
 F = TypeVar("F", bound=Feature)
 Side = Literal["source", "target"]
 
@@ -63,6 +63,26 @@ def learn_processor(
     source = _learn_source(train, mapper, source, prefix, rows)
     target = _learn(train, mapper, Tokenizer() if target is None else target, ("target",), prefix, rows, source)
     return Processor(source, target, prefix, copy)
+
+
+def fits(known: Processor, source: Feature | None, target: Tokenizer | None, prefix: str) -> bool:
+    """Tell whether a trained processor may be what settings ask for; what is unset asks for nothing.
+
+    Args:
+        known: the processor.
+        source: settings of the source feature.
+        target: settings of the target tokenizer.
+        prefix: text put before every source.
+    """
+
+    def alike(asked: Feature | None, there: Feature) -> bool:
+        if asked is None or asked.is_trained:
+            return asked is None or asked.identity() == there.identity()
+        ignored = asked.random_settings
+        mine, theirs = ({k: v for k, v in f.config.items() if k not in ignored} for f in (asked, there))
+        return type(asked) is type(there) and mine == theirs
+
+    return alike(source, known.source_feature) and alike(target, known.target) and prefix in ("", known.source_prefix)
 
 
 def _learn_source(train: Split, mapper: RowMapper, source: Feature, prefix: str, rows: int) -> Feature:

@@ -146,6 +146,11 @@ class Feature(ABC):
         """
         return self
 
+    @property
+    def unknown_id(self) -> int | None:
+        """Id that stands for any symbol that the vocabulary lacks; `None` where there is none."""
+        return None
+
     # ---------------------------------------------------------------------------------------------- encoding
 
     @property

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
+import datasets
 from datasets import LargeList, List
 
 from lit_seq2seq.features.feature import Array, Feature
@@ -82,7 +83,7 @@ class Records(Feature):
 
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds texts, slots or lists."""
-        return self.tokenizer.accepts_column(column) or isinstance(column, dict | List | LargeList)
+        return self.tokenizer.accepts_column(column) or isinstance(column, (dict, List, LargeList, *_JSON))
 
     def accepts(self, raw: object) -> bool:
         """Tell whether `raw` is one record: a text, a mapping, or a list of triples of texts."""
@@ -96,7 +97,7 @@ class Records(Feature):
 
     def show(self, raw: Any) -> str:
         """Write the record as JSON, which can be read again; a text as it is."""
-        return raw if isinstance(raw, str) else "" if raw is None else json.dumps(raw, ensure_ascii=False)
+        return raw if isinstance(raw, str) else "" if raw is None else json.dumps(raw, ensure_ascii=False, default=str)
 
     def labels(self, source: Padded | Sources, row: int) -> list[str]:
         """Name each id of one source of a batch."""
@@ -112,6 +113,11 @@ class Records(Feature):
     def is_trained(self) -> bool:
         """Whether there is a vocabulary."""
         return self.tokenizer.is_trained
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Id of the unknown symbol."""
+        return self.tokenizer.unknown_id
 
     @property
     def stored_as(self) -> str:
@@ -179,6 +185,10 @@ class Records(Feature):
         records = cls(**values["config"])
         records.tokenizer = Tokenizer.from_dict(values["vocabulary"])
         return records
+
+
+# what `datasets` makes of records that differ in their slots, since its version 5
+_JSON: tuple[type, ...] = tuple(kind for kind in [getattr(datasets, "Json", None)] if kind is not None)
 
 
 def _is_triple(part: object) -> bool:

@@ -17,7 +17,7 @@ from datasets import Value
 from lit_seq2seq.features.extending import extend_vocabulary
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE, rejoined
-from lit_seq2seq.runtime.text import UNKNOWN, one_form, whole
+from lit_seq2seq.runtime.text import UNKNOWN, known_tags, one_form, whole
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
 Model = Literal["word", "char", "byte", "bpe", "unigram"]
@@ -149,6 +149,11 @@ class Tokenizer(Feature):
         return self._specials
 
     @property
+    def unknown_id(self) -> int | None:
+        """Id of the unknown symbol, where there is one."""
+        return None if self.specials.unk == self.specials.pad else self.specials.unk
+
+    @property
     def size(self) -> int:
         """Number of symbols, the special ones included."""
         return len(self)
@@ -208,7 +213,7 @@ class Tokenizer(Feature):
         backend = self.backend
         if dropout and self.config["dropout"]:
             backend.model.dropout = self.config["dropout"]
-        texts = list(map(whole, texts))
+        texts = [known_tags(whole(text), backend) for text in texts]
         try:
             encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
         finally:
@@ -228,7 +233,8 @@ class Tokenizer(Feature):
 
     def unknown(self, text: str) -> list[str]:
         """Return the symbols of a text that the vocabulary lacks, normalised as those of the vocabulary are."""
-        backend, text = self.backend, whole(text)
+        backend = self.backend
+        text = known_tags(whole(text), backend)
         normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
         pieces = [(normal, (0, 0))] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(normal)
         return [piece for piece, _ in pieces if backend.token_to_id(piece) in self._without_text]

@@ -22,7 +22,8 @@ def read_record(raw: object) -> list[Part]:
     Args:
         raw: `name[Blue Spice], food[Indian]`, as in the E2E data (Novikova et al., 2017,
             https://aclanthology.org/W17-5525); a mapping from slot to value, where `None`, an empty text or an empty
-            list means that there is no such slot, and a list several values; a list of triples, each three texts or
+            list means that there is no such slot, and a list several values; whole numbers are written without `.0`,
+            and nothing may be nested deeper; a list of triples, each three texts or
             a text `Oslo | capital of | Norway`; or the JSON text of a mapping or list.
 
     Returns:
@@ -41,7 +42,7 @@ def read_record(raw: object) -> list[Part]:
         return _read_text(raw)
     if isinstance(raw, Mapping):
         values = ((str(slot), value) for slot, value in raw.items())
-        return [(slot, str(one)) for slot, value in values for one in several(value)]
+        return [(slot, _text(one, f"the slot '{slot}'")) for slot, value in values for one in several(value)]
     if isinstance(raw, Sequence):
         return [_read_triple(triple) for triple in raw]
     raise UserError(f"expected {_EXPECTED}, but it is of type {type(raw).__name__}")
@@ -66,15 +67,27 @@ def _read_text(text: str) -> list[Part]:
 
 def several(value: object) -> list[object]:
     """List the values of a slot; an empty one has none."""
+    if hasattr(value, "tolist"):  # of NumPy
+        value = value.tolist()
     values = value if isinstance(value, list | tuple) else [value]
-    return [one for one in values if one is not None and one != ""]
+    return [one for one in values if one is not None and one != "" and one == one]  # NaN is not itself
+
+
+def _text(value: object, place: str) -> str:
+    """Write a value; a whole number is one, though a column that has decimals too makes it 7.0."""
+    if (isinstance(value, Mapping | Sequence | bytes) and not isinstance(value, str)) or value is None:
+        raise UserError(
+            f"expected a text, a number or a list of them in {place} of a record, but it is {value!r:.80}: give what "
+            "is nested slots of its own"
+        )
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _read_triple(triple: object) -> Part:
     parts = triple.split("|") if isinstance(triple, str) else triple
     if not isinstance(parts, Sequence) or len(parts) != 3:
         raise UserError(f"expected {_EXPECTED}, but one triple is {triple!r}")
-    return tuple(str(part).strip() for part in parts)
+    return tuple(_text(part, "a triple").strip() for part in parts)
 
 
 def linearize(parts: Sequence[Part], values: str, sort: bool) -> str:

@@ -27,6 +27,7 @@ class SpecialIds:
     eos: int = 3
 
 
+_TAG = re.compile(r"⟨[^⟨⟩\s]+⟩ ?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -60,6 +61,27 @@ def one_form(text: str, normal: Literal["NFC", "NFKC"] = "NFC") -> str:
     return " ".join(unicodedata.normalize(normal, text).split())
 
 
+def known_tags(text: str, backend: tokenizers.Tokenizer) -> str:
+    """Put a space behind a tag such as `⟨past⟩`, or take it away, where the vocabulary knows only the other form.
+
+    Example:
+        >>> backend = tokenizers.Tokenizer(WordLevel({"⟨V⟩ ": 0, "⟨PST⟩ ": 1}))
+        >>> known_tags("⟨V⟩⟨PST⟩go", backend)
+        '⟨V⟩ ⟨PST⟩ go'
+    """
+
+    def known(form: str) -> bool:
+        normal = form if backend.normalizer is None else backend.normalizer.normalize_str(form)
+        return backend.token_to_id(normal) is not None
+
+    def mend(found: re.Match[str]) -> str:
+        form = found[0]
+        other = form[:-1] if form.endswith(" ") else f"{form} "
+        return other if known(other) and not known(form) else form
+
+    return _TAG.sub(mend, text) if "⟨" in text else text
+
+
 class Vocabulary:
     """Encodes and decodes as `lit_seq2seq.features.Tokenizer` does, whose vocabulary this is.
 
@@ -82,7 +104,7 @@ class Vocabulary:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into ids that end with EOS."""
-        found, texts = [], list(map(whole, texts))
+        found, texts = [], [known_tags(whole(text), self.backend) for text in texts]
         for text, encoding in zip(texts, self.backend.encode_batch_fast(texts, False, False), strict=True):
             ids = list(encoding.ids)
             if any(name in text for name in self._special_names):
@@ -111,7 +133,7 @@ class Vocabulary:
     def unknown(self, text: str) -> list[str]:
         """Return the symbols of a text that the vocabulary lacks, normalised as those of the vocabulary are."""
         backend, without = self.backend, {None, *astuple(self.specials)}
-        text = whole(text)
+        text = known_tags(whole(text), backend)
         normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
         pieces = [(normal, (0, 0))] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(normal)
         return [piece for piece, _ in pieces if backend.token_to_id(piece) in without]

@@ -1,7 +1,11 @@
 import copy
 import json
+import re
 
 import datasets
+import numpy
+import pandas
+import pyarrow
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -414,3 +418,137 @@ def test_mistakes_are_explained():
         module(predict_dataset=DatasetDict(a=splits()["test"], b=splits()["test"])).setup("predict")
     with pytest.raises(UserError, match="expected validation_size to be a number of rows when streaming"):
         module(Dataset.from_dict(pairs()), streaming=True, validation_size=0.1).setup("fit")
+
+
+class Ran:
+    """A trainer that evaluates a model, as far as the data module asks it."""
+
+    world_size, global_rank = 1, 0
+
+    def __init__(self, function, processor=None):
+        self.state = type("State", (), {"fn": function})
+        self.lightning_module = type("Model", (), {"_processor": processor})
+
+
+EVALUATED = {"validate": "validation", "test": "test", "predict": "test"}
+
+
+@pytest.mark.parametrize("stage", EVALUATED)
+def test_a_trained_model_is_evaluated_without_a_train_split_and_without_encoding_others(stage, tmp_path, monkeypatch):
+    processor = module().processor
+    path = tmp_path / "rows.csv"
+    Dataset.from_dict(pairs(9, 70)).to_csv(path)
+    for dataset in (
+        {EVALUATED[stage]: str(path)},
+        {EVALUATED[stage]: str(path), "train": str(tmp_path / "gone.csv")},
+        {EVALUATED[stage]: Dataset.from_dict(pairs(9, 70)), "train": [("a", "b")]},
+        DatasetDict({EVALUATED[stage]: Dataset.from_dict(pairs(9, 70))}),
+    ):
+        data = module(dataset)
+        data.trainer = Ran(stage, processor)
+        loaded(data, stage)
+        data.load_state_dict({"seed": 3, "position": {}, "max_tokens": 1, "batch_size": 2, "examples": 60})
+        loader = {"validate": data.val_dataloader, "test": data.test_dataloader, "predict": data.predict_dataloader}
+        assert rows_of(loader[stage]()) == list(range(9))
+        assert list(data._examples) == ["predict" if stage == "predict" else EVALUATED[stage]]
+        assert data.processor is processor
+
+
+def test_other_settings_than_those_of_the_evaluated_model_are_learned_from_the_train_split():
+    processor = module().processor
+    for options in ({"source_tokenizer": Tokenizer("word")}, {"source_prefix": "say: "}, {"processor": processor}):
+        given = {"source_tokenizer": None, **options} if "processor" in options else options
+        data = module(**given)
+        data.trainer = Ran("test", module(source_tokenizer=Tokenizer("byte")).processor)
+        assert data.processor is not data.trainer.lightning_module._processor
+
+
+FORMS = {
+    "list of pairs": lambda rows: list(zip(rows["source"], rows["target"], strict=True)),
+    "list of lists": lambda rows: [list(pair) for pair in zip(rows["source"], rows["target"], strict=True)],
+    "list of mappings": lambda rows: Dataset.from_dict(rows).to_list(),
+    "mapping of lists": lambda rows: rows,
+    "mapping of arrays": lambda rows: {name: numpy.array(values) for name, values in rows.items()},
+    "DataFrame": pandas.DataFrame,
+    "DataFrame with an index": lambda rows: pandas.DataFrame(rows).sample(frac=1, random_state=1).sort_values("source"),
+    "table of Arrow": pyarrow.table,
+    "numpy format": lambda rows: Dataset.from_dict(rows).with_format("numpy"),
+    "torch format": lambda rows: Dataset.from_dict(rows).with_format("torch", columns=["source"]),
+    "transform": lambda rows: Dataset.from_dict({"pair": [*zip(*rows.values(), strict=True)]}).with_transform(
+        lambda batch: {name: [pair[side] for pair in batch["pair"]] for side, name in enumerate(rows)}
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_in_memory_are_taken_in_any_usual_form(form):
+    given = FORMS[form](pairs(60))
+    for dataset in (given, {"train": given}):
+        data = loaded(module(dataset, **WHOLE))
+        found = sorted(
+            data.processor.target.decode(ids)
+            for batch in data.train_dataloader()
+            for ids in batch.target.values.tolist()
+        )
+        assert found == sorted(pairs(60)["target"])
+    data.predict_dataset = FORMS[form](pairs(5))
+    data.setup("predict")
+    assert rows_of(data.predict_dataloader()) == list(range(5))
+
+
+def test_rows_to_predict_for_need_no_target():
+    data = module()
+    data.processor  # noqa: B018 - learned
+    for given in ({"source": ["Zahl 1"]}, [{"source": "Zahl 1"}], pandas.DataFrame({"source": ["Zahl 1"]})):
+        data = module(predict_dataset=given, processor=data.processor, source_tokenizer=None)
+        data.setup("predict")
+        assert [batch.texts for batch in data.predict_dataloader()] == [("Zahl 1",)]
+
+
+def test_pairs_have_the_names_of_the_columns_and_mappings_may_lack_some():
+    data = module([("eins", "one"), ("zwei", "two")] * 9, source_column="de", target_column="en", **WHOLE)
+    assert data._opened()["train"][0] == {"de": "eins", "en": "one"}
+    rows = [{"source": "eins", "target": ["one", "1"]}, {"source": "zwei", "note": "x"}]
+    assert module(rows, **WHOLE)._opened()["train"][1] == {"source": "zwei", "target": None, "note": "x"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "match"),
+    [
+        ([("a", "b", "c")], r"a list of pairs \(source, target\) or of mappings.* a list with \('a', 'b', 'c'\)"),
+        ([("a", "b"), "c"], r"list with 'c'"),
+        ([("a", "b"), 3], r"list with 3"),
+        ({"source": ["a"], "target": ["b", "c"]}, "the rows of the dataset do not fit together"),
+        ([("a", "b"), ("c", 1)], "the rows of the dataset do not fit together"),
+        (3, "but it is of type int: check the dataset setting"),
+        ({"train": 3}, "but it is of type int"),
+        ({"source": "a", "target": "b"}, "the rows of the dataset do not fit together"),
+        ("", "expected a path or hub id as the dataset, but it is empty"),
+    ],
+)
+def test_what_is_no_dataset_is_refused_in_one_line(dataset, match):
+    with pytest.raises(UserError, match=match) as caught:
+        module(dataset)._opened()
+    assert "\n" not in str(caught.value)
+
+
+def test_languages_that_vary_from_row_to_row():
+    feature = datasets.TranslationVariableLanguages(languages=["de", "en"])
+    rows = [{"translation": {"de": "ein Hund", "en": ["a dog", "one dog"]}}, {"translation": {"en": "no German"}}] * 9
+    rows = Dataset.from_list([{"translation": feature.encode_example(row["translation"])} for row in rows])
+    rows = rows.cast_column("translation", feature)
+    data = module(rows, source_column="translation.de", target_column="translation.en", **WHOLE)
+    data.setup("fit")
+    assert data._examples["train"].report == "18 of 27 examples (9 without source)"
+    assert {batch.source.values.shape[1] for batch in data.train_dataloader()} == {len("ein Hund") + 1}
+
+
+def test_data_that_is_mostly_unknown_is_told(recwarn):
+    russian = {"source": ["щука да лещ", "ёж"] * 9, "target": ["fish", "Number 7"] * 9}
+    processor = module().processor
+    loaded(module(Dataset.from_dict(russian), processor=processor, source_tokenizer=None, **WHOLE))
+    told = [str(warning.message) for warning in recwarn if "unknown to the vocabulary" in str(warning.message)]
+    assert len(told) == 1
+    assert re.match(r"train: 8\d% of the source symbols are unknown to the vocabulary: check the columns, or", told[0])
+    loaded(module(Dataset.from_dict(pairs(60)), processor=processor, source_tokenizer=None, **WHOLE))
+    assert sum("unknown to the vocabulary" in str(warning.message) for warning in recwarn) == 1

@@ -1,7 +1,7 @@
 import pytest
 from datasets import Dataset, Features, Translation, Value
 
-from lit_seq2seq.data.rows import RowMapper
+from lit_seq2seq.data.rows import RowMapper, split_tags
 from lit_seq2seq.types import UserError
 
 ROWS = {
@@ -85,3 +85,21 @@ def test_mistakes_are_explained():
         resolved("id")
     with pytest.raises(UserError, match="expected text in column 'captions', but it holds List"):
         resolved("captions")
+
+
+@pytest.mark.parametrize(
+    ("text", "tags"),
+    [
+        ("N;ABL(PL;PSS(1,PL))", ["N", "ABL(PL;PSS(1,PL))"]),
+        ("V;IND;NOM(1,SG);ACC(2, PL)", ["V", "IND", "NOM(1,SG)", "ACC(2,PL)"]),
+        ("N [case=GEN|num=SG] {a;b} x", ["N", "[case=GEN|num=SG]", "{a;b}", "x"]),
+        ("A(1) B(2;3)", ["A(1)", "B(2;3)"]),
+        ("V|3;SG :( PL", ["V", "3", "SG", ":(", "PL"]),
+        (") a;b (", [")", "a", "b", "("]),
+        ("⟨V⟩;(⟨a⟩;b)", ["V", "(a;b)"]),
+        ("", []),
+        (" ; ", []),
+    ],
+)
+def test_tags_are_divided_but_not_within_brackets(text, tags):
+    assert split_tags(text) == tags

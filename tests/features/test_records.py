@@ -1,9 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 
+from lit_seq2seq.data import open_dataset
 from lit_seq2seq.features import Processor, Records, Tokenizer
 from lit_seq2seq.runtime.records import read_record
 from lit_seq2seq.types import UserError
@@ -121,3 +123,35 @@ def test_a_saved_processor_encodes_alike(tmp_path):
 def test_rows_of_a_data_set_read_back_alike():
     rows = Dataset.from_list([{"record": SLOTS}, {"record": {"name": "Cocum"}}])
     assert [Records().linearize(row["record"]) for row in rows] == [LINE, "⟨name⟩ Cocum"]
+
+
+def test_whole_numbers_beside_decimals_are_whole_numbers():
+    rows = Dataset.from_list([{"record": {"stars": 7}}, {"record": {"stars": 4.5}}, {"record": {"stars": None}}])
+    assert [read_record(row["record"]) for row in rows] == [[("stars", "7")], [("stars", "4.5")], []]
+    assert read_record({"a": [1.0, "1.0", float("nan")], "b": 2.50}) == [("a", "1"), ("a", "1.0"), ("b", "2.5")]
+    assert read_record('{"stars": 7.0}') == read_record({"stars": 7}) == read_record({"stars": np.array(7)})
+    assert read_record([["Oslo", "population", 700000.0]]) == [("Oslo", "population", "700000")]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"address": {"city": "Oslo"}},
+        {"address": [{"city": "Oslo"}]},
+        {"address": [["Oslo", "Bergen"]]},
+        '{"address": {"city": "Oslo"}}',
+        [["Oslo", {"capital": "of"}, "Norway"]],
+        [["Oslo", "capital of", None]],
+        {"picture": b"123"},
+    ],
+)
+def test_what_is_nested_is_refused(raw):
+    with pytest.raises(UserError, match=r"expected a text, a number or a list of them in .* of a record, but it is"):
+        Records().linearize(raw)
+
+
+def test_records_that_differ_in_their_slots_are_read_from_json_lines(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"r": {"stars": 7}}\n{"r": {"stars": 4.5, "name": "Zizzi"}}\n')
+    rows = open_dataset(str(tmp_path / "rows.jsonl"))["train"]
+    assert Records().accepts_column(rows.features["r"])
+    assert [read_record(row["r"]) for row in rows] == [[("stars", "7")], [("stars", "4.5"), ("name", "Zizzi")]]
