@@ -10,7 +10,12 @@ from pathlib import Path
 import datasets
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lit_seq2seq.types import UserError
+
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # even the opening of a local file would be reported to its makers
+
+
+_ADVICE = "set HF_DATASETS_CACHE to a folder that can be written"
 
 
 def cache_folder() -> Path:
@@ -19,12 +24,24 @@ def cache_folder() -> Path:
     Where nothing can be written there, as in a read-only home, the cache is a new folder for temporary files.
     """
     root = Path(datasets.config.HF_DATASETS_CACHE)
+    if (folder := _writable(root)) is not None:
+        return folder
+    try:
+        own = Path(tempfile.mkdtemp(prefix="datasets-"))
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the cache {root}, nor make a temporary folder ({error}): {_ADVICE}"
+        ) from error
+    if (folder := _writable(own)) is None:
+        raise UserError(f"cannot write to the cache {root}, nor to {own}: {_ADVICE}")
+    datasets.config.HF_DATASETS_CACHE = own
+    rank_zero_warn(f"the cache {root} cannot be written: what is made goes to {own}; set HF_DATASETS_CACHE to keep it")
+    return folder
+
+
+def _writable(root: Path) -> Path | None:
+    """Make the folder in a cache; return it if it can be written to."""
     folder = root / "lit_seq2seq"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    if os.access(folder, os.W_OK):
-        return folder
-    own = Path(tempfile.mkdtemp(prefix="datasets-"))
-    datasets.config.HF_DATASETS_CACHE = own
-    rank_zero_warn(f"the cache {root} cannot be written: what is made goes to {own}; set HF_DATASETS_CACHE to keep it")
-    return cache_folder()
+    return folder if os.access(folder, os.W_OK) else None

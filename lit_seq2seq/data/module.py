@@ -33,8 +33,8 @@ class Seq2SeqDataModule(LightningDataModule):
     Args:
         dataset: a hub id; a folder; a csv, tsv, json, jsonl, parquet, arrow or text file (also as `.gz`, `.bz2` or
             `.xz`, and at an address such as `https://` or `hf://`), a pattern or a list of them; a mapping from split
-            to files; two line-aligned text files; a `BuiltinDataset`; or rows in memory: a dataset, a DataFrame, a list of
-            pairs or of mappings, a mapping from column to values, or from split to any of these.
+            to files; two line-aligned text files; a `BuiltinDataset`; or rows in memory: a dataset, a DataFrame, a list
+            of pairs or of mappings, a mapping from column to values, or from split to any of these.
         name: configuration of a hub dataset.
         revision: git revision of a hub dataset.
         streaming: read the training split as it comes, without a copy on disk.
