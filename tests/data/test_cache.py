@@ -22,7 +22,7 @@ def test_where_the_cache_cannot_be_written_another_folder_serves(tmp_path, monke
         folder = cache_folder()
     assert folder.is_dir()
     assert cache_folder() == folder
-    assert datasets.config.HF_DATASETS_CACHE == folder.parent
+    assert folder.parent == datasets.config.HF_DATASETS_CACHE
 
 
 def test_where_nothing_can_be_written_a_line_says_so(tmp_path, monkeypatch):
@@ -30,8 +30,8 @@ def test_where_nothing_can_be_written_a_line_says_so(tmp_path, monkeypatch):
     made = tmp_path / "made"
     monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix: str(made))
     refuse(monkeypatch, tmp_path / "home", made)
-    with pytest.raises(UserError, match="cannot write to the cache .*home, nor to .*made: set HF_DATASETS_CACHE"):
+    with pytest.raises(UserError, match=r"cannot write to the cache .*home, nor to .*made: set HF_DATASETS_CACHE"):
         cache_folder()
-    monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix: os.mkdir(tmp_path / "none" / "there"))
-    with pytest.raises(UserError, match="cannot write to the cache .*, nor make a temporary folder"):
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix: (tmp_path / "none" / "there").mkdir())
+    with pytest.raises(UserError, match=r"cannot write to the cache .*, nor make a temporary folder"):
         cache_folder()
