@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -32,7 +33,15 @@ from lit_seq2seq.nn.network import (
 )
 from lit_seq2seq.nn.parts import parameter_groups
 from lit_seq2seq.precision import accept_records, precision_fits, warn_of_16_bits
-from lit_seq2seq.resuming import RandomState, begin_next_epoch_if_finished, counts, random_states, restore_random_state
+from lit_seq2seq.resuming import (
+    RandomState,
+    begin_next_epoch_if_finished,
+    counts,
+    random_states,
+    restore_random_state,
+    tell_changes,
+    tell_length,
+)
 from lit_seq2seq.runtime.text import UNKNOWN
 from lit_seq2seq.saving import SavedModel
 from lit_seq2seq.schedules import OneCycle, check_factors, total_steps
@@ -50,6 +59,7 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 MetricFactory = Callable[[], TextMetric]
 _LEARNED = "learned"
+_RESUMED = ("hyper_parameters", "optimizer_states", "lr_schedulers", "steps")
 
 
 class EvaluationOutput(TypedDict):
@@ -149,6 +159,8 @@ class LitSeq2Seq(SavedModel):
         self.init_from = init_from
         self._window_tokens: Tensor | None = None
         self._random_states: list[RandomState] = []
+        self._resumed: dict[str, Any] | None = None
+        self._steps: int | None = None
         self._built_to_score = False
         self._goes_home = False
 
@@ -222,6 +234,7 @@ class LitSeq2Seq(SavedModel):
         if self._random_states:
             restore_random_state(self._random_states, self.trainer.global_rank)
             self._random_states = []
+        self._measure_run()
         loop, data = self.trainer.fit_loop, getattr(self.trainer, "datamodule", None)
         begin_next_epoch_if_finished(loop)
         progress, done = loop.epoch_loop.batch_progress, counts(loop.epoch_loop.batch_progress.current)
@@ -229,6 +242,18 @@ class LitSeq2Seq(SavedModel):
             shift = cast("Seq2SeqDataModule", data).batches_done(progress.is_last_batch) - done.processed
             for name in ("ready", "started", "processed", "completed"):
                 setattr(done, name, getattr(done, name) + shift)
+
+    def _measure_run(self) -> None:
+        """Count the steps of the run, and compare them with the schedule's and with those before it was interrupted."""
+        steps, checkpoint = self.trainer.estimated_stepping_batches, self._resumed or {}
+        self._resumed, self._steps = None, int(steps) if 0 < steps < math.inf else None
+        if self._steps is None or not self.trainer.lr_scheduler_configs:
+            return
+        before = checkpoint.get("steps")
+        if checkpoint and before is None:  # of version 0.1
+            before = checkpoint["lr_schedulers"][0].get("total_steps")
+        (config,), (optimizer,) = self.trainer.lr_scheduler_configs, self.trainer.optimizers
+        tell_length(optimizer, config.scheduler, self._steps, before, self.trainer.global_step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, to be averaged over all target tokens of the optimizer step."""
@@ -317,6 +342,8 @@ class LitSeq2Seq(SavedModel):
         except (TypeError, ValueError, NotImplementedError) as error:
             reason = error if str(error) else "a class is abstract"
             raise UserError(f"the optimizer or its schedule cannot be made: {reason}: check their settings") from error
+        if self._resumed is not None:
+            tell_changes(optimizer, scheduler, self._resumed)
         if scheduler is None:
             return optimizer
         check_factors(optimizer)
@@ -328,12 +355,11 @@ class LitSeq2Seq(SavedModel):
 
     def _optimizer(self) -> Optimizer:
         """Give the optimizer every parameter, also those that do not learn yet."""
-        if self.lr_factors is None:
-            return self.make_optimizer(self.parameters())
-        groups = parameter_groups(self.net, self.lr_factors)
+        groups = self.parameters() if self.lr_factors is None else parameter_groups(self.net, self.lr_factors)
         optimizer = cast("Callable[[Any], Optimizer]", self.make_optimizer)(groups)
         for group in optimizer.param_groups:
-            group["lr"] *= group["factor"]
+            group["lr"] *= group.get("factor", 1.0)
+            group["initial_lr"] = group["lr"]
         return optimizer
 
     # ---------------------------------------------------------------------------------------------- evaluation
@@ -438,12 +464,15 @@ class LitSeq2Seq(SavedModel):
         """Add the processor, so that no data is needed to use the checkpoint, and the random state of each process."""
         checkpoint["processor"] = self.processor.to_dict()
         checkpoint["random_states"] = random_states()
+        checkpoint["steps"] = self._steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network for the processor of the checkpoint, or check that both are the same."""
         if "processor" not in checkpoint:
             raise UserError("the checkpoint has no vocabulary: it was not written by lit_seq2seq")
         self._random_states = checkpoint.get("random_states", [])
+        if self._trainer is not None and self.trainer.state.fn == "fit" and "optimizer_states" in checkpoint:
+            self._resumed = {name: checkpoint.get(name) for name in _RESUMED}
         here = () if self._processor is None else (type(self._processor.source_feature).__module__.split(".")[0],)
         self.attach(Processor.from_dict(checkpoint["processor"], trust=here))
         mine, theirs = self.state_dict(), checkpoint["state_dict"]

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import random
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 import torch.distributed
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.progress import _ProcessedTracker, _ReadyCompletedTracker
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_seq2seq.schedules import length_of
+from lit_seq2seq.types import UserError
+
+_PROGRESS = {"last_epoch", "base_lrs", "lr_lambdas", "best", "num_bad_epochs", "cooldown_counter", "total_steps"}
+"""What changes in a schedule while it runs, or with the length of the run."""
+_START_ANEW = (
+    "to change them, start from the weights: lit-seq2seq average --checkpoints CKPT --output DIR, then "
+    "--model.init_from DIR"
+)
 
 
 class RandomState(TypedDict):
@@ -69,3 +83,80 @@ def begin_next_epoch_if_finished(loop: _FitLoop) -> None:
         current.completed, total.completed = current.processed, total.processed
         loop._restarting = loop.epoch_loop.restarting = False
         loop.reset_restart_stage()
+
+
+def tell_changes(optimizer: Optimizer, scheduler: LRScheduler | None, checkpoint: Mapping[str, Any]) -> None:
+    """Say which settings of the optimizer and its schedule are not used, as a checkpoint brings its own.
+
+    Args:
+        optimizer: made from the settings of now.
+        scheduler: the same, or `None`.
+        checkpoint: from which they will be restored.
+
+    Raises:
+        UserError: they are of other kinds, so that the states in the checkpoint are not theirs.
+    """
+    described = checkpoint["hyper_parameters"]
+    for name, part in (("optimizer", optimizer), ("lr_scheduler", scheduler)):
+        saved_kind, kind = _class(described.get(name)), None if part is None else type(part).__name__
+        if saved_kind != kind:
+            raise UserError(f"the checkpoint has the state of {name} {saved_kind}, not of {kind}: {_START_ANEW}")
+    mine, saved = optimizer.param_groups, checkpoint["optimizer_states"][0]["param_groups"]
+    if len(mine) != len(saved):
+        raise UserError(f"the checkpoint was made with other lr_factors: {_START_ANEW}")
+    changes: dict[str, tuple[object, object]] = {}
+    for now, before in zip(mine, saved, strict=True):
+        changes |= _changes(now, before, {"params", "lr"})
+    if scheduler is not None:
+        settings = {name: value for name, value in scheduler.state_dict().items() if not name.startswith("_")}
+        changes |= _changes(settings, checkpoint["lr_schedulers"][0], _PROGRESS)
+    if changes:
+        told = ", ".join(f"{name} {before} (not {now})" for name, (before, now) in changes.items())
+        rank_zero_warn(f"resumed with the optimizer and the schedule of the checkpoint: {told}; {_START_ANEW}")
+
+
+def _changes(now: Mapping[str, Any], before: Mapping[str, Any], but: set[str]) -> dict[str, tuple[object, object]]:
+    found = {name: (_plain(before[name]), _plain(now[name])) for name in now.keys() & before.keys() - but}
+    return {name.removeprefix("initial_"): pair for name, pair in sorted(found.items()) if pair[0] != pair[1]}
+
+
+def _class(description: Mapping[str, str] | None) -> str | None:
+    return None if description is None else description["class_path"].rpartition(".")[2]
+
+
+def _plain(value: Any) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def tell_length(optimizer: Optimizer, scheduler: LRScheduler, steps: int, before: int | None, done: int) -> None:
+    """Say what becomes of the learning rate where the schedule and the run are not of the same length.
+
+    Args:
+        optimizer: what learns.
+        scheduler: its schedule, restored.
+        steps: optimizer steps of the whole run.
+        before: how many they were when it was interrupted; `None` if it was not, or nobody knows.
+        done: optimizer steps so far.
+
+    Raises:
+        UserError: the run is resumed to go on for longer, but the schedule is at its end, and the rate at almost 0.
+    """
+    name, length = type(scheduler).__name__, length_of(scheduler)
+    longer = before is not None and steps > before
+    if length == steps:
+        if before not in (None, steps):
+            rank_zero_warn(f"the run has {steps} steps now, not {before}: {name} goes on as in a run of {steps}")
+        return
+    if length is None or steps < length:
+        return
+    share = max(group["lr"] / group.get("initial_lr", group["lr"] or 1.0) for group in optimizer.param_groups)
+    if longer and done >= length - 1 and share < 0.01:
+        raise UserError(
+            f"{name} came to its end after {length} steps, at {share:.3g} of the learning rate, which would stay so "
+            f"up to step {steps}: start from the weights (lit-seq2seq average --checkpoints CKPT --output DIR, then "
+            "--model.init_from DIR), or use OneCycle without total_steps, which goes on when resumed for longer"
+        )
+    if not hasattr(scheduler, "total_iters"):  # that of a warm-up, say
+        rank_zero_warn(
+            f"{name} covers {length} of {steps} steps: set it to {steps}, or use OneCycle without total_steps"
+        )

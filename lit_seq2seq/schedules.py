@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lit_seq2seq.types import UserError
 
@@ -47,7 +47,8 @@ class OneCycle(LambdaLR):
     """Cosine rise to the optimizer's `lr`, then cosine fall to almost nothing (Smith & Topin 2019).
 
     Unlike `torch.optim.lr_scheduler.OneCycleLR` it takes the number of steps from the trainer when it is not given, and
-    stays at the end value instead of failing when training goes on longer.
+    stays at the end value instead of failing when training goes on longer. A run that is resumed with another
+    `max_epochs` or `max_steps` goes on at the rate that a run of that length has at this step.
 
     Args:
         optimizer: whose `lr` is the peak.
@@ -80,6 +81,15 @@ class OneCycle(LambdaLR):
         self.end = end
         super().__init__(optimizer, self.factor)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at the step of a state; as in a run of the length of now, if that is known."""
+        total_steps = self.total_steps
+        super().load_state_dict(state_dict)
+        self.total_steps = total_steps or self.total_steps
+        self._last_lr = [lr * self.factor(self.last_epoch) for lr in self.base_lrs]
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
     def factor(self, step: int) -> float:
         """Multiplier of the learning rate at `step`, counted from 0."""
         last = max(1, (self.total_steps or 1) - 1)
@@ -103,6 +113,19 @@ def check_factors(optimizer: Optimizer) -> None:
             "this lr_scheduler sets one rate for all parts, whatever lr_factors says: use one that scales the "
             "optimizer's, such as lit_seq2seq.schedules.OneCycle"
         )
+
+
+def length_of(scheduler: LRScheduler) -> int | None:
+    """Return the steps after which a schedule has come to its end; `None` if it has none, or does not tell.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> length_of(OneCycle(optimizer, 10)), length_of(InverseSquareRoot(optimizer))
+        (10, None)
+    """
+    lengths = (getattr(scheduler, name, None) for name in ("total_steps", "T_max", "total_iters"))
+    return next((length for length in lengths if isinstance(length, int)), None)
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

@@ -11,9 +11,9 @@ ROOT = Path(lit_seq2seq.__file__).parent
 LAYERS = [
     "runtime",
     "types",
-    "spec remote untrusted resuming memory",
+    "spec remote untrusted memory",
     "nn search features vectors schedules card failures parsing",
-    "metrics plots hub precision",
+    "metrics plots hub precision resuming",
     "data reranking logs",
     "model lexicon",
     "saving",

@@ -4,9 +4,12 @@ import csv
 import os
 import random
 import signal
+import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -14,16 +17,17 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, PolynomialLR
 
-from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq import LitSeq2Seq, spec
 from lit_seq2seq.callbacks import EMA, Checkpoint
 from lit_seq2seq.cli import main
 from lit_seq2seq.metrics import BLEU, ExactMatch
 from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, TextEncoder
-from lit_seq2seq.schedules import OneCycle
+from lit_seq2seq.schedules import InverseSquareRoot, OneCycle
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
-from tests.tiny import SIZES, make_data, make_model, make_trainer, write_recipe
+from tests.tiny import SIZES, make_data, make_model, make_trainer, rows, write_recipe
 
 STEPS = 6  # of an epoch
 
@@ -255,12 +259,204 @@ def test_the_steps_may_be_counted_by_what_is_made_before_the_state_is_restored(t
     assert sorted(row for rows in second for row in rows) == list(range(40))
 
 
-def test_other_batches_within_an_epoch_are_refused(tmp_path):
-    killed(tmp_path, 2)
-    model, own = build()
-    trainer = make_trainer(tmp_path, *own, max_epochs=3)
-    with pytest.raises(UserError, match="interrupted within an epoch with batch_size 8, but it is 5: give the same"):
-        trainer.fit(model, datamodule=make_data(batch_size=5), ckpt_path=tmp_path / "last.ckpt")
+def backwards() -> datasets.DatasetDict:
+    splits = rows()
+    splits["train"] = splits["train"].select(range(39, -1, -1))
+    return splits
+
+
+def swapped() -> datasets.DatasetDict:
+    """Two rows of equal lengths have changed places."""
+    splits = rows()
+    pairs = splits["train"].to_dict()
+    short = [place for place, text in enumerate(pairs["source"]) if len(text.split()) == 2]
+    first, second = short[0], next(place for place in short if pairs["source"][place] != pairs["source"][short[0]])
+    order = list(range(40))
+    order[first], order[second] = second, first
+    splits["train"] = splits["train"].select(order)
+    return splits
+
+
+def fewer() -> datasets.DatasetDict:
+    splits = rows()
+    splits["train"] = splits["train"].select(range(2, 40))
+    return splits
+
+
+OTHER: dict[str, dict[str, Any]] = {
+    "batch_size 8, but it is 5": {"batch_size": 5},
+    "max_tokens None, but it is 30": {"max_tokens": 30},
+    "longest_first False, but it is True": {"longest_first": True},
+    "max_source_length None, but it is 3": {"max_source_length": 3},
+    "max_target_length None, but it is 2": {"max_target_length": 2},
+    "other rows than those of now": {"dataset": backwards},
+    "other rows than those of now ": {"dataset": swapped},
+    "examples 40, but it is 38": {"dataset": fewer},
+}
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Checkpoints within an epoch, and at its end."""
+    folder = tmp_path_factory.mktemp("halves")
+    killed(folder / "2", 2)
+    run(folder / "6", max_epochs=1)
+    return {2: folder / "2" / "last.ckpt", 6: folder / "6" / "last.ckpt"}
+
+
+def go_on(path: Path, epochs: int = 1, model: LitSeq2Seq | None = None, **options: object) -> None:
+    model = model or build()[0]
+    if "dataset" in options:
+        options = {**options, "dataset": options["dataset"]()}
+    trainer = make_trainer(path.parent, EMA(0.9), max_epochs=epochs, limit_val_batches=0)
+    trainer.fit(model, datamodule=make_data(**options), ckpt_path=path)
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_other_data_or_batches_are_refused_within_an_epoch_and_told_at_its_end(halves, what):
+    with pytest.raises(UserError, match=f"was interrupted within an epoch with .*{what.strip()}.*: give the same"):
+        go_on(halves[2], **OTHER[what])
+    with pytest.warns(UserWarning, match=f"was interrupted with .*{what.strip()}.*: the next epoch begins with what"):
+        go_on(halves[6], epochs=2, **OTHER[what])
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_settings_that_change_no_batch_are_not_mentioned(halves, step):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*interrupted")
+        go_on(halves[step], epochs=3, max_source_length=50, num_workers=1, eval_batch_size=3)
+
+
+@pytest.mark.parametrize("change", [backwards, rows])
+def test_another_stream_is_refused_within_an_epoch(tmp_path, change):
+    def fit(dataset: datasets.DatasetDict, *callbacks: Callback, resume: Path | None = None) -> None:
+        stream = datasets.IterableDatasetDict({name: rows.to_iterable_dataset() for name, rows in dataset.items()})
+        model, _ = build()
+        model.make_scheduler = None
+        model.hparams["lr_scheduler"] = None
+        keep = Checkpoint(dirpath=str(tmp_path), every_n_steps=1)
+        trainer = make_trainer(tmp_path, *callbacks, keep, max_epochs=1, enable_checkpointing=True)
+        trainer.fit(model, datamodule=make_data(stream, streaming=True), ckpt_path=resume)
+
+    with pytest.raises(KilledError):
+        fit(rows(), Kill(2))
+    if change is rows:
+        fit(rows(), resume=tmp_path / "last.ckpt")
+    else:
+        with pytest.raises(UserError, match="interrupted within an epoch with other rows than those of now"):
+            fit(change(), resume=tmp_path / "last.ckpt")
+
+
+# the learning rate of a run that is resumed with other settings
+
+
+def test_another_learning_rate_is_told(halves):
+    model, _ = build()
+    model.learning_rate = 0.5
+    with pytest.warns(UserWarning, match=r"resumed with the optimizer .* of the checkpoint: lr 0.01 \(not 0.5\); to"):
+        go_on(halves[2], epochs=3, model=model)
+    assert model.trainer.optimizers[0].param_groups[0]["lr"] <= 0.01
+
+
+def other(**options: object) -> LitSeq2Seq:
+    torch.manual_seed(1)
+    model, _ = build()
+    return LitSeq2Seq(**{**spec.build(dict(model.hparams)), **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"optimizer": partial(torch.optim.Adam, lr=0.01, betas=(0.5, 0.9))},
+            r"betas \[0.9, 0.999\] \(not \[0.5, 0.9\]\)",
+        ),
+        ({"lr_scheduler": partial(OneCycle, warmup=0.5)}, r"warmup 0.25 \(not 0.5\)"),
+        ({"optimizer": torch.optim.Adam}, r"lr 0.01 \(not 0.001\)"),
+    ],
+)
+def test_other_settings_of_the_optimizer_are_told(halves, options, told):
+    with pytest.warns(UserWarning, match=told):
+        go_on(halves[2], epochs=3, model=other(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"optimizer": partial(torch.optim.SGD, lr=0.01)}, "the state of optimizer Adam, not of SGD: to change them"),
+        ({"lr_scheduler": InverseSquareRoot}, "the state of lr_scheduler OneCycle, not of InverseSquareRoot"),
+        ({"lr_scheduler": None}, "the state of lr_scheduler OneCycle, not of None"),
+        ({"lr_factors": {"encoder": 0.1}}, "other lr_factors"),
+    ],
+)
+def test_another_optimizer_is_refused(halves, options, refused):
+    with pytest.raises(UserError, match=refused):
+        go_on(halves[2], epochs=3, model=other(**options))
+
+
+def rates_of(folder: Path, epochs: int, scheduler: object, resume: Path | None = None) -> dict[int, float]:
+    """Train, and return the learning rate of each step."""
+
+    class Rates(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            found[trainer.global_step] = trainer.optimizers[0].param_groups[0]["lr"]
+
+    found: dict[int, float] = {}
+    keep = Checkpoint(dirpath=str(folder), save_top_k=0)
+    trainer = make_trainer(folder, Rates(), keep, max_epochs=epochs, enable_checkpointing=True, limit_val_batches=0)
+    trainer.fit(other(lr_scheduler=scheduler), datamodule=make_data(), ckpt_path=resume)
+    return found
+
+
+@pytest.mark.parametrize("longer", [2, 5])
+def test_one_cycle_of_a_run_that_becomes_longer_or_shorter_goes_on_as_one_of_the_new_length(tmp_path, longer):
+    whole = rates_of(tmp_path / "whole", longer, OneCycle)
+    first, last = rates_of(tmp_path / "cut", 1, OneCycle), tmp_path / "cut" / "last.ckpt"
+    assert first[STEPS - 1] < 0.0001
+    with pytest.warns(UserWarning, match=rf"has {longer * STEPS} steps now, not 6: OneCycle goes on as in a run of"):
+        found = rates_of(tmp_path / "cut", longer, OneCycle, last)
+    assert found == {step: rate for step, rate in whole.items() if step >= STEPS}
+
+
+def test_the_length_that_a_run_of_version_0_1_had_is_known(tmp_path):
+    rates_of(tmp_path, 1, OneCycle)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del checkpoint["steps"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    with pytest.warns(UserWarning, match="has 12 steps now, not 6"):
+        rates_of(tmp_path, 2, OneCycle, tmp_path / "old.ckpt")
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        partial(OneCycle, total_steps=STEPS),
+        partial(CosineAnnealingLR, T_max=STEPS),
+        partial(PolynomialLR, total_iters=STEPS),
+    ],
+)
+def test_a_schedule_that_has_come_to_its_end_is_refused(tmp_path, schedule):
+    rates_of(tmp_path, 1, schedule)
+    with pytest.raises(
+        UserError, match=r"came to its end after 6 steps, at \S+ of the learning rate, which would stay"
+    ):
+        rates_of(tmp_path, 2, schedule, tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("schedule", [partial(OneCycle, total_steps=9), partial(CosineAnnealingLR, T_max=9)])
+def test_a_schedule_that_is_too_short_is_told(tmp_path, schedule):
+    with pytest.warns(UserWarning, match="covers 9 of 12 steps: set it to 12"):
+        rates_of(tmp_path, 2, schedule)
+
+
+@pytest.mark.parametrize("schedule", [None, InverseSquareRoot, partial(LinearLR, total_iters=3)])
+def test_schedules_without_an_end_go_on(tmp_path, schedule):
+    whole = rates_of(tmp_path / "whole", 2, schedule)
+    rates_of(tmp_path, 1, schedule)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*(steps|resumed with)")
+        found = rates_of(tmp_path, 2, schedule, tmp_path / "last.ckpt")
+    assert found == {step: rate for step, rate in whole.items() if step >= STEPS}
 
 
 def test_the_last_checkpoints_are_kept(tmp_path):

@@ -66,3 +66,16 @@ def test_settings_out_of_range_are_refused() -> None:
         InverseSquareRoot(optimizer(), 0)
     with pytest.raises(UserError, match=r"warmup is a share of all steps, between 0 and 1, got 2"):
         OneCycle(optimizer(), 10, warmup=2)
+
+
+@pytest.mark.parametrize("before", [8, 20, 50])
+def test_a_one_cycle_that_is_restored_has_the_length_of_now(before: int) -> None:
+    whole = rates(OneCycle(optimizer(), 20), 20)
+    first = OneCycle(optimizer(), before)
+    rates(first, 7)
+    second = OneCycle(optimizer(0.1), 20)
+    second.load_state_dict(first.state_dict())
+    assert rates(second, 13) == pytest.approx(whole[7:], rel=1e-12)
+    unknown = OneCycle(optimizer())
+    unknown.load_state_dict(first.state_dict())
+    assert unknown.total_steps == before

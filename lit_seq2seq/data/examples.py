@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -182,6 +184,20 @@ class Examples(torch.utils.data.Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.encoded.examples)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells examples and their order from others: all lengths and targets, and a thousand of the sources."""
+        found = blake2b(digest_size=8)
+        for array in (self.kept, self.source_lengths, self.target_lengths, self.row_numbers):
+            found.update(np.ascontiguousarray(array).data)
+        for chunk in self.encoded.examples.data.column("target").chunks:
+            found.update(np.ascontiguousarray(chunk.flatten().to_numpy()).data)
+        if "values" in self.encoded.sources.column_names:
+            rows = np.linspace(0, len(self.encoded.sources) - 1, min(len(self.encoded.sources), 1000), dtype=np.int64)
+            for values in _arrays(self.encoded.sources[rows.tolist()]["values"]):
+                found.update(np.ascontiguousarray(values).data)
+        return found.hexdigest()
 
     def __getitem__(self, positions: Sequence[int]) -> Batch:
         if self.training and isinstance(positions, BatchRows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from datasets.fingerprint import Hasher
@@ -23,6 +24,8 @@ from lit_seq2seq.data.vocabulary import extend_processor, fits, learn_processor
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.hub import find_folder, trusted
 from lit_seq2seq.types import Batch, UserError
+
+_LIMITS = ("max_source_length", "max_target_length", "overlong", "empty")
 
 
 class Seq2SeqDataModule(LightningDataModule):
@@ -293,6 +296,7 @@ class Seq2SeqDataModule(LightningDataModule):
         loader = make_loader(dataset, sampler, self.num_workers, TrainingLoader)
         assert isinstance(loader, TrainingLoader)
         loader.trainer, loader.start = self.trainer, self._start
+        assert self._rows  # before training, as a stream may fail
         self._training = loader
         return loader
 
@@ -334,19 +338,41 @@ class Seq2SeqDataModule(LightningDataModule):
             return
         self.seed = state_dict["seed"]
         self._start = Position(**state_dict.get("position", {}))
-        for name, now in self._divided_by().items():
-            before = state_dict.get(name, now)
-            if self._start.batches and before != now:
-                raise UserError(
-                    f"the run was interrupted within an epoch with {name} {before}, but it is {now}: give the same, or "
-                    "resume from a checkpoint of the end of an epoch"
-                )
+        if self.trainer is not None and self.trainer.state.fn != "fit":
+            return
+        now = self._divided_by()
+        changed = {name: state_dict[name] for name in now if state_dict.get(name, now[name]) != now[name]}
+        if changed.keys() <= set(_LIMITS):  # limits that no row reaches
+            return
+        settings = [f"{name} {before}, but it is {now[name]}" for name, before in changed.items() if name != "rows"]
+        what = " and ".join(settings) if settings else "other rows than those of now"
+        if self._start.batches:
+            raise UserError(
+                f"the run was interrupted within an epoch with {what}: give the same, or resume from a checkpoint of "
+                "the end of an epoch"
+            )
+        rank_zero_warn(f"the run was interrupted with {what}: the next epoch begins with what is given now")
 
     def _divided_by(self) -> dict[str, Any]:
         """What, beside the seed, decides the batches of an epoch."""
         max_tokens, batch_size = self.train_budget
-        examples = None if self.streaming else len(self._encoded("train").kept)
-        return {"max_tokens": max_tokens, "batch_size": batch_size, "examples": examples}
+        return {
+            "max_tokens": max_tokens,
+            "batch_size": batch_size,
+            "longest_first": self.longest_first,
+            "keep_targets_together": self.keep_targets_together,
+            "streaming": self.streaming,
+            "examples": None if self.streaming else len(self._encoded("train").kept),
+            **{name: getattr(self.limits, name) for name in _LIMITS},
+            "rows": self._rows,
+        }
+
+    @cached_property
+    def _rows(self) -> str:
+        """What tells the training data from other data, or from the same in another order."""
+        if self.streaming:
+            return self._stream().fingerprint((self.num_workers, self.limits))
+        return self._encoded("train").fingerprint
 
     def batches_done(self, complete: bool) -> int:
         """Count the batches of the epoch that a resumed run goes on with which it need not take.

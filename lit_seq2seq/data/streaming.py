@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from datasets import IterableDataset
+from datasets.fingerprint import Hasher
 
 from lit_seq2seq.data.batching import BucketBatchSampler, seed_of
 from lit_seq2seq.data.encoding import Encoder
@@ -53,13 +54,19 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         world_size: int = 1,
     ) -> None:
         buffer_size = buffer_size or 10 * encoder.processor.source_feature.rows_at_once
-        self.raw = raw.shuffle(seed=seed, buffer_size=buffer_size)
+        self._rows, self.raw = raw, raw.shuffle(seed=seed, buffer_size=buffer_size)
         self.encoder, self.limits = encoder, limits
         self.max_tokens, self.batch_size = max_tokens, batch_size
         self.seed, self.buffer_size = seed, buffer_size
         self.rank, self.world_size = rank, world_size
         self.keep_targets_together = keep_targets_together
         self.epoch = 0
+
+    def fingerprint(self, settings: object) -> str:
+        """Tells a stream from others by its settings and its first rows."""
+        with explained("the stream of training data"):
+            rows = [[row[name] for name in sorted(row)] for row in itertools.islice(self._rows, 16)]
+        return str(Hasher.hash((rows, settings)))
 
     def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
