@@ -43,7 +43,12 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         help="text file, one text (or path of a recording, image, ...) a line; - for standard input",
     )
     parser.add_argument("--output", type=str, default="-", help="output file; - for standard output")
-    parser.add_argument("--format", type=Literal["text", "jsonl"], default="text", help="jsonl: with scores and n-best")
+    parser.add_argument(
+        "--format",
+        type=Literal["text", "jsonl"],
+        default="text",
+        help="text: several outputs for an input end with an empty line; jsonl: a line an input, with scores",
+    )
     parser.add_argument(
         "--scores", type=bool, default=False, help="text format: put score and a tab before each output"
     )
@@ -88,7 +93,7 @@ def _render(outputs: list[Output], form: str, scores: bool) -> str:
     lines = [one_line(output.text) for output in outputs]
     if scores:
         lines = [f"{output.score:.4f}\t{line}" for output, line in zip(outputs, lines, strict=True)]
-    return "".join(line + "\n" for line in lines)
+    return "".join(line + "\n" for line in lines) + ("\n" if len(lines) > 1 else "")
 
 
 @contextlib.contextmanager

@@ -453,9 +453,15 @@ class LitSeq2Seq(SavedModel):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Decode a batch; `row` tells where each prediction belongs."""
         found = self.write(batch.source, batch.texts)
+        references = batch.references or ((),) * len(found)
         return [
-            Prediction(row=row, hypotheses=[PredictedText(text=one.text, score=one.score) for one in hypotheses])
-            for row, hypotheses in zip(batch.rows.tolist(), found, strict=True)
+            Prediction(
+                row=row,
+                source=source,
+                references=[text for text in texts if text],
+                hypotheses=[PredictedText(text=one.text, score=one.score) for one in hypotheses],
+            )
+            for row, source, texts, hypotheses in zip(batch.rows.tolist(), batch.texts, references, found, strict=True)
         ]
 
     # ---------------------------------------------------------------------------------------------- saving

@@ -371,15 +371,24 @@ class PredictedText(TypedDict):
 
 
 class Prediction(TypedDict):
-    """What `predict_step` returns per example: its row in the dataset, and its hypotheses, best first.
+    """What `predict_step` returns per example.
+
+    Attributes:
+        row: its place in the dataset.
+        source: its source as it is shown.
+        references: what the dataset has to compare with, if anything.
+        hypotheses: the outputs, best first.
 
     Example:
-        >>> prediction = Prediction(row=0, hypotheses=[PredictedText(text="one two", score=-0.3)])
+        >>> best = PredictedText(text="one two", score=-0.3)
+        >>> prediction = Prediction(row=0, source="eins zwei", references=[], hypotheses=[best])
         >>> prediction["hypotheses"][0]["text"]
         'one two'
     """
 
     row: int
+    source: str
+    references: list[str]
     hypotheses: list[PredictedText]
 
 

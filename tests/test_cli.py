@@ -141,7 +141,8 @@ def test_generate_gives_several_with_scores(trained: Trained, capsys, stdin: Std
     options = ("--num_beams", 4, "--num_return_sequences", 3, "--min_new_tokens", 1, "--length_normalization", "none")
     stdin("eins zwei\n\n")
     lines = succeed(capsys, "generate", "--model", trained.model, *options, "--scores", "true").splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 8
+    assert lines.pop(3) == lines.pop() == ""  # the outputs of each input end with an empty line
     scores = [float(line.split("\t")[0]) for line in lines]
     assert scores[:3] == sorted(scores[:3], reverse=True)
     assert lines[3:] == ["0.0000\t"] * 3

@@ -1,4 +1,5 @@
 import csv
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule
-from lit_seq2seq.callbacks import EMA, Checkpoint, average_checkpoints
+from lit_seq2seq.callbacks import EMA, Checkpoint, PredictionWriter, average_checkpoints
 from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.hub import load_checkpoint
 from lit_seq2seq.nn import CTC, TextEncoder
@@ -84,6 +85,26 @@ def test_scores_are_those_of_the_whole_split(learned, tmp_path, split):
         tokens += int(batch.target.total)
     assert scores[f"{split}_loss"] == pytest.approx(total / tokens, rel=1e-5)
     assert scores[f"{split}_ppl"] == pytest.approx(float(torch.tensor(total / tokens).exp()), rel=1e-4)
+
+
+def test_predictions_have_their_sources_and_references_in_the_file(learned, tmp_path):
+    model, data = learned
+    test = data._opened()["test"]
+    make_trainer(tmp_path, PredictionWriter(str(tmp_path / "found.jsonl"), format="jsonl")).predict(
+        model, datamodule=data, return_predictions=False
+    )
+    found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [row["source"] for row in found] == test["source"][:]
+    assert [row["references"] for row in found] == [[text] for text in test["target"]]
+    assert all(row["hypotheses"][0]["text"] for row in found)
+    (tmp_path / "new.txt").write_text("eins zwei\n\ndrei\n")
+    data = make_data(predict_dataset=str(tmp_path / "new.txt"), processor=model.processor)
+    (batch,) = make_trainer(tmp_path).predict(model, datamodule=data)
+    assert {row["row"]: (row["source"], row["references"]) for row in batch} == {
+        0: ("eins zwei", []),
+        1: ("", []),
+        2: ("drei", []),
+    }
 
 
 def test_predictions_name_their_rows_and_equal_the_test(learned, tmp_path):

@@ -6,19 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from lightning.pytorch.loggers import CSVLogger
-from matplotlib import pyplot
+from matplotlib import font_manager, pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import lit_seq2seq.metrics
 from lit_seq2seq.plots import (
     AttentionExample,
     CaptionExample,
+    common,
     plot_attention,
     plot_attention_grid,
     plot_captions,
     plot_curves,
 )
+from lit_seq2seq.plots.curves import ERRORS, SCORES
 from lit_seq2seq.types import UserError
 
 ROWS = [
@@ -167,3 +172,83 @@ def test_weights_of_no_square_grid_are_refused(shape):
         plot_captions([CaptionExample(np.zeros((4, 4, 3)), np.ones(shape), ["a", "b"])])
     with pytest.raises(UserError, match="one or more examples, but got none"):
         plot_captions([])
+
+
+@pytest.fixture
+def forget_fonts():
+    before = list(font_manager.fontManager.ttflist)
+    common._fonts.cache_clear()
+    yield
+    font_manager.fontManager.ttflist = before
+    common._fonts.cache_clear()
+
+
+def make_font(path: Path, characters: str) -> None:
+    """Write a font whose only glyph is a square, and make matplotlib know it."""
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({ord(char): "square" for char in characters})
+    pen = TTGlyphPen(None)
+    for step, point in enumerate([(0, 0), (0, 700), (700, 700), (700, 0)]):
+        (pen.lineTo if step else pen.moveTo)(point)
+    pen.closePath()
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
+    builder.setupHorizontalMetrics(dict.fromkeys((".notdef", "square"), (800, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    font_manager.fontManager.addfont(path)
+
+
+WRITTEN = ["\U0001f9a3你好", "안녕", "ᏣᎳᎩ"]
+
+
+@pytest.mark.usefixtures("forget_fonts")
+def test_fonts_are_found_that_have_the_characters(tmp_path: Path):
+    make_font(tmp_path / "One.ttf", "\U0001f9a3你好")
+    make_font(tmp_path / "Two.ttf", "안녕ᏣᎳᎩ")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = plot_attention(torch.eye(3), WRITTEN, ["a", "café", "я"], tmp_path / "attention.png", title="你")
+        plot_captions(
+            [CaptionExample(np.zeros((4, 4, 3), np.uint8), torch.ones(3, 4), WRITTEN, "안")], tmp_path / "c.png"
+        )
+    label = figure.axes[0].get_xticklabels()[0]
+    assert label.get_fontfamily() in (["DejaVu Sans", "One", "Two"], ["DejaVu Sans", "Two", "One"])
+
+
+@pytest.mark.usefixtures("forget_fonts")
+@pytest.mark.parametrize("texts", [WRITTEN, ["天気", "ᏣᎳᎩ 𒀀", "ไทย 한국"], ["\U0001f9a3" * 3]])
+def test_characters_without_a_font_are_told_in_one_line(tmp_path: Path, texts):
+    fonts = font_manager.fontManager
+    fonts.ttflist = [font for font in fonts.ttflist if font.name.startswith(("DejaVu", "STIX", "Last"))]
+    with pytest.warns(UserWarning, match="characters are drawn as boxes, as no installed font has them") as caught:
+        plot_attention(torch.eye(len(texts)), texts, texts, tmp_path / "attention.png", title=texts[0])
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+
+
+def test_every_metric_has_a_curve(tmp_path: Path):
+    metrics = [
+        "per",
+        "sequence_error_rate",
+        "slot_error_rate",
+        "wer_lc",
+        "distinct1",
+        "rougeLsum",
+        "bleu_zh",
+        "bleu_auto",
+    ]
+    metrics += ["bleu2", "exact_match", "exact_match_raw", "my_own"]
+    rows = [{"step": step, "val_loss": 1.0, "val_ppl": 2.0, **{f"val_{m}": step for m in metrics}} for step in (1, 2)]
+    panels = {axes.get_ylabel(): [line.get_label() for line in axes.lines] for axes in plot_curves(rows).axes}
+    assert panels == {
+        "loss": ["validation"],
+        "score (%)": ["distinct-1", "ROUGE-Lsum", "BLEU zh", "BLEU auto", "BLEU-2", "exact match"],
+        "error rate (%)": ["PER", "sequence error rate", "slot error rate", "WER lc"],
+        "my_own": ["my_own"],
+    }
+    known = [cls for cls in vars(lit_seq2seq.metrics).values() if isinstance(cls, type) and hasattr(cls, "name")]
+    assert {cls.name: cls.higher_is_better for cls in known} == {n: n in SCORES for n in (*SCORES, *ERRORS)}

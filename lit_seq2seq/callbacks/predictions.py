@@ -25,7 +25,8 @@ class PredictionWriter(Callback):
         path: the file, its folder is made if missing and a file already there is replaced; `predictions.txt` (or
             `.jsonl`) in the run's folder if `None`.
         format: "text" writes the best output of row n on line n (from zero; line breaks in it become spaces, rows
-            without a prediction become empty lines); "jsonl" writes one object per row with all hypotheses.
+            without a prediction become empty lines); "jsonl" writes one object per row: `row`, `source`, `references`
+            where the dataset has some, and all `hypotheses` with their scores.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -14,7 +14,7 @@ from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 
 from lit_seq2seq.data.cache import cache_folder
-from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets
+from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets, listed
 from lit_seq2seq.features import Feature, Processor, Records
 from lit_seq2seq.features.feature import Array, encode_named
 from lit_seq2seq.types import UserError
@@ -62,6 +62,11 @@ class Encoder:
     targets: bool = True
     alternatives: bool = False
     speakers: Mapping[str | None, Feature] = field(default_factory=dict)
+
+    @property
+    def has_references(self) -> bool:
+        """Whether the rows hold what outputs can be compared with, which what is predicted may also do."""
+        return bool(listed(self.mapper.target) or listed(self.mapper.references))
 
     def adapt(self, raw: Dataset) -> Encoder:
         """Return an encoder whose source feature has adapted to each speaker of `raw`, if it does so."""

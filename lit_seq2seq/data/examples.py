@@ -228,7 +228,9 @@ class Examples(torch.utils.data.Dataset[Batch]):
             source=source,
             target=target if self.encoder.targets else None,
             rows=torch.tensor(rows),
-            references=tuple(self.encoder.mapper.all_references(raw)) if self.texts and self.encoder.targets else (),
+            references=tuple(self.encoder.mapper.all_references(raw))
+            if self.texts and self.encoder.has_references
+            else (),
             texts=self.encoder.show(raw, rows.tolist()) if self.texts else (),
         )
 

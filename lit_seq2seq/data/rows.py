@@ -53,7 +53,7 @@ class RowMapper:
 
         Args:
             features: the columns of the dataset.
-            targets: whether target columns are needed.
+            targets: whether target columns are needed; if not, those that are there are kept.
             source: what reads the source; text if `None`.
 
         Raises:
@@ -76,7 +76,8 @@ class RowMapper:
             raise UserError(f"expected speaker_column together with normalize: speaker, but {missing}")
         speaker = self.speaker if targets or self.speaker in known else None  # what is predicted may name no speakers
         _check(known, listed(speaker), "speaker_column", Tokenizer())
-        return RowMapper(self.source, target if targets else [], references if targets else [], tags, speaker)
+        target, references = (_readable(known, names) for names in (target, references))
+        return RowMapper(self.source, target, references, tags, speaker)
 
     def only_sources(self, features: Features) -> RowMapper:
         """Return a mapper that finds the sources alone, with their tags, to compare rows by them.
@@ -227,14 +228,21 @@ def _check_there(known: Mapping[str, object], names: list[str], setting: str) ->
 def _check(known: Mapping[str, object], names: list[str], setting: str, feature: Feature, lists: bool = False) -> None:
     _check_there(known, names, setting)
     for name in names:
-        column: Any = known[name]
-        if lists and isinstance(column, List | LargeList):
-            column = column.feature
+        column = _held(known[name], lists)
         if not feature.accepts_column(column):
             kind = getattr(column, "dtype", None) or type(column).__name__
             raise UserError(
                 f"expected {feature.column_kind} in column '{name}', but it holds {kind}: convert it or set {setting}"
             )
+
+
+def _readable(known: Mapping[str, object], names: list[str]) -> list[str]:
+    """Return those of some columns that are there and hold texts, or lists of them."""
+    return [name for name in names if name in known and Tokenizer().accepts_column(_held(known[name], lists=True))]
+
+
+def _held(column: Any, lists: bool) -> Any:
+    return column.feature if lists and isinstance(column, List | LargeList) else column
 
 
 def _column(rows: Rows, name: str, several: bool = False) -> Sequence[Any]:

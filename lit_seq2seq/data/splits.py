@@ -139,15 +139,15 @@ def overlaps(splits: Splits, mapper: RowMapper) -> str:
         mapper: finds the sources.
 
     Example:
-        >>> rows = {"train": ["a", "b"], "validation": ["c", "A"], "test": ["c", "d"]}
+        >>> rows = {"train": ["a", "b"], "test": ["c", "A"]}
         >>> overlaps({name: Dataset.from_dict({"source": texts}) for name, texts in rows.items()}, RowMapper())
-        '1 of the 2 rows of validation have a source of train, 1 of the 2 rows of test have a source of validation'
+        '1 of the 2 test rows share their source with train'
     """
     needed = {column.split(".")[0] for column in mapper.source_columns}
     kept = {n: rows for n, rows in splits.items() if isinstance(rows, Dataset) and needed <= {*rows.column_names}}
     keys = {name: source_keys(rows, mapper.only_sources(columns_of(rows))) for name, rows in kept.items()}
     found = [
-        f"{shared} of the {len(theirs)} rows of {later} have a source of {earlier}"
+        f"{shared} of the {len(theirs)} {later} rows share their source with {earlier}"
         for (earlier, mine), (later, theirs) in itertools.combinations(keys.items(), 2)
         if (shared := int(np.isin(theirs, mine).sum()))
     ]

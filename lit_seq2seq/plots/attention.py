@@ -104,7 +104,8 @@ def plot_attention_grid(
     figure = Figure(figsize=(sum(widths) + 1.0, sum(heights) + 0.2), layout="compressed")
     panels = figure.subplots(rows, columns, squeeze=False, width_ratios=widths, height_ratios=heights)
     used = list(panels.flat[: len(examples)])
-    images = [_draw_attention(axes, *pair) for axes, pair in zip(used, zip(examples, arrays, strict=True), strict=True)]
+    fonts = families(text for e in examples for text in (*e.source_tokens, *e.target_tokens, e.title))
+    images = [_draw_attention(*panel, fonts) for panel in zip(used, examples, arrays, strict=True)]
     for axes in panels.flat[len(examples) :]:
         axes.remove()
     figure.colorbar(images[0], ax=used, label="attention weight", fraction=0.05, shrink=0.8, aspect=25, pad=0.02)
@@ -135,7 +136,7 @@ def _height(example: AttentionExample) -> float:
     return max(0.27 * len(example.target_tokens), 1.2) + labels + 0.4 + 0.3 * bool(example.title)
 
 
-def _draw_attention(axes: Axes, example: AttentionExample, weights: Array) -> AxesImage:
+def _draw_attention(axes: Axes, example: AttentionExample, weights: Array, fonts: list[str]) -> AxesImage:
     aspect: Literal["equal", "auto"] = "equal" if example.source_tokens else "auto"
     image = axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect=aspect, interpolation="nearest")
     axes.set_anchor("NW")
@@ -143,11 +144,11 @@ def _draw_attention(axes: Axes, example: AttentionExample, weights: Array) -> Ax
     source = [visible(token) for token in example.source_tokens]
     target = [visible(token) for token in example.target_tokens]
     if source:
-        axes.set_xticks(range(len(source)), source, rotation=90, family=families(), fontsize=9, parse_math=False)
+        axes.set_xticks(range(len(source)), source, rotation=90, family=fonts, fontsize=9, parse_math=False)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_yticks(range(len(target)), target, family=families(), fontsize=9, parse_math=False)
+    axes.set_yticks(range(len(target)), target, family=fonts, fontsize=9, parse_math=False)
     axes.tick_params(length=0)
     if example.title:
-        axes.set_title(example.title, family=families(), parse_math=False, fontsize=11)
+        axes.set_title(example.title, family=fonts, parse_math=False, fontsize=11)
     return image

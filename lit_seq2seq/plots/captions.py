@@ -61,12 +61,14 @@ def plot_captions(examples: Sequence[CaptionExample], path: str | Path | None = 
     rows = [math.ceil((1 + len(grid)) / columns) for grid in grids]
     figure = Figure(figsize=(1.35 * columns, 1.65 * sum(rows) + 0.3 * len(rows)), layout="constrained")
     parts = np.atleast_1d(np.array(figure.subfigures(len(examples), 1, height_ratios=rows), dtype=object))
+    fonts = families(text for example in examples for text in (*example.tokens, example.title))
     for part, example, grid, count in zip(parts, examples, grids, rows, strict=True):
-        part.suptitle(example.title, family=families(), parse_math=False, fontsize=10, x=0.01, ha="left")
+        part.suptitle(example.title, family=fonts, parse_math=False, fontsize=10, x=0.01, ha="left")
         panels = list(part.subplots(count, columns, squeeze=False).flat)
         panels[0].imshow(example.image)
         for axes, token, weights in zip(panels[1:], example.tokens, grid, strict=False):
-            _draw_word(axes, example.image, token, weights)
+            _draw_word(axes, example.image, weights)
+            axes.set_title(visible(token), family=fonts, parse_math=False, fontsize=9)
         for axes in panels[: 1 + len(grid)]:
             axes.set_axis_off()
         for axes in panels[1 + len(grid) :]:
@@ -85,11 +87,10 @@ def _grids(example: CaptionExample) -> Array:
     return weights.reshape(-1, side, side)  # (T, side, side)
 
 
-def _draw_word(axes: Axes, image: NDArray[np.generic], token: str, weights: Array) -> None:
+def _draw_word(axes: Axes, image: NDArray[np.generic], weights: Array) -> None:
     """Darken an image where the grid `(side, side)` has little weight."""
     height, width = image.shape[:2]
     axes.imshow(image)
     shadow = np.zeros((*weights.shape, 4))
     shadow[..., 3] = 0.85 * (1 - weights / weights.max())
     axes.imshow(shadow, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear")
-    axes.set_title(visible(token), family=families(), parse_math=False, fontsize=9)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
+import warnings
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -15,15 +20,7 @@ from lit_seq2seq.features.schemes import JOINER
 
 Array = NDArray[np.float64]
 
-_WIDE_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "WenQuanYi Zen Hei",
-    "Hiragino Sans",
-    "Microsoft YaHei",
-    "Noto Sans Devanagari",
-    "Noto Sans Thai",
-)
+_USUAL = "DejaVu Sans"
 _INVISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", JOINER: None})  # the joiner is in no usual font
 
 
@@ -42,15 +39,42 @@ def visible(token: str) -> str:
     return token.translate(_INVISIBLE)
 
 
+def families(texts: Iterable[str]) -> list[str]:
+    """Choose fonts that have the characters of some texts between them, the usual one first; say which none has."""
+    missing = {ord(char) for text in texts for char in visible(text) if unicodedata.category(char)[0] != "C"}
+    chosen, fonts = [_USUAL], _fonts()
+    missing -= _characters(fonts[_USUAL])
+    while missing:
+        best = max(fonts, key=lambda name: len(missing & _characters(fonts[name])))
+        if not missing & _characters(fonts[best]):
+            shown = "".join(map(chr, sorted(missing)[:9]))
+            rank_zero_warn(
+                f"{len(missing)} characters are drawn as boxes, as no installed font has them ({shown}): install one, "
+                f"such as Noto Sans CJK, and delete the fontlist in {matplotlib.get_cachedir()}"
+            )
+            break
+        chosen.append(best)
+        missing -= _characters(fonts[best])
+    return chosen
+
+
 @cache
-def families() -> list[str]:
-    """Fonts to look for a character in, in turn: those of the wide scripts only where installed."""
-    return ["DejaVu Sans", *(name for name in _WIDE_FONTS if name in font_manager.get_font_names())]
+def _fonts() -> dict[str, str]:
+    """The file of each installed font, if possible upright and of usual weight; without the font of boxes."""
+    entries = sorted(font_manager.fontManager.ttflist, key=lambda font: (font.style != "normal", font.weight != 400))
+    return {font.name: font.fname for font in reversed(entries) if not font.name.startswith("Last Resort")}
+
+
+@cache
+def _characters(path: str) -> frozenset[int]:
+    return frozenset(font_manager.get_font(path).get_charmap())
 
 
 def save(figure: Figure, path: str | Path | None) -> Figure:
     """Write the figure to `path`, in folders made if needed; `None` writes nothing."""
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, bbox_inches="tight")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # which `families` has told in one line
+            figure.savefig(path, dpi=150, bbox_inches="tight")
     return figure

@@ -18,8 +18,11 @@ Rows = Sequence[Mapping[str, str | float]]
 Series = tuple[Array, Array]
 
 SCORES = {"bleu": "BLEU", "chrf": "chrF", "cider": "CIDEr-D", "exact_match": "exact match"}
-SCORES |= {f"rouge{n}": f"ROUGE-{n}" for n in "12L"}
-ERRORS = {"wer": "WER", "cer": "CER"}
+SCORES |= {f"bleu{n}": f"BLEU-{n}" for n in "123"} | {f"distinct{n}": f"distinct-{n}" for n in "12"}
+SCORES |= {f"rouge{n}": f"ROUGE-{n}" for n in ("1", "2", "L", "Lsum")}
+ERRORS = {"wer": "WER", "cer": "CER", "per": "PER", "sequence_error_rate": "sequence error rate"}
+ERRORS |= {"slot_error_rate": "slot error rate"}
+_PANELS = {"score (%)": SCORES, "error rate (%)": ERRORS}
 
 
 def plot_curves(
@@ -28,6 +31,8 @@ def plot_curves(
     smoothing: float | None = None,
 ) -> Figure:
     """Draw the training curves over optimizer steps: loss, scores, error rates and learning rate, where present.
+
+    A metric of your own has a panel of its own, as its scale is not known. The scores of raw texts are left out.
 
     Args:
         source: the `metrics.csv` of Lightning's `CSVLogger`, or its rows; columns `step`, `train_loss`, `val_loss`,
@@ -52,8 +57,7 @@ def plot_curves(
     train = _series(table, "train_loss", "train_loss_step")
     panels = {
         "loss": {"validation": _series(table, "val_loss")},
-        "score (%)": {label: _series(table, f"val_{name}") for name, label in SCORES.items()},
-        "error rate (%)": {label: _series(table, f"val_{name}") for name, label in ERRORS.items()},
+        **_score_panels(table),
         "learning rate": {name: _series(table, name) for name in _columns(table) if name.split("-")[0] == "lr"},
     }
     drawn = {
@@ -73,6 +77,25 @@ def plot_curves(
             _draw_train_loss(axes, train, smoothing)
         _draw_curves(axes, label, curves)
     return save(figure, path)
+
+
+def _score_panels(table: Rows) -> dict[str, dict[str, Series]]:
+    """Group the metrics by panel, each with its label; `bleu_lc` is a kind of `bleu`."""
+    panels: dict[str, dict[str, Series]] = {panel: {} for panel in _PANELS}
+    logged = [name.removeprefix("val_") for name in _columns(table) if name.startswith("val_")]
+    for name in logged:
+        if name in ("loss", "ppl") or name.removesuffix("_raw") in set(logged) - {name}:
+            continue
+        kinds = [
+            (panel, known)
+            for panel, labels in _PANELS.items()
+            for known in labels
+            if f"{name}_".startswith(f"{known}_")
+        ]
+        panel, known = kinds[0] if kinds else (name, name)
+        label = _PANELS.get(panel, {}).get(known, name) + name.removeprefix(known).replace("_", " ")
+        panels.setdefault(panel, {})[label] = _series(table, f"val_{name}")
+    return panels
 
 
 def _draw_train_loss(axes: Axes, train: Series, smoothing: float | None) -> None:

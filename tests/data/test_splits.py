@@ -171,8 +171,8 @@ def test_given_splits_that_overlap_get_one_line(said):
         data.setup("fit")
     (line,) = [line for line in said if "overlap" in line]
     assert line == (
-        "the splits overlap: 2 of the 3 rows of validation have a source of train, 1 of the 4 rows of test have a "
-        "source of train, 1 of the 4 rows of test have a source of validation"
+        "the splits overlap: 2 of the 3 validation rows share their source with train, 1 of the 4 test rows share "
+        "their source with train, 1 of the 4 test rows share their source with validation"
     )
 
 
