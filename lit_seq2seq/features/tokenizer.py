@@ -53,7 +53,11 @@ class Tokenizer(Feature):
         pretokenized: text is already tokenised: split at white space only.
         dropout: probability of skipping a merge when encoding for training, in [0, 1): BPE-dropout (Provilkov et al.,
             2020, https://arxiv.org/abs/1910.13267).
-        file: an existing `tokenizer.json`; the other arguments but `dropout` then have no effect.
+        file: an existing `tokenizer.json`; the other arguments but `dropout` and those below then have no effect.
+        pad_token: which symbol of `file` is padding; if `None` it is found by one of the usual names, such as `<pad>`.
+        bos_token: which one begins what a decoder reads. T5 takes its `<pad>`.
+        eos_token: which one ends texts. One symbol may play several roles: GPT-2's `<|endoftext|>` plays all.
+        unk_token: which one stands for unknown symbols; vocabularies of bytes need none.
 
     Raises:
         UserError: if an argument is out of range, or `file` is missing, unreadable or without special symbols.
@@ -82,6 +86,10 @@ class Tokenizer(Feature):
         pretokenized: bool = False,
         dropout: float = 0.0,
         file: str | None = None,
+        pad_token: str | None = None,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        unk_token: str | None = None,
     ) -> None:
         if model not in SCHEMES:
             raise UserError(f"model of the tokenizer must be one of {', '.join(SCHEMES)}, but is {model}")
@@ -101,6 +109,8 @@ class Tokenizer(Feature):
             "dropout": dropout,
             "file": file,
         }
+        tokens = {"pad": pad_token, "bos": bos_token, "eos": eos_token, "unk": unk_token}
+        self.config |= {f"{role}_token": token for role, token in tokens.items() if token is not None}
         self._backend: tokenizers.Tokenizer | None = None
         if file is not None:
             self._adopt(_read(Path(file)), file)
@@ -361,12 +371,24 @@ class Tokenizer(Feature):
             self._adopt(tokenizers.Tokenizer.from_str(state["json"]), "the tokenizer")
 
     def _adopt(self, backend: tokenizers.Tokenizer, origin: str) -> None:
-        ids = {role: _find(backend, names) for role, names in _NAMES.items()}
-        ids["unk"] = ids["pad"] if ids["unk"] is None else ids["unk"]  # byte-level vocabularies have nothing unknown
+        given = {role: (self.config[name],) if (name := f"{role}_token") in self.config else () for role in _NAMES}
+        ids = {role: _find(backend, given[role] or names) for role, names in _NAMES.items()}
+        if ids["unk"] is None and not given["unk"]:  # byte-level vocabularies have nothing unknown
+            ids["unk"] = ids["pad"]
         for role, index in ids.items():
             if index is None:
-                expected = ", ".join(_NAMES[role])
-                raise UserError(f"expected a {role} symbol in {origin}, one of {expected}, but it has none: add one")
+                there = [token.content for _, token in sorted(backend.get_added_tokens_decoder().items())]
+                expected = " or ".join(given[role] or _NAMES[role])
+                raise UserError(
+                    f"expected a {role} symbol in {origin}, {expected}, but it has none: name one by {role}_token; its "
+                    f"special symbols are {', '.join(there[:20]) or 'none'}"
+                )
+        if isinstance(backend.model, tokenizers.models.WordLevel) and given["unk"] and ids["unk"] == ids["eos"]:
+            raise UserError(
+                f"expected another unk_token in {origin} than its eos_token: texts would end at unknown words"
+            )
+        if self.config["dropout"] and not isinstance(backend.model, tokenizers.models.BPE):
+            raise UserError(f"dropout of the tokenizer needs byte-pair encoding, which {origin} is not: leave it out")
         backend.encode_special_tokens = True
         backend.no_padding()
         backend.no_truncation()

@@ -10,6 +10,7 @@ import numpy as np
 from .beam import Array
 from .text import SpecialIds
 
+_RANKS = [1, 0, 2, 3]  # places of unknown, padding, BOS and EOS: the last one that a symbol has is its own
 SAMPLE = 128
 """Symbols of the vocabulary from which the sum over those that are no candidates is estimated."""
 
@@ -94,14 +95,18 @@ class Scored(NamedTuple):
             >>> scored.shares[0].round(2).tolist()[5:]  # of each symbol, as there are fewer than `SAMPLE`
             [-inf, -inf, -inf, -inf, 0.0, -inf, 0.0, 0.0]
         """
-        ids, lengths = candidates
+        ids = candidates.ids
+        real = np.arange(ids.shape[1]) < candidates.lengths[:, None]
+        special = ids[:, _RANKS]
+        again = np.triu(special[:, :, None] == special[:, None], 1).any(2)  # one symbol in several roles counts once
+        real[:, _RANKS] &= ~again
+        lengths = real.sum(1)
         sample = np.arange(0, size, max(1, size // SAMPLE))
         listed: Array = np.zeros((len(ids), size), bool)
         np.put_along_axis(listed, ids, True, axis=1)
         known = listed[:, sample]  # (B, M)
         with np.errstate(divide="ignore", invalid="ignore"):
             each = np.log((size - lengths) / (~known).sum(1))[:, None]  # (B, 1)
-        real = np.arange(ids.shape[1]) < lengths[:, None]
         shares = np.concatenate([np.where(real, 0, -np.inf), np.where(known, -np.inf, each)], axis=1)
         needed: Array = np.any(listed, axis=0)  # (V,)
         needed[sample] = True
