@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "2048")
 
 if TYPE_CHECKING:
+    __version__: str
     from lit_seq2seq.data import Seq2SeqDataModule
     from lit_seq2seq.module import LitSeq2Seq
     from lit_seq2seq.pipelines import pipeline
@@ -21,6 +22,8 @@ _HOMES = {"LitSeq2Seq": "module", "Seq2SeqDataModule": "data", "load_recipe": "r
 
 def __getattr__(name: str) -> object:
     """Import the public names when they are asked for, so that `lit_seq2seq.runtime` needs no torch."""
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("lit_seq2seq")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"lit_seq2seq.{_HOMES[name]}"), name)

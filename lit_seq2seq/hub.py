@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,6 +113,7 @@ def save_folder(
             (part / CARD).write_text(card, encoding="utf-8")
             processor.save(part)
             safetensors.torch.save_model(network, str(part / WEIGHTS), metadata={"format": "pt"})
+            _follow_umask(part / WEIGHTS)
             if shortlist is None:
                 (folder / SHORTLIST).unlink(missing_ok=True)
             else:
@@ -127,6 +129,15 @@ def write_shortlist(path: Path, shortlist: Shortlist) -> None:
     """Write the tables of a shortlist."""
     tables = {"frequent": shortlist.frequent, "translations": shortlist.translations}
     safetensors.numpy.save_file({name: table.astype(np.int32) for name, table in tables.items()}, path)
+    _follow_umask(path)
+
+
+def _follow_umask(path: Path) -> None:
+    """Give a file the permissions of any new one: safetensors lets only the owner read what it writes."""
+    new = path.with_name(f"{path.name}.new")
+    new.touch()
+    shutil.copymode(new, path)
+    new.unlink()
 
 
 def add_shortlist(path: str | os.PathLike[str], shortlist: Shortlist) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +20,12 @@ Known = tuple[tuple[Tensor, Tensor], tuple[Tensor | None, ...]]
 """Loss and negative log-likelihood, and the gradient of each parameter."""
 Loss = Callable[[Batch], tuple[Tensor, Tensor]]
 """From a batch to the sum over its tokens of what is minimised, and of the plain negative log-likelihoods."""
+_SIGNS = re.compile(
+    r"could not (create|execute) a primitive(?! descriptor)|could not create a memory object|std::bad_alloc"
+    r"|STATUS_ALLOC_FAILED|(not enough|out of|(can't|cannot) allocate) memory",
+    re.IGNORECASE,
+)
+"""What kernels say in plain RuntimeErrors; oneDNN cannot create a primitive when there is no room for it."""
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -27,7 +35,10 @@ def lacks_memory(error: BaseException) -> bool:
         >>> lacks_memory(MemoryError()), lacks_memory(ValueError())
         (True, False)
     """
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_oom_error(error)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    told = isinstance(error, RuntimeError) and _SIGNS.search(str(error)) is not None
+    return told or isinstance(error, MemoryError | torch.OutOfMemoryError) or is_oom_error(error)
 
 
 def release_memory() -> None:

@@ -249,8 +249,24 @@ class Seq2SeqModel(lightning.LightningModule):
             return_attention: also return the attention weights of every token.
 
         Returns:
-            Per source a list of `num_return_sequences` hypotheses, best first.
+            Per source a list of `num_return_sequences` hypotheses, best first, with their texts. Symbols that were
+            copied from beyond the vocabulary are unknown in these: `generate` has the sources to name them.
         """
+        found = self._search(encoded, config, prefix, return_attention)
+        known = [[self.net.readable(one.tokens).tolist() for one in row] for row in found]
+        return self._with_texts(found, known, [()] * len(found))
+
+    def _with_texts(
+        self, found: list[list[Hypothesis]], ids: list[list[list[int]]], symbols: Sequence[Sequence[str]]
+    ) -> list[list[Hypothesis]]:
+        """Say what hypotheses are by their ids, and by the symbols of each source that the vocabulary lacks."""
+        extra = [own for own, row in zip(symbols, found, strict=True) for _ in row]
+        texts = iter(self.processor.target.decode_batch([one for row in ids for one in row], extra))
+        return [[replace(hypothesis, text=next(texts)) for hypothesis in row] for row in found]
+
+    def _search(
+        self, encoded: Encoded, config: GenerationConfig | None, prefix: Tensor | None, return_attention: bool
+    ) -> list[list[Hypothesis]]:
         config = config or self.generation
         candidates = allowed(encoded, config, prefix, self.net.specials)
         found = search(
@@ -280,7 +296,9 @@ class Seq2SeqModel(lightning.LightningModule):
         return_attention: bool = False,
     ) -> list[list[Hypothesis]]:
         """Encode and decode; see `decode`."""
-        return self.decode(self.encode(source), config, prefix, return_attention)
+        found = self._search(self.encode(source), config, prefix, return_attention)
+        ids = [[one.tokens.tolist() for one in row] for row in found]
+        return self._with_texts(found, ids, [source.extra(place) for place in range(len(found))])
 
     def write(
         self,
@@ -318,12 +336,8 @@ class Seq2SeqModel(lightning.LightningModule):
         reranked = self.reranker is not None and config.num_beams > 1
         wanted = replace(config, num_return_sequences=config.num_beams) if reranked else config
         found = self.generate(source, wanted, return_attention=return_attention)
-        extra = [source.extra(place) for place, row in enumerate(found) for _ in row]
-        flat = self.processor.target.decode_batch([h.tokens.tolist() for row in found for h in row], extra)
-        texts, restore = iter(flat), self.processor.source_feature.restore
-        written = [
-            [replace(h, text=restore(next(texts), one)) for h in row] for one, row in zip(raw, found, strict=True)
-        ]
+        restore = self.processor.source_feature.restore
+        written = [[replace(h, text=restore(h.text, one)) for h in row] for one, row in zip(raw, found, strict=True)]
         if self.reranker is None or not reranked:
             return written
         best = [self.reranker(row, one) for one, row in zip(raw, written, strict=True)]

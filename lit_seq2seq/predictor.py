@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, Literal, get_args
 
+import multiprocess
 import torch
 from torch import Tensor
 
@@ -110,10 +113,18 @@ class Predictor:
             check_dtype(dtype, kind)
         self._autocast = partial(torch.autocast, kind, dtype, kind != "cpu" and dtype not in (None, torch.float32))
         self._fast = self.model.prepared(dtype or torch.float32) if kind == "cpu" else self.model
-        self.max_tokens = max_tokens
+        self.dtype, self.max_tokens = dtype, max_tokens
         limit = model.processor.source_feature.input_limit
         self.max_source_length = limit if max_source_length == "auto" else max_source_length
         self.truncated = 0
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """Leave out what is prepared for this CPU, and keep the classes of the model by their names.
+
+        `datasets` pickles with dill, which takes torch's optimizers apart instead, and fails.
+        """
+        model = pickle.dumps(self.model)
+        return _restored, (model, self.model.device, self.dtype, self.max_tokens, self.max_source_length)
 
     def stream(
         self, inputs: Iterable[Any], config: GenerationConfig | None = None, return_attention: bool = False
@@ -252,6 +263,18 @@ class Predictor:
                 )
             outputs.append(finished)
         return outputs
+
+
+def _restored(
+    model: bytes, device: torch.device, dtype: torch.dtype | None, max_tokens: int, max_source_length: int | None
+) -> Predictor:
+    """Build a `Predictor` anew; one of several processes, such as those of `Dataset.map`, computes in one thread.
+
+    Threads of OpenMP do not survive a fork: a process that was forked waits for them for ever.
+    """
+    if any(module.parent_process() is not None for module in (multiprocessing, multiprocess)):
+        torch.set_num_threads(1)
+    return Predictor(pickle.loads(model), device, dtype, max_tokens, max_source_length)
 
 
 def _common(first: str, second: str) -> str:

@@ -339,7 +339,7 @@ class Hypothesis:
         log_prob: plain sum of the log-probabilities of the tokens and of EOS, where it was produced.
         token_scores: `(T,)` or `(T + 1,)` log-probability of each token, then of EOS where it was produced.
         attention: `(T or T + 1, S)` attention weights beside `token_scores`; `None` for models without attention.
-        text: what the tokens say, for people; search leaves it empty.
+        text: what the tokens say, for people; a model fills it in, search alone leaves it empty.
         regions: of several sources how many of the attended positions each has, in their order.
 
     Example:

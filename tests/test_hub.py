@@ -1,16 +1,19 @@
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 
 from lit_seq2seq import LitSeq2Seq
-from lit_seq2seq.hub import load_checkpoint, load_folder, tensors_of
-from lit_seq2seq.types import UserError
+from lit_seq2seq.hub import add_shortlist, load_checkpoint, load_folder, tensors_of
+from lit_seq2seq.runtime.shortlist import Shortlist
+from lit_seq2seq.types import SpecialIds, UserError
 from tests.tiny import Trained
 
 
@@ -149,3 +152,25 @@ def test_checkpoints_that_cannot_be_read_are_explained(trained: Trained, tmp_pat
     torch.save({"weights": 1}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="is not a checkpoint of lit_seq2seq"):
         load_checkpoint(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_all_files_of_a_model_have_the_permissions_that_new_files_get(
+    trained: Trained, tmp_path: Path, mask: int
+) -> None:
+    model = LitSeq2Seq.from_pretrained(trained.model)
+    size = model.processor.target.size
+    found = Shortlist(np.array([4]), np.full((model.processor.source_feature.size, 1), -1), size, SpecialIds())
+    before = os.umask(mask)
+    try:
+        model.shortlist = found
+        model.save_pretrained(tmp_path / "model")
+        model.save_pretrained(tmp_path / "model")  # in place of what is there
+        add_shortlist(tmp_path / "model", found)
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "model").iterdir())
+    assert {"model.safetensors", "shortlist.safetensors", "config.json"} <= {file.name for file in files}
+    assert {file.name: oct(file.stat().st_mode & 0o777) for file in files} == {
+        file.name: oct(0o666 & ~mask) for file in files
+    }

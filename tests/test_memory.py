@@ -1,5 +1,6 @@
 """Batches that the memory does not hold: their gradient is taken in parts, and is that of the whole."""
 
+import errno
 import json
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch.optim import SGD
 
 from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.cli import main
+from lit_seq2seq.failures import explain
+from lit_seq2seq.memory import lacks_memory
 from lit_seq2seq.nn import CTC, CopyOutput, CoverageLoss
 from lit_seq2seq.types import Padded, Shared, Sources
 from tests.tiny import Trained, make_data, make_model, make_trainer, pairs
@@ -108,3 +111,36 @@ def test_a_part_of_shared_sources_holds_no_others():
     assert part.lengths.tolist() == shared.lengths[[4, 1, 2]].tolist()
     values = part.distinct.parts["image"].values[part.index]
     torch.testing.assert_close(values, images.values[[2, 3, 3]])
+
+
+@pytest.mark.parametrize(
+    ("error", "lacks"),
+    [
+        (RuntimeError("could not create a primitive"), True),  # of oneDNN
+        (RuntimeError("could not create a memory object"), True),
+        (RuntimeError("could not execute a primitive"), True),
+        (RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive."), False),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (
+            RuntimeError("[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+            True,
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+    ids=str,
+)
+def test_a_want_of_memory_is_known_by_what_the_kernels_say(error: Exception, lacks: bool) -> None:
+    assert lacks_memory(error) is lacks
+    assert ("out of memory" in (explain(error) or "")) is lacks

@@ -21,7 +21,7 @@ from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule
 from lit_seq2seq.callbacks import EMA, Checkpoint, PredictionWriter, average_checkpoints
 from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.hub import load_checkpoint
-from lit_seq2seq.nn import CTC, TextEncoder
+from lit_seq2seq.nn import CTC, CopyOutput, TextEncoder
 from lit_seq2seq.schedules import InverseSquareRoot, OneCycle
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
@@ -522,3 +522,32 @@ def test_logs_hold_the_scores(trained):
     for column in ("train_loss", "val_loss", "val_ppl", "val_bleu", "val_exact_match"):
         assert any(row[column] for row in table), column
     assert list(trained.run.glob("events.out.tfevents*"))
+
+
+def test_hypotheses_of_a_model_have_their_texts() -> None:
+    data, model = make_data(), make_model()
+    model.attach(data.processor)
+    source = data.processor.source(["eins zwei", "drei"])
+    config = GenerationConfig(num_beams=3, num_return_sequences=3, min_new_tokens=2, max_new_tokens=4)
+    decoded = model.decode(model.encode(source), config)
+    for found in (decoded, model.generate(source, config)):
+        for hypothesis in (one for row in found for one in row):
+            assert hypothesis.text == data.processor.target.decode(hypothesis.tokens.tolist()) != ""
+
+
+def test_copied_symbols_are_named_by_generate_and_unknown_to_decode() -> None:
+    data = make_data(copy=True)
+    model = make_model(output=CopyOutput)
+    model.attach(data.processor)
+    source = data.processor.source(["eins Wiseau"])
+    size = data.processor.target.size
+    config = GenerationConfig(do_sample=True, num_return_sequences=60, temperature=9.0, max_new_tokens=5, seed=1)
+    generated, decoded = model.generate(source, config)[0], model.decode(model.encode(source), config)[0]
+    copied = [place for place, one in enumerate(generated) if (one.tokens >= size).any()]
+    assert copied
+    names = set(source.extra(0))
+    assert "Wiseau" in names
+    for place in copied:
+        assert names & set(generated[place].text.split())
+        assert not names & set(decoded[place].text.split())
+        assert "<unk>" in decoded[place].text

@@ -1,19 +1,27 @@
+import copy
+import pickle
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
+import dill
 import pytest
 import torch
+from datasets.fingerprint import Hasher
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.nn import CTC
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.predictor import FIRST_CHUNK, SCORES, Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 from tests.nn.cases import disturb
 from tests.tiny import make_data, make_model, make_trainer, pairs, rows
+
+SENTENCES = ["vier fünf drei", "", "eins", "zwei drei eins vier"]
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +249,63 @@ def test_an_ensemble_of_what_does_not_fit_is_explained(model: LitSeq2Seq, tmp_pa
         joined.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="an ensemble is not trained"):
         make_trainer(tmp_path).fit(joined, datamodule=make_data(rows(120), batch_size=16))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-12, 0.5, 1.0])
+def test_pieces_of_a_model_with_ctc_join_to_the_text(weight: float) -> None:
+    data = make_data(source_tokenizer=Tokenizer("char"))
+    found = make_model(auxiliary=CTC)
+    found.attach(data.processor)
+    predictor = Predictor(disturb(found))
+    config = GenerationConfig(ctc_weight=weight, max_new_tokens=12)
+    for text, (output,) in zip(SENTENCES, predictor.stream(SENTENCES, config), strict=True):
+        assert "".join(predictor.stream_text(text, config)) == output.text
+        assert not {"<bos>", "<eos>"} & set(output.tokens[:-1])
+
+
+# several processes
+
+
+@pytest.mark.parametrize("dtype", [None, torch.int8])
+def test_a_pipeline_can_be_pickled_copied_and_hashed(model: LitSeq2Seq, dtype: torch.dtype | None) -> None:
+    translate = pipeline("translation", model, dtype=dtype)
+    expected = translate(SENTENCES)
+    for again in (
+        pickle.loads(pickle.dumps(translate)),
+        dill.loads(dill.dumps(translate)),
+        copy.deepcopy(translate),
+        copy.copy(translate),
+    ):
+        assert again(SENTENCES) == expected
+        assert again.model.training is False
+    assert Hasher.hash(translate) == Hasher.hash(translate)
+    limited = Predictor(model, dtype=dtype, max_tokens=99, max_source_length=7)
+    assert [
+        vars(pickle.loads(pickle.dumps(limited)))[name] for name in ("max_tokens", "max_source_length", "dtype")
+    ] == [*(99, 7, dtype)]
+
+
+def test_an_ensemble_can_be_pickled(model: LitSeq2Seq) -> None:
+    together = pipeline("translation", [model, model])
+    assert pickle.loads(pickle.dumps(together))(SENTENCES) == together(SENTENCES)
+
+
+def test_a_pipeline_works_in_the_processes_of_a_data_set(model: LitSeq2Seq) -> None:
+    translate = pipeline("translation", model)
+    expected = [found["translation_text"] for found in translate(SENTENCES)]
+    rows = datasets.Dataset.from_dict({"text": SENTENCES})
+
+    def single(row: dict[str, str]) -> dict[str, str]:
+        return {"out": translate(row["text"])[0]["translation_text"]}
+
+    def batch(rows: dict[str, list[str]]) -> dict[str, list[str]]:
+        return {"out": [found["translation_text"] for found in translate(rows["text"])]}
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # threads that a fork does not have
+    try:
+        translate(SENTENCES)
+        assert rows.map(single, num_proc=2)["out"][:] == expected
+        assert rows.map(batch, batched=True, num_proc=2)["out"][:] == expected
+    finally:
+        torch.set_num_threads(threads)

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -194,6 +195,12 @@ def test_what_the_model_lacks_is_explained() -> None:
         numpy_search(step, {}, mask, SPECIALS, GenerationConfig(coverage_penalty=0.5))
     with pytest.raises(UserError, match=r"ctc_weight=0.5: needs a model with CTC; set it to 0"):
         numpy_search(step, {}, mask, SPECIALS, GenerationConfig(ctc_weight=0.5))
+
+
+def test_the_version_is_told_without_torch() -> None:
+    code = "import sys, lit_seq2seq\nprint(lit_seq2seq.__version__, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{version('lit_seq2seq')} False\n"
 
 
 def test_the_runtime_imports_neither_torch_nor_datasets() -> None:
