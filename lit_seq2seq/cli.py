@@ -17,7 +17,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import RichModelSummary
+from lightning.pytorch.callbacks import ProgressBar, RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -64,6 +64,13 @@ COMMANDS: dict[str, Callable[[Parser, list[str]], None]] = {
 }
 
 
+_NOT_BARE = (
+    *("enable_checkpointing", "enable_model_summary", "enable_progress_bar", "log_every_n_steps", "logger"),
+    "num_sanity_val_steps",
+)
+"""Settings of a recipe that Lightning does not take beside `trainer.barebones`."""
+
+
 class Seq2SeqCLI(LightningCLI):
     """Lightning's command line for `LitSeq2Seq` and `Seq2SeqDataModule`, with this package's callbacks and loggers.
 
@@ -79,6 +86,7 @@ class Seq2SeqCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         given = sys.argv[1:] if args is None else args
+        _find_own_files(given)
         self.command = shlex.join(["lit-seq2seq", *([] if run else ["fit"]), *map(_from_here, given)])
         super().__init__(
             LitSeq2Seq,
@@ -102,6 +110,14 @@ class Seq2SeqCLI(LightningCLI):
         parser.add_lightning_class_args(NonFiniteLoss, "guard")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.link_arguments("model.output", "data.copy", compute_fn=_copies)
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Without subcommands take what `fit` takes: the `config.yaml` of a run has it."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        if not add_subcommands:
+            self.parser.add_method_arguments(Trainer, "fit", skip=set(self.subcommands()["fit"]))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments, without Lightning's warning that those of the process are not looked at."""
@@ -163,18 +179,27 @@ class Seq2SeqCLI(LightningCLI):
         """
         config = self._get(self.config_init, "trainer", default={})
         root = config.get("default_root_dir") or "runs"
-        if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
+        bare = config.get("barebones")
+        if bare:
+            kwargs |= dict.fromkeys(_NOT_BARE)
+        if config.get("logger") in (None, True) and not config.get("fast_dev_run") and not bare:
             number, step = (run_of(self.resumed, root), self.step) if self.resumed else (None, None)
             log = MetricsLog(root, number, step)
             events = TensorBoardLogger(root, name=None, version=log.version, purge_step=step, flush_secs=10)
             kwargs.setdefault("logger", [log, events])
         self.trainer_defaults["callbacks"] = [FailureReport()]
-        if config.get("enable_model_summary") is not False and not config.get("barebones"):
+        if config.get("enable_model_summary") is not False and not bare:
             self.trainer_defaults["callbacks"] += [RichModelSummary(max_depth=3)]
-        if config.get("enable_progress_bar") is False:
-            self._parser(self.subcommand).callback_keys.remove("progress")
         named = config.get("callbacks") or []
         named = named if isinstance(named, list) else [named]
+        unwanted = {
+            "progress": bare
+            or config.get("enable_progress_bar") is False
+            or any(isinstance(callback, ProgressBar) for callback in named),
+            "checkpoint": bare or config.get("enable_checkpointing") is False,
+        }
+        parser = self._parser(self.subcommand)
+        parser.callback_keys = [key for key in parser.callback_keys if not unwanted.get(key)]
         kwargs.setdefault("callbacks", [*named])  # Lightning adds to the list that it gets
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         if not precision_fits(trainer):
@@ -203,6 +228,14 @@ class Seq2SeqCLI(LightningCLI):
     def after_fit(self) -> None:
         """Leave a folder that `from_pretrained` takes."""
         commands.save_best(self.trainer, self.model)
+
+
+def _find_own_files(arguments: list[str]) -> None:
+    """Let classes be named that are in files in the working folder or beside a recipe, as `python script.py` would."""
+    recipes = [Path(text.split("=", 1)[-1]) for text in arguments if text.endswith((".yaml", ".yml"))]
+    for folder in (Path.cwd(), *(path.resolve().parent for path in recipes)):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
 
 
 def _from_here(argument: str) -> str:
@@ -255,6 +288,8 @@ def _run(name: str, *arguments: str) -> None:
     known = ["fit", "validate", "test", "predict", *COMMANDS]
     if name in COMMANDS:
         command = COMMANDS[name]
+        if any(argument.startswith("--trust") for argument in arguments):
+            _find_own_files([])
         command(Parser(prog=f"lit-seq2seq {name}", description=command.__doc__ or ""), list(arguments))
     elif name in known:
         Seq2SeqCLI([name, *arguments])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -44,7 +45,7 @@ from lit_seq2seq.resuming import (
 )
 from lit_seq2seq.runtime.text import UNKNOWN
 from lit_seq2seq.saving import SavedModel
-from lit_seq2seq.schedules import OneCycle, check_factors, total_steps
+from lit_seq2seq.schedules import OneCycle, check_factors, on_plateau, total_steps
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Batch, PredictedText, Prediction, UserError
 from lit_seq2seq.untrusted import check_finite
@@ -184,7 +185,9 @@ class LitSeq2Seq(SavedModel):
             raise UserError(
                 f"{name} cuts up models that do not fit a device, which these do: use trainer.strategy: ddp"
             )
-        processor = cast("Seq2SeqDataModule", self.trainer.datamodule).processor  # type: ignore[attr-defined]
+        processor = getattr(self.trainer.datamodule, "processor", None)  # type: ignore[attr-defined]
+        if processor is None:  # a data module of the user's, for a model that is attached
+            return
         if fitting and not fresh and self.processor.grows_into(processor):
             self.adapt(processor)
         self.attach(processor)
@@ -222,12 +225,32 @@ class LitSeq2Seq(SavedModel):
     def on_fit_start(self) -> None:
         """Turn dropout on: a loaded model comes in evaluation mode, which Lightning would leave it in."""
         self.train()
+        self._expect_logged(*self.trainer.callbacks)  # type: ignore[attr-defined]
         warn_of_16_bits(self.trainer)
         if self.parts is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise UserError("split_on_oom takes gradients that are not scaled: use bf16-mixed instead of 16-mixed")
         data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
         self.provenance = replace(self.provenance, data=data, on_hub=on_hub, scores={})
         self._try_metrics("validation")
+
+    def _expect_logged(self, *watching: object) -> None:
+        """Find what watches a score that there will not be before an epoch is spent on it.
+
+        Only of this package and Lightning is it known that they log nothing else.
+        """
+        parts = (self, *self.trainer.callbacks, *watching)  # type: ignore[attr-defined]
+        if not all(type(part).__module__.split(".")[0] in ("lit_seq2seq", "lightning", "torch") for part in parts):
+            return
+        scores = ["loss", "ppl", *self.scores.names, *(f"{name}_raw" for name in self.scores.names)]
+        logged = ["train_loss", "train_ppl", "grad_norm", *(f"val_{name}" for name in scores), "epoch", "step"]
+        for one in watching:
+            monitor = getattr(one, "monitor", None)
+            if monitor is not None and monitor not in logged:
+                close, shown = difflib.get_close_matches(monitor, logged, n=1), [n for n in logged if "_raw" not in n]
+                raise UserError(
+                    f"{type(one).__name__} watches {monitor}, which is not logged: choose among {', '.join(shown)}"
+                    + (f" - did you mean {close[0]}?" if close else "")
+                )
 
     def on_train_start(self) -> None:
         """Go on exactly where a checkpoint was written: with its random numbers, at the next batch."""
@@ -238,7 +261,7 @@ class LitSeq2Seq(SavedModel):
         loop, data = self.trainer.fit_loop, getattr(self.trainer, "datamodule", None)
         begin_next_epoch_if_finished(loop)
         progress, done = loop.epoch_loop.batch_progress, counts(loop.epoch_loop.batch_progress.current)
-        if data is not None and done.ready:
+        if done.ready and hasattr(data, "batches_done"):
             shift = cast("Seq2SeqDataModule", data).batches_done(progress.is_last_batch) - done.processed
             for name in ("ready", "started", "processed", "completed"):
                 setattr(done, name, getattr(done, name) + shift)
@@ -309,7 +332,8 @@ class LitSeq2Seq(SavedModel):
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not gradient_clip_val or scaled or gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            if not scaled and (self.trainer.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:
+            every = cast(Any, self.trainer).log_every_n_steps  # 0 where nothing is logged
+            if not scaled and every and (self.trainer.global_step + 1) % every == 0:
                 gradients = [p.grad for p in self.parameters() if p.grad is not None]
                 self.log("grad_norm", nn.utils.get_total_norm(gradients), batch_size=1)
             return
@@ -335,7 +359,8 @@ class LitSeq2Seq(SavedModel):
             config.scheduler.base_lrs = [value * group.get("factor", 1.0) for group in groups]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer and, if any, the schedule, stepped with it; on a plateau of `val_loss` each epoch."""
+        """Make the optimizer and, if any, the schedule: stepped with it or, to wait for a plateau, after validations."""
+        _ = self.net  # or say that there is none
         try:
             optimizer = self._optimizer()
             scheduler = None if self.make_scheduler is None else self.make_scheduler(optimizer)
@@ -350,7 +375,8 @@ class LitSeq2Seq(SavedModel):
         if isinstance(scheduler, OneCycle) and scheduler.total_steps is None:
             scheduler.total_steps = total_steps(self.trainer)
         if isinstance(scheduler, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+            self._expect_logged(scheduler)
+            return {"optimizer": optimizer, "lr_scheduler": on_plateau(scheduler, self.trainer)}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _optimizer(self) -> Optimizer:

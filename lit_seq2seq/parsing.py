@@ -80,11 +80,21 @@ class Parser(LightningArgumentParser):
             _dumping.reset(token)
         return text
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse arguments; an error in a file with a class that they name is the user's to mend."""
+        try:
+            parsed = super().parse_args(*args, **kwargs)
+        except Exception as error:
+            if (reason := import_failure(error)) is None:
+                raise
+            raise UserError(reason) from error
+        return parsed
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the one line."""
         text = " ".join(str(message).split())
         if (reason := _reason(ex)) is not None and (key := re.match(r"Parser key \"([\w.]+)\"", text)):
-            text = key[1] + ("." if re.match(r"[\w.]+: ", reason) else ": ") + reason
+            raise UserError(key[1] + ("." if re.match(r"[\w.]+: ", reason) else ": ") + reason) from ex
         if "arguments are required" in text and text.endswith("data.dataset"):
             text = "no data is named: give a recipe with --config FILE, or --data.dataset PATH_OR_HUB_ID"
         for module, wrong in re.findall(r"module '([\w.]+)' has no attribute '(\w+)'", text):

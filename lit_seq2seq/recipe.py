@@ -57,15 +57,9 @@ def main(default: Path, argv: list[str] | None = None) -> int:
     return guarded(partial(run, arguments, default))
 
 
-class _RecipeCLI(Seq2SeqCLI):
-    def add_arguments_to_parser(self, parser: object) -> None:
-        super().add_arguments_to_parser(parser)  # type: ignore[arg-type]
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to resume")  # type: ignore[attr-defined]
-
-
 def run(arguments: list[str], default: Path) -> None:
     """Fit, score the test split or, without one, the validation split, save and show."""
-    cli = _RecipeCLI(arguments, run=False)
+    cli = Seq2SeqCLI(arguments, run=False)
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     started = time.monotonic()
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.get("ckpt_path"))

@@ -6,12 +6,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:
     from lightning import Trainer
+    from lightning.pytorch.utilities.types import LRSchedulerConfigType
 
 
 class InverseSquareRoot(LambdaLR):
@@ -128,6 +129,24 @@ def length_of(scheduler: LRScheduler) -> int | None:
     return next((length for length in lengths if isinstance(length, int)), None)
 
 
+def on_plateau(scheduler: ReduceLROnPlateau, trainer: Trainer) -> LRSchedulerConfigType:
+    """Tell the trainer to step a schedule after each validation, by `val_loss` or its own `monitor`.
+
+    Raises:
+        UserError: the run does not validate.
+    """
+    monitor = getattr(scheduler, "monitor", "val_loss")
+    splits = getattr(getattr(trainer, "datamodule", None), "splits", None)
+    missing = not trainer.limit_val_batches or (splits is not None and "validation" not in splits)
+    if missing and monitor.startswith("val_"):
+        raise UserError(
+            f"ReduceLROnPlateau watches {monitor}, but this run does not validate: give a validation split, or another "
+            "lr_scheduler"
+        )
+    every = trainer.check_val_every_n_epoch  # `None`: batches are counted over epochs, so that the first may have none
+    return {"scheduler": scheduler, "monitor": monitor, "frequency": every or 1, "strict": every is not None}
+
+
 def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -142,10 +161,19 @@ def total_steps(trainer: Trainer) -> int:
     limit = trainer.limit_train_batches
     if batches is None and isinstance(limit, int):
         batches = limit
+    if batches is None and not hasattr(getattr(trainer, "datamodule", None), "batches_per_epoch"):
+        estimated = trainer.estimated_stepping_batches  # of loaders of the user's
+        if math.isfinite(estimated) and estimated > 0:
+            return int(estimated)
     bounds = [trainer.max_steps] if trainer.max_steps > 0 else []
     if batches is not None and trainer.max_epochs is not None and trainer.max_epochs > 0:
         used: int = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         bounds.append(trainer.max_epochs * math.ceil(used / trainer.accumulate_grad_batches))
+    if not bounds and batches is None and (trainer.max_epochs or 0) > 0:
+        raise UserError(
+            "OneCycle needs the number of steps, and how many an epoch of a stream has is not known: set its "
+            "total_steps, trainer.max_steps or trainer.limit_train_batches"
+        )
     if not bounds:
         raise UserError("OneCycle needs the number of steps: set total_steps, trainer.max_epochs or trainer.max_steps")
     return min(bounds)

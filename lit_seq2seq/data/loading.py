@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from lit_seq2seq.data.batching import BucketBatchSampler, Position
 from lit_seq2seq.data.examples import Examples
@@ -20,7 +20,7 @@ from lit_seq2seq.types import Batch, UserError
 
 
 def make_loader(
-    dataset: Examples | BatchStream,
+    dataset: Examples | FixedBatches | BatchStream,
     sampler: BucketBatchSampler | None,
     num_workers: int,
     kind: type[DataLoader[Batch]] = DataLoader,
@@ -36,6 +36,19 @@ def make_loader(
         persistent_workers=num_workers > 0 and sampler is not None,
         generator=torch.Generator(),
     )
+
+
+class FixedBatches(Dataset[Batch]):
+    """The batches of one pass, by their numbers."""
+
+    def __init__(self, examples: Examples, sampler: BucketBatchSampler) -> None:
+        self.examples, self.rows = examples, list(sampler)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.examples[self.rows[number]]
 
 
 class TrainingLoader(DataLoader[Batch]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from datasets.fingerprint import Hasher
 from lightning.pytorch import LightningDataModule
@@ -15,7 +15,7 @@ from lit_seq2seq.data.batching import BucketBatchSampler, Position, check_limits
 from lit_seq2seq.data.encoding import Encoder
 from lit_seq2seq.data.examples import Examples, Limits
 from lit_seq2seq.data.grouping import group_references
-from lit_seq2seq.data.loading import TrainingLoader, make_loader
+from lit_seq2seq.data.loading import FixedBatches, TrainingLoader, make_loader
 from lit_seq2seq.data.rows import RowMapper
 from lit_seq2seq.data.sources import Source, Split, Splits, open_dataset, origin_of
 from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, overlaps, undecoded
@@ -290,6 +290,8 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the training split; those that an interrupted run has not seen, if it is resumed."""
+        if self._overfits:
+            return self._loader("train")
         dataset, sampler = (
             (self._stream(), None) if self.streaming else (self._encoded("train"), self._sampler("train"))
         )
@@ -471,7 +473,7 @@ class Seq2SeqDataModule(LightningDataModule):
             examples.target_lengths,
             *(self.train_budget if training else self.eval_budget),
             indices=examples.kept,
-            shuffle=training,
+            shuffle=training and not self._overfits,
             longest_first=training and self.longest_first,
             seed=self.seed,
             groups=examples.row_numbers if training and self.keep_targets_together else None,
@@ -497,5 +499,14 @@ class Seq2SeqDataModule(LightningDataModule):
         together = self.keep_targets_together
         return BatchStream(rows, encoder, self.limits, *self.train_budget, self.seed, together, **self._ranks())
 
+    @property
+    def _overfits(self) -> bool:
+        """Whether the trainer wants the same few batches in each epoch."""
+        return (
+            self.trainer is not None and self.trainer.state.fn == "fit" and cast(Any, self.trainer).overfit_batches > 0
+        )
+
     def _loader(self, split: str) -> DataLoader[Batch]:
+        if self._overfits:  # Lightning takes only what it knows to be in one order
+            return make_loader(FixedBatches(self._encoded(split), self._sampler(split)), None, self.num_workers)
         return make_loader(self._encoded(split), self._sampler(split), self.num_workers)

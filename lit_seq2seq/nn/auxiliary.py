@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.nn.ops import wide
 from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import Padded
 
@@ -108,8 +109,8 @@ class CTC(Auxiliary):
         return [self.dense.weight, self.dense.bias]
 
     def frames(self, memory: Padded) -> Padded:
-        """Compute log-probabilities of symbols and the blank at each position, `(B, S, V)` float32."""
-        return Padded(torch.log_softmax(self.dense(memory.values).float(), dim=-1), memory.lengths)
+        """Compute log-probabilities of symbols and the blank at each position, `(B, S, V)`."""
+        return Padded(torch.log_softmax(wide(self.dense(memory.values)), dim=-1), memory.lengths)
 
     def loss(self, memory: Padded, target: Padded) -> Tensor:
         """Compute the negative log-likelihood of the targets without their EOS; see `Auxiliary.loss`."""

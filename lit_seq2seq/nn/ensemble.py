@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_seq2seq.nn.decoders.base import DecoderState
 from lit_seq2seq.nn.network import EncoderDecoder
+from lit_seq2seq.nn.ops import wide
 from lit_seq2seq.types import Encoded, Padded, Source, StepOutput, UserError, Value
 
 
@@ -114,7 +115,7 @@ class Ensemble(nn.Module):
 
     def forward(self, source: Source, target: Padded) -> Tensor:
         """Compute log-probabilities of every symbol at every target position, `(B, T, V)`."""
-        scores = [torch.log_softmax(network(source, target).float(), dim=-1) for network in self.networks]
+        scores = [torch.log_softmax(wide(network(source, target)), dim=-1) for network in self.networks]
         return _average(torch.stack(scores))
 
     def loss(self, source: Source, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:

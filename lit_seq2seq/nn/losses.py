@@ -81,12 +81,12 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         if torch.is_autocast_enabled(features.device.type):
             dtype = torch.get_autocast_dtype(features.device.type)
         x, w, b = features.to(dtype), weight.to(dtype), bias.to(dtype)
-        vocab = w.shape[0]
-        loss = features.new_zeros((), dtype=torch.float32)
+        vocab, wide = w.shape[0], torch.promote_types(dtype, torch.float32)
+        loss = features.new_zeros((), dtype=wide)
         nll = torch.zeros_like(loss)
         grad_x = torch.empty_like(x) if train else None
         grad_w = None
-        grad_b = torch.zeros_like(bias, dtype=torch.float32) if train else None
+        grad_b = torch.zeros_like(bias, dtype=wide) if train else None
         used = None if log_share is None else torch.empty_like(log_share)  # (N,) p(the distribution was used | target)
         block = max(1, BLOCK_SCORES // vocab)
         rows = max(1, CHUNK_SCORES // vocab) if features.device.type == "cpu" else block
@@ -103,7 +103,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
                     part = slice(start, min(start + rows, whole.stop))
                     here = held[part.start - begin : part.stop - begin]
                     chosen = targets[part, None]
-                    probabilities = torch.softmax(here, dim=1, dtype=torch.float32)  # (n, V)
+                    probabilities = torch.softmax(here, dim=1, dtype=wide)  # (n, V)
                     log_total = here.amax(dim=1, keepdim=True) - probabilities.amax(dim=1, keepdim=True).log()  # (n, 1)
                     likelihood = here.gather(1, chosen) - log_total
                     share = torch.ones_like(likelihood)
@@ -114,7 +114,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
                         used[part] = share[:, 0]
                     nll -= likelihood.sum()
                     if smoothing:
-                        mean = here.mean(dim=1, keepdim=True, dtype=torch.float32)
+                        mean = here.mean(dim=1, keepdim=True, dtype=wide)
                         loss += smoothing * (log_total - mean).sum()
                     loss -= (1 - smoothing) * likelihood.sum()
                     if grad_b is None:
@@ -130,11 +130,11 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
                     continue
                 grad_x[whole] = product(held, w)[:count]
                 grad_here = product(held.t(), inputs)
-                grad_w = grad_here if grad_w is None else grad_w.float().add_(grad_here)
+                grad_w = grad_here if grad_w is None else grad_w.to(wide).add_(grad_here)
         grad_share = None if used is None else (smoothing - 1) * used
         grad_other = None if used is None else (smoothing - 1) * (1 - used)
         ctx.save_for_backward(grad_x, grad_w, grad_b, grad_share, grad_other)
-        ctx.dtypes = features.dtype, weight.dtype, bias.dtype, torch.float32, torch.float32
+        ctx.dtypes = features.dtype, weight.dtype, bias.dtype, wide, wide
         ctx.mark_non_differentiable(nll)
         return loss, nll
 

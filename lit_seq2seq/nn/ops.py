@@ -88,8 +88,13 @@ def dropout(x: Tensor, probability: float, training: bool = True) -> Tensor:
     return x * dropout_mask(x, x.shape, probability)
 
 
+def wide(x: Tensor) -> Tensor:
+    """Give numbers of 16 bits 32, and leave others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last dimension, in float32, of the positions where `mask` is true; zeros where there are none.
+    """Softmax over the last dimension, in 32 bits or more, over the positions where `mask` is true; else zeros.
 
     Args:
         scores: `(..., S)` real numbers.
@@ -104,7 +109,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
                 [0., 0.]])
     """
     lowest = torch.finfo(torch.float32).min
-    weights = torch.softmax(scores.float().masked_fill(~mask, lowest), dim=-1)
+    weights = torch.softmax(wide(scores).masked_fill(~mask, lowest), dim=-1)
     return (weights * mask).to(scores.dtype)
 
 

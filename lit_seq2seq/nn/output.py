@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lit_seq2seq.nn.decoders.base import DecoderOutput, DecoderShape
 from lit_seq2seq.nn.losses import projected_cross_entropy
+from lit_seq2seq.nn.ops import wide
 from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import Copies, Padded, UserError
 
@@ -60,7 +61,7 @@ class Output(nn.Module, ABC):
 
     @abstractmethod
     def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
-        """Compute the log-probability of every symbol in float32, in the shape of `scores`."""
+        """Compute the log-probability of every symbol in 32 bits or more, in the shape of `scores`."""
 
     def restricted(self, symbols: Tensor) -> nn.Module:
         """Return what scores features `(..., F)` for some symbols only, `(U,)` ids: `(..., U)`, without gradient.
@@ -123,7 +124,7 @@ class OutputLayer(Output):
 
     def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Compute the log-probability of every symbol, `(..., V)`."""
-        return torch.log_softmax(self(output.features).float(), dim=-1)
+        return torch.log_softmax(wide(self(output.features)), dim=-1)
 
     def loss(
         self, output: DecoderOutput, target: Padded, copies: Copies | None, smoothing: float
@@ -219,9 +220,9 @@ class CopyOutput(Output):
         """
         assert output.attention is not None
         assert output.context is not None
-        weights = output.attention.float()
+        weights = wide(output.attention)
         total = weights.sum(dim=-1, keepdim=True)  # (..., 1), not quite one in 16 bits
-        gate = self.gate(torch.cat([output.hidden, output.context, output.embedded], dim=-1)).float()
+        gate = wide(self.gate(torch.cat([output.hidden, output.context, output.embedded], dim=-1)))
         gate = gate.masked_fill(total == 0, _CERTAIN)
         return F.logsigmoid(gate), F.logsigmoid(-gate), weights / total.clamp(min=_LEAST)
 

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from lit_seq2seq.nn.ops import wide
 from lit_seq2seq.runtime.shortlist import Candidates as Listed
 from lit_seq2seq.runtime.shortlist import Scored
 from lit_seq2seq.types import Padded, Value
@@ -43,8 +44,8 @@ class Candidates(Value):
         return self.ids.gather(1, places.view(len(self.ids), -1)).flatten()
 
     def log_probs(self, features: Tensor) -> Tensor:
-        """Compute the log-probability of each candidate, `(B * K, C)` in float32, minus infinity at padding."""
-        scores: Tensor = self.output(features).float()  # (B * K, U)
+        """Compute the log-probability of each candidate, `(B * K, C)`, minus infinity at padding."""
+        scores: Tensor = wide(self.output(features))  # (B * K, U)
         scores = scores.view(len(self.columns), -1, scores.shape[-1])
         own = scores.gather(2, self.columns[:, None].expand(-1, scores.shape[1], -1))  # (B, K, C + M)
         log_probs = own.add_(self.shares[:, None]).log_softmax(dim=-1)

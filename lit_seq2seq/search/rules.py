@@ -131,7 +131,9 @@ class Rules(Value):
         if attention is None:
             value = self.config.coverage_penalty
             raise UserError(f"coverage_penalty={value}: needs a model with attention; set coverage_penalty to 0")
-        attention = attention.float().reshape(-1, beams, attention.shape[1])  # (B, K, S)
+        attention = attention.to(torch.promote_types(attention.dtype, torch.float32)).reshape(
+            -1, beams, attention.shape[1]
+        )  # (B, K, S)
         return attention if coverage is None else coverage + attention
 
     def _lengths(self, time: int, dtype: torch.dtype) -> Tensor:

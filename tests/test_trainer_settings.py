@@ -1,0 +1,310 @@
+"""What Lightning's trainer can do is done with these models too, or refused in a line before the first epoch."""
+
+import sys
+import textwrap
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import ReduceLROnPlateau as PlateauOf
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+
+from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe
+from lit_seq2seq.cli import main
+from lit_seq2seq.nn import CTC, CopyOutput, CoverageLoss, InputFeedingDecoder
+from lit_seq2seq.schedules import OneCycle
+from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.types import Batch, UserError
+from tests.test_bad_input import error_line
+from tests.tiny import SIZES, Trained, make_data, make_model, rows, write_recipe
+
+
+def make_trainer(**options: Any) -> Trainer:
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    return Trainer(
+        **{
+            **quiet,
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            **options,
+        }
+    )
+
+
+def fit(model: LitSeq2Seq, data: LightningDataModule, **options: Any) -> Trainer:
+    trainer = make_trainer(**options)
+    trainer.fit(model, datamodule=data)
+    return trainer
+
+
+class Watch(Callback):
+    """Notes the rows of each training batch, and the learning rate after each epoch."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+        self.rates: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        batch = args[2]
+        assert isinstance(batch, Batch)
+        self.rows.append(batch.rows.tolist())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+# overfit_batches
+
+
+@pytest.mark.parametrize(("share", "count"), [(2, 2), (0.5, 2)])
+def test_overfitting_takes_the_same_batches_in_each_epoch(share: float, count: int) -> None:
+    watch = Watch()
+    fit(make_model(), make_data(), overfit_batches=share, max_epochs=3, callbacks=[watch])
+    assert len(watch.rows) == 3 * count
+    assert watch.rows[:count] * 3 == watch.rows
+    assert len({tuple(one) for one in watch.rows}) == count
+
+
+def test_one_batch_is_learnt_by_heart() -> None:
+    model = make_model(optimizer=partial(torch.optim.Adam, lr=0.05))
+    trainer = fit(model, make_data(batch_size=4), overfit_batches=1, max_epochs=60)
+    assert trainer.callback_metrics["train_loss"] < 0.1
+
+
+# precision
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"decoder": partial(InputFeedingDecoder, **SIZES), "attention_losses": [CoverageLoss]},
+        {"output": CopyOutput},
+        {"auxiliary": CTC},
+    ],
+)
+def test_64_bits_are_trained_and_searched_in(options: dict[str, Any]) -> None:
+    generation = GenerationConfig(num_beams=2, max_new_tokens=4, coverage_penalty=0.1)
+    model = make_model(generation=generation, **options)
+    data = make_data(copy="output" in options)
+    trainer = fit(model, data, precision="64-true", max_epochs=1)
+    assert model.net.decoder.embedding.weight.dtype == torch.float64
+    assert trainer.test(model, data, verbose=False)[0]["test_loss"] > 0
+
+
+# schedules
+
+
+def test_a_plateau_is_looked_for_where_there_are_validations() -> None:
+    watch = Watch()
+    plateau = partial(ReduceLROnPlateau, patience=0, threshold=1e6, threshold_mode="abs")  # nothing is better
+    model = make_model(optimizer=partial(torch.optim.SGD, lr=1.0), lr_scheduler=plateau)
+    fit(model, make_data(), max_epochs=6, check_val_every_n_epoch=2, callbacks=[watch])
+    assert watch.rates == pytest.approx([1, 1, 1, 1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("without", [{"limit_val_batches": 0}, {}])
+def test_a_plateau_needs_validations(without: dict[str, Any]) -> None:
+    dataset = rows()
+    del dataset["validation"]
+    watch = Watch()
+    data = make_data() if without else make_data(dataset, validation_size=0)
+    with pytest.raises(UserError, match="ReduceLROnPlateau watches val_loss, but this run does not validate"):
+        fit(make_model(lr_scheduler=ReduceLROnPlateau), data, callbacks=[watch], **without)
+    assert not watch.rows
+
+
+def test_a_stream_is_told_what_one_cycle_needs() -> None:
+    with pytest.raises(UserError, match=r"epoch of a stream .* total_steps, trainer.max_steps or trainer.limit_train"):
+        fit(make_model(lr_scheduler=OneCycle), make_data(streaming=True))
+
+
+def test_one_cycle_counts_the_steps_of_a_loader() -> None:
+    data = make_data()
+    data.setup("fit")
+    model = make_model(lr_scheduler=OneCycle)
+    model.attach(data.processor)
+    trainer = make_trainer(accumulate_grad_batches=2)
+    trainer.fit(model, DataLoader(list(data.train_dataloader()), batch_size=None))
+    assert trainer.lr_scheduler_configs[0].scheduler.total_steps == trainer.global_step == 6
+
+
+# names of scores
+
+
+WATCHERS = {
+    "EarlyStopping": lambda: EarlyStopping("val_blue"),
+    "ModelCheckpoint": lambda: ModelCheckpoint(monitor="val_blue"),
+}
+
+
+@pytest.mark.parametrize("watcher", WATCHERS)
+def test_a_score_that_does_not_exist_is_found_before_the_first_epoch(watcher: str, tmp_path: Path) -> None:
+    callback, model = WATCHERS[watcher](), make_model()
+    with pytest.raises(UserError, match=rf"{watcher} watches val_blue, which is not logged.*did you mean val_bleu\?"):
+        fit(model, make_data(), callbacks=[callback], enable_checkpointing=True, default_root_dir=tmp_path)
+    assert model.trainer.global_step == 0
+
+
+def test_a_schedule_that_watches_what_does_not_exist_is_found_too() -> None:
+    with pytest.raises(UserError, match="ReduceLROnPlateau watches val_chrf"):
+        fit(make_model(lr_scheduler=partial(PlateauOf, monitor="val_chrf")), make_data())
+
+
+class LogsMore(Callback):
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.log("val_own", 1.0)
+
+
+def test_a_callback_of_the_user_may_log_what_another_watches() -> None:
+    trainer = fit(make_model(), make_data(), callbacks=[LogsMore(), EarlyStopping("val_own")], max_epochs=1)
+    assert trainer.callback_metrics["val_own"] == 1
+
+
+def test_the_command_line_finds_a_score_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(write_recipe(tmp_path)), "--checkpoint.monitor=val_chrf"]) == 1
+    assert "Checkpoint watches val_chrf, which is not logged" in error_line(capsys.readouterr().err)
+
+
+# data of the user's own
+
+
+class OwnData(LightningDataModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = make_data()
+        self.inner.setup("fit")
+
+    def train_dataloader(self) -> Any:
+        return self.inner.train_dataloader()
+
+    def val_dataloader(self) -> Any:
+        return self.inner.val_dataloader()
+
+
+def test_an_attached_model_trains_on_an_own_data_module() -> None:
+    data, model = OwnData(), make_model()
+    model.attach(data.inner.processor)
+    assert fit(model, data).callback_metrics["val_loss"] > 0
+
+
+def test_a_model_that_is_not_attached_says_so() -> None:
+    data = OwnData()
+    loaders = {"train_dataloaders": data.train_dataloader(), "val_dataloaders": data.val_dataloader()}
+    for given in ({"datamodule": data}, loaders, {}):
+        with pytest.raises(
+            UserError, match="no network yet: fit it with a Seq2SeqDataModule, attach or load one first"
+        ):
+            make_trainer().fit(make_model(), **given)
+    for use in ("validate", "predict"):
+        with pytest.raises(UserError, match="no network yet"):
+            getattr(make_trainer(), use)(make_model(), data.val_dataloader())
+
+
+# an own command line
+
+
+def test_an_own_command_line_trains_and_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = yaml.safe_load(write_recipe(tmp_path).read_text())
+    del recipe["checkpoint"]
+    recipe["trainer"] |= {"max_epochs": 1, "logger": False, "enable_progress_bar": False, "default_root_dir": "runs"}
+    Path("own.yaml").write_text(yaml.safe_dump(recipe))
+    LightningCLI(LitSeq2Seq, Seq2SeqDataModule, args=["fit", "--config=own.yaml"])
+    [checkpoint] = tmp_path.rglob("*.ckpt")
+    given = ["test", "--config=own.yaml", f"--ckpt_path={checkpoint}"]
+    tested = LightningCLI(LitSeq2Seq, Seq2SeqDataModule, args=given, save_config_kwargs={"overwrite": True})
+    assert tested.trainer.callback_metrics["test_loss"] > 0
+
+
+def test_a_run_is_loaded_from_its_own_settings(trained: Trained, tmp_path: Path) -> None:
+    recipe = load_recipe(trained.run / "config.yaml", ["--trainer.default_root_dir", str(tmp_path)])
+    recipe.trainer.fit(recipe.model, recipe.datamodule)
+    assert recipe.trainer.global_step == 12
+
+
+SWITCHES = {
+    "no checkpoints": ["--trainer.enable_checkpointing=false"],
+    "barebones": ["--trainer.barebones=true"],
+    "tqdm": ["--trainer.callbacks=TQDMProgressBar"],
+    "rich": ["--trainer.callbacks=[RichProgressBar]"],
+    "overfit": ["--trainer.overfit_batches=1"],
+    "64 bits": ["--trainer.precision=64-true"],
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_run_with_another_switch_ends_well(switch: str, tmp_path: Path) -> None:
+    recipe = str(write_recipe(tmp_path))
+    assert main(["fit", "--config", recipe, "--trainer.max_epochs=1", *SWITCHES[switch]]) == 0
+    assert (switch in ("no checkpoints", "barebones")) != bool(list(tmp_path.rglob("*.ckpt")))
+
+
+@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
+def test_another_progress_bar_takes_the_place_of_ours(bar: type, trained: Trained) -> None:
+    recipe = load_recipe(trained.recipe, [f"--trainer.callbacks={bar.__name__}"])
+    assert isinstance(recipe.trainer.progress_bar_callback, bar)
+
+
+# classes in files of one's own
+
+OWN = """
+    from lit_seq2seq.nn import AdditiveAttention
+
+    class CosineAttention(AdditiveAttention):
+        pass
+    """
+BROKEN = {
+    "import": (
+        "import not_installed_anywhere",
+        "ModuleNotFoundError: No module named 'not_installed_anywhere'.*line 1",
+    ),
+    "name": ("import torch\nx = not_defined", "NameError: name 'not_defined' is not defined.*line 2"),
+    "syntax": ("def f(:", "SyntaxError: .*line 1"),
+    "attribute": ("import torch\ntorch.no_such", "AttributeError: .*no_such.*line 2"),
+}
+SLOTS = ["--model.decoder.init_args.attention", "--model.encoder", "--model.metrics+", "--data.source_feature"]
+
+
+@pytest.mark.parametrize("folder", [".", "recipes"])
+def test_a_class_in_a_file_beside_the_recipe_is_found(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = f"own_parts_{'here' if folder == '.' else 'beside'}"
+    monkeypatch.chdir(tmp_path)
+    Path(folder).mkdir(exist_ok=True)
+    Path(folder, f"{own}.py").write_text(textwrap.dedent(OWN))
+    recipe = write_recipe(Path(folder).resolve())
+    monkeypatch.setattr("sys.path", [*sys.path])
+    given = [f"--model.decoder.init_args.attention={own}.CosineAttention", "--trainer.max_epochs=1"]
+    assert main(["fit", "--config", str(recipe.relative_to(tmp_path)), *given]) == 0
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+@pytest.mark.parametrize("kind", BROKEN)
+def test_an_error_in_an_own_file_is_shown(
+    kind: str, slot: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, match = BROKEN[kind]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    Path(f"broken_{kind}.py").write_text(text)
+    with pytest.raises(UserError, match=match):
+        load_recipe(trained.recipe, [slot, f"broken_{kind}.Part"])
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_a_module_that_is_not_there_is_named(slot: str, trained: Trained) -> None:
+    with pytest.raises(
+        UserError, match="there is no module no_such_parts: install it, or start in the folder that has"
+    ):
+        load_recipe(trained.recipe, [slot, "no_such_parts.Part"])
