@@ -359,7 +359,7 @@ class LitSeq2Seq(SavedModel):
             config.scheduler.base_lrs = [value * group.get("factor", 1.0) for group in groups]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer and, if any, the schedule: stepped with it or, to wait for a plateau, after validations."""
+        """Make the optimizer and, if any, the schedule, stepped with it, or after validations to wait for a plateau."""
         _ = self.net  # or say that there is none
         try:
             optimizer = self._optimizer()
