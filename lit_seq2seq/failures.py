@@ -39,6 +39,8 @@ def explain(error: BaseException) -> str | None:
         return f"seed_everything: {text}"
     if isinstance(error, UnicodeDecodeError):
         return f"a file is not UTF-8 ({text}): convert it, for example with iconv -f LATIN1 -t UTF-8"
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in text:
+        return f"the name of a file or folder is not UTF-8 ({text}): rename it, or write elsewhere"
     if lacks_memory(error):
         return (
             "out of memory: lower data.max_tokens (or batch_size) and accumulate with trainer.accumulate_grad_batches, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ def checked(path: Path) -> Path:
     """
     if not path.is_file():
         raise UserError(f"expected the file {path}, but there is none: name a folder that a model was saved to")
+    if re.search("[\ud800-\udfff]", str(path)):
+        raise UserError(
+            f"the name of the folder {str(path.parent)!a} is not UTF-8: rename or copy it to load what is in it"
+        )
     folder, real = path.parent.resolve(), path.resolve()
     cached = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
     if not real.is_relative_to(folder.parents[2] if cached else folder):

@@ -141,6 +141,15 @@ def test_long_rows_are_counted(fit, caplog, overlong: str) -> None:
     assert report.startswith(f"train: {kept} of 40 examples ({long} ")
 
 
+def test_folders_whose_names_are_not_utf8(fit, trained: Trained, fail: Fail, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(trained.model, folder / "model")
+    (tmp_path / "in.txt").write_text("eins\n")
+    options = ("--model", folder / "model", "--input", tmp_path / "in.txt")
+    fail("generate", *options, match=r"the name of the folder '.*model' is not UTF-8: rename or copy it")
+    fail(*fit, "--trainer.default_root_dir", folder, match=r"the name of a file or folder is not UTF-8 .*: rename it")
+
+
 def test_not_utf8(fit, fail: Fail, tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("source,target\neins,one\nfünf,five\n".encode("latin-1"))
     fail(*fit, f"--data.dataset={tmp_path / 'latin.csv'}", match=r"expected UTF-8 text in .*line 3 .* iconv")

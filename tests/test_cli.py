@@ -119,6 +119,23 @@ def test_generate_from_standard_input(trained: Trained, capsys, stdin: Stdin, te
     assert out.splitlines() == expected
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_model_is_evaluated_without_its_training_data(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    split = "validation" if command == "validate" else "test"
+    (tmp_path / "rows.csv").write_bytes(trained.recipe.with_name("test.csv").read_bytes())
+    dataset = json.dumps({"train": str(tmp_path / "gone.csv"), split: str(tmp_path / "rows.csv")})
+    options = ["--config", trained.recipe, "--ckpt_path", trained.last, f"--data.dataset={dataset}"]
+    succeed(capsys, command, *options, "--trainer.default_root_dir", tmp_path / "runs", "--predictions.format=jsonl")
+
+
+def test_a_recipe_with_a_byte_order_mark_is_read(trained: Trained, tmp_path: Path, capsys) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(b"\xef\xbb\xbf" + trained.recipe.read_bytes())
+    options = ["--ckpt_path", trained.last, "--trainer.default_root_dir", tmp_path / "runs"]
+    succeed(capsys, "test", "--config", tmp_path / "recipe.yaml", *options)
+
+
 def test_generate_reads_files_of_other_systems_alike(trained: Trained, tmp_path: Path, capsys) -> None:
     (tmp_path / "in.txt").write_text("eins\nzwei\n", encoding="utf-8")
     expected = succeed(capsys, "generate", "--model", trained.model, "--input", tmp_path / "in.txt")

@@ -40,8 +40,10 @@ def cache_folder() -> Path:
 
 
 def _writable(root: Path) -> Path | None:
-    """Make the folder in a cache; return it if it can be written to."""
+    """Make the folder in a cache; return it if it can be written to, also by Arrow, which wants names in UTF-8."""
     folder = root / "lit_seq2seq"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeEncodeError):
+        str(folder.absolute()).encode()
         folder.mkdir(parents=True, exist_ok=True)
-    return folder if os.access(folder, os.W_OK) else None
+        return folder if os.access(folder, os.W_OK) else None
+    return None

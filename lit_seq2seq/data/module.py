@@ -242,7 +242,16 @@ class Seq2SeqDataModule(LightningDataModule):
     @property
     def splits(self) -> list[str]:
         """Those of `train`, `validation` and `test` that there are."""
+        if self._splits is None and (named := self._named_alone):
+            return named
         return list(self._opened())
+
+    @property
+    def _named_alone(self) -> list[str]:
+        """The splits that a mapping names, where a model is evaluated: each is opened without the others."""
+        if self._trainer_function == "fit" or not isinstance(self.dataset, dict):
+            return []
+        return [role for role, name in self.split_names.items() if name in self.dataset]
 
     @property
     def origin(self) -> tuple[str | None, bool]:
@@ -336,11 +345,9 @@ class Seq2SeqDataModule(LightningDataModule):
         Raises:
             UserError: it was interrupted within an epoch, and the data or its batches are others now.
         """
-        if self._trainer_function != "fit":
-            return
         self.seed = state_dict["seed"]
         self._start = Position(**state_dict.get("position", {}))
-        if self.trainer is not None and self.trainer.state.fn != "fit":
+        if self._trainer_function != "fit":
             return
         now = self._divided_by()
         changed = {name: state_dict[name] for name in now if state_dict.get(name, now[name]) != now[name]}
@@ -431,9 +438,10 @@ class Seq2SeqDataModule(LightningDataModule):
             opened = open_dataset(self.predict_dataset, columns=self._columns, train_split="test")
             return undecoded(only_split(opened, self.split_names["test"]), self.mapper.source_columns)
         role = "test" if split == "predict" else split
-        name, alone = self.split_names[role], self._splits is None and self._trainer_function != "fit"
-        if alone and role != "train" and isinstance(self.dataset, dict) and name in self.dataset:
-            return self._open({name: self.dataset[name]})[name]  # the others may not be here
+        if self._splits is None and role in self._named_alone:
+            assert isinstance(self.dataset, dict)
+            name = self.split_names[role]
+            return self._open({name: self.dataset[name]})[name]
         if role not in self._opened():
             raise UserError(
                 f"expected a {role} split, but the splits are {', '.join(self._opened())}: set {role}_split or dataset"

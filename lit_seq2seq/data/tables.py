@@ -178,6 +178,8 @@ def _uneven(number: int, fields: Fields, header: Fields, name: str, separator: s
     other = next((mark for mark in _MARKS if mark != separator and text.count(mark) == len(header) - 1), None)
     if len(fields) == 1 and other is not None:
         advice = f"it has {_MARKS[other]} where the first line has {_MARKS.get(separator, repr(separator))}"
+    elif len(fields) < len(header):
+        advice = "write one for each column, an empty one where there is nothing"
     elif separator == "\t":
         advice = "take tabs out of texts"
     else:

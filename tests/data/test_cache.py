@@ -25,6 +25,13 @@ def test_where_the_cache_cannot_be_written_another_folder_serves(tmp_path, monke
     assert folder.parent == datasets.config.HF_DATASETS_CACHE
 
 
+def test_a_cache_whose_name_is_not_utf8_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / os.fsdecode(b"caf\xe9"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.warns(UserWarning, match="cannot be written: what is made goes to"):
+        assert cache_folder().is_dir()
+
+
 def test_where_nothing_can_be_written_a_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "home")
     made = tmp_path / "made"

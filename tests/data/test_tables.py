@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -164,7 +165,7 @@ def test_a_blank_line_is_an_empty_text_where_there_is_one_column(tmp_path: Path)
 
 
 REFUSED = {
-    "missing field": ("rows.csv", "source,target\na\n", "line 2 of .*rows.csv, but it has 1 field: put quotes"),
+    "missing field": ("rows.csv", "source,target\na\n", "line 2 of .*rows.csv, but it has 1 field: write one for"),
     "blank lines are counted": ("rows.csv", "\nsource,target\n\na\n", "line 4 of .*rows.csv"),
     "rows of several lines are counted": ("rows.csv", 'source,target\n"a\nb",c\nd\n', "line 4 of .*rows.csv"),
     "other separators below": ("rows.csv", "source,target\na;b\n", "it has semicolons where the first line has commas"),
@@ -228,3 +229,9 @@ def test_names_that_look_like_patterns_are_files(tmp_path: Path) -> None:
         end = name.rpartition(".")[2]
         text = {"csv": "source\na\n", "tsv": "source\na\n", "jsonl": '{"source": "a"}\n'}[end]
         assert open_dataset(put(tmp_path / name, text))["train"].to_list() == [{"source": "a"}]
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "address"])
+def test_folders_need_no_name_in_utf8(place: str, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    assert read(place, folder, ".csv", "source,target\na,b\n") == [{"source": "a", "target": "b"}]
