@@ -1,6 +1,6 @@
 # make demo   environment + the translation recipe on built-in data: scores, samples, pictures
 # make test   environment + the tests
-# make results  train every recipe (hours) and rewrite the table of docs/results.md: ARGS="--data FOLDER --seeds 1 2 3"
+# make results  train every recipe (hours) and rewrite the tables of scores: ARGS="--data FOLDER --seeds 1 2 3 --only sanity"
 # make bench  speed beside plain PyTorch and, after make bench-peers, beside other toolkits: ARGS="w1 --data FOLDER"
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +22,7 @@ test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
 
 results: $(READY)
-	$(BIN)/python recipes/results.py --page docs/results.md $(ARGS)
+	$(BIN)/python recipes/results.py --record $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -527,7 +527,8 @@ class Lengths(Tiny):
 
 def test_exact_match_by_length(tmp_path, console):
     report = ExactMatchByLength(trained=3)
-    trainer(tmp_path, report).test(Lengths(), verbose=False)
+    (scores,) = trainer(tmp_path, report).test(Lengths(), verbose=False)
+    assert scores == {"test_exact_match_trained": 75.0, "test_exact_match_longer": 0.0}
     assert report.rows == [(n, n, 2, 100.0 if n < 3 else 0.0) for n in range(6)]
     text = console.file.getvalue()
     assert re.search(r"│ +2 │ +2 │ +100\.0 % │", text)

@@ -19,7 +19,8 @@ class ExactMatchByLength(Callback):
     Outputs and references are compared in one form, see `Tokenizer.form`.
 
     Lengths are numbers of source symbols, without EOS, and are joined in groups of `width`. The counts are summed over
-    all processes. `rows` holds the table of the last test.
+    all processes. `rows` holds the table of the last test. With `trained`, the scores of the test get two more:
+    `test_exact_match_trained` of sources up to that length, `test_exact_match_longer` of the others.
 
     Args:
         width: how many lengths are joined in one row, at least 1.
@@ -74,8 +75,22 @@ class ExactMatchByLength(Callback):
             for group, (number, right) in enumerate(counts.tolist())
             if number
         ]
+        if self.trained:
+            for name, part in self._parts().items():
+                pl_module.log(f"test_exact_match_{name}", part, rank_zero_only=True)
         if trainer.is_global_zero:
             rich.get_console().print(self._table())
+
+    def _parts(self) -> dict[str, float]:
+        parts = {
+            "trained": [row for row in self.rows if row[0] <= self.trained],
+            "longer": [row for row in self.rows if row[0] > self.trained],
+        }
+        return {
+            name: sum(number * right for _, _, number, right in rows) / sum(number for _, _, number, _ in rows)
+            for name, rows in parts.items()
+            if rows
+        }
 
     def _table(self) -> Table:
         table = Table(title="Exact match by source length", title_justify="left")
