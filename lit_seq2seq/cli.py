@@ -20,7 +20,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_seq2seq import commands, export, page, serve
@@ -175,7 +175,7 @@ class Seq2SeqCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with CSV and TensorBoard logs in one folder unless the YAML names loggers.
 
-        Where the machine has no kernels for the 16 bits that the YAML asks for, it computes in 32.
+        Where the device has no kernels for the precision that the YAML asks for, it computes in another and says so.
         """
         config = self._get(self.config_init, "trainer", default={})
         root = config.get("default_root_dir") or "runs"
@@ -202,9 +202,11 @@ class Seq2SeqCLI(LightningCLI):
         parser.callback_keys = [key for key in parser.callback_keys if not unwanted.get(key)]
         kwargs.setdefault("callbacks", [*named])  # Lightning adds to the list that it gets
         trainer: Trainer = super().instantiate_trainer(**kwargs)
+        asked = config.get("precision") or trainer.precision
         if not precision_fits(trainer):
-            rank_zero_info(f"This device has no kernels for {trainer.precision}: computing in 32-true.")
             trainer = super().instantiate_trainer(**{**kwargs, "callbacks": [*named], "precision": "32-true"})
+        if str(asked).split("-")[0] != str(trainer.precision).split("-")[0]:
+            rank_zero_warn(f"this device has no kernels for precision {asked}: computing in {trainer.precision}")
         return trainer
 
     def _parse_ckpt_path(self) -> None:
@@ -329,6 +331,7 @@ def _quieten() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*AMP with fp16 is not supported on CPU.*",
         ".*The dirpath has changed from.*",
         ".*isinstance.treespec, LeafSpec.. is deprecated.*",
         ".*is smaller than the logging interval.*",

@@ -453,7 +453,10 @@ class LitSeq2Seq(SavedModel):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
-        for name, score in self.scores.compute().items():
+        found = self.scores.compute()
+        if self.trainer.state.fn != "fit" and bool(torch.as_tensor(found.get("loss", 0.0)).isnan()):
+            raise UserError(f"the {split}_loss is NaN in precision {self.trainer.precision}: compute in 32-true")
+        for name, score in found.items():
             # Equal on all processes; `sync_dist` only tells Lightning so.
             self.log(f"{split}_{name}", score, prog_bar=not name.endswith("_raw"), sync_dist=True)
         if self.trainer.sanity_checking:

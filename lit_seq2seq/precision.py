@@ -41,5 +41,6 @@ def warn_of_16_bits(trainer: Trainer) -> None:
 
 
 def mixed(trainer: Trainer) -> str:
-    """Name the precision that computes alike, but keeps the weights in 32 bits."""
-    return f"{str(trainer.precision).split('-')[0]}-mixed"
+    """Name the precision that computes alike, but keeps the weights in 32 bits; CPUs have only one."""
+    kind = "bf16" if trainer.strategy.root_device.type == "cpu" else str(trainer.precision).split("-")[0]
+    return f"{kind}-mixed"

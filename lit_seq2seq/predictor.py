@@ -107,7 +107,8 @@ class Predictor:
             reason = "choose cpu, cuda, cuda:1 or mps" if "device string" in str(error) else str(error).splitlines()[0]
             raise UserError(f"device {device} cannot be used here: {reason}") from error
         model.warn_if_untrained()
-        check_finite(model.net.state_dict(), "the model")
+        halves = dtype in (torch.float16, torch.bfloat16)
+        check_finite(model.net.state_dict(), "the model", dtype if halves else None)
         kind = self.model.device.type
         if dtype is not None:
             check_dtype(dtype, kind)

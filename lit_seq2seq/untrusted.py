@@ -182,17 +182,19 @@ class Weights:
             )
 
 
-def check_finite(weights: Mapping[str, Tensor], owner: object) -> None:
+def check_finite(weights: Mapping[str, Tensor], owner: object, dtype: torch.dtype | None = None) -> None:
     """Refuse weights with a NaN or an infinite number, which is also what one too large for its type becomes.
 
     Args:
-        weights: tensors by their names, in the type that is computed in.
+        weights: tensors by their names.
         owner: where they come from, for the message.
+        dtype: what they will be computed in; as they are if `None`.
 
     Raises:
         UserError: a number is not finite.
     """
-    for name, tensor in weights.items():
+    for name, weight in weights.items():
+        tensor = weight.to(dtype) if dtype is not None and weight.is_floating_point() else weight
         if not torch.isfinite(tensor).all():
             kind = "" if tensor.dtype == torch.float32 else f", as {tensor.dtype}".replace("torch.", "")
             raise UserError(f"{owner} has values that are not finite in {name}{kind}: use an earlier checkpoint")

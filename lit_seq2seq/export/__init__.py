@@ -23,6 +23,7 @@ from lit_seq2seq.nn import Encoder, EncoderDecoder, OutputLayer
 from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.reranking import SlotCoverage
 from lit_seq2seq.types import Padded, Sources, UserError, install
+from lit_seq2seq.untrusted import check_finite
 
 Variant = Literal["fp32", "fp16", "int8"]
 
@@ -81,6 +82,8 @@ def export_model(
                 f"{type(part).__name__} beside other sources cannot be exported: use lit-seq2seq generate or serve"
             )
     folder = Path(output)
+    model.warn_if_untrained()
+    check_finite(model.net.state_dict(), "the model")
     write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs)
     _write_settings(model, folder, variants)
     found = table(measure(model, folder, variants))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lit_seq2seq.export.graphs import Graph
+from lit_seq2seq.untrusted import check_finite
 
 _GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_relu": (0,)}
 """Where ONNX's gates stand in torch: input, output, forget, cell of `i f g o`; update, reset, new of `r z n`."""
@@ -60,6 +61,7 @@ def halve(full: Path, path: Path) -> None:
     for weight in graph.initializer:
         if weight.data_type == onnx.TensorProto.FLOAT and len(weight.dims) > 1:
             values, name = onnx.numpy_helper.to_array(weight), weight.name
+            check_finite({name: torch.tensor(values)}, "the model", torch.float16)
             weight.CopyFrom(onnx.numpy_helper.from_array(values.astype("float16"), f"{name}.half"))
             casts.append(onnx.helper.make_node("Cast", [weight.name], [name], to=onnx.TensorProto.FLOAT))
     for node in reversed(casts):
