@@ -15,6 +15,7 @@ import pytest
 import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
+from lit_seq2seq.data.synthetic.phrase_sentences import SENTENCES
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import make_data, make_model
 
@@ -269,6 +270,15 @@ def test_the_page_on_reliability_names_tests_that_exist() -> None:
         assert not test or f"\ndef {test}(" in files[file], (file, test)
         named += bool(test)
     assert named > 20
+
+
+@pytest.mark.parametrize(("page", "count"), [("serving", 2), ("exporting", 3), ("page", 1)])
+def test_the_examples_of_what_uses_the_demo_model_are_sentences_of_its_kind(page: str, count: int) -> None:
+    kinds = "|".join(re.sub(r"\\{\w+\\}", ".+", re.escape(sentence)) for sentence in SENTENCES["en"].values())
+    programs = [text for language, text in blocks(ROOT / "docs" / f"{page}.md") if language in ("bash", "python")]
+    given = [sentence for text in programs for sentence in re.findall(r'"([A-Z][^"\n]*[.?])"', text)]
+    assert len(given) == count
+    assert [sentence for sentence in given if not re.fullmatch(kinds, sentence)] == []
 
 
 def test_extras_are_installed_from_the_clone_as_there_is_no_release() -> None:
