@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lit_seq2seq.plots.common import Array, as_array, families, save, visible
+from lit_seq2seq.plots.common import Array, Picture, as_array, families, save, visible
 from lit_seq2seq.types import UserError
 
 _PLAIN_WIDTH = 4.0  # inches, of a panel whose source has no symbols
@@ -101,7 +101,7 @@ def plot_attention_grid(
     heights = [
         max(_height(example) for example in examples[row * columns : (row + 1) * columns]) for row in range(rows)
     ]
-    figure = Figure(figsize=(sum(widths) + 1.0, sum(heights) + 0.2), layout="compressed")
+    figure = Picture(figsize=(sum(widths) + 1.0, sum(heights) + 0.2), layout="compressed")
     panels = figure.subplots(rows, columns, squeeze=False, width_ratios=widths, height_ratios=heights)
     used = list(panels.flat[: len(examples)])
     fonts = families(text for e in examples for text in (*e.source_tokens, *e.target_tokens, e.title))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_seq2seq.plots.common import Array, as_array, families, save, visible
+from lit_seq2seq.plots.common import Array, Picture, as_array, families, save, visible
 from lit_seq2seq.types import UserError
 
 
@@ -59,7 +59,7 @@ def plot_captions(examples: Sequence[CaptionExample], path: str | Path | None = 
         raise UserError("plot_captions expects one or more examples, but got none")
     grids = [_grids(example) for example in examples]
     rows = [math.ceil((1 + len(grid)) / columns) for grid in grids]
-    figure = Figure(figsize=(1.35 * columns, 1.65 * sum(rows) + 0.3 * len(rows)), layout="constrained")
+    figure = Picture(figsize=(1.35 * columns, 1.65 * sum(rows) + 0.3 * len(rows)), layout="constrained")
     parts = np.atleast_1d(np.array(figure.subfigures(len(examples), 1, height_ratios=rows), dtype=object))
     fonts = families(text for example in examples for text in (*example.tokens, example.title))
     for part, example, grid, count in zip(parts, examples, grids, rows, strict=True):

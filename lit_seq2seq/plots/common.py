@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -70,11 +71,19 @@ def _characters(path: str) -> frozenset[int]:
     return frozenset(font_manager.get_font(path).get_charmap())
 
 
+class Picture(Figure):
+    """A figure that does not repeat, glyph by glyph, what `families` has said in one line."""
+
+    def savefig(self, *args: Any, **kwargs: Any) -> None:
+        """Write the figure; see `Figure.savefig`."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
+            super().savefig(*args, **kwargs)
+
+
 def save(figure: Figure, path: str | Path | None) -> Figure:
     """Write the figure to `path`, in folders made if needed; `None` writes nothing."""
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")  # which `families` has told in one line
-            figure.savefig(path, dpi=150, bbox_inches="tight")
+        figure.savefig(path, dpi=150, bbox_inches="tight")
     return figure
