@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -195,16 +194,8 @@ def pipeline(
 
 
 def override(config: GenerationConfig, options: dict[str, Any]) -> GenerationConfig:
-    """Return `config` with some options changed.
-
-    Raises:
-        UserError: there is no such option.
-    """
-    known = [field.name for field in fields(GenerationConfig)]
-    for name in options:
-        if name not in known:
-            raise UserError(f"there is no generation option {name!r}: choose among {', '.join(known)}")
-    return replace(config, **options)
+    """Return `config` with some options changed; see `GenerationConfig.changed`."""
+    return config.changed(options)
 
 
 def _results(task: str) -> Results:

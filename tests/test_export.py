@@ -413,7 +413,7 @@ def test_an_exported_ensemble_is_that_of_the_models(tmp_path: Path) -> None:
 def test_mistakes_are_explained(model: LitSeq2Seq, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no exported model in .*: run lit-seq2seq export"):
         Model(tmp_path)
-    with pytest.raises(UserError, match="there is no option 'beams' here: choose among num_beams"):
+    with pytest.raises(UserError, match="there is no generation option 'beams': choose among num_beams"):
         Model(folder)(["eins"], beams=2)
     with pytest.raises(UserError, match=r"num_beams=0: must be an integer of at least 1"):
         Model(folder)(["eins"], num_beams=0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .errors import UserError
 
@@ -152,6 +152,33 @@ class GenerationConfig:
                 "average, or length_penalty to 1 with power, or raise min_new_tokens",
                 stacklevel=3,
             )
+
+    def changed(self, options: Mapping[str, Any]) -> GenerationConfig:
+        """Return these options with some changed, and warn of those that then have no effect.
+
+        Raises:
+            UserError: there is no such option, or one is out of its range.
+
+        Example:
+            >>> GenerationConfig().changed({"num_beams": 5}).num_beams
+            5
+        """
+        known = [field.name for field in fields(self)]
+        for name in options:
+            if name not in known:
+                raise UserError(f"there is no generation option {name!r}: choose among {', '.join(known)}")
+        found, plain = replace(self, **options), GenerationConfig()
+        idle = dict.fromkeys(("temperature", "top_k", "top_p", "seed"), "without do_sample=True")
+        if found.do_sample:
+            idle = {}
+        if found.num_beams == 1:
+            idle["early_stopping"] = "with num_beams=1"
+        if found.length_normalization in ("none", "average"):
+            idle["length_penalty"] = f"with length_normalization={found.length_normalization}"
+        for name in options:
+            if name in idle and options[name] != getattr(plain, name):
+                warnings.warn(f"{name}={options[name]!r:.60} has no effect {idle[name]}", stacklevel=3)
+        return found
 
     @property
     def best_path(self) -> bool:

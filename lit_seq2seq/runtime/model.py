@@ -78,7 +78,7 @@ class Model:
         Raises:
             UserError: an input cannot be read, or there is no such option.
         """
-        config = self._config(options)
+        config = self.network.config.changed(options)
         random = np.random.default_rng(config.seed)
         results = [[Output("", 0.0)] * config.num_return_sequences for _ in inputs]
         kept = [place for place, raw in enumerate(inputs) if not self.reader.is_missing(raw)]
@@ -122,13 +122,6 @@ class Model:
         weight = self.settings["reranker"]["weight"]
         judged = [one._replace(score=one.score - weight * slots.errors(one.text, raw)) for one in outputs]
         return sorted(judged, key=lambda one: -one.score)
-
-    def _config(self, options: dict[str, Any]) -> GenerationConfig:
-        known = [field.name for field in dataclasses.fields(GenerationConfig)]
-        for name in options:
-            if name not in known:
-                raise UserError(f"there is no option {name!r} here: choose among {', '.join(known)}")
-        return dataclasses.replace(self.network.config, **options)
 
 
 def _vocabulary(folder: Path) -> list[bytes]:

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pytest
 import torch
@@ -92,3 +93,32 @@ def test_coverage_score_of_a_position_never_seen_is_finite():
     score = coverage_score(torch.tensor([0.0, 1.0]), None, 1.0).item()
     assert math.isfinite(score)
     assert score < -80
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.7}, r"temperature=0\.7 has no effect without do_sample=True"),
+        ({"top_p": 0.9, "num_beams": 3}, r"top_p=0\.9 has no effect without do_sample=True"),
+        ({"seed": 3}, "seed=3 has no effect without do_sample=True"),
+        ({"early_stopping": True}, "early_stopping=True has no effect with num_beams=1"),
+        (
+            {"num_beams": 3, "length_penalty": 2, "length_normalization": "average"},
+            "length_penalty=2 has no effect with length_normalization=average",
+        ),
+    ],
+)
+def test_options_without_effect_are_told(options, message):
+    with pytest.warns(UserWarning, match=message):
+        found = GenerationConfig().changed(options)
+    assert found == GenerationConfig(**options)
+
+
+def test_options_with_effect_and_those_that_change_nothing_are_not_told():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own = GenerationConfig(num_beams=3, temperature=0.7, length_normalization="none", length_penalty=2.0)
+        assert own.changed({"num_beams": 1, "max_new_tokens": 9}).temperature == 0.7
+        GenerationConfig().changed({"do_sample": True, "temperature": 0.7, "top_k": 3, "top_p": 0.9, "seed": 1})
+        GenerationConfig().changed({"num_beams": 2, "early_stopping": True, "length_penalty": 2.0})
+        GenerationConfig().changed({"temperature": 1.0, "top_p": 1, "seed": None, "early_stopping": False})
