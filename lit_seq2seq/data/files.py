@@ -71,7 +71,11 @@ def opened(path: str, name: str) -> Iterator[IO[bytes]]:
     Args:
         path: where it is, or its copy in the cache.
         name: what the user called it, by which its compression is known.
+
+    Raises:
+        UserError: it is an archive.
     """
+    check_readable(name)
     with ExitStack() as stack:
         file: Any = stack.enter_context(xopen(path, "rb"))
         unpack = _OPENERS.get((_suffixes(name) or [""])[-1])

@@ -123,6 +123,10 @@ def _open_path(
         return {train: saved} if isinstance(saved, Dataset) else cast("Mapping[str, Split]", saved)
     with _explained(label, revision):
         builder = datasets.load_dataset_builder(path, name, revision=revision)
+        for split, names in (builder.config.data_files or {}).items():
+            for file in names:
+                if _BUILDERS.get(suffix_of(file)) == "json" and not is_remote(file):
+                    _check_file(file, split)  # else bytes that are no text would come to light in the middle of a run
         return _read(by_our_rules(builder, columns[0]), streaming)
 
 

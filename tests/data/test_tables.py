@@ -224,6 +224,24 @@ def test_an_empty_file_of_a_folder_is_named(tmp_path: Path) -> None:
             open_dataset(str(tmp_path / "set"))
 
 
+FOLDERS = {
+    "train.csv.zip": (b"PK\x03\x04", "train.csv.zip cannot be read: .*unpack it first"),
+    "train.csv.bz2": (b"source", "train.csv.bz2 is damaged"),
+    "train.csv": ("source,target\nä,b\n".encode("utf-16"), "train.csv, but it is UTF-16"),
+    "train.txt": ("eins\nzwölf\n".encode("latin-1"), "train.txt, but line 2 is not"),
+    "train.jsonl": ('{"source": "ü"}\n'.encode("latin-1"), "train.jsonl, but line 1 is not"),
+    "train.json": (b"", "expected rows in '.*train.json' for split 'train', but the file is empty"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_what_is_wrong_in_a_folder_is_named(name: str, tmp_path: Path) -> None:
+    content, match = FOLDERS[name]
+    put(tmp_path / "set" / name, content)
+    with pytest.raises(UserError, match=match):
+        open_dataset(str(tmp_path / "set"))
+
+
 def test_names_that_look_like_patterns_are_files(tmp_path: Path) -> None:
     for name in ("rows [1].csv", "rows*.tsv", "a?.jsonl"):
         end = name.rpartition(".")[2]
