@@ -5,16 +5,19 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichModelSummary
@@ -28,13 +31,14 @@ from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, S
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.failures import FailureReport, explain, is_reported
 from lit_seq2seq.features import Processor
-from lit_seq2seq.hub import load_checkpoint, load_folder
+from lit_seq2seq.hub import load_checkpoint, load_folder, trusted
 from lit_seq2seq.logs import MetricsLog, last_checkpoint, run_of
 from lit_seq2seq.module import LitSeq2Seq
-from lit_seq2seq.parsing import Parser
+from lit_seq2seq.parsing import Parser, load_yaml
 from lit_seq2seq.precision import precision_fits
-from lit_seq2seq.spec import build, import_class, packages_of
+from lit_seq2seq.spec import DAMAGED, build_arguments, import_class, trust_of
 from lit_seq2seq.types import UserError
+from lit_seq2seq.untrusted import check_generation
 
 USAGE = """usage: lit-seq2seq COMMAND [options]
 
@@ -87,7 +91,7 @@ class Seq2SeqCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         given = sys.argv[1:] if args is None else args
         _find_own_files(given)
-        self.command = shlex.join(["lit-seq2seq", *([] if run else ["fit"]), *map(_from_here, given)])
+        self.command = shlex.join(["lit-seq2seq", *([] if run else ["fit"]), *_without_secrets(map(_from_here, given))])
         super().__init__(
             LitSeq2Seq,
             Seq2SeqDataModule,
@@ -126,7 +130,7 @@ class Seq2SeqCLI(LightningCLI):
             super().parse_arguments(parser, args)
             config = self._chosen
             if (start := config.model.get("init_from")) is not None:
-                trust = packages_of(config.model.as_dict())
+                trust = tuple({*trust_of(config.model.as_dict()), *trusted(config.data.get("trust"))})
                 settings = self._saved_settings(start, config, trust)
                 defaults = {**settings, "data.processor": start, "data.trust": list(trust)}
                 self._parser(self.config.get("subcommand")).set_defaults(defaults)
@@ -154,12 +158,12 @@ class Seq2SeqCLI(LightningCLI):
             if not isinstance(described, dict) or not isinstance(processor, dict):
                 raise UserError(f"{path} was not written by lit_seq2seq: it does not describe its model")
             self.processor = Processor.from_dict(processor, trust)
-        build(described, trust)  # checks that nothing runs that is not trusted
+        build_arguments(LitSeq2Seq, described, trust, saved=True)  # checks that nothing runs that is not trusted
+        _refuse_hidden_classes(described)
         own = ("optimizer", "lr_scheduler", "lr_factors", "source_vectors", "target_vectors", "init_from")
         found = {f"model.{key}": value for key, value in described.items() if key not in own}
-        for key, value in found.pop("model.generation").items():
-            found[f"model.generation.{key}"] = value
-        return found
+        generation = check_generation(found.pop("model.generation", {}), start)
+        return found | {f"model.generation.{key}": value for key, value in generation.items()}
 
     def instantiate_classes(self) -> None:
         """Build everything; what does not fit together is the user's to mend."""
@@ -246,6 +250,17 @@ def _from_here(argument: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else argument
 
 
+def _without_secrets(arguments: Iterable[str]) -> Iterator[str]:
+    """Leave out access tokens, passwords and keys: a card is read by others."""
+    hidden = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        secret = re.search(r"(^--|[._])(token|password|secret|api_key|access_key)$", name) is not None
+        told = re.sub(r"//[^/@\s]+@", "//...@", argument)
+        yield "..." if hidden else f"{name}=..." if secret and equals else told
+        hidden = secret and not equals
+
+
 def _checkpoint_of(config: Namespace) -> str | None:
     """Return the checkpoint that is asked for; of `last`, the newest one of the runs, if there is one."""
     path: str | None = config.get("ckpt_path")
@@ -265,6 +280,20 @@ def _kept(saved: Any, chosen: Any, trust: tuple[str, ...]) -> Any:
     if len(set(classes)) > 1:
         return {"class_path": chosen["class_path"]}
     return {key: _kept(value, chosen.get(key), trust) for key, value in saved.items()}
+
+
+def _refuse_hidden_classes(described: object, parsed: bool = False) -> None:
+    """Refuse texts of a saved model in which the parser of settings would find the name of a class."""
+    if isinstance(described, str) and ":" in described:
+        with suppress(yaml.YAMLError):
+            found = load_yaml(described)
+            if not isinstance(found, str):
+                _refuse_hidden_classes(found, parsed=True)
+    if isinstance(described, Mapping) and parsed and "class_path" in described:
+        raise UserError(f"a text of the saved model names the class {described['class_path']}: it is {DAMAGED}")
+    if isinstance(described, Mapping | list):
+        for value in described.values() if isinstance(described, Mapping) else described:
+            _refuse_hidden_classes(value, parsed)
 
 
 def _copies(output: Any) -> bool:

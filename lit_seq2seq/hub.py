@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +26,10 @@ from lit_seq2seq.card import Provenance, published
 from lit_seq2seq.features import Processor
 from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.types import UserError
-from lit_seq2seq.untrusted import Weights, check_settings, read_json
+from lit_seq2seq.untrusted import Weights, check_archive, check_generation, checked, is_number, read_json
 
 FORMAT = 1
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}|\bgh[oprsu]_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY")
 CONFIG, WEIGHTS, CARD, SHORTLIST = "config.json", "model.safetensors", "README.md", "shortlist.safetensors"
 
 
@@ -58,7 +60,9 @@ class ModelFolder:
             **known,
             on_hub=origin.get("on_hub") is True,
             languages=[str(code) for code in languages] if isinstance(languages, list) else [],
-            scores={name: float(value) for name, value in scores.items()} if isinstance(scores, dict) else {},
+            scores={name: float(value) for name, value in scores.items() if is_number(value)}
+            if isinstance(scores, dict)
+            else {},
         )
 
     @cached_property
@@ -220,13 +224,7 @@ def load_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> Mod
     trust = trusted(options.pop("trust", ()))
     path = find_folder(name, **options)
     config = _read_config(path)
-    try:
-        processor = Processor.load(path, trust)
-    except UserError:
-        raise
-    except Exception as error:  # the tokenizers library raises nothing more special
-        raise UserError(f"a tokenizer in {path} is damaged ({error}): copy or save the model again") from error
-    return ModelFolder(config, processor, path, trust)
+    return ModelFolder(config, Processor.load(path, trust), path, trust)
 
 
 def trusted(packages: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -250,7 +248,7 @@ def _read_config(path: Path) -> dict[str, object]:
         raise UserError(f"{file} does not describe a lit_seq2seq model: its 'model' entry is missing")
     if config.get("format") != FORMAT:
         raise UserError(f"{file} has format {config.get('format')}, this version reads {FORMAT}: upgrade lit_seq2seq")
-    check_settings(config["model"].get("generation"), file)
+    check_generation(config["model"].get("generation", {}), file)
     return config
 
 
@@ -287,7 +285,7 @@ def push_folder(
     license: str | None = None,
     languages: Sequence[str] = (),
 ) -> str:
-    """Put a model folder on the hub, in one commit: its own files, whatever else lies there.
+    """Put a model folder on the hub, in one commit: its own files, and nothing else that lies there.
 
     Args:
         path: the folder.
@@ -303,20 +301,29 @@ def push_folder(
         Address of the commit.
 
     Raises:
-        UserError: it is not a model folder, or the hub does not take it.
+        UserError: it is not a model folder, a file is a link that leads out of it or to a hidden one, an access token
+            is in its description or card, or the hub does not take it.
     """
     folder = Path(path)
     _read_config(folder)
-    names = (CONFIG, WEIGHTS, SHORTLIST, *Processor.FILES)
-    files: list[tuple[str, Path | bytes]] = [(name, folder / name) for name in names if (folder / name).is_file()]
-    if (folder / CARD).is_file():
+    Weights(folder / WEIGHTS)
+    names = [name for name in (CONFIG, WEIGHTS, SHORTLIST, *Processor.FILES, CARD) if (folder / name).exists()]
+    files: list[tuple[str, Path | bytes]] = [(name, checked(folder / name, hidden=False)) for name in names]
+    for name in {CONFIG, CARD} & set(names):
+        if _TOKEN.search((folder / name).read_text(encoding="utf-8", errors="replace")):
+            raise UserError(f"{folder / name} holds what looks like an access token: take it out before you push")
+    if CARD in names:
         card = published((folder / CARD).read_text(encoding="utf-8"), repo_id, license, languages)
-        files.append((CARD, card.encode()))
+        files[-1] = (CARD, card.encode())
     return remote.upload(files, repo_id, private, revision, token, commit_message)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, object]:
+def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[str, object]:
     """Read a Lightning checkpoint without running code from it.
+
+    Args:
+        path: the file.
+        mmap: read tensors only when they are used.
 
     Raises:
         UserError: there is no such file, or it is damaged or not a checkpoint.
@@ -325,7 +332,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, object]:
     if not file.is_file():
         raise UserError(f"there is no checkpoint {file}: give the path of a .ckpt file")
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        check_archive(file)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"{file} is damaged or not a checkpoint ({type(error).__name__}): use another one of the same run"

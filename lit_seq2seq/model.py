@@ -70,15 +70,15 @@ class Seq2SeqModel(lightning.LightningModule):
         self.describe(Seq2SeqModel, given)
         self.make_network = partial(
             EncoderDecoder,
-            encoder=factory(encoder),
-            decoder=factory(decoder),
+            encoder=factory(encoder, EncoderFactory),
+            decoder=factory(decoder, DecoderFactory),
             tie_embeddings=tie_embeddings,
-            output=factory(output),
-            attention_losses=[factory(loss) for loss in attention_losses],
-            auxiliary=factory(auxiliary),
+            output=factory(output, OutputFactory),
+            attention_losses=[factory(loss, AttentionLossFactory) for loss in attention_losses],
+            auxiliary=factory(auxiliary, AuxiliaryFactory),
         )
         self.generation = GenerationConfig(**generation) if isinstance(generation, Mapping) else generation
-        self.reranker: Reranker | None = None if reranker is None else factory(reranker)()
+        self.reranker: Reranker | None = None if reranker is None else factory(reranker, RerankerFactory)()
         self.network: EncoderDecoder | None = None
         self._built: list[Tensor] = []
         self.shortlist: Shortlist | None = None
@@ -135,9 +135,7 @@ class Seq2SeqModel(lightning.LightningModule):
         except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
             raise UserError(f"the model cannot be built: {error}") from error
         self._built = _sample(self.network)
-        if resolved := self.network.encoder.resolved:
-            described: dict[str, Any] = self.hparams["encoder"]
-            self.hparams["encoder"] = described | {"init_args": {**described["init_args"], **resolved}}
+        self.hparams["encoder"] = self.network.encoder.completed(self.hparams["encoder"])
 
     @property
     def untrained(self) -> bool:
@@ -207,7 +205,8 @@ class Seq2SeqModel(lightning.LightningModule):
                     f"expected models of one vocabulary, but model {position} has another than the first: "
                     "join runs of one recipe on the same data"
                 )
-        joined = cls(**cast("dict[str, Any]", spec.build(dict(first.hparams))))
+        described = dict(first.hparams)
+        joined = cls(**spec.build_arguments(cls, described, spec.trust_of(described)))
         joined._processor = first.processor
         joined.shortlist = first.shortlist
         joined.network = cast(EncoderDecoder, Ensemble([model.net for model in models]))
@@ -364,9 +363,9 @@ def allowed(encoded: Encoded, config: GenerationConfig, prefix: Tensor | None, s
     return encoded.candidates if prefix is None else including(encoded.candidates, prefix, specials)
 
 
-def factory(value: Any) -> Any:
+def factory(value: Any, hint: Any) -> Any:
     """Accept a description (from a checkpoint) wherever a factory is expected."""
-    return spec.build(value) if isinstance(value, Mapping) else value
+    return spec.build(value, hint=hint) if isinstance(value, Mapping) else value
 
 
 def _sample(network: nn.Module) -> list[Tensor]:

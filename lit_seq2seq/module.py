@@ -20,6 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lit_seq2seq import spec
 from lit_seq2seq.card import Provenance
 from lit_seq2seq.features import Processor, Records, Tokenizer
+from lit_seq2seq.features.feature import describe_feature
+from lit_seq2seq.hub import load_checkpoint, trusted
 from lit_seq2seq.memory import Parts
 from lit_seq2seq.metrics import Scores, TextMetric
 from lit_seq2seq.model import UNTRAINED, RerankerFactory, factory
@@ -149,11 +151,11 @@ class LitSeq2Seq(SavedModel):
             raise UserError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
         self.label_smoothing = label_smoothing
         self.parts = Parts() if split_on_oom else None
-        self.make_optimizer: OptimizerFactory = factory(optimizer)
-        self.make_scheduler: SchedulerFactory | None = factory(lr_scheduler)
+        self.make_optimizer: OptimizerFactory = factory(optimizer, OptimizerFactory)
+        self.make_scheduler: SchedulerFactory | None = factory(lr_scheduler, SchedulerFactory | None)
         self.lr_factors = lr_factors
         self.fit_generation = replace(self.generation, num_beams=fit_num_beams, num_return_sequences=1, do_sample=False)
-        self.scores = Scores(factory(metric)() for metric in metrics)
+        self.scores = Scores(factory(metric, MetricFactory)() for metric in metrics)
         self.signatures = self.scores.signatures
         self.task = task
         self.vectors = (source_vectors, target_vectors)
@@ -199,7 +201,7 @@ class LitSeq2Seq(SavedModel):
 
     def _start(self, name: str) -> Self:
         try:
-            return type(self).from_pretrained(name, trust=spec.packages_of(dict(self.hparams)))
+            return type(self).from_pretrained(name, trust=spec.trust_of(dict(self.hparams)))
         except UserError as error:
             raise UserError(
                 f"init_from: {error}; to go on with a run from ckpt_path, which needs it no more, fit "
@@ -495,6 +497,28 @@ class LitSeq2Seq(SavedModel):
 
     # ---------------------------------------------------------------------------------------------- saving
 
+    @classmethod
+    def load_from_checkpoint(
+        cls, checkpoint_path: Any, *args: Any, trust: str | Sequence[str] | None = (), **options: Any
+    ) -> Self:
+        """Load a model from a checkpoint, as Lightning does; of what it names nothing runs that is not trusted.
+
+        Args:
+            checkpoint_path: a file.
+            *args: see Lightning.
+            trust: packages, beyond this one and torch, whose classes it may name, so that their code runs.
+            **options: see Lightning; arguments of `LitSeq2Seq` in place of the saved ones.
+
+        Raises:
+            UserError: the file is missing, damaged or not trusted.
+        """
+        described = load_checkpoint(checkpoint_path, mmap=True).get(cls.CHECKPOINT_HYPER_PARAMS_KEY)
+        if not isinstance(described, dict):
+            raise UserError(f"{checkpoint_path} was not written by lit_seq2seq: it does not describe its model")
+        given = spec.build_arguments(cls, described, trusted(trust), saved=True)
+        options = {**given, "weights_only": True, **options, "_instantiator": None}
+        return super().load_from_checkpoint(checkpoint_path, *args, **options)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the processor, so that no data is needed to use the checkpoint, and the random state of each process."""
         checkpoint["processor"] = self.processor.to_dict()
@@ -508,8 +532,8 @@ class LitSeq2Seq(SavedModel):
         self._random_states = checkpoint.get("random_states", [])
         if self._trainer is not None and self.trainer.state.fn == "fit" and "optimizer_states" in checkpoint:
             self._resumed = {name: checkpoint.get(name) for name in _RESUMED}
-        here = () if self._processor is None else (type(self._processor.source_feature).__module__.split(".")[0],)
-        self.attach(Processor.from_dict(checkpoint["processor"], trust=here))
+        here = {} if self._processor is None else describe_feature(self._processor.source_feature)
+        self.attach(Processor.from_dict(checkpoint["processor"], spec.trust_of(here)))
         mine, theirs = self.state_dict(), checkpoint["state_dict"]
         for name in sorted(mine.keys() | theirs.keys()):
             own, other = (tuple(state[name].shape) if name in state else "missing" for state in (mine, theirs))
@@ -537,7 +561,7 @@ class LitSeq2Seq(SavedModel):
         """Load weights; from a process that the trainer has started, also what they are weights of."""
         state = dict(state_dict)
         if (learned := state.pop(_LEARNED, None)) is not None:
-            processor = Processor.from_dict(learned["processor"], trust=spec.packages_of(learned["processor"]))
+            processor = Processor.from_dict(learned["processor"], trust=spec.trust_of(learned["processor"]))
             if self._processor is not None and self._processor.identity() != processor.identity():
                 self._processor = self.network = None
             self.attach(processor)

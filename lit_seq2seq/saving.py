@@ -113,7 +113,7 @@ class SavedModel(Seq2SeqModel):
                 arguments.get(part) for part in ("encoder", "decoder", "output", "attention_losses", "auxiliary")
             ]
             with folder.weights.bound(network):
-                given = cast("dict[str, Any]", spec.build(arguments, folder.trust))
+                given = spec.build_arguments(cls, arguments, folder.trust, saved=True)
                 model = cls(**{**given, **(changes or {})})
                 model.attach(folder.processor)
         except UserError:

@@ -1,10 +1,8 @@
-"""Reads files that a stranger may have written: JSON, and tensors of a known network."""
+"""What untrusted files may hold: settings, JSON, and tensors of a known network."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,99 +13,32 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lit_seq2seq.runtime.untrusted import (
+    check_archive,
+    check_generation,
+    check_settings,
+    check_tokenizer,
+    checked,
+    is_number,
+    read_json,
+    tokenizing,
+    undamaged,
+)
 from lit_seq2seq.types import UserError
 
-JSON_LIMIT = 2**26
-"""Bytes of the largest JSON file that is read: a tokenizer of a million symbols has about half of it."""
-DEPTH_LIMIT = 100
-"""Greatest depth of JSON; a description of a model has about ten."""
-
-GREATEST: Mapping[str, float] = {
-    "num_beams": 1000,
-    "num_return_sequences": 1000,
-    "max_new_tokens": 100_000,
-    "coverage_penalty": 1000,
-    "size": 4096,
-    "max_pixels": 10**9,
-    "sampling_rate": 10**6,
-    "max_seconds": 10**5,
-    "n_mels": 4096,
-    "window": 60,
-    "stack": 1000,
-    "channels": 10**6,
-}
-"""What options of generation and settings of a source feature may be at most."""
-
-
-def check_settings(settings: object, path: object) -> None:
-    """Refuse settings with which one input could take hours or all memory.
-
-    Args:
-        settings: plain values, however deeply nested.
-        path: where they come from, for the message.
-
-    Raises:
-        UserError: a number is greater than in `GREATEST`, or none.
-    """
-    if isinstance(settings, Mapping):
-        for name, value in settings.items():
-            if isinstance(value, int | float) and not value <= GREATEST.get(name, math.inf):
-                raise UserError(
-                    f"{path} sets {name} to {value!s:.20}, more than the {GREATEST[name]:,} that are allowed: it is "
-                    "damaged or hostile"
-                )
-            check_settings(value, path)
-
-
-def checked(path: Path) -> Path:
-    """Return a path if it is a file that lies where it seems to lie.
-
-    Args:
-        path: of a file. It may be a link within its folder or, in the cache of the hub, within the cache.
-
-    Raises:
-        UserError: there is no such file, or it is a link that leads away.
-    """
-    if not path.is_file():
-        raise UserError(f"expected the file {path}, but there is none: name a folder that a model was saved to")
-    if re.search("[\ud800-\udfff]", str(path)):
-        raise UserError(
-            f"the name of the folder {str(path.parent)!a} is not UTF-8: rename or copy it to load what is in it"
-        )
-    folder, real = path.parent.resolve(), path.resolve()
-    cached = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
-    if not real.is_relative_to(folder.parents[2] if cached else folder):
-        raise UserError(f"{path} is a link that leads out of its folder, to {real}: put the file itself there")
-    return path
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of bounded size and depth.
-
-    Raises:
-        UserError: it is missing, damaged, too large or too deep.
-    """
-    size = checked(path).stat().st_size
-    if size > JSON_LIMIT:
-        raise UserError(
-            f"{path} has {size:,} bytes, more than the {JSON_LIMIT:,} that are read: it is damaged or hostile"
-        )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except RecursionError:
-        value = _nested(DEPTH_LIMIT + 1)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): copy or save the model again") from error
-    level = [value]
-    for _ in range(DEPTH_LIMIT):
-        level = [item for outer in level for item in _items(outer)]
-        if not level:
-            return value
-    raise UserError(f"{path} nests deeper than {DEPTH_LIMIT} levels: it is damaged or hostile")
-
-
-def _nested(depth: int) -> object:
-    return [] if depth == 0 else [_nested(depth - 1)]
+__all__ = [
+    "Bounded",
+    "Weights",
+    "check_archive",
+    "check_generation",
+    "check_settings",
+    "check_tokenizer",
+    "checked",
+    "is_number",
+    "read_json",
+    "tokenizing",
+    "undamaged",
+]
 
 
 def _numbers(description: object) -> Iterator[int]:
@@ -118,9 +49,7 @@ def _numbers(description: object) -> Iterator[int]:
             yield from _numbers(item)
 
 
-def _items(value: object) -> list[object]:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [item for item in inner if isinstance(item, dict | list)]
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class Weights:
@@ -172,7 +101,7 @@ class Weights:
                 continue
             mine = f"{tuple(state[name].shape)}" if name in state else "not there"
             theirs = f"{self.shapes[name]}" if name in self.shapes else "not there"
-            if mine == theirs and self.types[name].startswith(("F", "BF")) != state[name].is_floating_point():
+            if mine == theirs and (self.types[name] in _FLOATS) != state[name].is_floating_point():
                 mine, theirs = str(state[name].dtype), self.types[name]
             elif mine == theirs:
                 continue

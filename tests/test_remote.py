@@ -199,6 +199,43 @@ def test_what_the_hub_refuses_to_take_is_explained(hub: LoopbackHub, trained: Tr
     assert hub.repos == {}
 
 
+ELSEWHERE = {
+    "config.json": ("../secret.json", r"config\.json is a link that leads out of its folder"),
+    "README.md": ("../secret.json", r"README\.md is a link that leads out of its folder"),
+    "target_tokenizer.json": ("../secret.json", r"target_tokenizer\.json is a link that leads out of its folder"),
+    "model.safetensors": ("/etc/hostname", r"model\.safetensors is a link that leads out of its folder"),
+    "shortlist.safetensors": ("../secret.json", r"shortlist\.safetensors is a link that leads out of its folder"),
+    "tokenizer.json": (".env", r"tokenizer\.json is a link to the hidden file"),
+    "source_tokenizer.json": (".git/config", r"source_tokenizer\.json is a link to the hidden file"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_a_link_leads_to_is_not_pushed(hub: LoopbackHub, trained: Trained, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(trained.model, tmp_path / "model"))
+    (folder / ".git").mkdir()
+    for secret in (tmp_path / "secret.json", folder / ".env", folder / ".git" / "config"):
+        secret.write_text("{}")
+    target, match = ELSEWHERE[name]
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(target)
+    with pytest.raises(UserError, match=match):
+        push_folder(folder, "alice/digits", token=ALICE)
+    assert not hub.repos
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md"])
+def test_an_access_token_is_not_pushed(hub: LoopbackHub, trained: Trained, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(trained.model, tmp_path / "model"))
+    text = (folder / name).read_text(encoding="utf-8")
+    (folder / name).write_text(text.replace("lit-seq2seq fit", f"lit-seq2seq fit --token hf_{'a' * 34}"))
+    if name == "config.json":
+        (folder / name).write_text(text.replace('"scores"', f'"note": "hf_{"b" * 34}", "scores"'))
+    with pytest.raises(UserError, match=rf"{name} holds what looks like an access token"):
+        push_folder(folder, "alice/digits", token=ALICE)
+    assert not hub.repos
+
+
 def test_what_is_no_model_is_not_pushed(hub: LoopbackHub, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a model folder, it has no config\.json"):
         push_folder(tmp_path, "alice/digits", token=ALICE)

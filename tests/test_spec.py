@@ -23,7 +23,8 @@ from lit_seq2seq.spec import build, describe
 from lit_seq2seq.types import UserError
 from tests.tiny import Trained
 
-CLASSES = [cls for cls in vars(lit_seq2seq.nn).values() if isinstance(cls, type) and not inspect.isabstract(cls)]
+CLASSES = [cls for cls in vars(lit_seq2seq.nn).values() if isinstance(cls, type) and issubclass(cls, nn.Module)]
+CLASSES = [cls for cls in CLASSES if not inspect.isabstract(cls)]
 ATTENTIONS = [
     cls
     for cls in CLASSES

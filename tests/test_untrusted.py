@@ -1,10 +1,12 @@
-"""Folders of strangers: what each gets is what docs/sharing.md says."""
+"""Untrusted folders: what each gets is what docs/sharing.md says."""
 
+import base64
 import json
 import os
 import pickle
 import re
 import shutil
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +16,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lit_seq2seq import LitSeq2Seq, pipeline
+from lit_seq2seq import LitSeq2Seq, load_recipe, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.metrics import ExactMatch
 from lit_seq2seq.types import UserError
-from tests.tiny import make_data, make_model
+from tests.tiny import make_data, make_model, make_trainer, write_recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "sharing.md"
 Change = Callable[[Path], object]
@@ -44,8 +46,8 @@ class OwnMetric(ExactMatch):
     """A class outside the package."""
 
 
-def part(name: str, **arguments: object) -> dict[str, object]:
-    return {"class_path": name, "init_args": arguments}
+def part(class_path: str, **arguments: object) -> dict[str, object]:
+    return {"class_path": class_path, "init_args": arguments}
 
 
 def change(*path: str, to: object, file: str = "config.json") -> Change:
@@ -108,8 +110,46 @@ def source(path: str, **config: object) -> Change:
     return do
 
 
+def runs(program: str, *arguments: str) -> dict[str, object]:
+    """A class of torch that starts a program when it is made."""
+    path = "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler"
+    rest = {"env": {}, "stdout": None, "stderr": None, "local_rank_id": 0, "numa_options": None}
+    return part(path, entrypoint=program, args=list(arguments), **rest)
+
+
+def rules(name: str, *rules: object) -> Change:
+    """Give the tokenizer of the outputs other rules."""
+    inner = {"normalizer": "normalizers", "decoder": "decoders", "pre_tokenizer": "pretokenizers"}[name]
+    return change(name, to={"type": "Sequence", inner: list(rules)}, file="target_tokenizer.json")
+
+
+def replace(pattern: object, content: str) -> dict[str, object]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def split(pattern: str) -> dict[str, object]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def table(content: bytes) -> dict[str, object]:
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()}
+
+
+def other_id(folder: Path) -> None:
+    path = folder / "target_tokenizer.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["model"]["vocab"]["one"] = 10**6
+    path.write_text(json.dumps(described), encoding="utf-8")
+
+
 METRICS = ("model", "metrics")
 SIZES = ("model", "decoder", "init_args")
+
+
+def backbone(**config: object) -> dict[str, object]:
+    return part("lit_seq2seq.nn.VisionBackbone", name="attacker/evil", config=config)
+
+
 HOSTILE: dict[str, Change] = {
     "names code: a function": change(*METRICS, to=[part("os.system", command="id")]),
     "names code: a class of another package": change("model", "encoder", to=part("subprocess.Popen", args="id")),
@@ -118,6 +158,18 @@ HOSTILE: dict[str, Change] = {
         *METRICS, to=[part("lit_seq2seq.cli.Seq2SeqCLI", args=["fit", "--trainer.callbacks=subprocess.Popen"])]
     ),
     "names code: as its source feature": source("os.system"),
+    "names code: a class of torch that starts programs": change(*METRICS, to=[runs("id")]),
+    "names code: as text, which the command line reads as a class": change("model", "encoder", to="os.system"),
+    "names code: in a list that is text": change(*METRICS, to="[os.system]"),
+    "names code: where a number belongs": change(*SIZES, "hidden_size", to=part("torch.nn.Linear")),
+    "names code: beside the arguments": change("model", "encoder", "dict_kwargs", to={"cell": runs("id")}),
+    "names code: as a setting with a dot": change(*SIZES, "attention.class_path", to="os.system"),
+    "a metric in the place of an optimizer": change("model", "optimizer", to=part("lit_seq2seq.metrics.BLEU")),
+    "a tokenizer in the place of a metric": change(*METRICS, to=[part("lit_seq2seq.features.Tokenizer", file="x")]),
+    "a network in the place of a feature": source("lit_seq2seq.nn.TextEncoder"),
+    "a part that would ask the hub": change(
+        "model", "encoder", to=part("lit_seq2seq.nn.TextBackbone", name="attacker/evil")
+    ),
     "a part in the place of another": change("model", "encoder", to=part("torch.nn.Linear", out_features=2)),
     "a setting of another type": change(*SIZES, "hidden_size", to="much"),
     "a billion layers": change(*SIZES, "num_layers", to=10**9),
@@ -133,6 +185,35 @@ HOSTILE: dict[str, Change] = {
     "samples at no rate": source("lit_seq2seq.features.audio.Waveform", sampling_rate=0),
     "recordings at a rate of terahertz": source("lit_seq2seq.features.audio.Waveform", sampling_rate=10**12),
     "frames of an hour": source("lit_seq2seq.features.audio.LogMel", window=3600),
+    "frames of a minute at a rate of megahertz": source(
+        "lit_seq2seq.features.audio.LogMel", window=60, sampling_rate=10**6
+    ),
+    "more bands than samples": source("lit_seq2seq.features.audio.LogMel", n_mels=4096, window=1.0, hop=0.1),
+    "frames that overlap a million times": source("lit_seq2seq.features.audio.LogMel", window=1.0, hop=0.0001),
+    "half a band of sound": source("lit_seq2seq.features.audio.LogMel", n_mels=8.5),
+    "a text of megabytes before every input": change("source_prefix", to="x" * 10**7, file="processor.json"),
+    "a temperature that is no number": change("model", "generation", "temperature", to=float("nan")),
+    "beams that are no number": change("model", "generation", "num_beams", to="many"),
+    "an unknown option of generation": change("model", "generation", "bad_words", to=[1]),
+    "a tokenizer that makes texts a billion times as long": rules("normalizer", *[replace({"String": "a"}, "aa")] * 30),
+    "a tokenizer that makes outputs a billion times as long": rules("decoder", *[replace({"String": "o"}, "oo")] * 30),
+    "a tokenizer that doubles bytes again and again": rules(
+        "pre_tokenizer", *[{"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}] * 30
+    ),
+    "a tokenizer whose one rule is a megabyte long": rules("normalizer", replace({"String": "a" * 10**6}, "b" * 10**6)),
+    "a pattern that takes forever": rules("pre_tokenizer", split("(a+)+$")),
+    "another pattern that takes forever": rules("normalizer", replace({"Regex": r"(\w|\s)*!"}, "")),
+    "a table of characters that is cut": rules("normalizer", table(struct.pack("<I", 400) + b"x")),
+    "a table of characters that leads nowhere": rules("normalizer", table(struct.pack("<I", 1024) + b"\xff" * 1024)),
+    "a table of characters that is no text": rules("normalizer", table(b"junk, junk, junk")),
+    "ids with gaps": other_id,
+    "a symbol of a megabyte": change("added_tokens", to=[{"content": "x" * 10**6}], file="target_tokenizer.json"),
+    "an image model that is another one's": change(
+        "model", "encoder", to=backbone(model_type="detr", backbone="attacker/evil", use_pretrained_backbone=True)
+    ),
+    "an image model by its address": change(
+        "model", "encoder", to=backbone(model_type="timm_wrapper", architecture="hf-hub:attacker/evil")
+    ),
     "JSON, 100,000 levels deep": write("config.json", b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
     "JSON, 500 levels deep": write("processor.json", b"[" * 500 + b"]" * 500),
     "JSON of a gigabyte": lambda folder: os.truncate(folder / "target_tokenizer.json", 2**30),
@@ -151,6 +232,7 @@ HOSTILE: dict[str, Change] = {
     "a tensor too many": weights(lambda tensors: tensors.update(more=torch.zeros(1))),
     "a tensor of another shape": weights(lambda tensors: tensors.update({WEIGHT: torch.zeros(9, 7)})),
     "integers for weights": weights(lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT].int()})),
+    "weights of eight bits": weights(lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT].to(torch.float8_e4m3fn)})),
     "weights that are not numbers": weights(lambda tensors: tensors[WEIGHT].fill_(float("nan"))),
 }
 
@@ -171,6 +253,15 @@ def refusal(folder: Path) -> str:
 def test_a_hostile_folder_gets_the_line_that_the_page_says(folder: Path, case: str) -> None:
     HOSTILE[case](folder)
     assert refusal(folder) == told(PAGE.read_text(encoding="utf-8"))[case]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"asked the network: {arguments[-1]}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def test_the_page_tells_no_other() -> None:
@@ -230,6 +321,99 @@ def test_the_processor_of_the_data_runs_no_code_of_others_unless_trusted(folder:
         _ = make_data(processor=str(folder)).processor
     for trust in ("tests", ["tests"]):
         assert isinstance(make_data(processor=str(folder), trust=trust).processor.source_feature, OwnFeature)
+
+
+def test_what_is_of_another_kind_is_refused_though_its_package_is_trusted(folder: Path) -> None:
+    change(*METRICS, to=[part("tests.test_untrusted.OwnFeature")])(folder)
+    with pytest.raises(
+        UserError, match=r"expected TextMetric, but the description names tests.test_untrusted.OwnFeature"
+    ):
+        LitSeq2Seq.from_pretrained(folder, trust="tests")
+
+
+def fit_from(folder: Path, tmp_path: Path) -> None:
+    model = make_model(init_from=str(folder), metrics=[OwnMetric])  # its own package is trusted
+    make_trainer(tmp_path, fast_dev_run=1).fit(model, datamodule=make_data(processor=Processor.load(folder)))
+
+
+def recipe_from(folder: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    recipe = {"model": {"init_from": str(folder)}, "data": {"dataset": {"train": str(tmp_path / "train.csv")}}}
+    (tmp_path / "finetune.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    load_recipe(tmp_path / "finetune.yaml", [f"--trainer.default_root_dir={tmp_path}"])
+
+
+def as_checkpoint(folder: Path, **changes: object) -> Path:
+    """Write what a folder says as a checkpoint."""
+    processor = Processor.load(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]
+    state = {
+        f"network.{name}": tensor for name, tensor in safetensors.torch.load_file(folder / "model.safetensors").items()
+    }
+    described = {"hyper_parameters": {**config, **changes}, "state_dict": state, "processor": processor.to_dict()}
+    torch.save({**described, "pytorch-lightning_version": "2.6.0", "global_step": 1}, folder.parent / "it.ckpt")
+    return folder.parent / "it.ckpt"
+
+
+def load_checkpoint_of(folder: Path, tmp_path: Path) -> None:
+    LitSeq2Seq.load_from_checkpoint(as_checkpoint(folder))
+
+
+def load_checkpoint_with_a_builder(folder: Path, tmp_path: Path) -> None:
+    LitSeq2Seq.load_from_checkpoint(as_checkpoint(folder, _instantiator="lightning.pytorch.cli.instantiate_module"))
+
+
+def average_checkpoint_of(folder: Path, tmp_path: Path) -> None:
+    if main(["average", "--checkpoints", str(as_checkpoint(folder)), "--output", str(tmp_path / "out")]):
+        raise UserError("the command ended with an error")
+
+
+ROADS = (
+    fit_from,
+    recipe_from,
+    load_checkpoint_of,
+    load_checkpoint_with_a_builder,
+    average_checkpoint_of,
+)
+PLACES = (METRICS, METRICS, ("model", "reranker"), ("model", "encoder"), (*SIZES, "attention"))
+
+
+@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
+def test_no_road_runs_a_program_that_a_folder_names(folder: Path, tmp_path: Path, road: Callable[..., None]) -> None:
+    road(folder, tmp_path)  # the folder as it was is fine
+    good = (folder / "config.json").read_bytes()
+    hidden = [
+        runs("touch", str(tmp_path / "ran")),
+        part("tests.test_untrusted.Touches", path=str(tmp_path / "ran")),
+        part("lit_seq2seq.cli.Seq2SeqCLI", args=["fit"]),
+        "os.system",
+        "{class_path: subprocess.Popen, init_args: {args: id}}",
+    ]
+    for place, evil in zip(PLACES, hidden, strict=True):
+        change(*place, to=[evil] if place == METRICS else evil)(folder)
+        with pytest.raises(UserError):
+            road(folder, tmp_path)
+        (folder / "config.json").write_bytes(good)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_checkpoint_of_a_fine_tuned_model_runs_a_program(folder: Path, tmp_path: Path, capsys) -> None:
+    write_recipe(tmp_path)
+    good = shutil.copytree(folder, tmp_path / "good")
+    recipe = {"model": {"init_from": str(good)}, "data": {"dataset": {"train": str(tmp_path / "train.csv")}}}
+    (tmp_path / "finetune.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    change(*METRICS, to=[runs("touch", str(tmp_path / "ran"))])(folder)
+    command = ["validate", "--config", str(tmp_path / "finetune.yaml"), "--ckpt_path", str(as_checkpoint(folder))]
+    assert main(command) == 1
+    assert "SubprocessHandler, which is no part of a model" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+class Touches:
+    """A class of a package that is trusted, but no part of a model."""
+
+    def __init__(self, *arguments: object, path: str) -> None:
+        Path(path).touch()
 
 
 COMMANDS = {"generate": [], "export": ["--output", "onnx"], "serve": ["--port", "8000"], "demo": []}

@@ -12,7 +12,16 @@ from datasets import Audio, LargeList, List, Value
 from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.features.speech import Normalization, VectorFeature
-from lit_seq2seq.runtime.audio import FILES, MAX_SECONDS, SAMPLES, log_mel, open_audio, read_audio, samples_of
+from lit_seq2seq.runtime.audio import (
+    FILES,
+    MAX_SECONDS,
+    SAMPLES,
+    check_bands,
+    log_mel,
+    open_audio,
+    read_audio,
+    samples_of,
+)
 from lit_seq2seq.runtime.vectors import FloatArray
 from lit_seq2seq.types import UserError
 
@@ -132,6 +141,7 @@ class LogMel(Recordings):
             raise UserError(f"n_mels must be at least 1, but is {n_mels}")
         if min(window, hop) * sampling_rate < 1:
             raise UserError(f"window and hop must be at least one sample, but are {window} and {hop} seconds")
+        check_bands(sampling_rate, n_mels, window, hop)
         if not 0 <= fmin < highest <= sampling_rate / 2:
             raise UserError(
                 f"fmin and fmax must satisfy 0 <= fmin < fmax <= {sampling_rate / 2}, but are {fmin} and {highest}"

@@ -241,6 +241,7 @@ def build_feature(values: dict[str, Any], trust: tuple[str, ...] = ()) -> Featur
     if not issubclass(found, Feature):
         raise UserError(f"expected a feature as the source of the processor, but {values['class_path']} is none")
     check_settings(values.get("config"), f"the {found.__name__} of the processor")
+    spec.check_values(found, values.get("config") or {})
     return found.from_dict(values, trust)
 
 

@@ -14,6 +14,7 @@ from datasets import Value
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.runtime.text import whole
 from lit_seq2seq.types import Padded, UserError, install
+from lit_seq2seq.untrusted import check_tokenizer, tokenizing
 
 
 class PretrainedTokenizer(Feature):
@@ -46,7 +47,9 @@ class PretrainedTokenizer(Feature):
 
     def _set(self, text: str, pad: int) -> None:
         self._json, self._pad = text, pad
-        self._backend = tokenizers.Tokenizer.from_str(text)
+        with tokenizing():
+            self._backend = tokenizers.Tokenizer.from_str(text)
+        self._size = 1 + max(self._backend.get_vocab().values(), default=-1)
         self._backend.no_padding()
         self._backend.no_truncation()
         self._backend.encode_special_tokens = True  # what a text holds is text, also "[SEP]"
@@ -69,8 +72,8 @@ class PretrainedTokenizer(Feature):
 
     @property
     def size(self) -> int:
-        """Number of symbols, the special ones included."""
-        return int(self._backend.get_vocab_size())
+        """Number of ids, the special ones included."""
+        return self._size
 
     @property
     def symbols(self) -> list[str]:
@@ -84,7 +87,8 @@ class PretrainedTokenizer(Feature):
 
     def encode(self, raw: Sequence[str], training: bool = False) -> list[Array]:
         """Turn texts into id arrays `(T,)` with the special symbols of the model."""
-        found = self._backend.encode_batch_fast(list(map(whole, raw)), add_special_tokens=True)
+        with tokenizing():
+            found = self._backend.encode_batch_fast(list(map(whole, raw)), add_special_tokens=True)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in found]
 
     def nothing(self) -> Array:
@@ -110,6 +114,7 @@ class PretrainedTokenizer(Feature):
         """Build the tokenizer that `to_dict` described."""
         feature = cls.__new__(cls)
         feature.config = values["config"]
+        check_tokenizer(values["tokenizer"], gaps=True)
         feature._set(json.dumps(values["tokenizer"]), int(values["pad"]))
         return feature
 

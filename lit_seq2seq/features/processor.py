@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from lit_seq2seq import spec
 from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.runtime.copying import CopyMap
 from lit_seq2seq.types import CopySource, Padded, Sources, UserError
-from lit_seq2seq.untrusted import read_json
+from lit_seq2seq.untrusted import check_settings, read_json, undamaged
 
 
 class Processor:
@@ -115,9 +116,12 @@ class Processor:
         Raises:
             UserError: the source is of a class that is not trusted, not there or not a feature.
         """
-        target = Tokenizer.from_dict(values["target"])
-        source = target if values["source"] is None else _build(values["source"], trust)
-        return cls(source, target, values["source_prefix"], values.get("copy", False))
+        with undamaged("the processor"):
+            spec.check_values(cls, {"source_prefix": values["source_prefix"], "copy": values.get("copy", False)})
+            check_settings({"source_prefix": values["source_prefix"]}, "the processor")
+            target = Tokenizer.from_dict(values["target"])
+            source = target if values["source"] is None else _build(values["source"], trust)
+            return cls(source, target, values["source_prefix"], values.get("copy", False))
 
     def identity(self) -> dict[str, Any]:
         """Describe what two processors must share to give a model the same inputs and outputs."""
@@ -173,14 +177,10 @@ class Processor:
         """
         folder = Path(folder)
         values = read_json(folder / "processor.json")
-        try:
+        with undamaged(f"the processor in {folder}"):
             for side, name in _files(values).items():
                 values[side]["tokenizer"] = read_json(folder / name)
-            return cls.from_dict(values, trust)
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"expected a whole processor in {folder}, but it is damaged ({error!r}): save it again"
-            ) from None
+        return cls.from_dict(values, trust)
 
 
 def _kept(old: Feature, new: Feature) -> int:

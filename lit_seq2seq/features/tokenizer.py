@@ -19,6 +19,7 @@ from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE, rejoined
 from lit_seq2seq.runtime.text import UNKNOWN, known_tags, one_form, whole
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
+from lit_seq2seq.untrusted import check_tokenizer, tokenizing
 
 Model = Literal["word", "char", "byte", "bpe", "unigram"]
 Normalization = Literal["none", "nfc", "nfkc", "nfd", "nfkd"]
@@ -225,7 +226,8 @@ class Tokenizer(Feature):
             backend.model.dropout = self.config["dropout"]
         texts = [known_tags(whole(text), backend) for text in texts]
         try:
-            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+            with tokenizing():
+                encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
         finally:
             if dropout and self.config["dropout"]:
                 backend.model.dropout = None
@@ -261,11 +263,12 @@ class Tokenizer(Feature):
     def decode_batch(self, batch: Sequence[Sequence[int]], extra: Sequence[Sequence[str]] | None = None) -> list[str]:
         """Turn several sequences of ids into texts, each as by `decode`."""
         kept = [[index for index in ids if index not in self._skipped] for ids in batch]
-        if extra is None or not any(extra):
-            return list(self.backend.decode_batch(kept, skip_special_tokens=False))
-        names = [self.tokens(ids, own) for ids, own in zip(kept, extra, strict=True)]
-        decoder = self.backend.decoder
-        return [" ".join(row) if decoder is None else str(decoder.decode(row)) for row in names]
+        with tokenizing():
+            if extra is None or not any(extra):
+                return list(self.backend.decode_batch(kept, skip_special_tokens=False))
+            names = [self.tokens(ids, own) for ids, own in zip(kept, extra, strict=True)]
+            decoder = self.backend.decoder
+            return [" ".join(row) if decoder is None else str(decoder.decode(row)) for row in names]
 
     def form(self, text: str) -> str:
         """Return a text in the form in which outputs and references are compared.
@@ -340,7 +343,8 @@ class Tokenizer(Feature):
         """Build a tokenizer from the text of a `tokenizer.json` and its `config`."""
         tokenizer = cls(**{**config, "file": None})
         tokenizer.config["file"] = config.get("file")
-        tokenizer._adopt(tokenizers.Tokenizer.from_str(text), "the given tokenizer.json")
+        with tokenizing():
+            tokenizer._adopt(tokenizers.Tokenizer.from_str(text), "the given tokenizer.json")
         return tokenizer
 
     def transformers_config(self) -> dict[str, Any]:
@@ -356,6 +360,7 @@ class Tokenizer(Feature):
     @classmethod
     def from_dict(cls, values: dict[str, Any], trust: tuple[str, ...] = ()) -> Self:
         """Build the tokenizer that `to_dict` described."""
+        check_tokenizer(values["tokenizer"])
         return cls.from_json(json.dumps(values["tokenizer"]), **values["config"])
 
     def identity(self) -> dict[str, Any]:
@@ -414,6 +419,9 @@ def _read(path: Path) -> tokenizers.Tokenizer:
     if not path.is_file():
         raise UserError(f"expected a tokenizer.json at {path}, but there is no such file: check the file setting")
     try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
-    except Exception as error:  # the library raises plain Exception
+        text = path.read_text(encoding="utf-8-sig")
+        check_tokenizer(json.loads(text), gaps=True)
+        with tokenizing():
+            return tokenizers.Tokenizer.from_str(text)
+    except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"expected a tokenizer.json of the tokenizers library at {path}, but: {error}") from error

@@ -21,6 +21,7 @@ _LEAST_LEFT = 0.01  # of the energy that the average of unrelated channels has: 
 _BLOCK = 1 << 20  # values that are decoded at once
 MAX_SECONDS = 600.0
 _INSTALL = "pip install soundfile soxr"
+_FRAME, _WEIGHTS, _OVERLAP = 2**17, 2**24, 1000
 
 
 def log_mel(
@@ -58,6 +59,33 @@ def log_mel(
     highest = sampling_rate / 2 if fmax is None else fmax
     energies = np.abs(spectrum) ** 2 @ mel_filters(n_mels, points, sampling_rate, float(fmin), float(highest))
     return np.asarray(np.log(np.maximum(energies, log_floor)), dtype=np.float32)
+
+
+def check_bands(sampling_rate: int, n_mels: int, window: float, hop: float, **_: Any) -> None:
+    """Refuse settings of `log_mel` that no recording is for, and that take all memory.
+
+    Raises:
+        UserError: a frame is longer than 131,072 samples, or 1,000 times as long as the time to the next, or the
+            filters have more than 16,777,216 weights.
+
+    Example:
+        >>> check_bands(sampling_rate=1_000_000, n_mels=80, window=60.0, hop=0.01)
+        Traceback (most recent call last):
+        lit_seq2seq.runtime.errors.UserError: a frame of 60.0 s at 1000000 Hz has 60,000,000 samples, more than ...
+    """
+    length = round(window * sampling_rate)
+    if length > _FRAME:
+        raise UserError(
+            f"a frame of {window} s at {sampling_rate} Hz has {length:,} samples, more than the {_FRAME:,} that are "
+            "allowed: set a shorter window"
+        )
+    if n_mels * length > _WEIGHTS:
+        raise UserError(
+            f"{n_mels} bands of {length:,} samples need more than the {_WEIGHTS:,} weights that are allowed: set fewer "
+            "n_mels or a shorter window"
+        )
+    if window > _OVERLAP * hop:
+        raise UserError(f"frames of {window} s every {hop} s overlap more than {_OVERLAP:,} times: set a longer hop")
 
 
 @cache

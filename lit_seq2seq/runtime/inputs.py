@@ -12,6 +12,7 @@ import numpy as np
 from .errors import UserError
 from .readers import Array, Named, Pixels, PretrainedText, Reader, RecordText, Text, Vectors
 from .text import SpecialIds, Vocabulary
+from .untrusted import check_settings, read_json, undamaged
 
 
 class Several(Reader):
@@ -95,28 +96,34 @@ def load_reader(folder: Path, specials: dict[str, SpecialIds]) -> tuple[Reader, 
     Returns:
         What reads inputs, and the vocabulary of the outputs.
     """
-    described = json.loads((folder / "processor.json").read_text(encoding="utf-8"))
+    described = read_json(folder / "processor.json")
+    with undamaged(folder / "processor.json"):
+        check_settings({"source_prefix": described["source_prefix"]}, folder / "processor.json")
+        return _load_reader(folder, described, specials)
+
+
+def _load_reader(folder: Path, described: dict[str, Any], specials: dict[str, SpecialIds]) -> tuple[Reader, Vocabulary]:
     source, prefix = described["source"], described["source_prefix"]
     alone = source is None or "class_path" in source
-    target = Vocabulary((folder / f"{'' if alone else 'target_'}tokenizer.json").read_text("utf-8"), specials["target"])
+    target = Vocabulary(read_json(folder / f"{'' if alone else 'target_'}tokenizer.json"), specials["target"])
     if source is None:
         return Text(target, prefix), target
     if "class_path" not in source:
-        text = (folder / "source_tokenizer.json").read_text(encoding="utf-8")
-        return Text(Vocabulary(text, specials["source"]), prefix), target
+        return Text(Vocabulary(read_json(folder / "source_tokenizer.json"), specials["source"]), prefix), target
     return _reader(source, specials, "source", prefix), target
 
 
 def _reader(source: dict[str, Any], specials: dict[str, SpecialIds], side: str, prefix: str = "") -> Reader:
     """Make the reader of a feature that a `processor.json` describes; `side` is its name in `specials`."""
     kind = source["class_path"].split(".")[-1]
+    check_settings(source.get("config"), f"the {kind} of the processor")
     if kind == "Tokenizer":
-        return Text(Vocabulary(json.dumps(source["tokenizer"]), specials[side]), prefix)
+        return Text(Vocabulary(source["tokenizer"], specials[side]), prefix)
     if kind == "Records":
-        vocabulary = Vocabulary(json.dumps(source["vocabulary"]["tokenizer"]), specials[side])
+        vocabulary = Vocabulary(source["vocabulary"]["tokenizer"], specials[side])
         return RecordText(vocabulary, source["config"])
     if kind == "PretrainedTokenizer":
-        return PretrainedText(Vocabulary(json.dumps(source["tokenizer"]), SpecialIds(pad=source["pad"])))
+        return PretrainedText(Vocabulary(source["tokenizer"], SpecialIds(pad=source["pad"])))
     if kind in ("LogMel", "Waveform", "Frames"):
         return Vectors(source["config"], source.get("statistics"))
     if kind == "Image":

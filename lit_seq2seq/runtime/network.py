@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from .readers import Named
 from .search import search
 from .shortlist import Candidates, Scored, Shortlist
 from .text import SpecialIds
+from .untrusted import check_archive, check_generation, checked, read_json, undamaged
 
 SETTINGS, SHORTLIST, FORMAT = "export.json", "shortlist.npz", 3
 PARTS = ("encoder", "decoder", "output")
@@ -40,7 +40,8 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        with undamaged(path):
+            self._session = onnxruntime.InferenceSession(checked(path), options, providers=["CPUExecutionProvider"])
         self.inputs = [one.name for one in self._session.get_inputs()]
         self._outputs = [one.name for one in self._session.get_outputs()]
 
@@ -139,7 +140,14 @@ class Network(Decodable):
             raise UserError(
                 f"there is no exported model in {self.folder}: run lit-seq2seq export --model DIR --output DIR"
             )
-        self.settings = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
+        self.settings = read_json(self.folder / SETTINGS)
+        with undamaged(self.folder / SETTINGS):
+            self._read(variant)
+        self.encoder, self.decoder, self.output = (
+            Session(self.folder / f"{part}.{variant}.onnx", threads) for part in PARTS
+        )
+
+    def _read(self, variant: str) -> None:
         if self.settings["format"] != FORMAT:
             raise UserError(
                 f"{self.folder} was exported in format {self.settings['format']}, this version reads {FORMAT}: export "
@@ -148,12 +156,9 @@ class Network(Decodable):
         if variant not in self.settings["variants"]:
             known = ", ".join(self.settings["variants"])
             raise UserError(f"there is no variant {variant!r} of the model in {self.folder}: choose one of {known}")
-        self.encoder = Session(self.folder / f"encoder.{variant}.onnx", threads)
-        self.decoder = Session(self.folder / f"decoder.{variant}.onnx", threads)
-        self.output = Session(self.folder / f"output.{variant}.onnx", threads)
         self.vocabularies = {name: SpecialIds(**ids) for name, ids in self.settings["specials"].items()}
         self.specials = self.vocabularies["target"]
-        self.config = GenerationConfig(**self.settings["generation"])
+        self.config = GenerationConfig(**check_generation(self.settings["generation"], self.folder / SETTINGS))
 
     @cached_property
     def tables(self) -> Named:
@@ -168,8 +173,10 @@ class Network(Decodable):
                 f"shortlist=True: the model in {self.folder} has none: learn one with lit-seq2seq shortlist --model "
                 "DIR and export it again, or set it to false"
             )
-        with np.load(path) as tables:
-            return dict(tables)
+        with undamaged(path):
+            check_archive(path)
+            with np.load(path) as tables:
+                return dict(tables)
 
     @property
     def shortlist(self) -> Shortlist:

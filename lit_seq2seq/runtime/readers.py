@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .audio import MAX_SECONDS, log_mel, read_audio
+from .audio import MAX_SECONDS, check_bands, log_mel, read_audio
 from .errors import UserError
 from .placeholders import Delexicalized
 from .records import linearize, read_record, several
@@ -153,6 +153,8 @@ class Vectors(Reader):
     """
 
     def __init__(self, config: dict[str, Any], statistics: Any = None) -> None:
+        if "n_mels" in config:
+            check_bands(**config)
         self.config = config
         self.statistics = statistics
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import tokenizers
 from tokenizers.models import WordLevel
+
+from .untrusted import check_tokenizer, tokenizing
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,14 @@ class Vocabulary:
     """Encodes and decodes as `lit_seq2seq.features.Tokenizer` does, whose vocabulary this is.
 
     Args:
-        json: text of a `tokenizer.json`.
+        described: what a `tokenizer.json` says.
         specials: ids of the special symbols.
     """
 
-    def __init__(self, json: str, specials: SpecialIds) -> None:
-        self.backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(json)
+    def __init__(self, described: dict[str, Any], specials: SpecialIds) -> None:
+        check_tokenizer(described, gaps=True)
+        with tokenizing():
+            self.backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(json.dumps(described))
         self.backend.encode_special_tokens = True
         self.backend.no_padding()
         self.backend.no_truncation()
@@ -105,7 +110,9 @@ class Vocabulary:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into ids that end with EOS."""
         found, texts = [], [known_tags(whole(text), self.backend) for text in texts]
-        for text, encoding in zip(texts, self.backend.encode_batch_fast(texts, False, False), strict=True):
+        with tokenizing():
+            encodings = self.backend.encode_batch_fast(texts, False, False)
+        for text, encoding in zip(texts, encodings, strict=True):
             ids = list(encoding.ids)
             if any(name in text for name in self._special_names):
                 ids = [self.specials.unk if index in self._skipped else index for index in ids]
@@ -115,10 +122,11 @@ class Vocabulary:
     def decode(self, ids: Sequence[int], extra: Sequence[str] = ()) -> str:
         """Turn ids into text; those of `extra` follow the vocabulary's."""
         kept = [index for index in ids if index not in self._skipped]
-        if not extra:
-            return str(self.backend.decode(kept, skip_special_tokens=False))
-        names, decoder = self.tokens(kept, extra), self.backend.decoder
-        return " ".join(names) if decoder is None else str(decoder.decode(names))
+        with tokenizing():
+            if not extra:
+                return str(self.backend.decode(kept, skip_special_tokens=False))
+            names, decoder = self.tokens(kept, extra), self.backend.decoder
+            return " ".join(names) if decoder is None else str(decoder.decode(names))
 
     def tokens(self, ids: Sequence[int], extra: Sequence[str] = ()) -> list[str]:
         """Name each id by its vocabulary entry, or from `extra`."""

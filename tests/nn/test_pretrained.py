@@ -14,12 +14,21 @@ from datasets import Dataset
 from torch import nn
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, pipeline
-from lit_seq2seq.features import PretrainedTokenizer, Processor, Tokenizer, Waveform
-from lit_seq2seq.nn import DenseBridge, ParallelDecoder, SpeechBackbone, TextBackbone, VisionBackbone, ZeroBridge
+from lit_seq2seq.features import MultiSource, PretrainedTokenizer, Processor, Tokenizer, Waveform
+from lit_seq2seq.nn import (
+    DenseBridge,
+    MultiSourceEncoder,
+    ParallelDecoder,
+    SpeechBackbone,
+    TextBackbone,
+    TextEncoder,
+    VisionBackbone,
+    ZeroBridge,
+)
 from lit_seq2seq.types import Padded, UserError
 from tests.backbones import RECORDINGS, SMALL, TEXT, WORDS, write_backbone
 from tests.nn.cases import assert_close, tensors
-from tests.tiny import make_model, make_trainer, pairs
+from tests.tiny import make_data, make_model, make_trainer, pairs
 
 if importlib.util.find_spec("transformers") is None:
     pytest.skip('needs transformers: pip install -e ".[vision]"', allow_module_level=True)
@@ -205,3 +214,38 @@ def test_recordings_shorter_than_the_masks_of_training_are_learned_from(kind: st
     for samples in (1600, 16000):  # 4 frames and 49, where a mask has 10
         memory = encoder(Padded(torch.randn(2, samples, 1), torch.tensor([samples, 1600]))).memory
         assert memory.values.isfinite().all()
+
+
+LEADING_ELSEWHERE = {
+    "_attn_implementation": "kernels-community/flash-attn2",
+    "attn_implementation": "attacker/evil",
+    "_experts_implementation": "attacker/evil",
+    "_name_or_path": "attacker/evil",
+    "auto_map": {"AutoModel": "attacker/evil--modeling.Model"},
+    "trust_remote_code": True,
+    "quantization_config": {"quant_method": "fp_quant", "kernel": "attacker/evil"},
+    "use_kernels": True,
+}
+
+
+@pytest.mark.parametrize("name", LEADING_ELSEWHERE)
+def test_a_saved_configuration_leads_nowhere_else(name: str) -> None:
+    config = {**SMALL, "model_type": "bert", "vocab_size": 10, name: LEADING_ELSEWHERE[name]}
+    encoder = TextBackbone(10, "attacker/evil", hidden_size=6, config=config)
+    assert encoder.backbone.config._attn_implementation in ("eager", "sdpa")
+    assert "evil" not in str(encoder.resolved)
+
+
+def test_the_configuration_of_each_of_several_sources_is_saved(tmp_path) -> None:
+    folder = str(write_backbone("bert", tmp_path / "bert"))
+    encoders = {
+        "text": partial(TextBackbone, name=folder),
+        "more": partial(TextEncoder, embedding_dim=4, hidden_size=6),
+    }
+    features = {"text": PretrainedTokenizer(folder), "more": PretrainedTokenizer(folder)}
+    model = make_model(encoder=partial(MultiSourceEncoder, encoders=encoders, hidden_size=12))
+    model.attach(Processor(MultiSource(features), make_data().processor.target))
+    model.save_pretrained(tmp_path / "model")
+    shutil.rmtree(folder)
+    loaded = LitSeq2Seq.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(dict(loaded.state_dict()), dict(model.state_dict()))

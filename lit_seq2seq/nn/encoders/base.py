@@ -54,6 +54,9 @@ class Encoder(nn.Module, ABC):
     alone: ClassVar[bool] = False
     """Whether an exported graph of it reads one source at a time, without padding."""
 
+    resolves: ClassVar[tuple[str, ...]] = ()
+    """Names of arguments that are in the description of every saved model; see `resolved`."""
+
     @property
     @abstractmethod
     def shape(self) -> EncoderShape:
@@ -73,6 +76,10 @@ class Encoder(nn.Module, ABC):
     def resolved(self) -> dict[str, Any]:
         """Settings that a saved model has beside those given, so that nothing else is needed to build it."""
         return {}
+
+    def completed(self, description: dict[str, Any]) -> dict[str, Any]:
+        """Return its own description with the settings that `resolved` gives."""
+        return {**description, "init_args": {**description["init_args"], **self.resolved}}
 
     @abstractmethod
     def forward(self, source: Padded) -> Encoded:

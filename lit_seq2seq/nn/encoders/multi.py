@@ -108,6 +108,12 @@ class MultiSourceEncoder(Encoder):
         """Sizes of what `forward` returns."""
         return self._shape
 
+    def completed(self, description: dict[str, Any]) -> dict[str, Any]:
+        """Return its own description with the settings that each encoder has beside those given."""
+        given = description["init_args"]["encoders"]
+        encoders = {name: self._encoder(name).completed(given[name]) for name in self.encoders}
+        return {**description, "init_args": {**description["init_args"], "encoders": encoders}}
+
     def forward(self, source: Sources) -> Encoded:  # type: ignore[override]
         """Encode all sources of each example."""
         encoded: dict[str, Encoded] = {name: encoder(source.parts[name]) for name, encoder in self.encoders.items()}

@@ -35,6 +35,7 @@ class PretrainedEncoder(Encoder):
         UserError: transformers is not installed, there is no such model, or it reads something else.
     """
 
+    resolves: ClassVar[tuple[str, ...]] = ("config",)
     reads: ClassVar[str]
     """Name of the model's input."""
     of: ClassVar[str]
@@ -105,6 +106,7 @@ class PretrainedEncoder(Encoder):
         except ImportError as error:
             kind = type(self).__name__
             raise UserError(f"{kind} needs transformers, which is not installed: {install('vision')}") from error
+        config = None if config is None else _closed(config)
         try:
             if config is not None:
                 self._config = cast(Any, AutoConfig).for_model(**config)
@@ -113,8 +115,10 @@ class PretrainedEncoder(Encoder):
                 self._config = getattr(found, "vision_config", found) if self.reads == "pixel_values" else found
             make = AutoModel.from_pretrained if pretrained else cast(Any, AutoModel).from_config
             model: Any = make(name if pretrained else self._config, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:
+            if config is None and not isinstance(error, OSError | ValueError):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"the {self.of} model '{name}' cannot be loaded: {reason}") from error
         model = self.part(model)
         if (reads := getattr(model, "main_input_name", "text")) != self.reads:
@@ -227,6 +231,39 @@ class SpeechBackbone(PretrainedEncoder):
         if self.backbone.training and frames < self.backbone.config.mask_time_length:
             inputs["mask_time_indices"] = samples.new_zeros(len(samples), frames, dtype=torch.bool)
         return self.states(input_values=samples, **inputs)
+
+
+_LEFT_OUT = (
+    "auto_map",
+    "trust_remote_code",
+    "quantization_config",
+    "name_or_path",
+    "id2label",
+    "label2id",
+    "use_kernels",
+)
+"""Entries of a saved configuration that have no place in building a model of random weights."""
+
+
+def _closed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved configuration without what lets transformers fetch or run something.
+
+    Raises:
+        UserError: a part of the model would come from elsewhere.
+    """
+    kept = {}
+    for name, value in config.items():
+        if name.startswith("_") or "implementation" in name or name in _LEFT_OUT:
+            continue
+        inner = value if isinstance(value, list) else [value]
+        if any(isinstance(item, str) and ("/" in item or name == "backbone") for item in inner):
+            raise UserError(
+                f"the configuration of the pretrained model names {value!r:.80} as its {name}, which would be fetched "
+                "from elsewhere: a saved model holds all its parts, this one is damaged or hostile"
+            )
+        closed = [_closed(item) if isinstance(item, Mapping) else item for item in inner]
+        kept[name] = closed if isinstance(value, list) else closed[0]
+    return kept | ({"use_pretrained_backbone": False} if "use_pretrained_backbone" in kept else {})
 
 
 def freeze(model: nn.Module, trainable_blocks: int) -> None:
