@@ -130,7 +130,7 @@ class Seq2SeqCLI(LightningCLI):
             super().parse_arguments(parser, args)
             config = self._chosen
             if (start := config.model.get("init_from")) is not None:
-                trust = tuple({*trust_of(config.model.as_dict()), *trusted(config.data.get("trust"))})
+                trust = _trust(config)
                 settings = self._saved_settings(start, config, trust)
                 defaults = {**settings, "data.processor": start, "data.trust": list(trust)}
                 self._parser(self.config.get("subcommand")).set_defaults(defaults)
@@ -227,7 +227,7 @@ class Seq2SeqCLI(LightningCLI):
             if subcommand in ("fit", None) and isinstance(step, int):
                 self.resumed, self.step = path, step
             elif isinstance(processor, dict):
-                self.evaluated = Processor.from_dict(processor, packages_of(config.model.as_dict()))
+                self.evaluated = Processor.from_dict(processor, _trust(config))
         elif subcommand in ("validate", "test", "predict"):
             raise UserError(f"{subcommand} needs a trained model: give --ckpt_path FILE, such as checkpoints/last.ckpt")
 
@@ -248,6 +248,11 @@ def _from_here(argument: str) -> str:
     """Name a file below the working directory from there: a card is read elsewhere."""
     path = Path(argument)
     return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else argument
+
+
+def _trust(config: Namespace) -> tuple[str, ...]:
+    """Name what may run of a saved model: what the user's own settings name, and what `data.trust` adds."""
+    return tuple(sorted({*trust_of(config.model.as_dict()), *trusted(config.data.get("trust"))}))
 
 
 def _without_secrets(arguments: Iterable[str]) -> Iterator[str]:
