@@ -45,13 +45,17 @@ def rows_of(given: Any, columns: Sequence[str]) -> Dataset | IterableDataset | N
         if hasattr(given, "__arrow_c_stream__"):
             return Dataset(pyarrow.table(given))
         if isinstance(given, Mapping):
-            roots = {name.split(".")[0] for name in columns}
-            return _from_columns(given) if roots & given.keys() else None
+            return _from_columns(given) if is_table(given, columns) else None
         if isinstance(given, Sequence) and given and not all(isinstance(row, str | os.PathLike) for row in given):
             return _from_list(given, columns)
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         raise UserError(f"the rows of the dataset do not fit together: {' '.join(str(error).split())}") from error
     return None
+
+
+def is_table(given: Mapping[Any, Any], columns: Sequence[str]) -> bool:
+    """Tell whether a mapping is one from column to values, as it has one of the columns that are looked for."""
+    return bool({name.split(".")[0] for name in columns} & given.keys())
 
 
 def _from_columns(columns: Mapping[Any, Any]) -> Dataset:

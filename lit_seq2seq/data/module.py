@@ -256,7 +256,7 @@ class Seq2SeqDataModule(LightningDataModule):
     @property
     def origin(self) -> tuple[str | None, bool]:
         """What the data is, for the model card: the id of a hub data set, or a few words; and which of them."""
-        return origin_of(self.dataset)
+        return origin_of(self.dataset, self._columns)
 
     def prepare_data(self) -> None:
         """Download, learn tokenizers and encode, once per machine."""

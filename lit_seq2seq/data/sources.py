@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.files import check_readable, is_remote, lines_of, plain_path, suffix_of
-from lit_seq2seq.data.memory import refuse, rows_of
+from lit_seq2seq.data.memory import is_table, refuse, rows_of
 from lit_seq2seq.data.synthetic import BuiltinDataset
 from lit_seq2seq.data.tables import VERSION, Lines, Tables, by_our_rules
 from lit_seq2seq.remote import causes_of, reason_of
@@ -166,7 +166,7 @@ def _plain(path: str, train: str) -> dict[str, list[str]] | None:
     return None
 
 
-def origin_of(dataset: Source) -> tuple[str | None, bool]:
+def origin_of(dataset: Source, columns: Sequence[str] = ("source", "target")) -> tuple[str | None, bool]:
     """Return the id of a hub data set, or a few words about another one; and whether it is the former.
 
     Example:
@@ -177,6 +177,8 @@ def origin_of(dataset: Source) -> tuple[str | None, bool]:
         return f"built-in {type(dataset).__name__}", False
     if isinstance(dataset, str) and _is_hub_id(dataset):
         return dataset, True
+    if isinstance(dataset, dict) and is_table(dataset, columns):
+        return None, False
     items = list(dataset.values()) if isinstance(dataset, dict) else [dataset]
     paths = [path for item in items for path in (item if isinstance(item, list) else [item])]
     if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):

@@ -1,6 +1,7 @@
 import copy
 import json
 import re
+from pathlib import Path
 
 import datasets
 import numpy
@@ -552,3 +553,12 @@ def test_data_that_is_mostly_unknown_is_told(recwarn):
     assert re.match(r"train: 8\d% of the source symbols are unknown to the vocabulary: check the columns, or", told[0])
     loaded(module(Dataset.from_dict(pairs(60)), processor=processor, source_tokenizer=None, **WHOLE))
     assert sum("unknown to the vocabulary" in str(warning.message) for warning in recwarn) == 1
+
+
+def test_the_card_names_files_but_no_texts():
+    texts = {"de": ["ein Hund"], "en": ["a dog"]}
+    columns = {"source_column": "de", "target_column": "en"}
+    for given in (texts, [("ein Hund", "a dog")], {"train": [("ein Hund", "a dog")]}, pandas.DataFrame(texts)):
+        assert module(given, **columns).origin == (None, False)
+    for given in (Path("here/a.csv"), "here/a.csv", ["here/a.csv"], {"train": Path("here/a.csv")}):
+        assert module(given, **columns).origin == ("own files a.csv", False)
