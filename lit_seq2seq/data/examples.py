@@ -179,7 +179,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
             f"{share:.0%} of the {side} symbols are unknown to the vocabulary: check the columns, or learn it from "
             "this data (unset processor, or set extend_vocabulary)"
             for side, share in shares.items()
-            if share >= 0.5
+            if share > 0.5
         ]
 
     def __len__(self) -> int:
