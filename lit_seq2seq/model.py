@@ -252,7 +252,8 @@ class Seq2SeqModel(lightning.LightningModule):
             copied from beyond the vocabulary are unknown in these: `generate` has the sources to name them.
         """
         found = self._search(encoded, config, prefix, return_attention)
-        known = [[self.net.readable(one.tokens).tolist() for one in row] for row in found]
+        size, unk = self.processor.target.size, self.processor.target.specials.unk
+        known = [[one.tokens.where(one.tokens < size, unk).tolist() for one in row] for row in found]
         return self._with_texts(found, known, [()] * len(found))
 
     def _with_texts(

@@ -530,7 +530,8 @@ def test_hypotheses_of_a_model_have_their_texts() -> None:
     source = data.processor.source(["eins zwei", "drei"])
     config = GenerationConfig(num_beams=3, num_return_sequences=3, min_new_tokens=2, max_new_tokens=4)
     decoded = model.decode(model.encode(source), config)
-    for found in (decoded, model.generate(source, config)):
+    together = LitSeq2Seq.ensemble([model, model])
+    for found in (decoded, model.generate(source, config), together.decode(together.encode(source), config)):
         for hypothesis in (one for row in found for one in row):
             assert hypothesis.text == data.processor.target.decode(hypothesis.tokens.tolist()) != ""
 
