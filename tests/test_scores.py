@@ -1,5 +1,7 @@
 """What is compared with what: one form for outputs and references, scripts without spaces, names of metrics."""
 
+import copy
+import pickle
 import random
 import warnings
 from functools import partial
@@ -118,6 +120,21 @@ def test_mecab_is_preferred_where_it_is_installed(monkeypatch):
         bleu.reset()
         bleu.update(texts, [[text] for text in texts])
         assert bleu._choose(bleu.counts.tolist())[0] is bleu.scorers[found.index(name)]
+
+
+class NoCopy:
+    def __reduce__(self):
+        raise TypeError("cannot pickle 'SwigPyObject' object")  # as MeCab's tagger does
+
+
+def test_a_scorer_that_cannot_be_copied_is_made_anew():
+    bleu = BLEU(lowercase=True)
+    for scorer in bleu.scorers:
+        scorer.tagger = NoCopy()
+    bleu.update(damaged(RUSSIAN), [[text] for text in RUSSIAN])
+    for other in (copy.deepcopy(bleu), pickle.loads(pickle.dumps(bleu))):
+        assert other.compute() == bleu.compute()
+        assert other.signature() == bleu.signature()
 
 
 def test_a_tokenizer_that_is_asked_for_is_used():

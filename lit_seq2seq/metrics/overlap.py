@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal, get_args
 
 import sacrebleu
 import torch
@@ -29,9 +30,10 @@ class _SacreBLEU(TextMetric):
     fewest_references: Tensor
     most_references: Tensor
 
-    def __init__(self, scorers: Sequence[SacreBLEUMetric], size: int, more: int = 0) -> None:
-        super().__init__(len(scorers) * size + more)
-        self.scorers, self.size = list(scorers), size
+    def __init__(self, makers: Sequence[Callable[[], SacreBLEUMetric]], size: int, more: int = 0) -> None:
+        super().__init__(len(makers) * size + more)
+        self.makers, self.size = list(makers), size
+        self.scorers = [make() for make in makers]
         limit = torch.iinfo(torch.int64).max
         self.add_state("fewest_references", torch.tensor(limit), dist_reduce_fx="min")
         self.add_state("most_references", torch.tensor(0), dist_reduce_fx="max")
@@ -48,6 +50,13 @@ class _SacreBLEU(TextMetric):
             numbers = [len(row) for row in references]
             self.fewest_references = self.fewest_references.clamp(max=min(numbers))
             self.most_references = self.most_references.clamp(min=max(numbers))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "scorers": []}  # MeCab's cannot be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.scorers = [make() for make in self.makers]
 
     def signature(self) -> str:
         """Return sacreBLEU's signature, with the number of references seen so far."""
@@ -112,17 +121,15 @@ class BLEU(_SacreBLEU):
                     f"expected {setting} of BLEU to be one of {', '.join(get_args(known))}, but it is {value}"
                 )
         self.names: list[str] = [tokenize] if tokenize else [name for name in _BY_SCRIPT if _is_installed(name)]
+        options = {"lowercase": lowercase, "smooth_method": smooth_method, "max_ngram_order": self.order}
+        makers = [partial(sacrebleu.BLEU, tokenize=name, **options) for name in self.names]
         try:
-            scorers = [
-                sacrebleu.BLEU(lowercase, tokenize=name, smooth_method=smooth_method, max_ngram_order=self.order)
-                for name in self.names
-            ]
-        except (ImportError, RuntimeError) as error:
+            super().__init__(makers, 2 + 2 * self.order, COUNTS)
+        except (ImportError, RuntimeError, AssertionError) as error:
             raise UserError(
-                f"BLEU(tokenize={tokenize!r}) needs a package that is not installed: "
-                f'pip install "sacrebleu[{str(tokenize)[:2]}]" or choose tokenize: char'
+                f"BLEU(tokenize={tokenize!r}) needs a package that is not installed, or not with its usual dictionary: "
+                f'pip install "sacrebleu[{(tokenize or "ja,ko").removesuffix("-mecab")}]" or choose tokenize: char'
             ) from error
-        super().__init__(scorers, 2 + 2 * self.order, COUNTS)
         self.splits_at_spaces = tokenize in ("13a", "intl", "none")
 
     def signature(self) -> str:
@@ -223,5 +230,5 @@ class ChrF(_SacreBLEU):
     name = "chrf"
 
     def __init__(self, word_order: int = 0, lowercase: bool = False) -> None:
-        scorer = sacrebleu.CHRF(word_order=word_order, lowercase=lowercase)
-        super().__init__([scorer], 3 * scorer.order)
+        make = partial(sacrebleu.CHRF, word_order=word_order, lowercase=lowercase)
+        super().__init__([make], 3 * make().order)
