@@ -63,8 +63,9 @@ def page() -> str:
         *(text for name, cls in watching.items() for text in (f"## {name}", table(cls))),
         "## trainer",
         "The arguments of Lightning's [Trainer](https://lightning.ai/docs/pytorch/stable/common/trainer.html). "
-        "Unless `logger` is set, `default_root_dir` (`runs` if unset) gets CSV and TensorBoard logs. `callbacks` takes "
-        "a list; beyond Lightning's own callbacks there is:",
+        "Each run gets a folder of its own, `version_0`, `version_1` and so on, in `default_root_dir` (`runs` if "
+        "unset); unless `logger` is set, CSV and TensorBoard logs go there too. `callbacks` takes a list; beyond "
+        "Lightning's own callbacks there is:",
         table(callbacks.EMA),
         table(callbacks.GradualUnfreezing),
     ]

@@ -15,14 +15,13 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from jsonargparse import Namespace
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -31,12 +30,14 @@ from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, S
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.failures import FailureReport, explain, is_reported
 from lit_seq2seq.features import Processor
+from lit_seq2seq.files import local_path
 from lit_seq2seq.hub import load_checkpoint, load_folder, trusted
-from lit_seq2seq.logs import MetricsLog, last_checkpoint, run_of
+from lit_seq2seq.logs import EventsLog, MetricsLog, RunFolder, RunTrainer, last_checkpoint, record_scores, run_of
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.parsing import Parser, load_yaml
 from lit_seq2seq.precision import precision_fits
 from lit_seq2seq.spec import DAMAGED, build_arguments, import_class, trust_of
+from lit_seq2seq.summary import typed, write_summary
 from lit_seq2seq.types import UserError
 from lit_seq2seq.untrusted import check_generation
 
@@ -75,6 +76,19 @@ _NOT_BARE = (
 """Settings of a recipe that Lightning does not take beside `trainer.barebones`."""
 
 
+class _SaveSettings(SaveConfigCallback):
+    """Writes `config.yaml` into the folder of a run that trains, and tells its checkpoints of the folder."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it; what is scored later leaves it as it is."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note the folder, as the checkpoint may lie elsewhere."""
+        checkpoint["run"] = cast(RunTrainer, trainer).run.mark
+
+
 class Seq2SeqCLI(LightningCLI):
     """Lightning's command line for `LitSeq2Seq` and `Seq2SeqDataModule`, with this package's callbacks and loggers.
 
@@ -83,8 +97,6 @@ class Seq2SeqCLI(LightningCLI):
         run: whether a subcommand is expected and run; else everything is built and nothing runs.
     """
 
-    resumed: str | None = None
-    step: int | None = None
     processor: Processor | None = None
     evaluated: Processor | None = None
 
@@ -95,7 +107,8 @@ class Seq2SeqCLI(LightningCLI):
         super().__init__(
             LitSeq2Seq,
             Seq2SeqDataModule,
-            save_config_callback=SaveConfigCallback,
+            save_config_callback=_SaveSettings,
+            trainer_class=RunTrainer,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"use_distributed_sampler": False},
             seed_everything_default=1,
@@ -176,21 +189,21 @@ class Seq2SeqCLI(LightningCLI):
             self.datamodule.processor, self.model.init_from = self.processor, None  # the checkpoint has it all
         self.datamodule.of_checkpoint = self.evaluated
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, with CSV and TensorBoard logs in one folder unless the YAML names loggers.
+    def instantiate_trainer(self, **kwargs: Any) -> RunTrainer:
+        """Build the trainer, with CSV and TensorBoard logs in the run's folder unless the YAML names loggers.
 
         Where the device has no kernels for the precision that the YAML asks for, it computes in another and says so.
         """
         config = self._get(self.config_init, "trainer", default={})
-        root = config.get("default_root_dir") or "runs"
-        bare = config.get("barebones")
+        run = RunFolder(config.get("default_root_dir") or "runs")
+        kwargs["default_root_dir"] = str(run.root)
+        scoring, bare = self.subcommand not in (None, "fit"), config.get("barebones")
+        if scoring:
+            run.path = run_of(self._chosen.ckpt_path, run.root)
         if bare:
             kwargs |= dict.fromkeys(_NOT_BARE)
         if config.get("logger") in (None, True) and not config.get("fast_dev_run") and not bare:
-            number, step = (run_of(self.resumed, root), self.step) if self.resumed else (None, None)
-            log = MetricsLog(root, number, step)
-            events = TensorBoardLogger(root, name=None, version=log.version, purge_step=step, flush_secs=10)
-            kwargs.setdefault("logger", [log, events])
+            kwargs.setdefault("logger", [] if scoring else [MetricsLog(run), EventsLog(run)])
         self.trainer_defaults["callbacks"] = [FailureReport()]
         if config.get("enable_model_summary") is not False and not bare:
             self.trainer_defaults["callbacks"] += [RichModelSummary(max_depth=3)]
@@ -205,35 +218,50 @@ class Seq2SeqCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         parser.callback_keys = [key for key in parser.callback_keys if not unwanted.get(key)]
         kwargs.setdefault("callbacks", [*named])  # Lightning adds to the list that it gets
-        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
         asked = config.get("precision") or trainer.precision
         if not precision_fits(trainer):
             trainer = super().instantiate_trainer(**{**kwargs, "callbacks": [*named], "precision": "32-true"})
         if str(asked).split("-")[0] != str(trainer.precision).split("-")[0]:
             rank_zero_warn(f"this device has no kernels for precision {asked}: computing in {trainer.precision}")
-        return trainer
+        cast(RunTrainer, trainer).run = run
+        return cast(RunTrainer, trainer)
 
     def _parse_ckpt_path(self) -> None:
-        """Find and check a checkpoint before anything is built; Lightning would merge its settings into the recipe's.
-
-        A training run that is resumed goes on in its folder.
-        """
+        """Find and check a checkpoint before all is built; Lightning would merge its settings with the recipe's."""
         subcommand, config = self.config.get("subcommand"), self._chosen
         path = _checkpoint_of(config)
         if path:
             config["ckpt_path"] = path
-            checkpoint = load_checkpoint(path)
-            step, processor = checkpoint.get("global_step"), checkpoint.get("processor")
-            if subcommand in ("fit", None) and isinstance(step, int):
-                self.resumed, self.step = path, step
-            elif isinstance(processor, dict):
+            processor = load_checkpoint(path).get("processor")
+            if subcommand not in ("fit", None) and isinstance(processor, dict):
                 self.evaluated = Processor.from_dict(processor, _trust(config))
         elif subcommand in ("validate", "test", "predict"):
             raise UserError(f"{subcommand} needs a trained model: give --ckpt_path FILE, such as checkpoints/last.ckpt")
 
+    def after_validate(self) -> None:
+        """Keep the scores with the run."""
+        folder = self.trainer.log_dir
+        if self.trainer.is_global_zero and folder is not None:
+            scores = {name: float(score) for name, score in self.trainer.callback_metrics.items()}
+            record_scores(Path(folder), self._chosen.ckpt_path, scores)
+
+    after_test = after_validate
+
     def after_fit(self) -> None:
-        """Leave a folder that `from_pretrained` takes."""
-        commands.save_best(self.trainer, self.model)
+        """Leave a folder that `from_pretrained` takes, and say where it is."""
+        folder, next_commands = commands.save_best(self.trainer, self.model), self._next_commands()
+        if folder is not None:
+            write_summary(self.model, self.datamodule, folder, commands=next_commands)
+
+    def _next_commands(self) -> list[str]:
+        """Return how the best checkpoint is scored on the test split, where there is one."""
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if not best or "test" not in self.datamodule.splits:
+            return []
+        settings = Path(self.trainer.log_dir or "") / "config.yaml"
+        paths = f"--config {shlex.quote(str(settings))} --ckpt_path {shlex.quote(_from_here(best))}"
+        return [f"{typed('lit-seq2seq')} test {paths}"]
 
 
 def _find_own_files(arguments: list[str]) -> None:
@@ -270,8 +298,8 @@ def _checkpoint_of(config: Namespace) -> str | None:
     """Return the checkpoint that is asked for; of `last`, the newest one of the runs, if there is one."""
     path: str | None = config.get("ckpt_path")
     if path == "last":
-        found = last_checkpoint(config.trainer.default_root_dir or "runs", config.checkpoint.dirpath)
-        return None if found is None else str(found)
+        root = local_path(config.trainer.default_root_dir or "runs", "trainer.default_root_dir")
+        return last_checkpoint(root, config.checkpoint.dirpath)
     return path
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from lit_seq2seq.callbacks import average_checkpoints
 from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.files import is_file, local_path
 from lit_seq2seq.hub import add_loading, add_shortlist, load_checkpoint, loading_of, push_folder, tensors_of
 from lit_seq2seq.lexicon import learn_shortlist
 from lit_seq2seq.module import LitSeq2Seq
@@ -114,7 +115,7 @@ def _writer(name: str) -> Iterator[IO[str]]:
             sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         return
-    path = Path(name)
+    path = local_path(name, "--output")
     part = path.with_name(path.name + ".part")
     if path.is_dir():
         raise UserError(f"cannot write {name}: it is a folder: choose another --output")
@@ -193,7 +194,7 @@ def save_best(trainer: Trainer, model: LitSeq2Seq, scores: dict[str, float] | No
         return None
     folder, known = Path(log_dir) / "model", _scores(trainer)
     callback = trainer.checkpoint_callback
-    if isinstance(callback, ModelCheckpoint) and Path(callback.best_model_path).is_file():
+    if isinstance(callback, ModelCheckpoint) and callback.best_model_path and is_file(callback.best_model_path):
         best = load_checkpoint(callback.best_model_path)
         model.load_state_dict(tensors_of(best))
         known = _score_of(best, callback)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lit_seq2seq import remote
 from lit_seq2seq.card import Provenance, published
 from lit_seq2seq.features import Processor
+from lit_seq2seq.files import is_file, local_copy, local_path
 from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.types import UserError
 from lit_seq2seq.untrusted import Weights, check_archive, check_generation, checked, is_number, read_json
@@ -107,7 +108,7 @@ def save_folder(
     Returns:
         The folder.
     """
-    folder = Path(path)
+    folder = local_path(path, "the model folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".saving-", dir=folder) as name:
@@ -328,20 +329,20 @@ def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[st
     Raises:
         UserError: there is no such file, or it is damaged or not a checkpoint.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"there is no checkpoint {file}: give the path of a .ckpt file")
+    if not is_file(path):
+        raise UserError(f"there is no checkpoint {path}: give the path of a .ckpt file")
     try:
-        check_archive(file)
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        with local_copy(path) as file:
+            check_archive(file)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"{file} is damaged or not a checkpoint ({type(error).__name__}): use another one of the same run"
+            f"{path} is damaged or not a checkpoint ({type(error).__name__}): use another one of the same run"
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise UserError(f"{file} is not a checkpoint of lit_seq2seq: it has no state_dict")
+        raise UserError(f"{path} is not a checkpoint of lit_seq2seq: it has no state_dict")
     return checkpoint
 
 

@@ -89,6 +89,7 @@ class Seq2SeqModel(lightning.LightningModule):
         names = (name for name in cls.__init__.__annotations__ if name != "return")
         self._set_hparams({name: spec.describe(given[name]) for name in names})
         self._hparams_initial = dict(self.hparams)
+        self._log_hyperparams = True
 
     @property
     def processor(self) -> Processor:

@@ -290,6 +290,7 @@ class LitSeq2Seq(SavedModel):
             loss, nll = self.parts.loss(self._loss, batch, self.parameters())
         self.log("train_loss", loss.detach() / tokens, prog_bar=True, batch_size=len(batch))
         self.log("train_ppl", (nll.detach() / tokens).exp(), batch_size=len(batch))
+        self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups), batch_size=len(batch))
         if not self._normalise_gradients:
             return loss / tokens
         self._window_tokens = tokens if self._window_tokens is None else self._window_tokens + tokens

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lightning import Trainer
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities import rank_zero_info
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from lit_seq2seq.cli import Seq2SeqCLI, guarded
 from lit_seq2seq.commands import save_best
 from lit_seq2seq.data import Seq2SeqDataModule
-from lit_seq2seq.features import Feature, MultiSource, Records
+from lit_seq2seq.logs import record_scores
 from lit_seq2seq.module import LitSeq2Seq
-from lit_seq2seq.pictures import attention_figure
-from lit_seq2seq.plots import plot_curves
-from lit_seq2seq.predictor import Output, Predictor
-
-_LONGEST = 300
-"""Characters of an input that are typed."""
+from lit_seq2seq.summary import typed, write_summary
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Seq2SeqCLI:
@@ -68,7 +55,10 @@ def run(arguments: list[str], default: Path) -> None:
     scores = evaluate(trainer, model, data)
     if folder is not None:
         save_best(trainer, model, scores)
-        show(trainer, model, data, scores, minutes, folder, default)
+        if trainer.is_global_zero and scores:
+            record_scores(folder.parent, _best(trainer), scores)
+        title = f"scores after {minutes:.1f} minutes of training"
+        write_summary(model, data, folder, scores, title, _with_own_files(default))
 
 
 def evaluate(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> dict[str, float]:
@@ -85,75 +75,12 @@ def evaluate(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> di
     return {name: float(value) for name, value in score(model, datamodule=data, verbose=False)[0].items()}
 
 
-@rank_zero_only
-def show(
-    trainer: Trainer,
-    model: LitSeq2Seq,
-    data: Seq2SeqDataModule,
-    scores: dict[str, float],
-    minutes: float,
-    folder: Path,
-    default: Path,
-) -> None:
-    """Print scores and samples, draw the pictures, and say what to type next."""
-    console = Console()
-    split = next((name for name in ("test", "validation") if name in data.splits), "train")
-    rows, feature = data.first_rows(split, 10), model.processor.source_feature
-    sources = [source for source, _ in rows]
-    best = [outputs[0] for outputs in Predictor(model.cpu()).stream(sources, return_attention=True)]
-    samples = Table(title=f"{'Ten' if len(rows) == 10 else len(rows)} outputs of the {split} split", show_lines=True)
-    for column in ("source", "output", "reference"):
-        samples.add_column(column, overflow="fold")
-    for (source, reference), output in zip(rows, best, strict=True):
-        samples.add_row(*map(escape, (feature.show(source), output.text, reference)))
-    console.print(samples)
-    if scores:
-        console.print(_score_table(f"{split.capitalize()} scores after {minutes:.1f} minutes of training", scores))
-    console.print(f"model     {folder}")
-    for picture in _draw(sources, best, feature, folder.parent):
-        console.print(f"picture   {picture}")
-    console.print("\nNext:", style="bold")
-    commands = [generate_command(sources[0], feature, model, folder), f"tensorboard --logdir {folder.parent.parent}"]
-    own = default.with_name("your_files.yaml")
-    if own.is_file():
-        task = default.parent.name
-        commands += [f"python recipes/{task}.py --config recipes/{task}/{own.name} --data.dataset YOUR_FOLDER"]
-    for command in commands:
-        console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+def _best(trainer: Trainer) -> str:
+    """Return the name of the checkpoint that became the model, if there is one."""
+    return Path(getattr(trainer.checkpoint_callback, "best_model_path", "")).name
 
 
-def _score_table(title: str, scores: Mapping[str, float]) -> Table:
-    table = Table(title=title)
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    for name, value in scores.items():
-        table.add_row(name.split("_", 1)[1], f"{value:.3f}" if name.endswith(("loss", "ppl")) else f"{value:.2f}")
-    return table
-
-
-def _draw(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, run: Path) -> list[Path]:
-    """Draw attention and training curves, where there are any, into the folder of the run."""
-    attention, curves = run / "attention.png", run / "curves.png"
-    pictures = [] if attention_figure(sources, outputs, feature, attention) is None else [attention]
-    if (run / "metrics.csv").is_file():
-        plot_curves(run / "metrics.csv", path=curves)
-        pictures.append(curves)
-    return pictures
-
-
-def generate_command(first: Any, feature: Feature, model: LitSeq2Seq, folder: Path) -> str:
-    """Return the command that makes outputs: for `first` where it fits on a line, otherwise for files."""
-    line = first
-    if isinstance(feature, Records):
-        line = feature.show(first)
-    elif isinstance(first, Mapping) and isinstance(feature, MultiSource):
-        typed = {name: value if isinstance(value, str | list) else "FILE" for name, value in first.items()}
-        line = json.dumps(typed, ensure_ascii=False)
-    if not isinstance(line, str):
-        given = "ls FILES |"
-    elif "\n" in line or len(line) > _LONGEST:
-        given = "cat FILE |"  # an input a line
-    else:
-        given = f"echo {shlex.quote(line)} |"
-    options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
-    return f"{given} lit-seq2seq generate --model {folder} {options}"
+def _with_own_files(default: Path) -> list[str]:
+    own, task = default.with_name("your_files.yaml"), default.parent.name
+    line = f"{typed('python')} recipes/{task}.py --config recipes/{task}/{own.name} --data.dataset YOUR_FOLDER"
+    return [line] if own.is_file() else []

@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 import re
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -453,6 +454,24 @@ def test_progress_without_terminal_is_a_line_per_epoch(tmp_path, console):
     rate = re.fullmatch(pattern, lines[1])
     assert rate
     assert int(rate[1].replace(",", "")) > 0
+
+
+@pytest.mark.parametrize("step", [4, 5, 6])
+def test_the_line_of_an_epoch_tells_what_was_trained_of_it_after_resuming(tmp_path, console, step):
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer(tmp_path, keep).fit(Tiny())
+    bar, start = Seq2SeqProgressBar(), time.monotonic()
+    resumed = trainer(tmp_path, bar, enable_progress_bar=True, max_epochs=3)
+    resumed.fit(Tiny(), ckpt_path=tmp_path / f"step={step}.ckpt", weights_only=True)
+    *ended, trained = console.file.getvalue().splitlines()
+    assert trained.startswith("Epoch 3/3: ")
+    assert [line[:9] for line in ended] == ["Epoch 2/3"] or step == 6  # of which only the end is left
+    for line in (*ended, trained):
+        found = re.match(r"Epoch ./3: ([\d.]+) s  .* ([\d,]+) tokens/s$", line)
+        assert found or (step == 6 and line in ended and not re.search(r"\d s  |tokens/s", line))
+        if found:
+            assert float(found[1]) <= time.monotonic() - start + 0.1
+            assert int(found[2].replace(",", "")) > 0
 
 
 def test_progress_lines_are_printed_when_due(tmp_path, console):

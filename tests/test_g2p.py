@@ -2,11 +2,13 @@
 
 import json
 import runpy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lit_seq2seq import load_recipe
 from tests.tiny import pairs
 
 SCRIPT = Path(__file__).parent.parent / "recipes" / "transduction" / "all_languages.py"
@@ -75,6 +77,27 @@ def test_every_language_is_trained_scored_and_joined_once(folder: Path, main, tm
     capsys.readouterr()
     assert main([*arguments, "--trainer.max_steps=3"]) == 1
     assert "have other settings" in capsys.readouterr().err
+
+
+def test_a_plain_folder_has_a_folder_for_each_language(folder: Path, main, tmp_path: Path) -> None:
+    """Without configurations in a README, and with a file beside them; of one language alone, its splits."""
+    plain = tmp_path / "plain"
+    shutil.copytree(folder, plain, ignore=shutil.ignore_patterns("README.md"))
+    (plain / "notes.txt").touch()
+    output = tmp_path / "runs"
+    assert main(["--data", str(plain), "--output", str(output), *QUICK, *QUIET]) == 0
+    assert [name for name, _ in cells(output)] == ["aaa", "bbb", "average of 2"]
+    assert main(["--data", str(plain / "bbb"), "--output", str(tmp_path / "one"), *QUICK, *QUIET]) == 0
+    assert [name for name, _ in cells(tmp_path / "one")] == ["bbb", "average of 1"]
+
+
+@pytest.mark.parametrize("name", [[], ["--data.name=fre"]])
+def test_a_folder_of_ones_own_needs_no_name(folder: Path, caplog, name: list[str]) -> None:
+    recipe = load_recipe(SCRIPT.with_name("g2p.yaml"), [f"--data.dataset={folder / 'aaa'}", *QUICK, *name])
+    with caplog.at_level("INFO"):
+        recipe.datamodule.setup("fit")
+    assert set(recipe.datamodule.splits) == {"train", "validation", "test"}
+    assert ("data.name: fre is left out, as dataset " in caplog.text) == bool(name)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ ROOT = Path(lit_seq2seq.__file__).parent
 LAYERS = [
     "runtime",
     "types",
-    "spec remote untrusted memory",
+    "spec remote untrusted memory files",
     "nn search features vectors schedules card failures parsing",
     "metrics plots hub precision resuming",
     "data reranking logs",
@@ -21,7 +21,7 @@ LAYERS = [
     "callbacks predictor averaging export",
     "pipelines",
     "commands pictures serve",
-    "page",
+    "page summary",
     "cli",
     "recipe __main__",
     "__init__",

@@ -27,8 +27,8 @@ from lit_seq2seq.nn import (
 )
 from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.predictor import Predictor
-from lit_seq2seq.recipe import generate_command
 from lit_seq2seq.runtime.model import Model
+from lit_seq2seq.summary import generate_command
 from lit_seq2seq.types import Sources, UserError
 from tests.tiny import SIZES, make_model, make_trainer
 

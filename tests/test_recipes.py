@@ -19,7 +19,8 @@ from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe, pipeline
 from lit_seq2seq.callbacks import GradualUnfreezing
 from lit_seq2seq.features import Feature, Records, Tokenizer
 from lit_seq2seq.features import Image as ImageFeature
-from lit_seq2seq.recipe import generate_command, main
+from lit_seq2seq.recipe import main
+from lit_seq2seq.summary import generate_command, typed
 from lit_seq2seq.types import UserError
 from tests.backbones import write_backbone
 from tests.tiny import make_model, pairs, write_csv
@@ -236,7 +237,7 @@ def test_the_demo_ends_with_scores_samples_pictures_and_the_next_commands(tmp_pa
     assert "Ten outputs of the test split" in out
     for score in ("exact_match", "bleu", "chrf", "loss", "ppl"):
         assert score in out
-    assert f"lit-seq2seq generate --model {run / 'model'} --num_beams 5" in out
+    assert f"{typed('lit-seq2seq')} generate --model {run / 'model'} --num_beams 5" in out
     assert "tensorboard --logdir" in out
     card = (run / "model" / "README.md").read_text(encoding="utf-8")
     assert "test_exact_match" in card
@@ -257,7 +258,7 @@ def test_the_demo_ends_with_scores_samples_pictures_and_the_next_commands(tmp_pa
 def test_the_command_for_an_output_can_be_typed(first: object, feature: Feature, line: str | None) -> None:
     command = generate_command(first, feature, make_model(), Path("model"))
     given, _, rest = command.partition(" | ")
-    assert rest == "lit-seq2seq generate --model model --num_beams 5"
+    assert rest == f"{typed('lit-seq2seq')} generate --model model --num_beams 5"
     if line in (None, "cat FILE"):
         assert given == (line or "ls FILES")
     else:
@@ -269,7 +270,7 @@ def test_a_recipe_that_samples_says_how_to_draw_several(tmp_path: Path, capsys) 
     assert main(default, [*small(default, tmp_path), "--trainer.enable_progress_bar=false"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     model = tmp_path / "version_0" / "model"
-    assert f"lit-seq2seq generate --model {model} --num_return_sequences 3" in out
+    assert f"{typed('lit-seq2seq')} generate --model {model} --num_return_sequences 3" in out
     assert "recipes/text_generation/your_files.yaml --data.dataset YOUR_FOLDER" in out
     assert "distinct2" in out
     texts = pipeline("text2text-generation", model)("Is there a train to Oslo?", num_return_sequences=3)

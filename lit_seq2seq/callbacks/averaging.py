@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from lit_seq2seq.files import local_copy
 from lit_seq2seq.precision import mixed
 from lit_seq2seq.types import UserError
 from lit_seq2seq.untrusted import check_finite
@@ -151,7 +152,8 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Tensor]:
 
 def _load(path: str | Path) -> dict[str, Any]:
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with local_copy(path) as file:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"cannot read checkpoint {path}: {str(error).splitlines()[0]}") from error
     if isinstance(checkpoint, dict) and "state_dict" not in checkpoint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import signal
 import time
 from pathlib import Path
@@ -13,12 +12,15 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from lit_seq2seq.callbacks.signals import StopSignals, requeue
+from lit_seq2seq.files import folder_of, inside, is_file, is_remote, local_path, place, written_whole
+from lit_seq2seq.logs import write_row
 from lit_seq2seq.types import UserError
 
 _SHARED_EVERY = 8  # optimizer steps between two looks at what other processes want
@@ -42,7 +44,8 @@ class Checkpoint(ModelCheckpoint):
         every_n_epochs: epochs between two saves.
         every_n_steps: optimizer steps after which the last one is saved within an epoch; `None` for never.
         every_n_minutes: minutes after which it is; `None` for never.
-        dirpath: folder; `checkpoints` inside the run's folder if `None`.
+        dirpath: folder, here or wherever `fsspec` reaches, such as `s3://bucket/run`; `checkpoints` inside the run's
+            folder if `None`.
 
     Raises:
         UserError: a number is below what makes sense.
@@ -64,6 +67,8 @@ class Checkpoint(ModelCheckpoint):
         every_n_minutes: float | None = 10,
         dirpath: str | None = None,
     ) -> None:
+        if dirpath is not None:
+            place(dirpath)
         super().__init__(
             dirpath,
             filename="{epoch}-{" + monitor + ":.3f}",
@@ -83,13 +88,21 @@ class Checkpoint(ModelCheckpoint):
         self._stop, self._due, self._ended = 0, False, False
         self._step = 0
         self._saved_step, self._saved_at = 0, 0.0
+        self._left: set[str] = set()  # names of checkpoints that this run left when it was interrupted
         self._ties: dict[str, tuple[float, int]] = {}  # of each of the best: minus its loss, and its step
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder, and write whole files unless a plugin writes them."""
+        super().setup(trainer, pl_module, stage)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFiles()
 
     # ---------------------------------------------------------------------------------------------- within epochs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to signals, and count steps and minutes from here."""
         super().on_train_start(trainer, pl_module)
+        self._look_around(trainer)
         self._signals.install()
         self._stop, self._due, self._ended = 0, False, False
         self._step = self._saved_step = trainer.global_step
@@ -108,6 +121,8 @@ class Checkpoint(ModelCheckpoint):
         assert fetcher is not None
         # Lightning resumes from before a validation by leaving it out; the save after it serves as well.
         if self._due and not loop.batch_progress.is_last_batch and not loop._should_check_val_fx(fetcher):
+            if trainer._logger_connector.should_update_logs:
+                write_row(trainer, loop._batches_that_stepped)
             self._save_last(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -134,6 +149,7 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the best, and the last in any case: Lightning 2.6 does so only where the last is among the best."""
+        write_row(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
         super().on_train_epoch_end(trainer, pl_module)
         if self._should_save_on_train_epoch_end(trainer):
             self._save_last_of_epoch(trainer)
@@ -221,9 +237,10 @@ class Checkpoint(ModelCheckpoint):
             progress.increment_started()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that there is nothing left to interrupt."""
-        super().on_train_end(trainer, pl_module)
-        self._ended = True
+        """Save the last where nothing was saved yet, but not in a trial run: Lightning 2.6 does so even then."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super().on_train_end(trainer, pl_module)
+        self._ended = True  # there is nothing left to interrupt
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Let SIGTERM end a prediction: Lightning looks for it only elsewhere."""
@@ -245,13 +262,13 @@ class Checkpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Know the checkpoints of the interrupted run, also where its folder was moved since."""
-        ties = state_dict.get("ties", {})
-        before, now = state_dict["dirpath"], self.dirpath
-        names = {path: str(Path(now or "") / Path(path).name) for path in state_dict["best_k_models"]}
-        if before != now and names and all(Path(path).is_file() for path in names.values()):
+        ties, now, last = state_dict.get("ties", {}), str(self.dirpath), state_dict["last_model_path"]
+        names = {path: inside(now, Path(path).name) for path in state_dict["best_k_models"]}
+        if state_dict["dirpath"] != now and names and all(map(is_file, names.values())):
             scores = {names[path]: score for path, score in state_dict["best_k_models"].items()}
             paths = {name: names.get(state_dict[name], "") for name in ("best_model_path", "kth_best_model_path")}
             state_dict = {**state_dict, "dirpath": now, "best_k_models": scores, **paths}
+            state_dict["last_model_path"] = last and inside(now, Path(last).name)
             ties = {names[path]: tie for path, tie in ties.items()}
         super().load_state_dict(state_dict)
         self._ties = {path: tuple(tie) for path, tie in ties.items() if path in self.best_k_models}
@@ -264,32 +281,53 @@ class Checkpoint(ModelCheckpoint):
         self._saved_step, self._saved_at, self._due = trainer.global_step, time.monotonic(), False
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        """Write under another name first, so that whatever happens an older checkpoint of this name stays whole."""
-        part = Path(f"{filepath}.part")
-        try:
-            super()._save_checkpoint(trainer, str(part))
-            if trainer.is_global_zero:
-                _flush(part)
-                if Path(filepath).stem == self.CHECKPOINT_NAME_LAST:
-                    self._keep_those_before(Path(filepath))
-                part.replace(filepath)
-                _flush(part.parent)
-        except BaseException:
-            if trainer.is_global_zero:
-                part.unlink(missing_ok=True)
-            raise
-        trainer.strategy.barrier("checkpoint in place")
-        self._last_checkpoint_saved = filepath
+        """Keep the last ones before, if so configured; `last.ckpt` is there all the time."""
+        stem, held = filepath.removesuffix(self.FILE_EXTENSION), f"{filepath}.before"
+        before = [f"{stem}-{number}{self.FILE_EXTENSION}" for number in range(1, self.keep_last)]
+        moves = before and self._is_last(filepath) and trainer.is_global_zero and self._fs.exists(filepath)
+        if moves:
+            self._fs.cp_file(filepath, held)
+        super()._save_checkpoint(trainer, filepath)
+        for newer, older in reversed(list(itertools.pairwise([held, *before]))) if moves else ():
+            if self._fs.exists(newer):
+                self._fs.mv(newer, older)
 
-    def _keep_those_before(self, last: Path) -> None:
-        """Give the last checkpoints the names of older ones; `last.ckpt` is there all the time."""
-        names = [last, *(last.with_stem(f"{last.stem}-{number}") for number in range(1, self.keep_last))]
-        for newer, older in reversed(list(itertools.pairwise(names))):
-            if newer is not last and newer.is_file():
-                newer.replace(older)
-            elif newer.is_file():
-                older.unlink(missing_ok=True)
-                os.link(newer, older)
+    def _is_last(self, path: str) -> bool:
+        return Path(path).name.startswith(self.CHECKPOINT_NAME_LAST)
+
+    def file_exists(self, filepath: str | Path, trainer: Trainer) -> bool:
+        """Whether a name is taken; those that this run left when it was interrupted are not."""
+        return Path(filepath).name not in self._left and super().file_exists(filepath, trainer)
+
+    def _look_around(self, trainer: Trainer) -> None:
+        """Find what this run left in the folder when it was interrupted; other runs' files are not written over."""
+        folder, start, found = str(self.dirpath), trainer.ckpt_path, set()
+        if trainer.is_global_zero and self._fs.isdir(folder):
+            found = {Path(path).name for path in self._fs.ls(folder, detail=False)}
+        is_ours = start is not None and folder_of(start) == folder_of(inside(folder, "any"))
+        if Path(self.last_model_path).name in found:
+            found = {name for name in found if not self._is_last(name)}
+        elif not is_ours and any(name.endswith(self.FILE_EXTENSION) for name in found):
+            rank_zero_warn(f"{folder} holds checkpoints of another run: those of this run get names of their own")
+        known = {Path(path).name for path in self.best_k_models}
+        self._left = trainer.strategy.broadcast(found - known if is_ours else set())
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints so that a file under its name is whole, whatever happens meanwhile.
+
+    Elsewhere than on this machine's disks that is left to `fsspec`, as in Lightning.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write the file under another name first."""
+        if is_remote(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        file = local_path(path, "checkpoint.dirpath")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(file) as part:
+            torch.save(checkpoint, part)
 
 
 def _tie(trainer: Trainer) -> tuple[float, int]:
@@ -299,12 +337,3 @@ def _tie(trainer: Trainer) -> tuple[float, int]:
 
 def _worst_if_nan(score: float) -> float:
     return -math.inf if math.isnan(score) else score
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

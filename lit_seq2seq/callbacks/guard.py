@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_seq2seq.files import is_file
 from lit_seq2seq.types import UserError
 
 
@@ -125,6 +125,6 @@ def _last_checkpoint(trainer: Trainer) -> str:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint):
             for path in (callback.last_model_path, callback.best_model_path):
-                if path and Path(path).is_file():
+                if path and is_file(path):
                     return f"the last good checkpoint is kept in {path}"
     return "no checkpoint had been saved yet"

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
+from uuid import uuid4
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_seq2seq.files import local_path
 from lit_seq2seq.runtime.lines import json_line, one_line
 from lit_seq2seq.types import Batch, Prediction, UserError
 
@@ -36,10 +38,11 @@ class PredictionWriter(Callback):
     """
 
     def __init__(self, path: str | None = None, format: Literal["text", "jsonl"] = "text") -> None:
-        self.path = Path(path or "")
+        self.path = local_path(path or "", "predictions.path")
         self.named = path is not None
         self.format = format
         self._part: BinaryIO | None = None
+        self._token = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open this process's part, so that a path that cannot be written fails before the work."""
@@ -47,6 +50,7 @@ class PredictionWriter(Callback):
             if not self.named:
                 name = "predictions.txt" if self.format == "text" else "predictions.jsonl"
                 self.path = Path(trainer.log_dir or trainer.default_root_dir) / name
+            self._token = trainer.strategy.broadcast(uuid4().hex[:8])  # others may be writing the same file
             with self._explain():
                 if self.path.is_dir():
                     raise IsADirectoryError("it is a folder")
@@ -87,10 +91,10 @@ class PredictionWriter(Callback):
             self._part_path(trainer.global_rank).unlink(missing_ok=True)
 
     def _part_path(self, rank: int) -> Path:
-        return self.path.with_name(f"{self.path.name}.{rank}.part")
+        return self.path.with_name(f"{self.path.name}.{self._token}.{rank}.part")
 
     def _merge(self, parts: list[Path]) -> None:
-        merged = self.path.with_name(f"{self.path.name}.part")
+        merged = self.path.with_name(f"{self.path.name}.{self._token}.part")
         with ExitStack() as stack:
             files = [stack.enter_context(part.open("rb")) for part in parts]
             places = {row: (file, start) for file in files for row, start in _rows(file)}

@@ -41,7 +41,7 @@ class Seq2SeqProgressBar(ProgressBar):
         self._bars: list[tuple[str, float, TaskID]] = []
         self._due = 0.0
         self._rate = TokenRate()
-        self._epoch_start = 0.0
+        self._epoch_start: float | None = None
 
     def disable(self) -> None:
         """Show nothing."""
@@ -57,6 +57,11 @@ class Seq2SeqProgressBar(ProgressBar):
         self._rate.restart()
         self._open(_epoch(trainer), self.total_train_batches)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """Open the bar of an epoch that a resumed run goes on with, whose start Lightning does not tell."""
+        if self._epoch_start is None:
+            self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
@@ -70,8 +75,10 @@ class Seq2SeqProgressBar(ProgressBar):
         """Leave a line for the epoch."""
         self._close()
         if self._enabled:
-            seconds = time.monotonic() - self._epoch_start
-            self._print(f"{_epoch(trainer)}: {seconds:.1f} s  {self._status(trainer, pl_module)}")
+            start = self._epoch_start
+            took = "" if start is None else f"{time.monotonic() - start:.1f} s"  # a resumed run may only end an epoch
+            self._print(f"{_epoch(trainer)}: " + "  ".join(filter(None, [took, self._status(trainer, pl_module)])))
+        self._epoch_start = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar of a validation; its time does not count as training."""
@@ -129,7 +136,8 @@ class Seq2SeqProgressBar(ProgressBar):
         metrics = self.get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         shown = [f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float)]
-        return "  ".join([*shown, f"{self._rate.read():,.0f} tokens/s"])
+        rate = self._rate.read()
+        return "  ".join([*shown, f"{rate:,.0f} tokens/s"] if rate else shown)
 
     def _is_due(self) -> bool:
         return self._enabled and time.monotonic() >= self._due

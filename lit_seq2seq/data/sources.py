@@ -122,6 +122,9 @@ def _open_path(
         saved: Dataset | DatasetDict = datasets.load_from_disk(path)
         return {train: saved} if isinstance(saved, Dataset) else cast("Mapping[str, Split]", saved)
     with _explained(label, revision):
+        if name is not None and Path(path).is_dir() and datasets.get_dataset_config_names(path) == ["default"]:
+            rank_zero_info(f"data.name: {name} is left out, as {label} has no configurations")
+            name = None
         builder = datasets.load_dataset_builder(path, name, revision=revision)
         for split, names in (builder.config.data_files or {}).items():
             for file in names:

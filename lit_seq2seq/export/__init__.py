@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 
 from lit_seq2seq import runtime
 from lit_seq2seq.features import Feature, MultiSource, Processor, Records, Tokenizer
+from lit_seq2seq.files import local_path
 from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn import Encoder, EncoderDecoder, OutputLayer
@@ -67,6 +68,7 @@ def export_model(
         >>> len(outputs)
         2
     """
+    folder = local_path(output, "--output")
     _require_packages()
     from lit_seq2seq.export.report import LENGTH, measure, random_source, table
 
@@ -81,7 +83,6 @@ def export_model(
             raise UserError(
                 f"{type(part).__name__} beside other sources cannot be exported: use lit-seq2seq generate or serve"
             )
-    folder = Path(output)
     model.warn_if_untrained()
     check_finite(model.net.state_dict(), "the model")
     write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs)

@@ -3,8 +3,9 @@
     python recipes/transduction/all_languages.py --data FOLDER [--output runs/g2p_all] [--languages fre kor]
         [--seeds 1 2 3] [any setting of g2p.yaml, such as --trainer.max_epochs 10]
 
-FOLDER is the folder or the hub id of the data; a language is one of its configurations. A finished run leaves
-`OUTPUT/LANGUAGE/SEED/scores.json`, and a second start with the same settings goes on after it. The table is
+FOLDER is the folder or the hub id of the data; a language is one of its configurations or, in a plain folder, one of
+the folders in it. A finished run leaves `OUTPUT/LANGUAGE/SEED/scores.json`, and a second start with the same settings
+goes on after it. The table is
 `OUTPUT/scores.md`, its averages over single models are `OUTPUT/average.json`; with several seeds it has their mean and
 the scores of their ensemble. WER is the share of words that are not exactly right.
 """
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(data: str, output: Path, languages: list[str] | None, seeds: list[int], settings: list[str]) -> None:
     """Train what is not finished, and write the table after each language."""
-    known = configurations(data)
+    known = languages_of(data)
     for language in languages or known:
         if language not in known:
             raise UserError(f"expected languages of {', '.join(known)}, but got {language!r}: check --languages")
@@ -57,8 +58,7 @@ def run(data: str, output: Path, languages: list[str] | None, seeds: list[int], 
     for language in languages or known:
         for seed in seeds:
             folder = output / language / str(seed)
-            named = [f"--data.dataset={data}", f"--data.name={language}", f"--seed_everything={seed}"]
-            recipe = [*named, f"--trainer.default_root_dir={folder}", *settings]
+            recipe = [*known[language], f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", *settings]
             finish(folder / "scores.json", partial(train, recipe))
             (output / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         if len(seeds) > 1:
@@ -71,18 +71,19 @@ def run(data: str, output: Path, languages: list[str] | None, seeds: list[int], 
     print((output / "scores.md").read_text(encoding="utf-8"))
 
 
-def configurations(data: str) -> list[str]:
-    """Return the languages of a folder or a hub dataset."""
+def languages_of(data: str) -> dict[str, list[str]]:
+    """Return the settings that name the data of each language: configurations, or folders; else all is one language."""
+    folder = Path(data)
     try:
-        names = datasets.get_dataset_config_names(data)
+        names = [name for name in datasets.get_dataset_config_names(data) if name not in ("all", "default")]
     except OSError as error:
-        raise UserError(f"expected a folder or a hub id, but cannot open {data!r}: check --data") from error
-    known = [name for name in names if name not in ("all", "default")]
-    if not known:
-        raise UserError(
-            f"expected a configuration for each language, but {data!r} has none: use recipes/transduction.py"
-        )
-    return known
+        if not folder.is_dir():
+            raise UserError(f"expected a folder or a hub id, but cannot open {data!r}: check --data") from error
+        names = []
+    if names:
+        return {name: [f"--data.dataset={data}", f"--data.name={name}"] for name in names}
+    inside = sorted(path for path in folder.glob("*") if path.is_dir() and any(path.glob("train*")))
+    return {path.name: [f"--data.dataset={path}"] for path in inside} or {folder.name: [f"--data.dataset={data}"]}
 
 
 def check_settings(path: Path, settings: list[str]) -> None:

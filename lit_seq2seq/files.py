@@ -1,0 +1,109 @@
+"""Paths, here and elsewhere: checkpoints may lie wherever `fsspec` reaches, everything else is local."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fsspec import AbstractFileSystem
+from fsspec.core import split_protocol, url_to_fs
+
+from lit_seq2seq.types import UserError
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the address of a place other than this machine's disks.
+
+    Example:
+        >>> is_remote("s3://bucket/runs"), is_remote("file:///runs"), is_remote("runs")
+        (True, False, False)
+    """
+    return "://" in os.fspath(path) and split_protocol(os.fspath(path))[0] not in ("file", "local")
+
+
+def local_path(path: str | os.PathLike[str], setting: str) -> Path:
+    """Return a path on this machine.
+
+    Args:
+        path: what was given, such as `runs`, `~/runs` or `file:///runs`.
+        setting: what it was given as, for the message.
+
+    Raises:
+        UserError: it is somewhere else.
+    """
+    if is_remote(path):
+        raise UserError(f"{setting}: {path} is not on this machine: give a local path; only checkpoint.dirpath may be")
+    text = os.fspath(path)
+    return Path(url_to_fs(text)[1] if "://" in text else text).expanduser()
+
+
+def place(path: str | os.PathLike[str]) -> tuple[AbstractFileSystem, str]:
+    """Return the file system that holds a path, and the path there.
+
+    Raises:
+        UserError: there is no such file system, or a package is missing that reaches it.
+    """
+    try:
+        system, there = url_to_fs(os.fspath(path))
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot reach {path}: {' '.join(str(error).split())}") from error
+    return system, there
+
+
+def folder_of(path: str | os.PathLike[str]) -> str:
+    """Return the folder of a file; it is the same for all names of a folder on this machine."""
+    if is_remote(path):
+        return os.fspath(path).rpartition("/")[0]
+    return str(Path(os.fspath(path)).expanduser().resolve().parent)
+
+
+def inside(folder: str | os.PathLike[str], name: str) -> str:
+    """Return the path of a name in a folder, here or elsewhere."""
+    return f"{os.fspath(folder).rstrip('/')}/{name}"
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file, here or elsewhere."""
+    system, there = place(path)
+    return bool(system.isfile(there))
+
+
+@contextmanager
+def local_copy(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield where a file can be read on this machine."""
+    if not is_remote(path):
+        yield local_path(path, "file")
+        return
+    system, there = place(path)
+    with TemporaryDirectory() as folder:
+        system.get_file(there, f"{folder}/copy")
+        yield Path(folder, "copy")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield the name to write a file under; it takes its place, and is on the disk, when all is written.
+
+    Whatever happens before, an older file of that name stays whole.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        _flush(part)
+        part.replace(path)
+        _flush(path.parent)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,131 @@
+"""The last words of a training run: where the model is, what it does, and what to type next."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.features import Feature, MultiSource, Records
+from lit_seq2seq.module import LitSeq2Seq
+from lit_seq2seq.pictures import attention_figure
+from lit_seq2seq.plots import plot_curves
+from lit_seq2seq.predictor import Output, Predictor
+
+_LONGEST = 300
+"""Characters of an input that are typed."""
+
+
+@rank_zero_only
+def write_summary(
+    model: LitSeq2Seq,
+    data: Seq2SeqDataModule,
+    folder: Path,
+    scores: Mapping[str, float] | None = None,
+    title: str = "scores",
+    commands: Sequence[str] = (),
+) -> None:
+    """Print outputs and scores, draw the pictures, and say what to type next.
+
+    Args:
+        model: the trained model.
+        data: what it was trained on.
+        folder: the model folder, in the run's folder.
+        scores: what the model reached on the test split, or on the validation split; of `None` no outputs are shown.
+        title: of the table of scores.
+        commands: what can be typed besides.
+    """
+    console = Console()
+    scored = ("test", "validation") if scores is not None else ("validation",)  # what is encoded already
+    split = next((name for name in scored if name in data.splits), "train")
+    rows, feature = data.first_rows(split, 10), model.processor.source_feature
+    sources = [source for source, _ in rows]
+    best = [outputs[0] for outputs in Predictor(model.cpu()).stream(sources, return_attention=True)]
+    if scores is not None:
+        references = [reference for _, reference in rows]
+        shown = zip(map(feature.show, sources), (output.text for output in best), references, strict=True)
+        console.print(_samples(f"{'Ten' if len(rows) == 10 else len(rows)} outputs of the {split} split", [*shown]))
+    if scores:
+        console.print(_score_table(f"{split.capitalize()} {title}", scores))
+    console.print(f"model     {folder}", soft_wrap=True, highlight=False, markup=False)
+    for picture in _draw(sources, best, feature, folder.parent):
+        console.print(f"picture   {picture}", soft_wrap=True, highlight=False, markup=False)
+    console.print("\nNext:", style="bold")
+    logs = f"{typed('tensorboard')} --logdir {shlex.quote(str(folder.parent.parent))}"
+    events = [logs] if any(folder.parent.glob("events.*")) else []
+    for command in (generate_command(sources[0], feature, model, folder), *events, *commands):
+        console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+
+
+def typed(command: str) -> str:
+    """Return how a command of this environment is typed here, which may not be on the path.
+
+    Example:
+        >>> typed("no-such-command")
+        'no-such-command'
+    """
+    own = Path(sys.executable).with_name(command)
+    found = shutil.which(command)
+    if not own.exists() or (found is not None and Path(found).samefile(own)):
+        return command
+    here = os.path.relpath(own)
+    return shlex.quote(str(own) if here.startswith("..") else here)
+
+
+def _samples(title: str, rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, show_lines=True)
+    for column in ("source", "output", "reference"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _score_table(title: str, scores: Mapping[str, float]) -> Table:
+    table = Table(title=title)
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    for name, value in scores.items():
+        table.add_row(name.split("_", 1)[1], f"{value:.3f}" if name.endswith(("loss", "ppl")) else f"{value:.2f}")
+    return table
+
+
+def _draw(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, run: Path) -> list[Path]:
+    """Draw attention and training curves, where there are any, into the folder of the run."""
+    attention, curves = run / "attention.png", run / "curves.png"
+    pictures = [] if attention_figure(sources, outputs, feature, attention) is None else [attention]
+    if (run / "metrics.csv").is_file():
+        plot_curves(run / "metrics.csv", path=curves)
+        pictures.append(curves)
+    return pictures
+
+
+def generate_command(first: Any, feature: Feature, model: LitSeq2Seq, folder: Path) -> str:
+    """Return the command that makes outputs: for `first` where it fits on a line, otherwise for files."""
+    line = first
+    if isinstance(feature, Records):
+        line = feature.show(first)
+    elif isinstance(first, Mapping) and isinstance(feature, MultiSource):
+        line = json.dumps(
+            {name: value if isinstance(value, str | list) else "FILE" for name, value in first.items()},
+            ensure_ascii=False,
+        )
+    if not isinstance(line, str):
+        given = "ls FILES |"
+    elif "\n" in line or len(line) > _LONGEST:
+        given = "cat FILE |"  # an input a line
+    else:
+        given = f"echo {shlex.quote(line)} |"
+    options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
+    return f"{given} {typed('lit-seq2seq')} generate --model {shlex.quote(str(folder))} {options}"

@@ -1,0 +1,448 @@
+"""A run owns its folder, and what it writes there survives whatever happens to the process."""
+
+import contextlib
+import csv
+import io
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+
+from lit_seq2seq import LitSeq2Seq, load_recipe
+from lit_seq2seq.callbacks import Checkpoint, PredictionWriter
+from lit_seq2seq.cli import main
+from lit_seq2seq.commands import save_best
+from lit_seq2seq.files import local_path
+from lit_seq2seq.hub import load_checkpoint, tensors_of
+from lit_seq2seq.logs import RunFolder, Table, claim
+from lit_seq2seq.summary import typed
+from lit_seq2seq.types import UserError
+from tests.tiny import Trained, make_data, make_model, make_trainer, write_recipe
+
+SHORT = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--samples.count=1"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe called `config.yaml` in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return write_recipe(tmp_path).rename(tmp_path / "config.yaml")
+
+
+def fit(recipe: Path, *options: str) -> None:
+    assert main(["fit", "--config", str(recipe), *SHORT, *options]) == 0
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+# who owns a folder
+
+
+def test_runs_that_begin_together_claim_a_folder_each(tmp_path: Path) -> None:
+    (tmp_path / "version_2").mkdir()
+    (tmp_path / "version_5").touch()  # a file takes a name, too
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: claim(tmp_path).name, range(40)))
+    assert sorted(found) == sorted(f"version_{number}" for number in range(6, 46))
+
+
+LOGGERS = {
+    "csv": ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"],
+    "csv in the folder of runs": [
+        "--trainer.logger=CSVLogger",
+        "--trainer.logger.save_dir=.",
+        "--trainer.logger.name=",
+    ],
+    "tensorboard": ["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=logs"],
+    "none": ["--trainer.logger=false"],
+    "own": ["--trainer.logger=tests.test_runs.Heard"],
+}
+
+
+class Heard(Logger):
+    """A logger of one's own, which notes what lies on the disk when a checkpoint has been saved."""
+
+    name, version = "heard", "1"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def log_metrics(self, metrics, step=None) -> None: ...
+
+    def log_hyperparams(self, params, *_, **__) -> None: ...
+
+    def after_save_checkpoint(self, callback) -> None:
+        path = callback._last_checkpoint_saved
+        assert path.endswith(".ckpt")
+        assert load_checkpoint(path)["state_dict"]
+        if callback.best_model_path:
+            assert load_checkpoint(callback.best_model_path)
+        self.sizes.append(Path(path).stat().st_size)
+
+
+@pytest.mark.parametrize("kind", LOGGERS)
+def test_runs_share_nothing_leave_files_of_others_alone_and_are_found_again(recipe: Path, kind: str) -> None:
+    text = recipe.read_bytes()
+    root = recipe.parent
+    for _ in range(2):
+        fit(recipe, f"--trainer.default_root_dir={root}", *LOGGERS[kind])
+    assert recipe.read_bytes() == text
+    runs = sorted(root.glob("version_*"))
+    assert [run.name for run in runs] == ["version_0", "version_1"]
+    for run in runs:
+        assert {"config.yaml", "checkpoints", "model"} <= {path.name for path in run.iterdir()}
+        assert len(list((run / "checkpoints").glob("epoch=*.ckpt"))) == 1
+    assert not (root / "model").exists()
+    assert len(list((root / "logs").rglob("version_*"))) == 2 * (root / "logs").exists()
+    fit(recipe, f"--trainer.default_root_dir={root}", *LOGGERS[kind], "--trainer.max_epochs=2", "--ckpt_path=last")
+    steps = {path: load_checkpoint(path)["global_step"] for path in root.rglob("last*.ckpt")}
+    assert steps == {run / "checkpoints" / "last.ckpt": 6 + 6 * number for number, run in enumerate(runs)}
+
+
+def test_trials_side_by_side_have_a_folder_each(recipe: Path) -> None:
+    """As Optuna runs them, with `n_jobs=2`."""
+
+    def trial(_: int) -> str:
+        built = load_recipe(recipe, [*SHORT, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"])
+        with lock:  # torch's and Lightning's own states are not made for threads; the folders are
+            built.trainer.fit(built.model, datamodule=built.datamodule)
+        return str(save_best(built.trainer, built.model))
+
+    lock = threading.Lock()
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(trial, range(4)))) == 4
+    assert len(list(recipe.parent.glob("runs/version_*/model/model.safetensors"))) == 4
+
+
+def test_what_does_not_train_leaves_no_folder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_recipe(recipe)
+    assert main(["fit", "--config", str(recipe), "--data.dataset=nothing"]) == 1
+    fit(recipe, "--trainer.fast_dev_run=true")
+    assert not list(recipe.parent.glob("runs/*"))
+
+
+def test_scoring_and_predicting_use_the_folder_of_the_run(trained: Trained, tmp_path: Path) -> None:
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    recipe = write_recipe(tmp_path)
+    fit(recipe)
+    run = tmp_path / "runs" / "version_0"
+    settings, rows = (run / "config.yaml").read_bytes(), rows_of(run)
+    events = sorted(run.glob("events*"))
+    given = ["--config", str(recipe), "--ckpt_path=last"]
+    for command in ("validate", "test", "predict"):
+        assert main([command, *given]) == 0
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    assert (run / "config.yaml").read_bytes() == settings
+    assert rows_of(run) == rows
+    assert sorted(run.glob("events*")) == events
+    assert len((run / "predictions.txt").read_text().splitlines()) == 10
+    with (run / "scores.csv").open() as file:
+        validated, tested = csv.DictReader(file)
+    assert validated["checkpoint"] == tested["checkpoint"] == "last.ckpt"
+    assert float(validated["val_loss"]) > 0 < float(tested["test_loss"])
+    assert not tested["val_loss"]
+    assert before == []
+
+
+def test_a_trained_model_that_is_scored_adds_no_epoch_to_the_log(recipe: Path) -> None:
+    built = load_recipe(recipe, [*SHORT, "--trainer.max_epochs=2"])
+    built.trainer.fit(built.model, datamodule=built.datamodule)
+    for score in (built.trainer.validate, built.trainer.test):
+        score(built.model, datamodule=built.datamodule, verbose=False)
+    rows = rows_of(recipe.parent / "runs" / "version_0")
+    assert [row["epoch"] for row in rows if "val_loss" in row] == ["0", "1"]
+    assert not any(name.startswith("test") for row in rows for name in row)
+
+
+def test_the_settings_of_the_model_and_its_rate_are_logged(trained: Trained) -> None:
+    assert "TextEncoder" in (trained.run / "hparams.yaml").read_text()
+    rates = [float(row["lr"]) for row in rows_of(trained.run) if "lr" in row]
+    assert len(rates) == 2 and rates[0] != rates[1]  # noqa: PT018
+    assert b"\x02lr" in next(trained.run.glob("events*")).read_bytes()
+
+
+# what survives
+
+
+def grow(path: Path, step: int | None = None) -> None:
+    """Write rows for ever; now and then there is a new column, for which the file is written anew."""
+    table = Table(path, step)
+    for number in range(step or 0, 100_000):
+        table.add({"step": number, f"column {number // 50}": number})
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_killed_process_loses_no_row(tmp_path: Path, seed: int) -> None:
+    """Killed while it writes and while it takes the file up again: all rows up to the last are there."""
+    path, least = tmp_path / "metrics.csv", 0
+    for start in range(4):
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                grow(path, least)
+            os._exit(1)
+        while not path.is_file():
+            time.sleep(0.001)
+        time.sleep(0.01 + 0.013 * seed + 0.004 * start)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["step"]) for row in rows] == list(range(len(rows)))
+        assert all(row[f"column {number // 50}"] == str(number) for number, row in enumerate(rows))
+        assert len(rows) >= least
+        least = len(rows)
+    assert least > 0
+
+
+def test_predictions_that_are_made_at_once_do_not_mix(tmp_path: Path) -> None:
+    first, second = (PredictionWriter(str(tmp_path / "out.txt")) for _ in range(2))
+    trainers = [make_trainer(tmp_path, writer) for writer in (first, second)]
+    for writer, trainer in zip((first, second), trainers, strict=True):
+        writer.setup(trainer, make_model(), "predict")
+    for number, (writer, trainer) in enumerate(zip((first, second), trainers, strict=True)):
+        rows = [{"row": row, "hypotheses": [{"text": f"{number} {row}", "score": 0.0}]} for row in range(3)]
+        writer.on_predict_batch_end(trainer, make_model(), rows, None, 0)
+    for number, (writer, trainer) in enumerate(zip((first, second), trainers, strict=True)):
+        writer.on_predict_end(trainer, make_model())
+        assert (tmp_path / "out.txt").read_text().split("\n")[:3] == [f"{number} {row}" for row in range(3)]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_a_torn_row_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"loss,step\r\n1.5,0\r\n1.25,1\r\n1.125,1")
+    Table(path, step=10).add({"step": 2, "loss": 1.0})
+    assert path.read_text().split() == ["loss,step", "1.5,0", "1.25,1", "1.0,2"]
+
+
+class KilledError(Exception):
+    """The end of a process, for what lies on the disk."""
+
+
+class DiesAfterSaving(Checkpoint):
+    """Dies as soon as the checkpoint of a step is there."""
+
+    def __init__(self, step: int, **options) -> None:
+        super().__init__(**options)
+        self.last_step = step
+
+    def _save_checkpoint(self, trainer, filepath):
+        super()._save_checkpoint(trainer, filepath)
+        if trainer.global_step == self.last_step:
+            raise KilledError
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_the_row_is_there_before_the_checkpoint(recipe: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    options = [*SHORT, "--trainer.log_every_n_steps=1", "--checkpoint.every_n_steps=1"]
+    fit(recipe, *options)
+    built = load_recipe(recipe, options)
+    built.trainer.callbacks[-1].__class__ = DiesAfterSaving
+    built.trainer.callbacks[-1].last_step = step
+    with pytest.raises(KilledError):
+        built.trainer.fit(built.model, datamodule=built.datamodule)
+    whole, cut = (rows_of(recipe.parent / "runs" / name) for name in ("version_0", "version_1"))
+    assert cut == whole[: len(cut)]
+    assert Counter(row["step"] for row in cut)[str(step - 1)] == Counter(row["step"] for row in whole)[str(step - 1)]
+    fit(recipe, *options, "--ckpt_path=last")
+    assert rows_of(recipe.parent / "runs" / "version_1") == whole
+
+
+# the last and the best
+
+
+@pytest.mark.parametrize("how", ["moved", "absolute", "from the best", "other monitor"])
+def test_the_last_checkpoint_keeps_its_name(recipe: Path, how: str) -> None:
+    root = recipe.parent
+    options = [*SHORT, "--trainer.max_epochs=2", "--trainer.default_root_dir=runs", "--checkpoint.every_n_steps=1"]
+    stop = "--trainer.callbacks+={class_path: tests.test_resume.Kill, init_args: {step: 8}}"
+    if how in ("moved", "absolute"):
+        stop = stop.replace("8", "3")  # before there is a best one
+    with pytest.raises(Exception, match=r"^$"):
+        main(["fit", "--config", str(recipe), *options, stop])
+    where = root / "runs"
+    if how == "moved":
+        where = where.rename(root / "moved")
+    folder = where / "version_0" / "checkpoints"
+    start = next(folder.glob("epoch*")) if how == "from the best" else folder / "last.ckpt"
+    changes = ["--checkpoint.monitor=val_loss", "--checkpoint.mode=min"] if how == "other monitor" else []
+    fit(recipe, *options, f"--trainer.default_root_dir={where}", f"--ckpt_path={start}", *changes)
+    names = sorted(path.name for path in folder.iterdir())
+    assert [name for name in names if name.startswith("last")] == ["last.ckpt"]
+    assert load_checkpoint(folder / "last.ckpt")["global_step"] == 12
+    assert not [name for name in names if "-v1" in name]
+
+
+def test_a_full_disk_leaves_no_second_copy_of_the_best(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best one is written, then there is no room for the last one; resumed, the epoch is trained again."""
+    options = [*SHORT, "--trainer.max_epochs=3", "--checkpoint.monitor=val_loss", "--checkpoint.mode=min"]
+    save, full = Checkpoint._save_checkpoint, []
+
+    def cramped(self, trainer, filepath):
+        if trainer.current_epoch == 1 and "last" in filepath and not full:
+            full.append(filepath)
+            raise OSError(28, "No space left on device")
+        save(self, trainer, filepath)
+
+    monkeypatch.setattr(Checkpoint, "_save_checkpoint", cramped)
+    assert main(["fit", "--config", str(recipe), *options]) == 1
+    fit(recipe, *options, "--ckpt_path=last")
+    names = sorted(path.name for path in recipe.parent.glob("runs/version_0/checkpoints/*"))
+    assert len(names) == 2 and full  # noqa: PT018
+    assert not any("-v1" in name or "part" in name for name in names)
+
+
+def test_a_folder_with_checkpoints_of_another_run_is_left_as_it_is(tmp_path: Path) -> None:
+    def train(epochs: int) -> Checkpoint:
+        keep = Checkpoint(dirpath=str(tmp_path / "both"))
+        trainer = make_trainer(tmp_path, keep, max_epochs=epochs, enable_checkpointing=True)
+        trainer.fit(make_model(), datamodule=make_data())
+        return keep
+
+    train(1)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "both").iterdir()}
+    with pytest.warns(UserWarning, match="both holds checkpoints of another run: those of this run get names of"):
+        keep = train(2)
+    assert all((tmp_path / "both" / name).read_bytes() == content for name, content in before.items())
+    assert Path(keep.last_model_path).name == "last-v1.ckpt"
+
+
+# elsewhere
+
+
+@pytest.fixture
+def store():
+    """An object store in this process."""
+    yield fsspec.filesystem("memory")
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_checkpoints_may_lie_elsewhere(recipe: Path, store, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*SHORT, "--checkpoint.dirpath=memory://bucket/run", "--checkpoint.keep_last=2"]
+    fit(recipe, *options, "--checkpoint.every_n_steps=2")
+    names = sorted(Path(path).name for path in store.ls("/bucket/run", detail=False))
+    assert [name.partition("=")[0] for name in names] == ["epoch", "last-1.ckpt", "last.ckpt"]
+    assert load_checkpoint("memory://bucket/run/last.ckpt")["global_step"] == 6
+    best = tensors_of(load_checkpoint(f"memory://bucket/run/{names[0]}"))
+    model = LitSeq2Seq.from_pretrained("runs/version_0/model")
+    assert all(torch.equal(best[name], tensor) for name, tensor in model.state_dict().items())
+    fit(recipe, *options, "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert load_checkpoint("memory://bucket/run/last.ckpt")["global_step"] == 12
+    assert [path.name for path in Path("runs").iterdir()] == ["version_0"]  # which the checkpoint knows
+    assert [row["epoch"] for row in rows_of(Path("runs/version_0")) if "val_loss" in row] == ["0", "1"]
+    assert main(["test", "--config", str(recipe), "--ckpt_path=memory://bucket/run/last.ckpt"]) == 0
+    assert main(["average", "--checkpoints", "memory://bucket/run/last.ckpt", "--output", "mean"]) == 0
+    assert not list(recipe.parent.glob("*:*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--trainer.default_root_dir=memory://runs"], "trainer.default_root_dir: memory://runs is not on this"),
+        (["fit", "--trainer.default_root_dir=s3://b/runs", "--ckpt_path=last"], "default_root_dir: s3://b/runs is not"),
+        (["fit", "--checkpoint.dirpath=nowhere://b"], "cannot reach nowhere://b: "),
+        (["fit", "--checkpoint.dirpath=s3://b/c"], "cannot reach s3://b/c: Install s3fs"),
+        (["test", "--ckpt_path=gs://b/last.ckpt"], "cannot reach gs://b/last.ckpt: "),
+        (["fit", "--predictions.path=memory://p.txt"], "predictions.path: memory://p.txt is not on this machine"),
+    ],
+)
+def test_what_cannot_lie_elsewhere_is_refused(recipe: Path, capsys, arguments: list[str], message: str) -> None:
+    before = set(recipe.parent.iterdir())
+    assert main([arguments[0], "--config", str(recipe), *arguments[1:]]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert set(recipe.parent.iterdir()) == before
+
+
+def test_model_folders_are_local(trained: Trained, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = LitSeq2Seq.from_pretrained(trained.model)
+    with pytest.raises(UserError, match=r"^the model folder: memory://model is not on this machine: give a"):
+        model.save_pretrained("memory://model")
+    with pytest.raises(UserError, match=r"s3://b/out\.txt is not on this machine"):
+        PredictionWriter("s3://b/out.txt")
+    given = ["--model", str(trained.model), "--output", "memory://x"]
+    for command in ("generate", "export"):
+        assert main([command, *given]) == 1
+        assert "memory://x is not on this machine" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    model.save_pretrained(f"file://{tmp_path}/here")
+    assert (tmp_path / "here" / "config.json").is_file()
+    assert local_path("~/runs", "x") == Path.home() / "runs"
+    assert RunFolder(f"file://{tmp_path}").root == tmp_path
+
+
+@pytest.mark.parametrize("plugins", [None, [AsyncCheckpointIO()]], ids=["plain", "asynchronous"])
+def test_loggers_and_plugins_see_finished_files(tmp_path: Path, plugins) -> None:
+    heard = Heard()
+    if plugins:
+        heard.after_save_checkpoint = lambda callback: heard.sizes.append(0)  # it is written in the background
+    keep = Checkpoint(dirpath=str(tmp_path / "kept"), every_n_steps=2)
+    trainer = make_trainer(tmp_path, keep, logger=heard, plugins=plugins, enable_checkpointing=True)
+    trainer.fit(make_model(), datamodule=make_data())
+    assert len(heard.sizes) >= 3
+    names = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    assert [name.partition("=")[0] for name in names] == ["epoch", "last.ckpt"]
+    assert all(load_checkpoint(tmp_path / "kept" / name)["global_step"] == 6 for name in names)
+
+
+# the last words
+
+
+def test_fit_ends_with_the_model_pictures_and_commands_that_can_be_typed(recipe: Path, capfd, monkeypatch) -> None:
+    fit(recipe)
+    out = capfd.readouterr().out
+    assert "model     " in out
+    words = out.split()
+    for name in ("model", "attention.png", "curves.png"):
+        assert (recipe.parent / "runs" / "version_0" / name).exists()
+        assert any(word.endswith(f"runs/version_0/{name}") for word in words)
+    generate, tensorboard, test = [line.strip() for line in out.splitlines()[-3:]]
+    assert " generate --model " in generate
+    assert "tensorboard --logdir " in tensorboard
+    source, _, command = generate.partition(" | ")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(shlex.split(source)[1].encode())))
+    for line in (command, test):
+        assert main(shlex.split(line)[1:]) == 0
+    assert len((recipe.parent / "runs" / "version_0" / "scores.csv").read_text().splitlines()) == 2
+
+
+def test_a_command_is_typed_as_it_can_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = tmp_path / "en v" / "bin", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir(parents=True)
+        (folder / "lit-seq2seq").touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(own / "python"))
+    monkeypatch.setenv("PATH", str(own))
+    assert typed("lit-seq2seq") == "lit-seq2seq"
+    monkeypatch.setenv("PATH", str(other))  # another environment's
+    assert typed("lit-seq2seq") == f"'{own}/lit-seq2seq'"
+    monkeypatch.chdir(tmp_path)
+    assert typed("lit-seq2seq") == "'en v/bin/lit-seq2seq'"
+    monkeypatch.setenv("PATH", "")
+    assert typed("lit-seq2seq") == "'en v/bin/lit-seq2seq'"
+
+
+def test_a_version_that_is_given_is_kept(tmp_path: Path) -> None:
+    """What a user names stays as it is named."""
+    logger = CSVLogger(str(tmp_path), version="mine")
+    make_trainer(tmp_path, logger=logger).fit(make_model(), datamodule=make_data())
+    assert (tmp_path / "lightning_logs" / "mine" / "metrics.csv").is_file()
