@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -247,9 +248,19 @@ def open_audio(raw: Any) -> Any:
     if not isinstance(inside, bytes) and not Path(inside).is_file():
         raise UserError(f"there is no recording '{inside}': check the path")
     try:
-        return soundfile.SoundFile(io.BytesIO(inside) if isinstance(inside, bytes) else os.fspath(inside))
+        return _from_memory(soundfile, inside) if isinstance(inside, bytes) else soundfile.SoundFile(os.fspath(inside))
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UserError(f"{_name(raw)} is not a recording that soundfile can read: {_reason(error)}") from error
+
+
+def _from_memory(soundfile: Any, data: bytes) -> Any:
+    try:
+        return soundfile.SoundFile(io.BytesIO(data))
+    except soundfile.LibsndfileError:  # libsndfile 1.2.2 refuses many MP3 files in memory that it reads from disk
+        with tempfile.NamedTemporaryFile() as copy:
+            copy.write(data)
+            copy.flush()
+            return soundfile.SoundFile(copy.name)
 
 
 def _reason(error: Exception) -> str:
