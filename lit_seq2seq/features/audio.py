@@ -92,8 +92,8 @@ class LogMel(Recordings):
     `sampling_rate`, or a mapping with `array` (or `raw`) and `sampling_rate`, or with `bytes` or `path`, as `datasets`
     and `transformers` give them. Several channels are averaged, unless they cancel each other out: then the loudest one
     is taken. Other sampling rates are converted by `soxr`. Samples are floats from -1 to 1, or integers: those of 8 and
-    16 bits by their type (unsigned ones have their zero in the middle), lists and longer integers as samples of 16 bits
-    if all of them fit, and else of 32.
+    16 bits by their type (unsigned ones have their zero in the middle), lists and longer integers as samples of 16, 24
+    or 32 bits, the fewest that hold all of them.
 
     Args:
         sampling_rate: in hertz.

@@ -220,14 +220,15 @@ def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
 def _scaled(array: npt.NDArray[Any]) -> FloatArray:
     """Bring whole numbers to -1 to 1 by the bits of their type; unsigned ones have their zero in the middle.
 
-    A list becomes integers of 64 bits, and an array of 32 may come from one: their samples have 16 bits if all fit.
+    A list becomes integers of 64 bits, and an array of 32 may come from one: their samples have 16, 24 or 32 bits, the
+    fewest that hold them all.
     """
     bits, unsigned = 8 * array.dtype.itemsize, array.dtype.kind == "u"
     largest = np.abs(array.astype(np.float64)).max(initial=0)
     if bits == 64 and (unsigned or largest > 2**31):
         raise UserError("expected whole-number samples of at most 32 bits, but these have more: divide them to -1 to 1")
     if bits > 16 and not unsigned:
-        bits = 16 if largest <= 2**15 else 32
+        bits = next(bits for bits in (16, 24, 32) if largest <= 2 ** (bits - 1))
     full = 2.0 ** (bits - 1)
     return ((array - full * unsigned) / full).astype(np.float32)
 
