@@ -8,18 +8,21 @@ import re
 import shutil
 import socket
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from lit_seq2seq import LitSeq2Seq, load_recipe, pipeline
-from lit_seq2seq.cli import main
+from lit_seq2seq.cli import _without_secrets, main
 from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.metrics import ExactMatch
+from lit_seq2seq.runtime.untrusted import check_archive, is_tame
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer, write_recipe
 
@@ -426,3 +429,69 @@ def test_every_command_that_takes_a_model_asks_for_trust(
     change(*METRICS, to=[part("tests.test_untrusted.OwnMetric")])(folder)
     assert main([command, "--model", str(folder), *COMMANDS[command]]) == 1
     assert "if you trust its author, pass trust=('tests',), or --trust tests" in capsys.readouterr().err
+
+
+def test_an_archive_that_grows_when_it_is_read_is_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "zeros.npz", frequent=np.zeros(10**6, np.int32))
+    with pytest.raises(UserError, match=r"zeros\.npz holds 4,000,128 bytes, more than it has itself"):
+        check_archive(tmp_path / "zeros.npz")
+    np.savez(tmp_path / "numbers.npz", frequent=np.arange(10))
+    check_archive(tmp_path / "numbers.npz")
+
+
+def test_a_checkpoint_that_grows_when_it_is_read_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = as_checkpoint(folder)
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "packed.ckpt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in plain.namelist():
+            packed.writestr(entry, plain.read(entry) if "data/" not in entry else bytes(10**6))
+    with pytest.raises(UserError, match=r"packed\.ckpt holds .* bytes, more than it has itself"):
+        LitSeq2Seq.load_from_checkpoint(tmp_path / "packed.ckpt")
+
+
+def test_a_tokenizer_that_panics_is_a_mistake_of_its_file(folder: Path) -> None:
+    change("pre_tokenizer", to={"type": "FixedLength", "length": 0}, file="target_tokenizer.json")(folder)
+    target = LitSeq2Seq.from_pretrained(folder).processor.target
+    with pytest.raises(UserError, match=r"the tokenizer failed .* its file is damaged"):
+        target.encode_batch(["one three"])
+
+
+PATTERNS = {
+    r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": True,
+    r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+": True,
+    r"[\p{Lu}\p{Lt}]*[\p{Ll}\p{M}]+(?i:'s|'t)?|\d{1,3}(?=(?:\d{3})*\b)": True,
+    r" ?[^(\s|[.,!?…])]+": True,
+    r"(?:\r?\n)+(?!\r?\n)": True,
+    "(a+)+$": False,
+    "(a|a)*$": False,
+    r"([a-z]+\s?)*x": False,
+    "((a*)b*)*": False,
+    "(?:x{1,1000}){2,}": False,
+    "a*a*a*a*a*c": False,
+    r"(a+)\1": False,
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_that_repeat_what_repeats_are_told_from_others(pattern: str) -> None:
+    assert is_tame(pattern) == PATTERNS[pattern]
+
+
+def test_scores_that_are_no_numbers_are_left_out(folder: Path) -> None:
+    scores = {"test_bleu": 40.5, "test_ter": "much", "val_ppl": float("inf"), "one": True, "huge": 10**400, "list": [1]}
+    change("scores", to=scores)(folder)
+    assert LitSeq2Seq.from_pretrained(folder).provenance.scores == {"test_bleu": 40.5, "val_ppl": float("inf")}
+
+
+def test_secrets_of_a_command_do_not_get_into_the_card() -> None:
+    given = [
+        "--config",
+        "a.yaml",
+        "--trainer.logger.init_args.api_key=abc",
+        "--token",
+        "hf_x",
+        "--data.max_tokens",
+        "9",
+    ]
+    told = ["--config", "a.yaml", "--trainer.logger.init_args.api_key=...", "--token", "...", "--data.max_tokens", "9"]
+    assert list(_without_secrets(given)) == told
+    assert list(_without_secrets(["--data.dataset=https://me:secret@host/a"])) == ["--data.dataset=https://...@host/a"]
