@@ -74,6 +74,8 @@ def _characters(path: str) -> frozenset[int]:
 class Picture(Figure):
     """A figure that does not repeat, glyph by glyph, what `families` has said in one line."""
 
+    __module__ = Figure.__module__  # by which gradio tells figures of matplotlib from others
+
     def savefig(self, *args: Any, **kwargs: Any) -> None:
         """Write the figure; see `Figure.savefig`."""
         with warnings.catch_warnings():
