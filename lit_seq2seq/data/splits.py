@@ -60,7 +60,9 @@ def carve(
 
 def _carve_rows(train: Dataset, absent: Mapping[str, int | float], seed: int, mapper: RowMapper) -> Splits:
     total = len(train)
-    groups, sizes = _grouped(source_keys(train, mapper))
+    keys = source_keys(train, mapper)
+    groups = np.full(total, -1)  # of rows without a source, which are of no use in an evaluation
+    groups[keys != 0], sizes = _grouped(keys[keys != 0])
     if shared := int(sizes[sizes > 1].sum()):
         rank_zero_info(
             f"{total} training rows have {len(sizes)} different sources: the {shared} rows that share theirs with "
@@ -72,7 +74,10 @@ def _carve_rows(train: Dataset, absent: Mapping[str, int | float], seed: int, ma
         count = round(size * total) if size < 1 else min(int(size), total // 10)
         chosen = _fill(left, sizes, max(count, 1))
         if not chosen:
-            rank_zero_info(f"no {role} split: none is carved, as the training rows have too few different sources")
+            rank_zero_info(
+                f"no {role} split: none is carved, as the {total} training rows have too few different sources: give "
+                f"one, or set {role}_size"
+            )
             continue
         splits[role] = train.select(np.flatnonzero(np.isin(groups, list(chosen))))
         left = [group for group in left if group not in chosen]
@@ -80,7 +85,7 @@ def _carve_rows(train: Dataset, absent: Mapping[str, int | float], seed: int, ma
             f"no {role} split: carved {len(splits[role])} of the {total} training rows "
             f"(set {role}_split or {role}_size)"
         )
-    return splits | {"train": train.select(np.flatnonzero(np.isin(groups, left)))}
+    return splits | {"train": train.select(np.flatnonzero(np.isin(groups, [-1, *left])))}
 
 
 def _grouped(keys: Keys) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -91,15 +96,15 @@ def _grouped(keys: Keys) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
 
 
 def _fill(groups: list[int], sizes: npt.NDArray[np.int64], count: int) -> set[int]:
-    """Choose groups, in turn, that have `count` rows together, or less; of several there is always one left over."""
+    """Choose groups, in turn, that have `count` rows together, or less; one is always left over."""
     chosen: set[int] = set()
-    for group in groups[:-1]:
+    for group in groups:
+        if not count or len(chosen) == len(groups) - 1:
+            break
         if sizes[group] <= count:
             chosen.add(group)
             count -= int(sizes[group])
-        if not count:
-            break
-    return chosen or set(sorted(groups, key=sizes.__getitem__)[: len(groups) > 1])
+    return chosen
 
 
 def _carve_stream(train: IterableDataset, absent: Mapping[str, int | float], mapper: RowMapper) -> Splits:
@@ -112,7 +117,7 @@ def _carve_stream(train: IterableDataset, absent: Mapping[str, int | float], map
         keys = [key for rows in part.iter(_AT_ONCE) for key in keys_of(rows, mapper).tolist()]
         doubled = sum(key in seen for key in keys)
         splits[role] = part.filter(_Unseen(mapper, seen), batched=True, batch_size=_AT_ONCE) if doubled else part
-        seen |= frozenset(keys)
+        seen |= frozenset(keys) - {0}
         rank_zero_info(
             f"no {role} split: took the first {len(keys) - doubled} training rows (set {role}_split or {role}_size); "
             "later rows with their sources are left out"
@@ -149,7 +154,7 @@ def overlaps(splits: Splits, mapper: RowMapper) -> str:
     found = [
         f"{shared} of the {len(theirs)} {later} rows share their source with {earlier}"
         for (earlier, mine), (later, theirs) in itertools.combinations(keys.items(), 2)
-        if (shared := int(np.isin(theirs, mine).sum()))
+        if (shared := int(np.isin(theirs[theirs != 0], mine).sum()))
     ]
     return ", ".join(found)
 

@@ -121,7 +121,7 @@ def test_generated_pairs_do_not_leak():
 )
 def test_every_kind_of_source_is_carved_whole(options, column):
     rows = Dataset.from_dict({**column, "target": [str(n) for n in range(60)]})
-    data = module(rows, validation_size=20, test_size=0, **options)
+    data = module(rows, validation_size=0.34, test_size=0, **options)
     keys = source_keys(rows, data.mapper.only_sources(rows.features))
     kinds = len(set(keys.tolist()))
     assert kinds == (2 if isinstance(options.get("source_feature"), Records) else 3)
@@ -131,13 +131,22 @@ def test_every_kind_of_source_is_carved_whole(options, column):
     assert len(found) == 2
 
 
-def test_rows_without_a_source_are_no_group():
-    rows = Dataset.from_dict({"source": [None, "", " "] * 20, "target": ["x"] * 60})
-    assert len(set(source_keys(rows, RowMapper()).tolist())) == 60
+def test_rows_without_a_source_are_left_to_the_training_split(said):
+    rows = Dataset.from_dict({"source": [*[None, "", " "] * 20, *"abcdefghij"], "target": ["x"] * 70})
+    keys = source_keys(rows, RowMapper())
+    assert not keys[:60].any()
+    assert len(set(keys[60:].tolist())) == 10
+    splits = module(rows, validation_size=3, test_size=2)._opened()
+    assert {name: len(split) for name, split in splits.items()} == {"train": 65, "validation": 3, "test": 2}
+    assert all(text in "abcdefghij" for name in ("validation", "test") for text in splits[name]["source"])
+    assert not any("share" in line for line in said)
+    assert overlaps({"train": rows, "test": rows.select(range(60))}, RowMapper()) == ""
 
 
-def test_a_single_source_is_not_carved(said):
-    rows = Dataset.from_dict({"source": ["same"] * 50, "target": [f"t {n}" for n in range(50)]})
+@pytest.mark.parametrize("sources", [["same"], ["one", "two", "three"]])
+def test_a_few_sources_that_recur_are_not_carved(said, sources):
+    """As in a first try of three pairs, many times over: a tenth of the rows holds none of them whole."""
+    rows = Dataset.from_dict({"source": sources * 50, "target": [f"t {n}" for n in range(50 * len(sources))]})
     assert set(module(rows)._opened()) == {"train"}
     assert sum("none is carved" in line for line in said) == 2
 
