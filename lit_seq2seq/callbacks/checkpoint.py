@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import signal
@@ -326,8 +327,10 @@ class WholeFiles(TorchCheckpointIO):
             return
         file = local_path(path, "checkpoint.dirpath")
         file.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()  # written to a file itself, torch does not say that the disk is full
+        torch.save(checkpoint, buffer)
         with written_whole(file) as part:
-            torch.save(checkpoint, part)
+            part.write_bytes(buffer.getbuffer())
 
 
 def _tie(trainer: Trainer) -> tuple[float, int]:
