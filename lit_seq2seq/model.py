@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq import spec
+from lit_seq2seq.arguments import checked
 from lit_seq2seq.features import Processor
 from lit_seq2seq.memory import lacks_memory, release_memory
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
@@ -29,7 +30,7 @@ from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.search import GenerationConfig, including, search
-from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, UserError
+from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, UserError, Value
 
 RerankerFactory = Callable[[], Reranker]
 UNTRAINED = "the model's weights are random: fit it, or load trained ones with from_pretrained or ckpt_path"
@@ -107,6 +108,7 @@ class Seq2SeqModel(lightning.LightningModule):
             raise UserError("the model has no network yet: fit it with a Seq2SeqDataModule, attach or load one first")
         return self.network
 
+    @checked
     def attach(self, processor: Processor) -> None:
         """Give the model its vocabulary and build the network for it.
 
@@ -150,6 +152,7 @@ class Seq2SeqModel(lightning.LightningModule):
         if self.untrained:
             lightning.pytorch.utilities.rank_zero_warn(UNTRAINED)
 
+    @checked
     def adapt(self, processor: Processor) -> None:
         """Give a trained model another vocabulary, keeping every weight that has a place in it.
 
@@ -219,10 +222,27 @@ class Seq2SeqModel(lightning.LightningModule):
         model._modules = {**self._modules, "network": prepare(self.net, dtype)}
         return model
 
-    def encode(self, source: Source) -> Encoded:
-        """Encode a batch of sources: one memory vector per position, and final states."""
+    @checked
+    def encode(self, source: Source | Sequence[Any]) -> Encoded:
+        """Encode a batch of sources: one memory vector per position, and final states.
+
+        Args:
+            source: as the processor makes it, or a list of raw inputs, such as texts.
+        """
+        source = self._read(source)
         encoded = self.net.encode(source)
         return encoded if self.shortlist is None else replace(encoded, candidates=self._candidates(source))
+
+    def _read(self, raw: Source | Sequence[Any]) -> Source:
+        if isinstance(raw, Value):
+            return raw
+        feature = self.processor.source_feature
+        for number, one in enumerate(raw, start=1):
+            if not feature.accepts(one):
+                raise UserError(f"expected {feature.input_kind}, but input {number} is {one!r:.60}")
+        if not raw:
+            raise UserError(f"expected a list of inputs, each {feature.input_kind}, but it is empty")
+        return self.processor.source(raw).to(self.device)
 
     def _candidates(self, source: Source) -> Padded:
         assert self.shortlist is not None
@@ -232,6 +252,7 @@ class Seq2SeqModel(lightning.LightningModule):
         found = self.shortlist(source.values.cpu().numpy(), source.lengths.cpu().numpy())
         return Padded(*map(torch.from_numpy, found)).to(source.values.device)
 
+    @checked
     @torch.no_grad()
     def decode(
         self,
@@ -288,15 +309,17 @@ class Seq2SeqModel(lightning.LightningModule):
             for row, hypotheses in enumerate(found)
         ]
 
+    @checked
     @torch.no_grad()
     def generate(
         self,
-        source: Source,
+        source: Source | Sequence[Any],
         config: GenerationConfig | None = None,
         prefix: Tensor | None = None,
         return_attention: bool = False,
     ) -> list[list[Hypothesis]]:
         """Encode and decode; see `decode`."""
+        source = self._read(source)
         found = self._search(self.encode(source), config, prefix, return_attention)
         ids = [[one.tokens.tolist() for one in row] for row in found]
         return self._with_texts(found, ids, [source.extra(place) for place in range(len(found))])

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lit_seq2seq import spec
+from lit_seq2seq.arguments import checked
 from lit_seq2seq.card import Provenance
 from lit_seq2seq.features import Processor, Records, Tokenizer
 from lit_seq2seq.features.feature import describe_feature
@@ -122,6 +123,7 @@ class LitSeq2Seq(SavedModel):
         2
     """
 
+    @checked
     def __init__(
         self,
         encoder: EncoderFactory = TextEncoder,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Unpack
 
 import torch
 
+from lit_seq2seq.arguments import checked
 from lit_seq2seq.features import Feature
 from lit_seq2seq.hub import Loading
 from lit_seq2seq.module import LitSeq2Seq
@@ -66,6 +67,7 @@ class Pipeline:
         """The model."""
         return self.predictor.model
 
+    @checked
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """Generate.
 
@@ -150,6 +152,7 @@ def load_model(model: Name | LitSeq2Seq | Sequence[Name | LitSeq2Seq], **options
     return models[0] if len(models) == 1 else LitSeq2Seq.ensemble(models)
 
 
+@checked
 def pipeline(
     task: str,
     model: Name | LitSeq2Seq | Sequence[Name | LitSeq2Seq],

@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_seq2seq.arguments import checked
 from lit_seq2seq.cli import Seq2SeqCLI, guarded
 from lit_seq2seq.commands import save_best
 from lit_seq2seq.data import Seq2SeqDataModule
@@ -18,6 +19,7 @@ from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.summary import typed, write_summary
 
 
+@checked
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Seq2SeqCLI:
     """Build everything that a YAML recipe describes, without running it.
 

@@ -11,6 +11,7 @@ from typing import Any, Self, Unpack, cast
 from torch import nn
 
 from lit_seq2seq import spec
+from lit_seq2seq.arguments import checked
 from lit_seq2seq.card import Provenance, model_card
 from lit_seq2seq.hub import Loading, load_folder, push_folder, save_folder
 from lit_seq2seq.model import Seq2SeqModel
@@ -32,6 +33,7 @@ class SavedModel(Seq2SeqModel):
     provenance = Provenance()
     signatures: Mapping[str, str] = {}
 
+    @checked
     def save_pretrained(self, folder: str | os.PathLike[str], scores: Mapping[str, float] | None = None) -> None:
         """Write `config.json`, `model.safetensors`, the tokenizers and a model card to `folder`.
 
@@ -93,6 +95,7 @@ class SavedModel(Seq2SeqModel):
             return push_folder(folder, repo_id, private, revision, token, commit_message, license, languages)
 
     @classmethod
+    @checked
     def from_pretrained(
         cls, name: str | os.PathLike[str], changes: Mapping[str, Any] | None = None, **options: Unpack[Loading]
     ) -> Self:

@@ -12,6 +12,7 @@ LAYERS = [
     "runtime",
     "types",
     "spec remote untrusted memory files",
+    "arguments",
     "nn search features vectors schedules card failures parsing",
     "metrics plots hub precision resuming",
     "data reranking logs",

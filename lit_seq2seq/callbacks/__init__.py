@@ -1,5 +1,6 @@
 """Lightning callbacks: what to show, keep and watch while a model trains and predicts."""
 
+from lit_seq2seq.arguments import check_constructors
 from lit_seq2seq.callbacks.averaging import EMA, average_checkpoints
 from lit_seq2seq.callbacks.checkpoint import Checkpoint
 from lit_seq2seq.callbacks.finetuning import GradualUnfreezing
@@ -20,3 +21,5 @@ __all__ = [
     "Seq2SeqProgressBar",
     "average_checkpoints",
 ]
+
+check_constructors(__name__)

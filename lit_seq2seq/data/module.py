@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, cast
 
 from datasets.fingerprint import Hasher
@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from lit_seq2seq.arguments import checked
 from lit_seq2seq.data.batching import BucketBatchSampler, Position, check_limits
 from lit_seq2seq.data.encoding import Encoder
 from lit_seq2seq.data.examples import Examples, Limits
@@ -22,6 +23,7 @@ from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, over
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.data.vocabulary import extend_processor, fits, learn_processor
 from lit_seq2seq.features import Feature, Processor, Tokenizer
+from lit_seq2seq.features.tokenizer import Units
 from lit_seq2seq.hub import find_folder, trusted
 from lit_seq2seq.types import Batch, UserError
 
@@ -62,7 +64,8 @@ class Seq2SeqDataModule(LightningDataModule):
         test_size: the same for `test`.
         seed: of carving and shuffling.
         source_feature: how a source that is not text is read, such as `lit_seq2seq.features.LogMel`.
-        source_tokenizer: settings of the source tokenizer; 8,000 BPE units if neither this nor `source_feature` is set.
+        source_tokenizer: settings of the source tokenizer, or its units alone, such as `word`; 8,000 of BPE if neither
+            this nor `source_feature` is set.
         target_tokenizer: settings of the target tokenizer; those of the source if unset.
         shared_vocabulary: use one tokenizer for both sides, learned from both.
         tokenizer_rows: learn tokenizers and features from so many rows at most, spread over the training split.
@@ -102,6 +105,7 @@ class Seq2SeqDataModule(LightningDataModule):
         torch.Size([4, 3])
     """
 
+    @partial(checked, unchecked=("dataset", "predict_dataset"))  # `open_dataset` looks at these
     def __init__(
         self,
         dataset: Source,
@@ -122,8 +126,8 @@ class Seq2SeqDataModule(LightningDataModule):
         test_size: int | float = 1000,
         seed: int = 0,
         source_feature: Feature | None = None,
-        source_tokenizer: Tokenizer | None = None,
-        target_tokenizer: Tokenizer | None = None,
+        source_tokenizer: Tokenizer | Units | None = None,
+        target_tokenizer: Tokenizer | Units | None = None,
         shared_vocabulary: bool = False,
         tokenizer_rows: int = 1_000_000,
         copy: bool = False,
@@ -167,8 +171,8 @@ class Seq2SeqDataModule(LightningDataModule):
         self.split_names = {"train": train_split, "validation": validation_split, "test": test_split}
         self.split_sizes = {"validation": validation_size, "test": test_size}
         self.seed = seed
-        self.source = source_tokenizer if source_feature is None else source_feature
-        self.target, self.shared = target_tokenizer, shared_vocabulary
+        self.source = _tokenizer(source_tokenizer) if source_feature is None else source_feature
+        self.target, self.shared = _tokenizer(target_tokenizer), shared_vocabulary
         self.tokenizer_rows = tokenizer_rows
         self.copy = copy
         self.limits = Limits(max_source_length, max_target_length, overlong, empty)
@@ -518,3 +522,7 @@ class Seq2SeqDataModule(LightningDataModule):
         if self._overfits:  # Lightning takes only what it knows to be in one order
             return make_loader(FixedBatches(self._encoded(split), self._sampler(split)), None, self.num_workers)
         return make_loader(self._encoded(split), self._sampler(split), self.num_workers)
+
+
+def _tokenizer(given: Tokenizer | Units | None) -> Tokenizer | None:
+    return Tokenizer(given) if isinstance(given, str) else given

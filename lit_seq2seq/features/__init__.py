@@ -1,5 +1,6 @@
 """Raw rows to tensors: tokenizers, other features, and the processor that holds both sides of a task."""
 
+from lit_seq2seq.arguments import check_constructors
 from lit_seq2seq.features.audio import LogMel, Waveform
 from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Feature
@@ -27,3 +28,5 @@ __all__ = [
     "VectorFeature",
     "Waveform",
 ]
+
+check_constructors(__name__)

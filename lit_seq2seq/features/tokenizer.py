@@ -21,7 +21,7 @@ from lit_seq2seq.runtime.text import UNKNOWN, known_tags, one_form, whole
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 from lit_seq2seq.untrusted import check_tokenizer, tokenizing
 
-Model = Literal["word", "char", "byte", "bpe", "unigram"]
+Units = Literal["word", "char", "byte", "bpe", "unigram"]
 Normalization = Literal["none", "nfc", "nfkc", "nfd", "nfkd"]
 
 # The first name of each row is what our own vocabularies use; the others are looked for in an existing tokenizer.json.
@@ -79,7 +79,7 @@ class Tokenizer(Feature):
 
     def __init__(
         self,
-        model: Model = "bpe",
+        model: Units = "bpe",
         vocab_size: int = 8000,
         min_frequency: int = 1,
         lowercase: bool = False,

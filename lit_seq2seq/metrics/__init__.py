@@ -1,5 +1,6 @@
 """Corpus-level scores of generated text, kept as exact sums that may be added over batches and processes."""
 
+from lit_seq2seq.arguments import check_constructors
 from lit_seq2seq.metrics.base import TextMetric, TokenAverage
 from lit_seq2seq.metrics.cider import CIDErD
 from lit_seq2seq.metrics.diversity import Distinct1, Distinct2
@@ -33,3 +34,5 @@ __all__ = [
     "TokenAverage",
     "edit_distance",
 ]
+
+check_constructors(__name__)

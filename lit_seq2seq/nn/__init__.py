@@ -1,5 +1,6 @@
 """The network: cells, encoders, attentions, bridges, decoders and the model they make."""
 
+from lit_seq2seq.arguments import check_constructors
 from lit_seq2seq.nn.attention import (
     AdditiveAttention,
     Attention,
@@ -90,3 +91,5 @@ __all__ = [
     "ZeroBridge",
     "projected_cross_entropy",
 ]
+
+check_constructors(__name__)

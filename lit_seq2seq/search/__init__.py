@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from lit_seq2seq.arguments import checked
 from lit_seq2seq.runtime.config import GenerationConfig, LengthNormalization
 from lit_seq2seq.search.beam import beam_search
 from lit_seq2seq.search.candidates import including, located, named
@@ -26,6 +28,10 @@ __all__ = [
     "search",
     "stream",
 ]
+
+
+_options = tuple(field.name for field in dataclasses.fields(GenerationConfig))
+setattr(GenerationConfig, "__init__", checked(GenerationConfig.__init__, _options))  # noqa: B010
 
 
 def search(
