@@ -121,8 +121,10 @@ class BLEU(_SacreBLEU):
                     f"expected {setting} of BLEU to be one of {', '.join(get_args(known))}, but it is {value}"
                 )
         self.names: list[str] = [tokenize] if tokenize else [name for name in _BY_SCRIPT if _is_installed(name)]
-        options = {"lowercase": lowercase, "smooth_method": smooth_method, "max_ngram_order": self.order}
-        makers = [partial(sacrebleu.BLEU, tokenize=name, **options) for name in self.names]
+        makers = [
+            partial(sacrebleu.BLEU, lowercase, tokenize=name, smooth_method=smooth_method, max_ngram_order=self.order)
+            for name in self.names
+        ]
         try:
             super().__init__(makers, 2 + 2 * self.order, COUNTS)
         except (ImportError, RuntimeError, AssertionError) as error:
