@@ -305,8 +305,6 @@ def _checkpoint_of(config: Namespace) -> str | None:
 
 def _kept(saved: Any, chosen: Any, trust: tuple[str, ...]) -> Any:
     """Take from saved settings the arguments of classes in whose place another is chosen."""
-    if isinstance(saved, list):
-        return [_kept(one, other, trust) for one, other in zip(saved, chosen or (), strict=False)]
     if not isinstance(saved, dict) or not isinstance(chosen, dict | Namespace):
         return saved
     classes = [import_class(one["class_path"], trust) for one in (saved, chosen) if "class_path" in one]

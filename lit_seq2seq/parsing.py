@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 from jsonargparse import Namespace, dict_to_namespace, get_loader, set_loader
+from jsonargparse._typehints import ActionTypeHint, NestedArg
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_seq2seq.types import UserError
@@ -48,6 +49,14 @@ def _values(value: object, known: dict[int, float]) -> float:
 set_loader("yaml", load_yaml, (yaml.YAMLError,))
 
 
+class _Setting(ActionTypeHint):
+    """A setting whose list, where it replaces another, takes over no arguments of the classes in the same places."""
+
+    def _check_type(self, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
+        whole = not append and not isinstance(value, NestedArg) and isinstance(cfg and cfg.get(self.dest), list)
+        return super()._check_type(value, append, None if whole else cfg, mode)
+
+
 class Parser(LightningArgumentParser):
     """The argument parser: names in full, files never read as settings, one-line errors that suggest what was meant."""
 
@@ -57,6 +66,9 @@ class Parser(LightningArgumentParser):
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments of a class; the value of none is replaced by the contents of a file of that name."""
         names: list[str] = super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+        for action in self._actions:
+            if isinstance(action, ActionTypeHint):
+                action.__class__ = _Setting
         return names
 
     def get_defaults(self, skip_validation: bool = False, **kwargs: Any) -> Namespace:

@@ -189,6 +189,35 @@ def test_a_class_over_another_keeps_what_was_written(
     assert {name: found[name] for name in expected} == expected
 
 
+WEIGHTED = {"class_path": "lit_seq2seq.nn.CoverageLoss", "init_args": {"weight": 3.0}}
+LOWERED = {"class_path": "lit_seq2seq.metrics.BLEU", "init_args": {"lowercase": True}}
+LISTS_OVER = [
+    (["--model.metrics", "[lit_seq2seq.metrics.ChrF]"], [("ChrF", False)]),
+    (["--model.metrics=[BLEU]"], [("BLEU", False)]),
+    (["--model.metrics=[ExactMatch, BLEU]"], [("ExactMatch", False), ("BLEU", False)]),
+    (["--model.metrics+=ChrF"], [("BLEU", True), ("ChrF", False)]),
+    (["--model.metrics.smooth_method=floor"], [("BLEU", True)]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), LISTS_OVER)
+def test_a_list_over_another_takes_nothing_of_its_classes(
+    parser: Parser, tmp_path: Path, arguments: list[str], expected: list[tuple[str, bool]]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"model": {"metrics": [LOWERED]}}))
+    found = parser.parse_args(["--config", str(path), "--data.dataset=x", *arguments]).model.metrics
+    assert [(plain(one).__name__, one.init_args.lowercase) for one in found] == expected
+
+
+def test_a_list_in_a_second_file_takes_nothing_of_the_first(parser: Parser, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(yaml.safe_dump({"model": {"attention_losses": [WEIGHTED]}}))
+    second.write_text("model: {attention_losses: [DoublyStochasticLoss]}")
+    found = parser.parse_args(["--config", str(first), "--config", str(second), "--data.dataset=x"])
+    assert found.model.attention_losses[0].init_args.weight == 1.0
+
+
 def test_a_second_file_names_another_class(parser: Parser, tmp_path: Path) -> None:
     recipes = {
         "first.yaml": {"model": {"decoder": {"class_path": "InputFeedingDecoder", "init_args": {"hidden_size": 32}}}},
