@@ -34,7 +34,7 @@ from lit_seq2seq.files import local_path
 from lit_seq2seq.hub import load_checkpoint, load_folder, trusted
 from lit_seq2seq.logs import EventsLog, MetricsLog, RunFolder, RunTrainer, last_checkpoint, record_scores, run_of
 from lit_seq2seq.module import LitSeq2Seq
-from lit_seq2seq.parsing import Parser, load_yaml
+from lit_seq2seq.parsing import Parser, load_yaml, reason_of
 from lit_seq2seq.precision import precision_fits
 from lit_seq2seq.spec import DAMAGED, build_arguments, import_class, trust_of
 from lit_seq2seq.summary import typed, write_summary
@@ -183,7 +183,7 @@ class Seq2SeqCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (TypeError, ValueError, ModuleNotFoundError) as error:
-            raise UserError(f"these settings do not fit: {' '.join(str(error).split())}") from error
+            raise UserError(f"these settings do not fit: {reason_of(error) or ' '.join(str(error).split())}") from error
         self.model.provenance = replace(self.model.provenance, command=self.command)
         if self.processor is not None:
             self.datamodule.processor, self.model.init_from = self.processor, None  # the checkpoint has it all

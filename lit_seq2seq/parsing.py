@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 from jsonargparse import Namespace, dict_to_namespace, get_loader, set_loader
-from jsonargparse._typehints import ActionTypeHint, NestedArg
+from jsonargparse._typehints import ActionTypeHint
+from jsonargparse._util import NestedArg
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_seq2seq.types import UserError
@@ -54,7 +55,7 @@ class _Setting(ActionTypeHint):
 
     def _check_type(self, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
         whole = not append and not isinstance(value, NestedArg) and isinstance(cfg and cfg.get(self.dest), list)
-        return super()._check_type(value, append, None if whole else cfg, mode)
+        return super()._check_type(value, append, None if whole else cfg, mode)  # type: ignore[no-untyped-call]
 
 
 class Parser(LightningArgumentParser):
@@ -105,7 +106,7 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the one line."""
         text = " ".join(str(message).split())
-        if (reason := _reason(ex)) is not None and (key := re.match(r"Parser key \"([\w.]+)\"", text)):
+        if (reason := reason_of(ex)) is not None and (key := re.match(r"Parser key \"([\w.]+)\"", text)):
             raise UserError(key[1] + ("." if re.match(r"[\w.]+: ", reason) else ": ") + reason) from ex
         if "arguments are required" in text and text.endswith("data.dataset"):
             text = "no data is named: give a recipe with --config FILE, or --data.dataset PATH_OR_HUB_ID"
@@ -125,7 +126,7 @@ class Parser(LightningArgumentParser):
         raise UserError(text) from ex
 
 
-def _reason(error: BaseException | None) -> str | None:
+def reason_of(error: BaseException | None) -> str | None:
     """Look into what jsonargparse wraps, once for each place that a value was tried for, for what is wrong inside."""
     while error is not None:
         if isinstance(error, UserError):  # of a class named in this place

@@ -174,7 +174,7 @@ def test_any_rows(source: list[object], target: list[object], names: tuple[str, 
         (("data", "dataset", "test"), "x" * 5000, "the name of a file is too long"),
         (("model", "lr_scheduler"), {}, "cannot be made: a class is abstract"),
         (("model", "generation", "max_new_tokens"), 10**30, "below 2^31"),
-        (("data", "source_tokenizer", "model"), None, "model of the tokenizer must be one of"),
+        (("data", "source_tokenizer", "model"), None, "Tokenizer: model: expected one of 'word', "),
     ],
 )
 def test_settings_that_once_ended_in_a_traceback(

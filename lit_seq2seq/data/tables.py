@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow
@@ -32,6 +33,7 @@ from lit_seq2seq.types import UserError
 VERSION = "lit-seq2seq-1"
 """Part of the cache key: raise it when a change of the code changes the rows."""
 _MARKS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_NAMED_MARK = re.compile(r"sep=(.)\1*", re.IGNORECASE)  # the first line of what Excel shall open
 _RETURN = "\udc0d"  # stands for a carriage return, at which `csv` would end a line; no UTF-8 text holds it
 _AT_ONCE = 5000
 Fields = list[str]
@@ -61,7 +63,7 @@ def read_table(lines: Iterator[str], name: str, form: Form) -> tuple[Fields, Ite
     r"""Read a table: the names of its columns, and its rows, every field as the text it is.
 
     Blank lines are left out, unless there is one column only, where they are empty texts. Separators at the end of a
-    line, with nothing behind them, make no columns.
+    line, with nothing behind them, make no columns. A first line such as `sep=;` tells the separator.
 
     Args:
         lines: of the file.
@@ -83,18 +85,22 @@ def read_table(lines: Iterator[str], name: str, form: Form) -> tuple[Fields, Ite
         if not first and not line.strip():
             blank += 1
             continue
+        if not first and form.separator is None and (mark := _NAMED_MARK.fullmatch(line)):
+            form, blank = replace(form, separator=mark[1]), blank + 1
+            continue
         first.append(line)
         if len(first) > 1 and line.strip():
             break
     if not first:
         raise UserError(f"expected rows in '{name}', but the file is empty")
     separator = _separator(first, name, form)
-    records = _records(itertools.chain(first, lines), name, separator, form.quoted)
+    records = _records(itertools.chain([""] * blank, first, lines), name, separator, form.quoted)
+    next(itertools.islice(records, blank, blank), None)  # skips these
     header = list(form.names or [])
     if not header:
         _, fields = next(records)
         header = _columns(fields, name)
-    return header, _rows(records, header, name, separator, blank)
+    return header, _rows(records, header, name, separator)
 
 
 def _separator(first: Sequence[str], name: str, form: Form) -> str:
@@ -127,10 +133,23 @@ def _records(lines: Iterator[str], name: str, separator: str, quoted: bool) -> I
         yield from ((number, line.split(separator) if line else []) for number, line in enumerate(lines, start=1))
         return
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader((line.replace("\r", _RETURN) + "\n" for line in lines), delimiter=separator, strict=True)
+    written: list[str] = []  # the lines of a record
+
+    def watched() -> Iterator[str]:
+        for line in lines:
+            written.append(line)
+            yield line.replace("\r", _RETURN) + "\n"
+
+    reader = csv.reader(watched(), delimiter=separator, strict=True)
     number = 1
     try:
         for fields in reader:
+            if any(_is_quoted_late(field, separator, written) for field in fields):
+                raise UserError(
+                    f"a quote in line {number} of {name} follows a space, so it would be part of the text: take the "
+                    "spaces before quotes out"
+                )
+            written.clear()
             yield number, [field.replace(_RETURN, "\r") for field in fields]
             number = reader.line_num + 1
     except csv.Error as error:
@@ -141,20 +160,28 @@ def _records(lines: Iterator[str], name: str, separator: str, quoted: bool) -> I
         ) from error
 
 
+def _is_quoted_late(field: str, separator: str, written: Sequence[str]) -> bool:
+    """Tell whether quotes enclose a field but for a space before them, and are not meant as text themselves."""
+    inside = field.strip(" ")
+    if not field.startswith(" ") or len(inside) < 2 or not inside[0] == inside[-1] == '"':
+        return False
+    return any(line.startswith(field) or separator + field in line for line in written)
+
+
 def _columns(fields: Fields, name: str) -> Fields:
     names = [field.strip() for field in fields]
     while names and not names[-1]:
         names.pop()
     names = [column or f"column {place}" for place, column in enumerate(names, start=1)]
+    if not names:
+        raise UserError(f"expected names of columns in the first line of {name}, but it has none: write them there")
     twice = next((column for column in names if names.count(column) > 1), None)
     if twice is not None:
         raise UserError(f"expected different names of columns in {name}, but two are called '{twice}': rename one")
     return names
 
 
-def _rows(
-    records: Iterator[tuple[int, Fields]], header: Fields, name: str, separator: str, blank: int
-) -> Iterator[Fields]:
+def _rows(records: Iterator[tuple[int, Fields]], header: Fields, name: str, separator: str) -> Iterator[Fields]:
     count, several, where = len(header), 0, 0
     for number, fields in records:
         if len(fields) < 2 and not any(field.strip() for field in fields):
@@ -164,16 +191,16 @@ def _rows(
         while len(fields) > count and not fields[-1].strip():
             fields.pop()
         if len(fields) != count:
-            raise UserError(_uneven(number + blank, fields, header, name, separator))
+            raise UserError(_uneven(number, fields, header, name, separator))
         if any("\n" in field for field in fields):
-            several, where = several + 1, where or number + blank
+            several, where = several + 1, where or number
         yield fields
     if several:
         rank_zero_info(f"{name}: {several} rows have line breaks within quotes, the first of them in line {where}")
 
 
 def _uneven(number: int, fields: Fields, header: Fields, name: str, separator: str) -> str:
-    found = f"{len(fields)} field{'' if len(fields) == 1 else 's'}"
+    expected, found = (f"{count} field{'' if count == 1 else 's'}" for count in (len(header), len(fields)))
     text = separator.join(fields)
     other = next((mark for mark in _MARKS if mark != separator and text.count(mark) == len(header) - 1), None)
     if len(fields) == 1 and other is not None:
@@ -182,10 +209,12 @@ def _uneven(number: int, fields: Fields, header: Fields, name: str, separator: s
         advice = "write one for each column, an empty one where there is nothing"
     elif separator == "\t":
         advice = "take tabs out of texts"
+    elif len(header) == 1:
+        advice = f"name all columns in the first line, or put quotes around a text that has '{separator}' in it"
     else:
         advice = f"put quotes around a text that has '{separator}' in it"
     named = ", ".join(header)
-    return f"expected {len(header)} fields ({named}) in line {number} of {name}, but it has {found}: {advice}"
+    return f"expected {expected} ({named}) in line {number} of {name}, but it has {found}: {advice}"
 
 
 # -------------------------------------------------------------------------------------------------- as data sets

@@ -184,12 +184,14 @@ def _decode(raw: Any, sound: Any, max_seconds: float) -> FloatArray:
             _check(raw, count, sound.samplerate, sound.samplerate, max_seconds)
             yield block
 
-    means, energies = [np.zeros(0, np.float32)], np.zeros(sound.channels)
+    means, sums, squares = [np.zeros(0, np.float32)], np.zeros(sound.channels), np.zeros(sound.channels)
     for block in blocks():
         means.append(block.mean(axis=1))
-        energies += np.square(block, dtype=np.float64).sum(axis=0)
+        sums += block.sum(axis=0, dtype=np.float64)
+        squares += np.square(block, dtype=np.float64).sum(axis=0)
     mean = np.concatenate(means)
-    if np.square(mean, dtype=np.float64).sum() >= _LEAST_LEFT * energies.mean() / sound.channels:
+    energies = squares - sums**2 / max(len(mean), 1)  # without a constant offset, which is no sound
+    if len(mean) * mean.var(dtype=np.float64) >= _LEAST_LEFT * energies.mean() / sound.channels:
         return mean
     sound.seek(0)
     return np.concatenate([block[:, energies.argmax()] for block in blocks()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from .errors import UserError
 
 GREY = 128
 _LEAST_SIDE = 2
+_KINDS: Any = (str, bytes, os.PathLike, PIL.Image.Image)
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """What is read; Pillow hands others, such as EPS, to programs outside, or decodes more than their header says."""
 
@@ -34,6 +36,8 @@ def open_image(raw: Any, max_pixels: int) -> PIL.Image.Image:
     """
     if isinstance(raw, Mapping):
         raw = raw.get("bytes") or raw.get("path")
+    if not isinstance(raw, _KINDS):
+        raise UserError(f"expected an image as a path, bytes or a Pillow image, but it is of type {type(raw).__name__}")
     name = "" if isinstance(raw, bytes | PIL.Image.Image) else f" '{raw}'"
     if name and not _exists(raw):
         raise UserError(f"expected an image at{name}, but there is no such file: give its full path")

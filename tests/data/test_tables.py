@@ -1,6 +1,7 @@
 """Tables are read by one set of rules, wherever they lie: files, lists, folders, metadata, packed and remote files."""
 
 import bz2
+import csv
 import gzip
 import lzma
 import os
@@ -66,6 +67,40 @@ def test_tsv_quotes_nothing(place: str, tmp_path: Path) -> None:
     lines = ['"Hallo\t"hello', 'er\t"he"', 'welt"\tworld"', "in 5,5\"; 'x\tfive"]
     found = read(place, tmp_path, ".tsv", "source\ttarget\n" + "\n".join(lines))
     assert found == [dict(zip(("source", "target"), line.split("\t"), strict=True)) for line in lines]
+
+
+@everywhere
+def test_a_first_line_may_tell_the_separator(place: str, tmp_path: Path) -> None:
+    found = read(place, tmp_path, ".csv", "sep=;\nsource;target\na, b;c\n")
+    assert found == [{"source": "a, b", "target": "c"}]
+
+
+LATE = ['x, "b c"', ' "a",b', '"a", "b"']
+
+
+@pytest.mark.parametrize("line", LATE)
+def test_a_quote_behind_a_space_is_named(line: str, tmp_path: Path) -> None:
+    path = put(tmp_path / "rows.csv", f"\n\nsource,target\n{line}\n")
+    with pytest.raises(UserError, match=r"a quote in line 4 of .*rows.csv follows a space, .*: take the spaces"):
+        open_dataset(path)
+
+
+def test_quotes_that_are_text_stay(tmp_path: Path) -> None:
+    rows = [(' "b c"', 'he said, "x"'), ('a,\n "b"', "y"), ('"', ' "')]
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("source", "target"), *rows])
+    read_back = open_dataset(tmp_path / "rows.csv")["train"]
+    assert [(row["source"], row["target"]) for row in read_back] == rows
+
+
+def test_one_field_is_one_field(tmp_path: Path) -> None:
+    path = put(tmp_path / "rows.csv", "source\nhello, friend\n")
+    with pytest.raises(
+        UserError, match=r"expected 1 field \(source\) in line 2 .* 2 fields: name all columns in the f"
+    ):
+        open_dataset(path)
+    with pytest.raises(UserError, match=r"expected names of columns in the first line of .*, but it has none"):
+        open_dataset(put(tmp_path / "unnamed.csv", ",\na,b\n"))
 
 
 @everywhere

@@ -141,6 +141,13 @@ def test_opposed_channels_do_not_cancel_each_other_out(kind, shares):
     assert np.abs(found).max() == pytest.approx(0.4, abs=0.03)
 
 
+def test_a_constant_offset_does_not_hide_that_channels_cancel_each_other_out():
+    data = io.BytesIO()
+    soundfile.write(data, TONE[:, None] * np.array([1, -1]) + 0.1, RATE, format="WAV")
+    found = read_audio(data.getvalue(), RATE)
+    assert np.ptp(found) == pytest.approx(0.8, abs=0.03)
+
+
 def test_channels_that_differ_are_averaged():
     rng = np.random.default_rng(0)
     for channels in (1, 2, 8):

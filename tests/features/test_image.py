@@ -53,6 +53,14 @@ def test_what_is_no_image_is_not_accepted() -> None:
     ]
 
 
+@pytest.mark.parametrize("raw", [np.zeros((8, 8), np.uint8), torch.zeros(3, 8, 8), None, 3, [[1]], {"bytes": None}])
+def test_what_is_no_image_is_refused_in_one_line(raw: object) -> None:
+    with pytest.raises(
+        UserError, match=r"expected an image as a path, bytes or a Pillow image, but it is of type \w+$"
+    ):
+        Image(size=8).encode([raw])
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "YCbCr", "RGBA", "LA", "I", "I;16", "F"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     grey = PIL.Image.new("RGB", (20, 20), (255, 255, 255))
@@ -241,7 +249,7 @@ def test_a_large_photograph_is_decoded_at_a_fraction() -> None:
 def test_settings_out_of_range_are_explained() -> None:
     for options, message in (
         ({"size": 4}, "size of an image must be at least 8 pixels, but is 4"),
-        ({"fit": "wrap"}, "fit must be crop, stretch or pad, but is 'wrap'"),
+        ({"fit": "wrap"}, "fit: expected one of 'crop', 'stretch', 'pad', got 'wrap'"),
         ({"std": [1, 1, 0]}, "mean and std must be 3 numbers each, std above 0"),
         ({"mean": [1]}, "mean and std must be 3 numbers each"),
         ({"smallest_crop": 0}, "smallest_crop must be above 0 and up to 1, but is 0"),
