@@ -290,7 +290,10 @@ def test_rouge_lsum_keeps_its_lines():
 # -------------------------------------------------------------------------------------------------- unknown symbols
 
 
-@pytest.mark.parametrize("tokenizer", [Tokenizer("word"), Tokenizer("bpe", 40), Tokenizer("char")])
+@pytest.mark.parametrize(
+    "tokenizer",
+    [Tokenizer("word"), Tokenizer("word", normalization="nfkc"), Tokenizer("bpe", 40), Tokenizer("char")],
+)
 def test_an_unknown_symbol_counts_as_one(tokenizer):
     tokenizer.train(["the old man sat on a chair in the sun"])
     references = ["the old man sat on a 凳 in the sun", "the old man sat on a chair in the sun"]

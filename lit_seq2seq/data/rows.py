@@ -170,14 +170,18 @@ def split_tags(text: str) -> list[str]:
     """Split tags at white space, `;` and `|`, but not within brackets, where white space is left out.
 
     Example:
-        >>> split_tags("N;ABL(PL; PSS(1,PL))"), split_tags("V|3;SG :(")
-        (['N', 'ABL(PL;PSS(1,PL))'], ['V', '3', 'SG', ':('])
+        >>> split_tags("N;ABL(PL; PSS(1,PL))"), split_tags("V|3(A;B) :(")
+        (['N', 'ABL(PL;PSS(1,PL))'], ['V', '3(A;B)', ':('])
     """
-    depths = list(accumulate((mark in "([{") - (mark in ")]}") for mark in text))
-    if depths and (min(depths) < 0 or depths[-1]):  # brackets without their partners are letters
-        depths = [0] * len(text)
+    open_at: list[int] = []
+    changes = [0] * len(text)  # of the depth, at each bracket that has a partner; others are letters
+    for place, mark in enumerate(text):
+        if mark in "([{":
+            open_at.append(place)
+        elif mark in ")]}" and open_at:
+            changes[open_at.pop()], changes[place] = 1, -1
     tags = [""]
-    for mark, depth in zip(text, depths, strict=True):
+    for mark, depth in zip(text, accumulate(changes), strict=True):
         if not _BETWEEN_TAGS.fullmatch(mark) or (depth and mark in ";|"):
             tags[-1] += mark
         elif not depth:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -284,16 +285,16 @@ class Tokenizer(Feature):
             ('a ⁇.', 'A dog')
         """
         backend, text = self.backend, whole(text)
-        unknown = self._specials.unk
+        normalizer, unknown = backend.normalizer, self._specials.unk
+        if normalizer is not None and "fi" in normalizer.normalize_str("\ufb01"):
+            text = unicodedata.normalize("NFKC", text)  # before U+2047 stands in it, which would become two symbols
         if unknown not in self._skipped:
             text = text.replace(str(backend.id_to_token(unknown)), UNKNOWN)
         if self.config["file"] is None:
             text = SCHEMES[self.config["model"]].rejoined(text, self.config["pretokenized"])
         else:
             text = rejoined(text, backend.pre_tokenizer, backend.decoder)
-        normalizer = backend.normalizer
-        folds = normalizer is not None and "fi" in normalizer.normalize_str("\ufb01")
-        return one_form(text, "NFKC" if folds else "NFC")
+        return one_form(text)
 
     def tokens(self, ids: Sequence[int], extra: Sequence[str] = ()) -> list[str]:
         """Name each id by its vocabulary entry, or from `extra`, to label a plot or look up a word vector."""

@@ -99,6 +99,8 @@ def test_mistakes_are_explained():
         ("⟨V⟩;(⟨a⟩;b)", ["V", "(a;b)"]),
         ("", []),
         (" ; ", []),
+        ("N(A;B); :(", ["N(A;B)", ":("]),
+        (":) N(A;B)", [":)", "N(A;B)"]),
     ],
 )
 def test_tags_are_divided_but_not_within_brackets(text, tags):
