@@ -1,3 +1,4 @@
+import json
 import pickle
 import unicodedata
 
@@ -204,7 +205,7 @@ def test_mistakes_are_explained(tmp_path):
 def test_a_tag_is_known_with_and_without_the_space_behind_it(options):
     tokenizer = Tokenizer("char", **options)
     tokenizer.train(["⟨V⟩ ⟨PST⟩ go", "go ⟨N⟩", "x⟨P(1;2)⟩y"])
-    runtime = Vocabulary(tokenizer.to_json(), tokenizer.specials)
+    runtime = Vocabulary(json.loads(tokenizer.to_json()), tokenizer.specials)
     expected = tokenizer.encode_batch(["⟨V⟩ ⟨PST⟩ go"])[0]
     assert tokenizer.specials.unk not in expected
     for text in ("⟨V⟩⟨PST⟩go", "⟨V⟩ ⟨PST⟩go", "⟨V⟩⟨PST⟩ go"):
