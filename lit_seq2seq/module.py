@@ -229,13 +229,25 @@ class LitSeq2Seq(SavedModel):
     def on_fit_start(self) -> None:
         """Turn dropout on: a loaded model comes in evaluation mode, which Lightning would leave it in."""
         self.train()
-        self._expect_logged(*self.trainer.callbacks)  # type: ignore[attr-defined]
+        self._check_watching(*self.trainer.callbacks)  # type: ignore[attr-defined]
         warn_of_16_bits(self.trainer)
         if self.parts is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise UserError("split_on_oom takes gradients that are not scaled: use bf16-mixed instead of 16-mixed")
         data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
         self.provenance = replace(self.provenance, data=data, on_hub=on_hub, scores={})
         self._try_metrics("validation")
+
+    def _check_watching(self, *watching: object) -> None:
+        """Warn of what takes a worse score for a better one, and refuse what watches none."""
+        for one in watching:
+            monitor, mode = getattr(one, "monitor", None), getattr(one, "mode", None)
+            best = self.scores.modes.get(str(monitor).removeprefix("val_"))
+            if best is not None and mode in {"min", "max"} - {best}:
+                lightning.pytorch.utilities.rank_zero_warn(
+                    f"{type(one).__name__} takes the {'lowest' if mode == 'min' else 'highest'} {monitor} for the "
+                    f"best, though it is the worst: set its mode to {best}"
+                )
+        self._expect_logged(*watching)
 
     def _expect_logged(self, *watching: object) -> None:
         """Find what watches a score that there will not be before an epoch is spent on it.
@@ -380,7 +392,7 @@ class LitSeq2Seq(SavedModel):
         if isinstance(scheduler, OneCycle) and scheduler.total_steps is None:
             scheduler.total_steps = total_steps(self.trainer)
         if isinstance(scheduler, ReduceLROnPlateau):
-            self._expect_logged(scheduler)
+            self._check_watching(scheduler)
             return {"optimizer": optimizer, "lr_scheduler": on_plateau(scheduler, self.trainer)}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

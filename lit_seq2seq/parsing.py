@@ -133,6 +133,8 @@ def reason_of(error: BaseException | None) -> str | None:
             return str(error)
         if (failure := import_failure(error)) is not None:
             return failure
+        if isinstance(error, ModuleNotFoundError):  # such as a logger's
+            return str(error)
         error = error.__cause__ or error.__context__
     return None
 

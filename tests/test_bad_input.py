@@ -1,5 +1,6 @@
 """Every mistake ends with one line that names the fix and a status other than 0, without a traceback."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -362,6 +363,9 @@ def test_the_folder_of_a_run_is_no_model_folder(trained: Trained, fail: Fail) ->
 def test_accelerators_that_are_not_there(fit, fail: Fail) -> None:
     if not torch.cuda.is_available():
         fail(*fit, "--trainer.accelerator=gpu", match="no GPU here .*: leave trainer.accelerator out, or set it to cpu")
+    if importlib.util.find_spec("wandb") is None:
+        wandb = "--trainer.logger=lightning.pytorch.loggers.WandbLogger"
+        fail(*fit, wandb, match=r"these settings do not fit: Requirement 'wandb>=[\d.]+' not met")
     fail(*fit, "--trainer.accelerator=tpu", match="these settings do not fit: Requirement 'torch_xla")
 
 

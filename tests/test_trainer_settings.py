@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,19 @@ def test_a_score_that_does_not_exist_is_found_before_the_first_epoch(watcher: st
     with pytest.raises(UserError, match=rf"{watcher} watches val_blue, which is not logged.*did you mean val_bleu\?"):
         fit(model, make_data(), callbacks=[callback], enable_checkpointing=True, default_root_dir=tmp_path)
     assert model.trainer.global_step == 0
+
+
+@pytest.mark.parametrize(("monitor", "right"), [("val_bleu", "max"), ("val_loss", "min"), ("val_exact_match", "max")])
+def test_what_keeps_the_worst_score_is_told(monitor: str, right: str, tmp_path: Path) -> None:
+    wrong = "min" if right == "max" else "max"
+    for mode in (wrong, right):
+        callbacks = [EarlyStopping(monitor, mode=mode), ModelCheckpoint(monitor=monitor, mode=mode)]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(make_model(), make_data(), callbacks=callbacks, enable_checkpointing=True, default_root_dir=tmp_path)
+        told = [str(one.message) for one in caught if "is the worst" in str(one.message)]
+        assert len(told) == (2 if mode == wrong else 0)
+        assert all(f"{monitor} for the best, though it is the worst: set its mode to {right}" in line for line in told)
 
 
 def test_a_schedule_that_watches_what_does_not_exist_is_found_too() -> None:

@@ -58,6 +58,13 @@ class Scores(nn.Module):
         self.unknown_share = 0.0
         self.worst: Counter[str] = Counter()
 
+    @property
+    def modes(self) -> dict[str, str]:
+        """Whether more (`max`) or less (`min`) is better, of each score by its name."""
+        metrics = zip(self.names, self._metrics(), strict=True)
+        modes = {name: "max" if metric.higher_is_better else "min" for name, metric in metrics}
+        return {"loss": "min", "ppl": "min", **modes, **{f"{name}_raw": mode for name, mode in modes.items()}}
+
     def _metrics(self, raw: bool = False) -> Iterator[TextMetric]:
         yield from self.raw or () if raw else self.metrics  # type: ignore[misc]
 
