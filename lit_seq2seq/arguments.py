@@ -11,7 +11,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from lit_seq2seq.spec import import_class
@@ -145,6 +145,8 @@ def _choice(value: Any, choices: Sequence[Any], hint: Any) -> Any:
 
 
 def _plain(value: Any, hint: Any) -> Any:
+    if hint is str and isinstance(value, PurePath):
+        return str(value)
     kinds: dict[Any, Any] = {bool: bool, int: Integral, float: Real, str: str}
     fits = value is None if hint in (None, type(None)) else isinstance(value, kinds[hint])
     if fits and (hint is bool or not isinstance(value, bool)):

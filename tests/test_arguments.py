@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe, pipeline
 from lit_seq2seq.arguments import checked
+from lit_seq2seq.callbacks import PredictionWriter
 from lit_seq2seq.features import LogMel, MultiSource, Tokenizer
 from lit_seq2seq.metrics import BLEU
 from lit_seq2seq.nn import (
@@ -181,3 +182,7 @@ def test_values_that_fit_come_through_as_they_are() -> None:
 def test_values_that_do_not_fit_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"everything: {next(iter(wrong))}: "):
         everything(**wrong)
+
+
+def test_a_path_does_where_a_text_is_expected(tmp_path):
+    assert PredictionWriter(tmp_path / "out.txt").path == tmp_path / "out.txt"

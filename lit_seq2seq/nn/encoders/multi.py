@@ -80,17 +80,17 @@ class MultiSourceEncoder(Encoder):
     """
 
     def __init__(
-        self, sizes: Mapping[str, int], encoders: Mapping[str, Callable[[Any], Encoder]], hidden_size: int = 512
+        self, sizes: Mapping[str, int] | int, encoders: Mapping[str, Callable[[Any], Encoder]], hidden_size: int = 512
     ) -> None:
         super().__init__()
-        named = list(sizes) if isinstance(sizes, Mapping) else []
-        if set(encoders) != set(named):
+        if not isinstance(sizes, Mapping) or set(encoders) != set(sizes):
+            named = list(sizes) if isinstance(sizes, Mapping) else []
             raise ValueError(
                 f"expected an encoder for each source, {', '.join(named) or 'but there is only one'}, got encoders for "
                 f"{', '.join(encoders) or 'none'}: name the sources of data.source_feature, a MultiSource"
             )
-        self.encoders = nn.ModuleDict({name: encoders[name](sizes[name]) for name in named})
-        shapes = {name: self._encoder(name).shape for name in named}
+        self.encoders = nn.ModuleDict({name: encoders[name](size) for name, size in sizes.items()})
+        shapes = {name: self._encoder(name).shape for name in sizes}
         self.projections = nn.ModuleDict(
             {name: Linear(shape.memory_size, hidden_size, bias=False) for name, shape in shapes.items()}
         )
