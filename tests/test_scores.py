@@ -141,7 +141,7 @@ def test_a_tokenizer_that_is_asked_for_is_used():
     bleu = BLEU(tokenize="13a")
     bleu.update(damaged(CHINESE), [[text] for text in CHINESE])
     assert bleu.compute() == 0
-    with pytest.raises(UserError, match=r"expected tokenize of BLEU to be one of 13a, none, .*, but it is thai"):
+    with pytest.raises(UserError, match=r"BLEU: tokenize: expected one of '13a', 'none', .*, got 'thai'"):
         BLEU(tokenize="thai")
 
 
@@ -366,7 +366,7 @@ def test_metrics_of_one_name_are_told_apart(metrics, names):
         ([PER(), PER()], "several scores would be called per"),
         ([Loss()], "several scores would be called loss"),
         ([Nameless()], "Nameless has no name: give its class one"),
-        ([torch.nn.Identity()], "expected a TextMetric among the metrics, but got Identity"),
+        ([torch.nn.Identity()], "metrics: expected TextMetric, got Identity"),
     ],
 )
 def test_metrics_that_cannot_be_told_apart_are_refused(metrics, message):
