@@ -50,7 +50,7 @@ def checked(function: F, unchecked: Sequence[str] = ()) -> F:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise UserError(f"{title}: {error}{_meant(kwargs, signature)}") from None
+            raise UserError(f"{title}: {error}{_meant(kwargs, signature, function)}") from None
         for name, value in bound.arguments.items():
             parameter = signature.parameters[name]
             if name in unchecked or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -73,9 +73,21 @@ def check_constructors(module: str) -> None:
             setattr(cls, "__init__", checked(vars(cls)["__init__"]))  # noqa: B010
 
 
-def _meant(given: Mapping[str, Any], signature: inspect.Signature) -> str:
-    wrong = [name for name in given if name not in signature.parameters]
-    return _close(wrong[0], signature.parameters) if wrong else ""
+def _meant(given: Mapping[str, Any], signature: inspect.Signature, function: Callable[..., Any]) -> str:
+    """Suggest what an argument was meant to be: another name, or a field of what another argument takes."""
+    wrong = next((name for name in given if name not in signature.parameters), None)
+    if wrong is None:
+        return ""
+    for name, parameter in signature.parameters.items():
+        hint = _hint(parameter.annotation, function)
+        for kind in get_args(hint) or (hint,):
+            if (
+                isinstance(kind, type)
+                and dataclasses.is_dataclass(kind)
+                and wrong in inspect.signature(kind).parameters
+            ):
+                return f" - did you mean {name}={kind.__name__}({wrong}=...)?"
+    return _close(wrong, signature.parameters)
 
 
 def _close(name: str, names: Iterable[str]) -> str:
@@ -272,5 +284,7 @@ def _said(hint: Any) -> str:
     if origin is collections.abc.Callable:
         made = getattr(inner[1], "__name__", "what it makes")
         return f"a class or functools.partial that makes {made}"
+    if isinstance(origin, type) and issubclass(origin, list | tuple | collections.abc.Sequence):
+        return "a list" if inner[:1] in ((), (Any,)) else f"a list, each item {_said(inner[0])}"
     name = getattr(origin or hint, "__name__", str(hint))
     return f"{name} of {_said(inner[-1])}" if inner and isinstance(origin, type) and inner[-1] is not Ellipsis else name

@@ -33,7 +33,14 @@ class Provenance:
     languages: Sequence[str] = ()
 
 
-def model_card(task: str, provenance: Provenance, signatures: Mapping[str, str], parameters: int) -> str:
+def model_card(
+    task: str,
+    provenance: Provenance,
+    signatures: Mapping[str, str],
+    parameters: int,
+    *,
+    trust: Sequence[str] = (),
+) -> str:
     """Write the README.md of a model folder.
 
     Args:
@@ -41,6 +48,7 @@ def model_card(task: str, provenance: Provenance, signatures: Mapping[str, str],
         provenance: what is known of the model.
         signatures: per metric the settings that its score depends on.
         parameters: number of weights.
+        trust: packages of others that the model is made of.
 
     Returns:
         Markdown with a YAML head.
@@ -62,7 +70,7 @@ def model_card(task: str, provenance: Provenance, signatures: Mapping[str, str],
         model_name=PLACE if results else None,
         eval_results=results or None,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_text(task, provenance, signatures, parameters)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{_text(task, provenance, signatures, parameters, trust)}"
 
 
 def _result(name: str, task: str, provenance: Provenance, signatures: Mapping[str, str]) -> list[EvalResult]:
@@ -84,7 +92,9 @@ def _result(name: str, task: str, provenance: Provenance, signatures: Mapping[st
     ]
 
 
-def _text(task: str, provenance: Provenance, signatures: Mapping[str, str], parameters: int) -> str:
+def _text(
+    task: str, provenance: Provenance, signatures: Mapping[str, str], parameters: int, trust: Sequence[str]
+) -> str:
     table = ["| score | value | signature |", "|---|---|---|"]
     for name, value in provenance.scores.items():
         signature = signatures.get(name.partition("_")[2], "").replace("|", "\\|")
@@ -100,7 +110,7 @@ def _text(task: str, provenance: Provenance, signatures: Mapping[str, str], para
         "```python",
         "from lit_seq2seq import pipeline",
         "",
-        f'generate = pipeline("{task}", model="{PLACE}")',
+        f'generate = pipeline("{task}", model="{PLACE}"{f", trust={[*trust]}" if trust else ""})',
         'generate("...")',
         "```",
         "",

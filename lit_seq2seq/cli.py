@@ -387,7 +387,8 @@ def guarded(function: Callable[[], object]) -> int:
 
 
 def _quieten() -> None:
-    """Hide hints of Lightning that do not apply here."""
+    """Hide hints of Lightning that do not apply here, and show other warnings in one line, without the code."""
+    warnings.formatwarning = lambda message, *_args, **_options: f"warning: {message}\n"
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",

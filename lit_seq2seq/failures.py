@@ -9,8 +9,10 @@ import re
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 
+import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, ProcessRaisedException
@@ -33,7 +35,7 @@ def explain(error: BaseException) -> str | None:
     text = _one_line(error)
     if isinstance(error, MisconfigurationException) and "No supported gpu backend" in text:
         return "there is no GPU here that torch can use: leave trainer.accelerator out, or set it to cpu"
-    if isinstance(error, UserError | MisconfigurationException):
+    if isinstance(error, UserError | MisconfigurationException) or _refused_by_lightning(error):
         return text
     if isinstance(error, ValueError) and "numpy accepts from" in text:  # of seed_everything
         return f"seed_everything: {text}"
@@ -62,6 +64,14 @@ def explain(error: BaseException) -> str | None:
     if _lost_another(error):
         return "another process has ended: the reason is in its own output"
     return _missed_another(error)
+
+
+def _refused_by_lightning(error: BaseException) -> bool:
+    """Whether a line of Lightning raises it, in words for whoever set the trainer up."""
+    if not isinstance(error, ValueError | TypeError | RuntimeError) or error.__traceback__ is None:
+        return False
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(lightning.__file__).parent in Path(last.filename).parents and (last.line or "").startswith("raise ")
 
 
 def _last_line(error: ProcessException) -> str:

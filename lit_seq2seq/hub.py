@@ -235,7 +235,10 @@ def trusted(packages: str | Sequence[str] | None) -> tuple[str, ...]:
         >>> trusted("one"), trusted(["one", "other"]), trusted(None)
         (('one',), ('one', 'other'), ())
     """
-    return (packages,) if isinstance(packages, str) else tuple(packages or ())
+    names = (packages,) if isinstance(packages, str) else packages or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"trust: expected names of packages, such as ['my_parts'], got {packages!r:.60}")
+    return tuple(names)
 
 
 def _read_config(path: Path) -> dict[str, object]:

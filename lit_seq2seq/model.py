@@ -367,6 +367,7 @@ class Seq2SeqModel(lightning.LightningModule):
         best = [self.reranker(row, one) for one, row in zip(raw, written, strict=True)]
         return [row[: config.num_return_sequences] for row in best]
 
+    @checked
     def forward(self, source: Source, target: Padded) -> Tensor:
         """Score every symbol at every position of given targets: logits `(B, T, V)`."""
         logits: Tensor = self.net(source, target)

@@ -48,7 +48,7 @@ from lit_seq2seq.resuming import (
 )
 from lit_seq2seq.runtime.text import UNKNOWN
 from lit_seq2seq.saving import SavedModel
-from lit_seq2seq.schedules import OneCycle, check_factors, on_plateau, total_steps
+from lit_seq2seq.schedules import OneCycle, check_factors, on_plateau, total_steps, validates
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Batch, PredictedText, Prediction, UserError
 from lit_seq2seq.untrusted import check_finite
@@ -261,6 +261,11 @@ class LitSeq2Seq(SavedModel):
         logged = ["train_loss", "train_ppl", "grad_norm", *(f"val_{name}" for name in scores), "epoch", "step"]
         for one in watching:
             monitor = getattr(one, "monitor", None)
+            if str(monitor).startswith("val_") and getattr(one, "strict", False) and not validates(self.trainer):
+                raise UserError(
+                    f"{type(one).__name__} watches {monitor}, but this run does not validate: give a validation split, "
+                    "or watch train_loss"
+                )
             if monitor is not None and monitor not in logged:
                 close, shown = difflib.get_close_matches(monitor, logged, n=1), [n for n in logged if "_raw" not in n]
                 raise UserError(
@@ -296,6 +301,7 @@ class LitSeq2Seq(SavedModel):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, to be averaged over all target tokens of the optimizer step."""
+        _check_batch(batch)
         assert batch.target is not None
         tokens = batch.target.total
         if self.parts is None:
@@ -417,6 +423,7 @@ class LitSeq2Seq(SavedModel):
         return self._evaluate(batch, self.generation)
 
     def _evaluate(self, batch: Batch, config: GenerationConfig) -> EvaluationOutput:
+        _check_batch(batch)
         assert batch.target is not None
         _, nll = self.net.loss(batch.source, batch.target)
         best = [found[0].text for found in self.write(batch.source, batch.texts, config)]
@@ -498,6 +505,7 @@ class LitSeq2Seq(SavedModel):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Decode a batch; `row` tells where each prediction belongs."""
+        _check_batch(batch)
         found = self.write(batch.source, batch.texts)
         references = batch.references or ((),) * len(found)
         return [
@@ -582,3 +590,12 @@ class LitSeq2Seq(SavedModel):
             self.attach(processor)
             self.provenance = Provenance(**learned["provenance"])
         return super().load_state_dict(state, strict, assign)
+
+
+def _check_batch(batch: object) -> None:
+    """Refuse what a loader of the user's own makes, if it is something else."""
+    if not isinstance(batch, Batch):
+        raise UserError(
+            f"expected batches of a Seq2SeqDataModule, got a {type(batch).__name__}: give the trainer "
+            "datamodule=Seq2SeqDataModule(rows); for a few inputs, use pipeline"
+        )

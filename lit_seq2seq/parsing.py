@@ -62,11 +62,14 @@ class Parser(LightningArgumentParser):
     """The argument parser: names in full, files never read as settings, one-line errors that suggest what was meant."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.made: type | None = None
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
-    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments of a class; the value of none is replaced by the contents of a file of that name."""
-        names: list[str] = super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+        if not args and "nested_key" not in kwargs:  # jsonargparse's parser of what a recipe names
+            self.made = theclass
+        names: list[str] = super().add_class_arguments(theclass, *args, **{**kwargs, "sub_configs": False})
         for action in self._actions:
             if isinstance(action, ActionTypeHint):
                 action.__class__ = _Setting
@@ -110,10 +113,16 @@ class Parser(LightningArgumentParser):
             raise UserError(key[1] + ("." if re.match(r"[\w.]+: ", reason) else ": ") + reason) from ex
         if "arguments are required" in text and text.endswith("data.dataset"):
             text = "no data is named: give a recipe with --config FILE, or --data.dataset PATH_OR_HUB_ID"
+        if self.made is not None and (missing := re.fullmatch("the following arguments are required: (.*)", text)):
+            text = f"{self.made.__module__}.{self.made.__qualname__} needs {missing[1]}: give it in init_args"
         for module, wrong in re.findall(r"module '([\w.]+)' has no attribute '(\w+)'", text):
             there = [name for name, value in vars(importlib.import_module(module)).items() if isinstance(value, type)]
             close = difflib.get_close_matches(wrong, there, n=1)
             text = f"there is no class {module}.{wrong}" + (f" - did you mean {module}.{close[0]}?" if close else "")
+        text = re.sub(_AMBIGUOUS, r'Parser key "\1": several classes are called \2: give the path of one, \3', text)
+        text = re.sub(
+            _NO_CLASS, r'Parser key "\1": expected the path of a class, such as my_parts.MyClass, got \2', text
+        )
         text = re.sub(_MISMATCH, _say_mismatch, text)
         text = re.sub(_UNEXPECTED, r"the file that --config names is no recipe in YAML: it begins with \1", text)
         text = re.sub(r"^Parser key \"([\w.]+)\": ", r"\1: ", text)
@@ -158,6 +167,11 @@ _MISMATCH = (
     r"Parser key \"([\w.]+)\": (?:Does not validate against any of the Union subtypes (.*) Given value type: .*"
     r"|(Expected a .*? Got value: .*))"
 )
+_AMBIGUOUS = (
+    r"Parser key \"([\w.]+)\": .*?Multiple subclasses with name (\w+)\. Give the full class path to avoid ambiguity: "
+    r"([\w., ]+)\..*"
+)
+_NO_CLASS = r"Parser key \"([\w.]+)\": .*?Expected a (?:dot )?import path string: (\S+).*"
 _UNEXPECTED = r"^Unexpected config: (.{0,60}).*"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 import time
 from functools import partial
@@ -83,6 +85,7 @@ def _best(trainer: Trainer) -> str:
 
 
 def _with_own_files(default: Path) -> list[str]:
-    own, task = default.with_name("your_files.yaml"), default.parent.name
-    line = f"{typed('python')} recipes/{task}.py --config recipes/{task}/{own.name} --data.dataset YOUR_FOLDER"
+    own = default.with_name("your_files.yaml")
+    script, recipe = (shlex.quote(os.path.relpath(path)) for path in (default.parent.with_suffix(".py"), own))
+    line = f"{typed('python')} {script} --config {recipe} --data.dataset YOUR_FOLDER"
     return [line] if own.is_file() else []

@@ -33,6 +33,10 @@ class SavedModel(Seq2SeqModel):
     provenance = Provenance()
     signatures: Mapping[str, str] = {}
 
+    def others(self) -> tuple[str, ...]:
+        """Name what of the model is neither this package's nor torch's: whoever loads its folder has to trust it."""
+        return spec.trust_of([dict(self.hparams), self.processor.to_dict()])
+
     @checked
     def save_pretrained(self, folder: str | os.PathLike[str], scores: Mapping[str, float] | None = None) -> None:
         """Write `config.json`, `model.safetensors`, the tokenizers and a model card to `folder`.
@@ -58,7 +62,7 @@ class SavedModel(Seq2SeqModel):
             "provenance": origin,
         }
         parameters = sum(p.numel() for p in self.net.parameters())
-        card = model_card(self.task, self.provenance, self.signatures, parameters)
+        card = model_card(self.task, self.provenance, self.signatures, parameters, trust=self.others())
         save_folder(folder, config, self.net, self.processor, card, self.shortlist)
 
     def push_to_hub(

@@ -129,6 +129,12 @@ def length_of(scheduler: LRScheduler) -> int | None:
     return next((length for length in lengths if isinstance(length, int)), None)
 
 
+def validates(trainer: Trainer) -> bool:
+    """Tell whether a run has anything to validate on."""
+    splits = getattr(getattr(trainer, "datamodule", None), "splits", None)
+    return trainer.enable_validation and (splits is None or "validation" in splits)
+
+
 def on_plateau(scheduler: ReduceLROnPlateau, trainer: Trainer) -> LRSchedulerConfigType:
     """Tell the trainer to step a schedule after each validation, by `val_loss` or its own `monitor`.
 
@@ -136,9 +142,7 @@ def on_plateau(scheduler: ReduceLROnPlateau, trainer: Trainer) -> LRSchedulerCon
         UserError: the run does not validate.
     """
     monitor = getattr(scheduler, "monitor", "val_loss")
-    splits = getattr(getattr(trainer, "datamodule", None), "splits", None)
-    missing = not trainer.limit_val_batches or (splits is not None and "validation" not in splits)
-    if missing and monitor.startswith("val_"):
+    if monitor.startswith("val_") and not validates(trainer):
         raise UserError(
             f"ReduceLROnPlateau watches {monitor}, but this run does not validate: give a validation split, or another "
             "lr_scheduler"

@@ -128,4 +128,5 @@ def generate_command(first: Any, feature: Feature, model: LitSeq2Seq, folder: Pa
     else:
         given = f"echo {shlex.quote(line)} |"
     options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
-    return f"{given} {typed('lit-seq2seq')} generate --model {shlex.quote(str(folder))} {options}"
+    trust = shlex.join(["--trust", *others]) if (others := model.others()) else ""
+    return f"{given} {typed('lit-seq2seq')} generate --model {shlex.quote(str(folder))} {options} {trust}".rstrip()

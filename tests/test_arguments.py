@@ -87,7 +87,7 @@ def test_names_inside_a_partial_are_classes_in_the_description() -> None:
 
 MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: LitSeq2Seq(optimizer="adamx"), "there is no Optimizer called 'adamx': choose among .* did you mean"),
-    (lambda: LitSeq2Seq(metrics="bleu"), "metrics: expected Sequence"),
+    (lambda: LitSeq2Seq(metrics="bleu"), "metrics: expected a list, each item a class or"),
     (lambda: LitSeq2Seq(metrics=[BLEU()]), "metrics: expected a class or functools.partial that makes TextMetric"),
     (
         lambda: LitSeq2Seq(encoder=partial(TextEncoder, hiden_size=3)),
@@ -106,11 +106,16 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: MultiSource({"a": "word"}), "there is no Feature called 'word'"),
     (lambda: ParallelDecoder(9, 3), "encoder: expected EncoderShape, got 3"),
     (lambda: load_recipe(3), "path: expected a text or Path, got 3"),
-    (lambda: load_recipe("x.yaml", "--trainer.max_epochs 3"), "overrides: expected list of a text or None"),
+    (lambda: load_recipe("x.yaml", "--trainer.max_epochs 3"), "overrides: expected a list, each item a text or None"),
     (lambda: pipeline("translation"), "missing a required argument: 'model'"),
     (lambda: pipeline("translation", 3), "model: expected a text"),
     (lambda: LitSeq2Seq.from_pretrained(None), "name: expected a text"),
     (lambda: make_model().attach(3), "processor: expected Processor, got 3"),
+    (lambda: make_model().generate(["a"], num_beams=3), r"did you mean config=GenerationConfig\(num_beams=...\)\?"),
+    (lambda: make_model()(["a"]), "missing a required argument: 'target'"),
+    (lambda: make_model().encode("abc"), "source: expected Padded or Sources or Shared or a list, got 'abc'"),
+    (lambda: LitSeq2Seq.from_pretrained(".", trust=True), r"trust: expected names of packages, .* got True"),
+    (lambda: Seq2SeqDataModule(rows(), num_workers=-1), "expected num_workers to be at least 0, but it is -1"),
 ]
 
 

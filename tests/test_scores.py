@@ -178,6 +178,20 @@ def test_a_metric_that_cannot_move_warns(metric, texts):
     assert len(caught) == 1
 
 
+@pytest.mark.parametrize("score", [0.0, 100.0])
+def test_a_metric_that_does_not_say_which_way_is_better_is_not_judged(score):
+    class Own(ExactMatch):
+        name = "own"
+        higher_is_better = None  # torchmetrics' default, which a class of the user's own has
+
+        def _score(self, counts):
+            return score
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Scores([Own()]).try_on(["a", "b"], ["a", "b"])
+
+
 # -------------------------------------------------------------------------------------------------- one form
 
 

@@ -1,5 +1,6 @@
 """What Lightning's trainer can do is done with these models too, or refused in a line before the first epoch."""
 
+import shlex
 import sys
 import textwrap
 import warnings
@@ -19,7 +20,17 @@ from torch.utils.data import DataLoader
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe
 from lit_seq2seq.cli import main
-from lit_seq2seq.nn import CTC, CopyOutput, CoverageLoss, InputFeedingDecoder
+from lit_seq2seq.nn import (
+    CTC,
+    ConvEncoder,
+    CopyOutput,
+    CoverageLoss,
+    InputFeedingDecoder,
+    MultiSourceEncoder,
+    ParallelDecoder,
+    PyramidalEncoder,
+    TextEncoder,
+)
 from lit_seq2seq.schedules import OneCycle
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Batch, UserError
@@ -169,6 +180,16 @@ def test_what_keeps_the_worst_score_is_told(monitor: str, right: str, tmp_path: 
         assert all(f"{monitor} for the best, though it is the worst: set its mode to {right}" in line for line in told)
 
 
+@pytest.mark.parametrize("without", [{"limit_val_batches": 0}, {}])
+def test_early_stopping_on_a_validation_needs_validations(without: dict[str, Any]) -> None:
+    dataset, model = rows(), make_model()
+    del dataset["validation"]
+    data = make_data() if without else make_data(dataset, validation_size=0)
+    with pytest.raises(UserError, match="EarlyStopping watches val_loss, but this run does not validate"):
+        fit(model, data, callbacks=[EarlyStopping("val_loss")], **without)
+    assert model.trainer.global_step == 0
+
+
 def test_a_schedule_that_watches_what_does_not_exist_is_found_too() -> None:
     with pytest.raises(UserError, match="ReduceLROnPlateau watches val_chrf"):
         fit(make_model(lr_scheduler=partial(PlateauOf, monitor="val_chrf")), make_data())
@@ -222,6 +243,43 @@ def test_a_model_that_is_not_attached_says_so() -> None:
     for use in ("validate", "predict"):
         with pytest.raises(UserError, match="no network yet"):
             getattr(make_trainer(), use)(make_model(), data.val_dataloader())
+
+
+@pytest.mark.parametrize("use", ["fit", "validate", "test", "predict"])
+def test_batches_of_something_else_are_named(use: str, trained: Trained) -> None:
+    model = LitSeq2Seq.from_pretrained(trained.run / "model")
+    with pytest.raises(UserError, match="expected batches of a Seq2SeqDataModule, got a list: give the trainer data"):
+        getattr(make_trainer(), use)(model, DataLoader([["eins", "zwei"]], batch_size=1))
+
+
+WRONG_KIND = {
+    "images": (
+        ConvEncoder,
+        "ConvEncoder reads images, but the source is text: choose another encoder, or another data",
+    ),
+    "several": (partial(MultiSourceEncoder, encoders={"a": TextEncoder}), "each source, but there is only one"),
+    "frames": (PyramidalEncoder, "PyramidalEncoder reads frames, as of recordings, but the source is text"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_KIND)
+def test_an_encoder_of_another_kind_of_source_is_named(kind: str) -> None:
+    encoder, match = WRONG_KIND[kind]
+    with pytest.raises(UserError, match=match):
+        fit(make_model(encoder=encoder, decoder=partial(ParallelDecoder, bridge="dense")), make_data())
+
+
+@pytest.mark.parametrize(("setting", "share"), [("dropout", 1.0), ("dropout", 2), ("state_dropout", -0.1)])
+@pytest.mark.parametrize("part", [TextEncoder, ParallelDecoder])
+def test_dropout_is_a_share(part: type, setting: str, share: float) -> None:
+    side = "encoder" if part is TextEncoder else "decoder"
+    with pytest.raises(UserError, match=f"{setting} of .* must be from 0 to below 1, got {share}"):
+        fit(make_model(**{side: partial(part, **SIZES, **{setting: share})}), make_data())
+
+
+def test_what_lightning_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(write_recipe(tmp_path)), "--trainer.val_check_interval=1000"]) == 1
+    assert "`val_check_interval` (1000) must be less than or equal" in error_line(capsys.readouterr().err)
 
 
 # an own command line
@@ -291,7 +349,7 @@ SLOTS = ["--model.decoder.init_args.attention", "--model.encoder", "--model.metr
 
 @pytest.mark.parametrize("folder", [".", "recipes"])
 def test_a_class_in_a_file_beside_the_recipe_is_found(
-    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = f"own_parts_{'here' if folder == '.' else 'beside'}"
     monkeypatch.chdir(tmp_path)
@@ -301,6 +359,13 @@ def test_a_class_in_a_file_beside_the_recipe_is_found(
     monkeypatch.setattr("sys.path", [*sys.path])
     given = [f"--model.decoder.init_args.attention={own}.CosineAttention", "--trainer.max_epochs=1"]
     assert main(["fit", "--config", str(recipe.relative_to(tmp_path)), *given]) == 0
+    printed = next(line for line in capsys.readouterr().out.splitlines() if " generate --model " in line)
+    assert printed.endswith(f" --trust {own}")
+    Path("input.txt").write_text("eins\n")
+    words = shlex.split(printed.partition("generate ")[2])
+    assert main(["generate", *words, "--input", "input.txt"]) == 0
+    [card] = tmp_path.rglob("model/README.md")
+    assert f"trust=['{own}'])" in card.read_text()
 
 
 @pytest.mark.parametrize("slot", SLOTS)
@@ -314,6 +379,27 @@ def test_an_error_in_an_own_file_is_shown(
     Path(f"broken_{kind}.py").write_text(text)
     with pytest.raises(UserError, match=match):
         load_recipe(trained.recipe, [slot, f"broken_{kind}.Part"])
+
+
+def test_a_class_that_lacks_an_argument_is_named(trained: Trained) -> None:
+    with pytest.raises(UserError, match=r"lightning.*CSVLogger needs save_dir: give it in init_args"):
+        load_recipe(trained.recipe, ["--trainer.logger=lightning.pytorch.loggers.CSVLogger"])
+
+
+@pytest.mark.parametrize(
+    ("option", "match"),
+    [
+        (
+            "--model.lr_scheduler=ReduceLROnPlateau",
+            r"^model.lr_scheduler: several classes are called .*: give .* torch",
+        ),
+        ("--model.optimizer=adam", r"^model.optimizer: expected the path of a class, such as .*, got adam$"),
+        ("--model.decoder.init_args.attention=dot", r"attention: expected the path of a class, .*, got dot$"),
+    ],
+)
+def test_a_class_that_is_not_named_by_its_path(option: str, match: str, trained: Trained) -> None:
+    with pytest.raises(UserError, match=match):
+        load_recipe(trained.recipe, [option])
 
 
 @pytest.mark.parametrize("slot", SLOTS)

@@ -177,6 +177,8 @@ class Seq2SeqDataModule(LightningDataModule):
         self.copy = copy
         self.limits = Limits(max_source_length, max_target_length, overlong, empty)
         self.keep_targets_together = keep_targets_together
+        if num_workers < 0:
+            raise UserError(f"expected num_workers to be at least 0, but it is {num_workers}")
         self.longest_first, self.num_workers, self.num_proc = longest_first, num_workers, num_proc
         self.predict_dataset = predict_dataset
         self._given, self.trust = processor, trust

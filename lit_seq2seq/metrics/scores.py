@@ -153,7 +153,9 @@ class Scores(nn.Module):
 
 
 def is_worst(metric: TextMetric, score: Tensor | float) -> bool:
-    """Tell whether a score is as bad as it can be: 0, or of an error rate 100 and more."""
+    """Tell whether a score is as bad as it can be: 0, or 100 and more for an error rate."""
+    if metric.higher_is_better is None:  # torchmetrics' default
+        return False
     return float(score) <= 0 if metric.higher_is_better else float(score) >= 100
 
 

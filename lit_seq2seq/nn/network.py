@@ -89,6 +89,11 @@ class EncoderDecoder(nn.Module):
         if auxiliary is not None and self.output.copies:
             raise ValueError("auxiliary knows no symbols beyond the vocabulary: leave it out, or use OutputLayer")
         self.auxiliary = None if auxiliary is None else auxiliary(self.encoder.shape, target_size, specials.pad)
+        for part in self.modules():
+            for name in ("dropout", "state_dropout"):
+                share = getattr(part, name, 0.0)
+                if isinstance(share, int | float) and not 0 <= share < 1:
+                    raise ValueError(f"{name} of {type(part).__name__} must be from 0 to below 1, got {share}")
 
     @property
     def copies(self) -> bool:

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from lit_seq2seq.types import Encoded, Padded
+from lit_seq2seq.types import Encoded, Padded, Source, UserError
+
+_KINDS = {None: "several sources", 2: "text", 3: "frames, as of recordings", 4: "images"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class Encoder(nn.Module, ABC):
     alone: ClassVar[bool] = False
     """Whether an exported graph of it reads one source at a time, without padding."""
 
+    dimensions: ClassVar[int | None] = None
+    """Of the values that it reads: 2 of symbols, 3 of frames, 4 of images; `None` if it says nothing of them."""
+
     resolves: ClassVar[tuple[str, ...]] = ()
     """Names of arguments that are in the description of every saved model; see `resolved`."""
 
@@ -80,6 +85,21 @@ class Encoder(nn.Module, ABC):
     def completed(self, description: dict[str, Any]) -> dict[str, Any]:
         """Return its own description with the settings that `resolved` gives."""
         return {**description, "init_args": {**description["init_args"], **self.resolved}}
+
+    def __call__(self, source: Source) -> Encoded:
+        """Encode a batch.
+
+        Raises:
+            UserError: the source is of another kind, such as text for an encoder of images.
+        """
+        given = source.values.dim() if isinstance(source, Padded) else None
+        if self.dimensions is not None and given != self.dimensions:
+            raise UserError(
+                f"{type(self).__name__} reads {_KINDS[self.dimensions]}, but the source is "
+                f"{_KINDS.get(given, 'of another kind')}: choose another encoder, or another data.source_feature"
+            )
+        encoded: Encoded = super().__call__(source)
+        return encoded
 
     @abstractmethod
     def forward(self, source: Padded) -> Encoded:

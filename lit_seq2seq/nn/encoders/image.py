@@ -59,6 +59,8 @@ class ConvEncoder(Encoder):
         (torch.Size([2, 9, 6]), torch.Size([2, 1, 6]))
     """
 
+    dimensions = 4
+
     def __init__(
         self,
         channels: int,

@@ -147,6 +147,8 @@ class TextBackbone(PretrainedEncoder):
         torch.Size([1, 3, 6])
     """
 
+    dimensions = 2
+
     reads = "input_ids"
     of = "text"
 
@@ -188,6 +190,8 @@ class SpeechBackbone(PretrainedEncoder):
         >>> encoder(Padded(torch.zeros(1, 1600, 1), torch.tensor([1600]))).memory.values.shape  # 0.1 seconds
         torch.Size([1, 4, 6])
     """
+
+    dimensions = 3
 
     reads = "input_values"
     of = "speech"

@@ -42,6 +42,8 @@ class PyramidalEncoder(Encoder):
         (torch.Size([2, 4, 6]), [4, 1])
     """
 
+    dimensions = 3
+
     def __init__(
         self,
         input_size: int,

@@ -59,6 +59,8 @@ class TextEncoder(Encoder):
         (torch.Size([2, 3, 6]), torch.Size([2, 1, 6]))
     """
 
+    dimensions = 2
+
     def __init__(
         self,
         vocab_size: int,

@@ -31,6 +31,8 @@ class VisionBackbone(PretrainedEncoder):
         torch.Size([1, 16, 6])
     """
 
+    dimensions = 4
+
     reads = "pixel_values"
     of = "image"
     extra = 2
