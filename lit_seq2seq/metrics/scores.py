@@ -60,9 +60,11 @@ class Scores(nn.Module):
 
     @property
     def modes(self) -> dict[str, str]:
-        """Whether more (`max`) or less (`min`) is better, of each score by its name."""
+        """Whether more (`max`) or less (`min`) is better, by name of the score; of metrics that say it."""
         metrics = zip(self.names, self._metrics(), strict=True)
-        modes = {name: "max" if metric.higher_is_better else "min" for name, metric in metrics}
+        modes = {
+            name: "max" if up else "min" for name, metric in metrics if (up := metric.higher_is_better) is not None
+        }
         return {"loss": "min", "ppl": "min", **modes, **{f"{name}_raw": mode for name, mode in modes.items()}}
 
     def _metrics(self, raw: bool = False) -> Iterator[TextMetric]:
