@@ -35,7 +35,7 @@ class SavedModel(Seq2SeqModel):
 
     def others(self) -> tuple[str, ...]:
         """Name what of the model is neither this package's nor torch's: whoever loads its folder has to trust it."""
-        return spec.trust_of([dict(self.hparams), self.processor.to_dict()])
+        return spec.trust_of([dict(self.hparams), *([self._processor.to_dict()] if self._processor else [])])
 
     @checked
     def save_pretrained(self, folder: str | os.PathLike[str], scores: Mapping[str, float] | None = None) -> None:
