@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, Unpack, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
 from torch import nn
 
@@ -18,6 +19,8 @@ from lit_seq2seq.model import Seq2SeqModel
 from lit_seq2seq.nn import Ensemble
 from lit_seq2seq.types import UserError
 from lit_seq2seq.untrusted import check_finite
+
+M = TypeVar("M", bound="SavedModel")
 
 
 class SavedModel(Seq2SeqModel):
@@ -121,13 +124,26 @@ class SavedModel(Seq2SeqModel):
             ]
             with folder.weights.bound(network):
                 given = spec.build_arguments(cls, arguments, folder.trust, saved=True)
-                model = cls(**{**given, **(changes or {})})
+                model = _built(cls, given, changes or {}, folder.path)
                 model.attach(folder.processor)
         except UserError:
             raise
         except Exception as error:  # whatever the classes that it names do with what it gives them
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{folder.path} describes a model that this version cannot build: {reason:.300}") from error
+            raise _unknown(folder.path, f"{type(error).__name__}: {error}") from error
         folder.weights.load(model.net)
         model.shortlist, model.provenance = folder.shortlist, folder.provenance
         return model.eval()
+
+
+def _built(cls: type[M], given: Mapping[str, Any], changes: Mapping[str, Any], path: Path) -> M:
+    """Make the model, and say which folder it is whose settings do not fit."""
+    try:
+        return cls(**{**given, **changes})
+    except UserError as error:
+        if changes:
+            raise
+        raise _unknown(path, str(error)) from error
+
+
+def _unknown(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} describes a model that this version cannot build: {' '.join(reason.split()):.300}")

@@ -26,7 +26,7 @@ SINGLE = [
 ]
 """Public names of other modules."""
 
-HELPERS = {"schedules.check_factors", "schedules.total_steps"}
+HELPERS = {f"schedules.{name}" for name in ("check_factors", "on_plateau", "total_steps", "validates")}
 """What only the package itself calls."""
 
 
