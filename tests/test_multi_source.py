@@ -133,7 +133,8 @@ def test_the_picture_of_a_run_shows_the_share_of_the_image(trained: tuple[LitSeq
         shown = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert (shown == COLOURS["red"]).all(axis=1).sum() > 1000
     command = generate_command(INPUTS[0], model.processor.source_feature, model, tmp_path)
-    assert command.startswith("""echo '{"text": "car", "image": "FILE"}' | lit-seq2seq generate --model """)
+    assert command.startswith("""echo '{"text": "car", "image": "FILE"}' | """)
+    assert "lit-seq2seq generate --model " in command
 
 
 def test_a_checkpoint_is_resumed(tmp_path: Path) -> None:
