@@ -29,7 +29,7 @@ _SIGNS = re.compile(
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether a computation failed for want of memory, of the device or of the machine.
+    """Whether a computation failed because the device or the machine is out of memory.
 
     Example:
         >>> lacks_memory(MemoryError()), lacks_memory(ValueError())
