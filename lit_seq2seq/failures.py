@@ -35,10 +35,10 @@ def explain(error: BaseException) -> str | None:
     text = _one_line(error)
     if isinstance(error, MisconfigurationException) and "No supported gpu backend" in text:
         return "there is no GPU here that torch can use: leave trainer.accelerator out, or set it to cpu"
-    if isinstance(error, UserError | MisconfigurationException) or _refused_by_lightning(error):
-        return text
     if isinstance(error, ValueError) and "numpy accepts from" in text:  # of seed_everything
         return f"seed_everything: {text}"
+    if isinstance(error, UserError | MisconfigurationException) or _refused_by_lightning(error):
+        return text
     if isinstance(error, UnicodeDecodeError):
         return f"a file is not UTF-8 ({text}): convert it, for example with iconv -f LATIN1 -t UTF-8"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in text:

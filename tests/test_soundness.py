@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,6 @@ import pytest
 from lightning.pytorch import Callback
 
 from lit_seq2seq import LitSeq2Seq
-from lit_seq2seq.cli import main
 from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.search import GenerationConfig
 from tests.tiny import Trained, pairs
@@ -73,7 +74,8 @@ def test_training_holds_on_to_nothing(
         f"--trainer.check_val_every_n_epoch={max(1, steps // READINGS // 5)}",
         f"--trainer.callbacks+={json.dumps(watch)}",
     ]
-    assert main(["fit", "--config", str(trained.recipe), *options]) == 0
+    command = [sys.executable, "-m", "lit_seq2seq", "fit", "--config", str(trained.recipe), *options]
+    assert subprocess.run(command, cwd=Path(__file__).parent.parent, check=False).returncode == 0
     readings = [json.loads(line) for line in (tmp_path / "r").read_text(encoding="ascii").splitlines()]
     assert len(readings) == READINGS
     flat(readings, steps, most_bytes, record_property)

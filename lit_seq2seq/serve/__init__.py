@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -73,6 +75,17 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """End quietly on SIGTERM and Ctrl-C; afterwards the process listens as before."""
+    before = {signum: signal.signal(signum, _stop) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
 def command(parser: ArgumentParser, arguments: list[str]) -> None:
     """Answer requests over HTTP until interrupted: `lit-seq2seq serve`."""
     parser.add_argument("--model", type=str, required=True, help="model folder or hub id")
@@ -101,9 +114,7 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     limits = Limits(options.max_length, options.max_bytes, options.max_new_tokens, options.max_beams, options.timeout)
     names = ("max_batch_size", "batch_timeout", "stream", "device", "threads")
     own = {name: options[name] for name in names}
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, _stop)
-    with _listener(options.host, options.port) as listener:
+    with _stopping(), _listener(options.host, options.port) as listener:
         local = options.host == "127.0.0.1"
         dtype = getattr(torch, options.dtype)
         app = make_app(options.model, limits, dtype=dtype, local=local, **own, **loading_of(options))
