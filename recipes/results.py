@@ -21,7 +21,6 @@ import platform
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -172,13 +171,14 @@ def train(job: Job, seed: int, settings: list[str], folder: Path, fast: bool) ->
     command += settings  # after the file, whose own data they replace
     command += [f"--trainer.{name}={value}" for name, value in FAST.items()] if fast else []
     print(f"{datetime.now(UTC):%H:%M} UTC  {' '.join(command[1:])}", flush=True)
-    started = time.monotonic()
+    before = os.times()
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     if status:
         print(f"failed with status {status}: see {folder / 'log.txt'}")
         return None
-    minutes = round((time.monotonic() - started) / 60, 1)
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
     if job.script is None:
         config = max(folder.glob("*/model/config.json"), key=lambda path: path.stat().st_mtime)
         scores = json.loads(config.read_text(encoding="utf-8"))["scores"]
@@ -188,7 +188,7 @@ def train(job: Job, seed: int, settings: list[str], folder: Path, fast: bool) ->
         "recipe": job.recipe,
         "seeds": [seed],
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "minutes": minutes,
+        "cpu_minutes": round(seconds / 60, 1),
         "hardware": hardware(),
         "scores": {name: round(value, 4) for name, value in scores.items()},
     }
@@ -241,13 +241,13 @@ def table(results: Iterable[Result], names: Sequence[str] = ()) -> str:
         results: of any recipes.
         names: what the recipes of the table begin with; all if empty.
     """
-    lines = ["| recipe | data | scores | seeds | minutes | measured |", "|---|---|---|---|---|---|"]
+    lines = ["| recipe | data | scores | seeds | CPU minutes | measured |", "|---|---|---|---|---|---|"]
     results = list(results)
     for job in PLAN:
         runs = [result for result in results if result["recipe"] == job.recipe]
         if runs and (not names or job.recipe.startswith(tuple(names))):
             seeds = sum(len(run["seeds"]) for run in runs)
-            minutes = f"{fmean(run['minutes'] for run in runs):.1f}"
+            minutes = f"{fmean(run['cpu_minutes'] for run in runs):.1f}"
             latest = max(runs, key=lambda run: str(run["date"]))
             cells = [f"`{job.recipe}.yaml`", job.folder or "built-in", shown(job, [run["scores"] for run in runs])]
             machine = latest["hardware"].partition(" (")[0]
