@@ -17,10 +17,10 @@ from datasets.exceptions import DatasetGenerationError
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.data.cache import cache_folder
-from lit_seq2seq.data.files import check_readable, is_remote, lines_of, plain_path, suffix_of
+from lit_seq2seq.data.files import check_readable, is_remote, plain_path, suffix_of
 from lit_seq2seq.data.memory import is_table, refuse, rows_of
 from lit_seq2seq.data.synthetic import BuiltinDataset
-from lit_seq2seq.data.tables import VERSION, Lines, Tables, by_our_rules
+from lit_seq2seq.data.tables import VERSION, Lines, Objects, Tables, by_our_rules
 from lit_seq2seq.remote import causes_of, reason_of
 from lit_seq2seq.types import UserError
 
@@ -126,10 +126,6 @@ def _open_path(
             rank_zero_info(f"data.name: {name} is left out, as {label} has no configurations")
             name = None
         builder = datasets.load_dataset_builder(path, name, revision=revision)
-        for split, names in (builder.config.data_files or {}).items():
-            for file in names:
-                if _BUILDERS.get(suffix_of(file)) == "json" and not is_remote(file):
-                    _check_file(file, split)  # else bytes that are no text would come to light in the middle of a run
         return _read(by_our_rules(builder, columns[0]), streaming)
 
 
@@ -210,11 +206,11 @@ def _open_files(paths: list[str], split: str, streaming: bool, columns: Sequence
         raise UserError(f"expected files of one kind for split '{split}', but these mix {mixed}: convert them")
     kind = kinds.popitem()[0]
     with _explained(f"split '{split}' ({', '.join(paths)})"):
-        if kind not in ("csv", "lines"):
+        if kind in ("parquet", "arrow"):
             files = {split: [path if is_remote(path) else glob.escape(path) for path in paths]}
             return cast(Split, datasets.load_dataset(kind, data_files=files, split=split, streaming=streaming))
-        reader = Tables if kind == "csv" else Lines
-        options = {} if kind == "csv" else _columns_of_lines(paths, split, columns)
+        reader = {"csv": Tables, "json": Objects, "lines": Lines}[kind]
+        options = _columns_of_lines(paths, split, columns) if kind == "lines" else {}
         patterns = [path if is_remote(path) else glob.escape(str(Path(path).absolute())) for path in paths]
         files = DataFilesDict.from_patterns({"rows": patterns})
         return _read(reader(hash=VERSION, data_files=files, **options), streaming)["rows"]
@@ -238,16 +234,14 @@ def _check_file(path: str, split: str) -> None:
         )
     if not Path(path).stat().st_size:
         raise UserError(f"expected rows in '{path}' for split '{split}', but the file is empty")
-    if _BUILDERS.get(suffix_of(path)) == "json":
-        for _ in lines_of(path):
-            pass
 
 
 @contextmanager
 def _explained(label: str, revision: str | None = None) -> Iterator[None]:
     """Turn the errors of `datasets` into one line each."""
     logger = logging.getLogger("datasets")
-    disabled, logger.disabled = logger.disabled, True
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     except Exception as error:
@@ -255,7 +249,7 @@ def _explained(label: str, revision: str | None = None) -> Iterator[None]:
         mine = next((cause for cause in causes if isinstance(cause, UserError)), None)
         raise mine or UserError(_explain(label, causes, revision)) from error
     finally:
-        logger.disabled = disabled
+        logger.setLevel(level)
 
 
 def _explain(label: str, causes: list[BaseException], revision: str | None) -> str:

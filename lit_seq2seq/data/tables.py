@@ -1,4 +1,4 @@
-"""Tables and line-aligned texts: one set of rules, wherever the files lie and whoever lists them."""
+"""Tables, JSON and line-aligned texts: one set of rules, wherever the files lie and whoever lists them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ from datasets import (
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.text.text import Text
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.data.files import lines_of, suffix_of
+from lit_seq2seq.data.objects import features_of, object_table, read_objects
 from lit_seq2seq.types import UserError
 
 VERSION = "lit-seq2seq-1"
@@ -36,6 +38,7 @@ _MARKS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _NAMED_MARK = re.compile(r"sep=(.)\1*", re.IGNORECASE)  # the first line of what Excel shall open
 _RETURN = "\udc0d"  # stands for a carriage return, at which `csv` would end a line; no UTF-8 text holds it
 _AT_ONCE = 5000
+_TELLING = 100_000  # objects whose values tell the types of columns
 Fields = list[str]
 
 
@@ -100,7 +103,7 @@ def read_table(lines: Iterator[str], name: str, form: Form) -> tuple[Fields, Ite
     if not header:
         _, fields = next(records)
         header = _columns(fields, name)
-    return header, _rows(records, header, name, separator)
+    return header, _rows(records, header, name, replace(form, separator=separator))
 
 
 def _separator(first: Sequence[str], name: str, form: Form) -> str:
@@ -181,8 +184,10 @@ def _columns(fields: Fields, name: str) -> Fields:
     return names
 
 
-def _rows(records: Iterator[tuple[int, Fields]], header: Fields, name: str, separator: str) -> Iterator[Fields]:
-    count, several, where = len(header), 0, 0
+def _rows(records: Iterator[tuple[int, Fields]], header: Fields, name: str, form: Form) -> Iterator[Fields]:
+    count = len(header)
+    broken: list[int] = []
+    enclosed: list[int] = []
     for number, fields in records:
         if len(fields) < 2 and not any(field.strip() for field in fields):
             if count > 1:
@@ -191,12 +196,27 @@ def _rows(records: Iterator[tuple[int, Fields]], header: Fields, name: str, sepa
         while len(fields) > count and not fields[-1].strip():
             fields.pop()
         if len(fields) != count:
-            raise UserError(_uneven(number, fields, header, name, separator))
+            raise UserError(_uneven(number, fields, header, name, form.separator or ","))
         if any("\n" in field for field in fields):
-            several, where = several + 1, where or number
+            broken.append(number)
+        if not form.quoted and any(map(_is_enclosed, fields)):
+            enclosed.append(number)
         yield fields
-    if several:
-        rank_zero_info(f"{name}: {several} rows have line breaks within quotes, the first of them in line {where}")
+    if broken:
+        rank_zero_info(
+            f"{name}: {len(broken)} rows have line breaks within quotes, the first of them in line {broken[0]}"
+        )
+    if enclosed:
+        rank_zero_info(
+            f"{name}: {len(enclosed)} rows have fields in quotes with doubled quotes inside, the first of them in line "
+            f"{enclosed[0]}; in a .tsv file all of these are text: if a program put them there, name the file .csv"
+        )
+
+
+def _is_enclosed(field: str) -> bool:
+    """Tell whether a field looks like one that a program, such as Excel, has put into quotes."""
+    inside = field[1:-1]
+    return field[:1] == field[-1:] == '"' and '""' in inside and '"' not in inside.replace('""', "")
 
 
 def _uneven(number: int, fields: Fields, header: Fields, name: str, separator: str) -> str:
@@ -221,7 +241,7 @@ def _uneven(number: int, fields: Fields, header: Fields, name: str, separator: s
 
 
 class Texts(ArrowBasedBuilder):  # type: ignore[misc]
-    """Rows of texts from files, which are brought into the cache first unless they are streamed."""
+    """Rows from files, which are brought into the cache first unless they are streamed."""
 
     def _info(self) -> DatasetInfo:
         return DatasetInfo()
@@ -230,8 +250,11 @@ class Texts(ArrowBasedBuilder):  # type: ignore[misc]
         named = self.config.data_files
         found = manager.download(named)
         files = {split: list(zip(found[split], map(str, named[split]), strict=True)) for split in named}
-        self.info.features = Features({column: Value("string") for column in self._names(files)})
+        self.info.features = self._features(files)
         return [SplitGenerator(name=split, gen_kwargs=self._shards(pairs)) for split, pairs in files.items()]
+
+    def _features(self, files: dict[str, list[tuple[str, str]]]) -> Features:
+        return Features({column: Value("string") for column in self._names(files)})
 
     def _names(self, files: dict[str, list[tuple[str, str]]]) -> Sequence[str]:
         raise NotImplementedError
@@ -239,16 +262,19 @@ class Texts(ArrowBasedBuilder):  # type: ignore[misc]
     def _shards(self, files: list[tuple[str, str]]) -> dict[str, Any]:
         return {"files": files}
 
-    def _read(self, files: Sequence[Any]) -> Iterator[Sequence[str]]:
+    def _read(self, files: Sequence[Any]) -> Iterator[Any]:
         raise NotImplementedError
 
+    def _table(self, rows: Sequence[Any]) -> pyarrow.Table:
+        return table_of(rows, self.info.features.arrow_schema)
+
     def _generate_tables(self, files: Sequence[Any]) -> Iterator[tuple[tuple[int, int], pyarrow.Table]]:
-        rows, schema = self._read(files), self.info.features.arrow_schema
+        rows = self._read(files)
         for number in itertools.count():
             part = list(itertools.islice(rows, _AT_ONCE))
             if not part:
                 break
-            yield (0, number), table_of(part, schema)
+            yield (0, number), self._table(part)
         if number == 0:
             raise UserError(f"expected rows in {', '.join(_shown(files))}, but there are none: check the file")
 
@@ -296,6 +322,22 @@ class Tables(Texts):
             yield from ([fields[place] for place in order] for fields in rows)
 
 
+class Objects(Texts):
+    """Rows of JSON files, which follow each other; a text stays the text it is, also one that looks like a date."""
+
+    def _features(self, files: dict[str, list[tuple[str, str]]]) -> Features:
+        pairs = list(itertools.chain(*files.values()))
+        if not (telling := list(itertools.islice(self._read(pairs), _TELLING))):
+            raise UserError(f"expected rows in {', '.join(_shown(pairs))}, but there are none: check the file")
+        return features_of(telling, pairs[0][1])
+
+    def _read(self, files: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+        return itertools.chain.from_iterable(read_objects(lines_of(*file), file[1]) for file in files)
+
+    def _table(self, rows: Sequence[dict[str, Any]]) -> pyarrow.Table:
+        return object_table(rows, self.info.features)
+
+
 @dataclass
 class LinesConfig(BuilderConfig):  # type: ignore[misc]
     """Settings of `Lines`: the name of the column, or of both columns of line-aligned files."""
@@ -338,13 +380,17 @@ class Recording(Audio):  # type: ignore[misc]
 
 
 class _Described:
-    """What describes the files of a folder in its `metadata.csv` is a table as any other."""
+    """What describes the files of a folder in its `metadata.csv` or `metadata.jsonl` is read as any other file."""
 
     def _read_metadata(self, metadata_file: str, metadata_ext: str = "") -> Iterator[pyarrow.Table]:
+        name = metadata_file if metadata_file.endswith(metadata_ext) else f"metadata{metadata_ext}"
+        if metadata_ext == ".jsonl":
+            objects = list(read_objects(lines_of(metadata_file, name), name))
+            yield object_table(objects, features_of(objects, name))
+            return
         if metadata_ext != ".csv":
             yield from super()._read_metadata(metadata_file, metadata_ext)  # type: ignore[misc]
             return
-        name = metadata_file if metadata_file.endswith(metadata_ext) else "metadata.csv"
         header, rows = read_table(lines_of(metadata_file, name), name, Form())
         schema = Features({column: Value("string") for column in header}).arrow_schema
         while part := list(itertools.islice(rows, _AT_ONCE)):
@@ -382,6 +428,8 @@ def by_our_rules(builder: DatasetBuilder, column: str) -> DatasetBuilder:
             kind, kept = Tables, {"form": _published(config)}
     elif isinstance(builder, Text) and config.sample_by == "line":
         kind, kept = Lines, {"columns": (column,)}
+    elif isinstance(builder, Json) and config.field is None and config.encoding == "utf-8":
+        kind, kept = Objects, {}
     elif isinstance(builder, AudioFolder | ImageFolder):
         kind = Recordings if isinstance(builder, AudioFolder) else Pictures
     if kind is None:

@@ -153,7 +153,7 @@ def test_mistakes_with_files_are_explained(tmp_path):
         open_dataset([])
     with pytest.raises(UserError, match=r"of one kind .*'train', .* mix csv \(.*header.csv\), json \(.*a.json\)"):
         open_dataset([str(tmp_path / "header.csv"), write(tmp_path / "a.json", b"[]")])
-    with pytest.raises(UserError, match=r"split 'train' \(.*bad.jsonl\) cannot be read: JSON parse error"):
+    with pytest.raises(UserError, match=r"line 2 of .*bad.jsonl is not JSON \(Expecting value\): write an object on"):
         open_dataset(write(tmp_path / "bad.jsonl", b'{"a": 1}\n{"a": oops\n'))
     with pytest.raises(UserError, match="expected one text file or two line-aligned ones for split 'train', but got 3"):
         open_dataset([write(tmp_path / "a.txt", b"a")] * 3)
@@ -161,7 +161,7 @@ def test_mistakes_with_files_are_explained(tmp_path):
 
 @pytest.mark.parametrize("name", ["bad.csv", "bad.tsv", "bad.json", "bad.jsonl", "bad.txt", "bad.jsonl.gz"])
 def test_files_that_are_not_utf8_are_named_with_the_line(name, tmp_path):
-    content = b"source,target\n" + "\u00e9,x\n".encode("latin-1")
+    content = (b"[\n" if ".json" in name else b"source,target\n") + '{"\u00e9": "x"}\n'.encode("latin-1")
     path = write(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
     with pytest.raises(UserError, match=rf"expected UTF-8 text in .*{name}, but line 2 is not"):
         open_dataset(path)

@@ -3,6 +3,7 @@
 import bz2
 import csv
 import gzip
+import json
 import lzma
 import os
 import re
@@ -62,11 +63,64 @@ def test_text_stays_text(place: str, tmp_path: Path) -> None:
     assert read(place, tmp_path, ".csv", text) == [{"source": a, "target": b} for a, b in rows]
 
 
+OBJECTS = {
+    "lines": lambda rows: "\n\n".join(map(json.dumps, rows)),
+    "byte-order mark": lambda rows: "\ufeff" + "\r\n".join(map(json.dumps, rows)),
+    "list": lambda rows: "\n" + json.dumps(rows, indent=1),
+    "columns": lambda rows: json.dumps({name: [row[name] for row in rows] for name in rows[0]}, indent=1),
+}
+
+
+@everywhere
+@pytest.mark.parametrize("form", OBJECTS)
+def test_text_in_json_stays_text(place: str, form: str, tmp_path: Path) -> None:
+    texts = ["2024-01-02", "007", "NA", "1.50", "2024-01-02T00:00:00Z", "a\u2028b"]
+    rows = [
+        {"source": text, "record": {"born": text, "n": number, **extra}}
+        for text, number, extra in zip(texts, [7, "007", 7.0, None, "x", "y"], [{}, {"m": "1"}] * 3, strict=True)
+    ]
+    found = read(place, tmp_path, ".json" if form == "list" else ".jsonl", OBJECTS[form](rows))
+    assert found == rows
+    assert [list(map(str, row["record"].values())) for row in found] == [
+        list(map(str, row["record"].values())) for row in rows
+    ]
+
+
+WRONG_OBJECTS = {
+    '{"a": "b"}\n{"a": \n': r"line 2 of .*rows.jsonl is not JSON \(Expecting value\): write an object on each line",
+    '[\n{"a": "b"},\n{"a"}]': r"line 3 of .*rows.jsonl is not JSON \(Expecting ':' delimiter\)",
+    '{"a": "b", "a": "c"}': r"line 1 of .*rows.jsonl is not JSON \(a name is there twice\)",
+    '\n["a", 7]': r"expected JSON objects from line 2 of .*rows.jsonl on, but one is 7",
+    "[" * 100_000: r"line 1 of .*rows.jsonl is not JSON",
+    "[]": r"expected rows in .*rows.jsonl, but there are none",
+    '{"a": "\\ud800"}': r"split 'train' \(.*rows.jsonl\) cannot be read: .*surrogates not allowed",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_OBJECTS)
+def test_what_is_wrong_in_json_is_named(text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=WRONG_OBJECTS[text]) as caught:
+        open_dataset(put(tmp_path / "rows.jsonl", text))
+    assert "\n" not in str(caught.value)
+    assert "Failed" not in capfd.readouterr().err
+
+
 @everywhere
 def test_tsv_quotes_nothing(place: str, tmp_path: Path) -> None:
     lines = ['"Hallo\t"hello', 'er\t"he"', 'welt"\tworld"', "in 5,5\"; 'x\tfive"]
     found = read(place, tmp_path, ".tsv", "source\ttarget\n" + "\n".join(lines))
     assert found == [dict(zip(("source", "target"), line.split("\t"), strict=True)) for line in lines]
+
+
+def test_quotes_that_a_program_put_into_a_tsv_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [['he said ""hi"" ""', "a"], ['"he said ""hi"""', "b"], ['"a"" b"', "c"], ['"c"', "d"]]
+    text = "source\ttarget\n" + "".join("\t".join(row) + "\n" for row in rows)
+    with caplog.at_level("INFO"):
+        read_back = open_dataset(put(tmp_path / "rows.tsv", text))["train"]
+    assert [list(row.values()) for row in read_back] == rows
+    assert (
+        "rows.tsv: 2 rows have fields in quotes with doubled quotes inside, the first of them in line 3" in caplog.text
+    )
 
 
 @everywhere
@@ -127,14 +181,20 @@ def test_metadata_of_recordings_and_pictures_is_a_table(streaming: bool, tmp_pat
     for name, end in (("audio", "wav"), ("image", "png")):
         for file in ("a", "b"):
             put(tmp_path / name / "train" / f"{file}.{end}", b"nothing to decode")
-        text = f"file_name,text,speaker\na.{end},NA,007\nb.{end},null,8\n"
+        text = f"file_name,text,speaker\na.{end},NA,007\nb.{end},2024-01-02,8\n"
         put(tmp_path / name / "train" / "metadata.csv", text)
         rows = open_dataset(str(tmp_path / name), streaming=streaming)["train"]
         rows = undecoded(rows, [name]).remove_columns(name)
-        assert list(rows) == [{"text": "NA", "speaker": "007"}, {"text": "null", "speaker": "8"}]
-        put(tmp_path / name / "train" / "metadata.csv", text.replace("null,8", "null"))
+        expected = [{"text": "NA", "speaker": "007"}, {"text": "2024-01-02", "speaker": "8"}]
+        assert list(rows) == expected
+        put(tmp_path / name / "train" / "metadata.csv", text.replace(",8", ""))
         with pytest.raises(UserError, match=r"expected 3 fields .* in line 3 of .*metadata.csv, but it has 2"):
             list(open_dataset(str(tmp_path / name), streaming=streaming)["train"])
+        (tmp_path / name / "train" / "metadata.csv").unlink()
+        objects = [{"file_name": f"{file}.{end}", **row} for file, row in zip("ab", expected, strict=True)]
+        put(tmp_path / name / "train" / "metadata.jsonl", "\n".join(map(json.dumps, objects)))
+        rows = open_dataset(str(tmp_path / name), streaming=streaming)["train"]
+        assert list(undecoded(rows, [name]).remove_columns(name)) == expected
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -265,7 +325,7 @@ FOLDERS = {
     "train.csv": ("source,target\nä,b\n".encode("utf-16"), "train.csv, but it is UTF-16"),
     "train.txt": ("eins\nzwölf\n".encode("latin-1"), "train.txt, but line 2 is not"),
     "train.jsonl": ('{"source": "ü"}\n'.encode("latin-1"), "train.jsonl, but line 1 is not"),
-    "train.json": (b"", "expected rows in '.*train.json' for split 'train', but the file is empty"),
+    "train.json": (b"", "expected rows in .*train.json, but there are none: check the file"),
 }
 
 
