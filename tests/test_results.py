@@ -34,7 +34,12 @@ def test_pages_get_tables_and_a_second_start_trains_nothing(tmp_path: Path, caps
 
 
 def result_of(recipe: str, seeds: list[int], score: float, **others: object) -> dict[str, object]:
-    known = {"date": "2020-01-31", "cpu_minutes": 1.0, "hardware": "1 abacus (wood)", "scores": {"test_exact_match": score}}
+    known = {
+        "date": "2020-01-31",
+        "cpu_minutes": 1.0,
+        "hardware": "1 abacus (wood)",
+        "scores": {"test_exact_match": score},
+    }
     return {"recipe": recipe, "seeds": seeds, **known, **others}
 
 
