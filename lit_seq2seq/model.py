@@ -97,7 +97,8 @@ class Seq2SeqModel(lightning.LightningModule):
         """Source feature and target tokenizer; known once attached to data, or loaded."""
         if self._processor is None:
             raise UserError(
-                "the model has no vocabulary yet: fit it with a Seq2SeqDataModule, attach or load one first"
+                "the model has no vocabulary yet: fit it with a Seq2SeqDataModule, or load a trained one with "
+                "from_pretrained or ckpt_path"
             )
         return self._processor
 

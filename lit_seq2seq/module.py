@@ -25,7 +25,7 @@ from lit_seq2seq.features.feature import describe_feature
 from lit_seq2seq.hub import load_checkpoint, trusted
 from lit_seq2seq.memory import Parts
 from lit_seq2seq.metrics import Scores, TextMetric
-from lit_seq2seq.model import UNTRAINED, RerankerFactory, factory
+from lit_seq2seq.model import RerankerFactory, factory
 from lit_seq2seq.nn import Ensemble, OutputLayer, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import (
     AttentionLossFactory,
@@ -166,7 +166,6 @@ class LitSeq2Seq(SavedModel):
         self._random_states: list[RandomState] = []
         self._resumed: dict[str, Any] | None = None
         self._steps: int | None = None
-        self._built_to_score = False
         self._goes_home = False
 
     # ---------------------------------------------------------------------------------------------- building
@@ -181,7 +180,8 @@ class LitSeq2Seq(SavedModel):
             )
         accept_records(self.trainer)
         fresh, fitting = self.network is None, self.trainer.state.fn == "fit"
-        self._built_to_score |= fresh and not fitting
+        if fresh and not fitting:  # its vocabulary and weights are those of a checkpoint, which is loaded next
+            return
         if fitting and isinstance(cast(nn.Module, self.network), Ensemble):
             raise UserError("an ensemble is not trained: fit its models one by one")
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
@@ -463,8 +463,6 @@ class LitSeq2Seq(SavedModel):
         self._check_weights()
 
     def _check_weights(self) -> None:
-        if self.untrained and self._built_to_score:
-            raise UserError(UNTRAINED)
         self.warn_if_untrained()
         check_finite(self.net.state_dict(), "the model")
 
@@ -555,8 +553,11 @@ class LitSeq2Seq(SavedModel):
         self._random_states = checkpoint.get("random_states", [])
         if self._trainer is not None and self.trainer.state.fn == "fit" and "optimizer_states" in checkpoint:
             self._resumed = {name: checkpoint.get(name) for name in _RESUMED}
-        here = {} if self._processor is None else describe_feature(self._processor.source_feature)
-        self.attach(Processor.from_dict(checkpoint["processor"], spec.trust_of(here)))
+        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        trust = getattr(data, "trusted", ())
+        if self._processor is not None:
+            trust += spec.trust_of(describe_feature(self._processor.source_feature))
+        self.attach(Processor.from_dict(checkpoint["processor"], trust))
         mine, theirs = self.state_dict(), checkpoint["state_dict"]
         for name in sorted(mine.keys() | theirs.keys()):
             own, other = (tuple(state[name].shape) if name in state else "missing" for state in (mine, theirs))
@@ -566,6 +567,8 @@ class LitSeq2Seq(SavedModel):
                     "settings it was trained with"
                 )
         check_finite({name: tensor.to(mine[name].dtype) for name, tensor in theirs.items()}, "the checkpoint")
+        if self._trainer is not None and self.trainer.state.fn != "fit":
+            self.configure_model()  # compares it with the vocabulary of the data, if that has its own
 
     # ---------------------------------------------------------------------------------------------- processes
 

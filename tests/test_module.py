@@ -368,6 +368,22 @@ def test_settings_of_training_a_tokenizer_are_no_other_vocabulary():
         model.attach(Processor(other, other, source_prefix="x"))
 
 
+@pytest.mark.parametrize("use", ["validate", "test", "predict"])
+def test_a_model_that_is_not_attached_takes_the_vocabulary_of_the_checkpoint(use, trained, tmp_path):
+    def run(model, data):
+        options = {} if use == "predict" else {"verbose": False}
+        return getattr(make_trainer(tmp_path), use)(model, datamodule=data, ckpt_path=trained.last, **options)
+
+    others = {**rows(), "train": Dataset.from_dict({"source": ["sechs sieben"] * 9, "target": ["six"] * 9})}
+    expected = run(LitSeq2Seq.load_from_checkpoint(trained.last), make_data())
+    for dataset in (others, {name: others[name] for name in ("validation", "test")}):
+        assert run(make_model(), make_data(DatasetDict(dataset))) == expected
+    learned = make_data(DatasetDict(others))
+    learned.setup("fit")
+    with pytest.raises(UserError, match="the data has another vocabulary than the model's"):
+        run(make_model(), learned)
+
+
 def test_a_model_without_data_says_so():
     model = make_model()
     with pytest.raises(UserError, match="no vocabulary yet"):

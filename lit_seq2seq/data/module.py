@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from lit_seq2seq import spec
 from lit_seq2seq.arguments import checked
 from lit_seq2seq.data.batching import BucketBatchSampler, Position, check_limits
 from lit_seq2seq.data.encoding import Encoder
@@ -23,6 +24,7 @@ from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, over
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.data.vocabulary import extend_processor, fits, learn_processor
 from lit_seq2seq.features import Feature, Processor, Tokenizer
+from lit_seq2seq.features.feature import describe_feature
 from lit_seq2seq.features.tokenizer import Units
 from lit_seq2seq.hub import find_folder, trusted
 from lit_seq2seq.types import Batch, UserError
@@ -215,7 +217,7 @@ class Seq2SeqDataModule(LightningDataModule):
         if self._trainer_function == "fit":
             return None
         assert self.trainer is not None
-        known = self.of_checkpoint or getattr(self.trainer.lightning_module, "_processor", None)
+        known = self.of_checkpoint or getattr(self.trainer.lightning_module, "processor", None)
         if not isinstance(known, Processor) or isinstance(self._given, Processor):
             return None
         return known if fits(known, self.source, self.target, self.source_prefix) else None
@@ -223,6 +225,16 @@ class Seq2SeqDataModule(LightningDataModule):
     @property
     def _trainer_function(self) -> str:
         return (self.trainer and self.trainer.state.fn) or "fit"
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """Packages whose classes a checkpoint's processor may name: those of the source feature here, and `trust`."""
+        known = self._processor or self._given
+        feature = known.source_feature if isinstance(known, Processor) else self.source
+        if feature is None:
+            return trusted(self.trust)
+        own = describe_feature(feature) if feature.is_trained else spec.describe(type(feature))
+        return (*trusted(self.trust), *spec.trust_of(own))
 
     def _load(self, name: str) -> Processor:
         try:
@@ -275,7 +287,7 @@ class Seq2SeqDataModule(LightningDataModule):
             UserError: another process has other data, or has learned another vocabulary.
         """
         self._prepare(stage)
-        if self.trainer is not None and self.trainer.world_size > 1:
+        if self.trainer is not None and self.trainer.world_size > 1 and not self._waits:
             self._expect_the_same_everywhere()
 
     def _prepare(self, stage: str) -> None:
@@ -287,8 +299,15 @@ class Seq2SeqDataModule(LightningDataModule):
                 self._encoded("train")
             if "validation" in self._opened():
                 self._encoded("validation")
-        else:
+        elif not self._waits:
             self._encoded({"validate": "validation", "test": "test", "predict": "predict"}[stage])
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the vocabulary is that of a checkpoint, which Lightning loads after `setup`."""
+        if self._trainer_function == "fit" or self._processor is not None or self.of_checkpoint is not None:
+            return False
+        return getattr(cast(Any, self.trainer).lightning_module, "_processor", self) is None
 
     def _expect_the_same_everywhere(self) -> None:
         """Compare with process 0: with other rows they would wait for each other, with other symbols learn nonsense."""

@@ -428,7 +428,7 @@ class Ran:
 
     def __init__(self, function, processor=None):
         self.state = type("State", (), {"fn": function})
-        self.lightning_module = type("Model", (), {"_processor": processor})
+        self.lightning_module = type("Model", (), {"_processor": processor, "processor": processor})
 
 
 EVALUATED = {"validate": "validation", "test": "test", "predict": "test"}
