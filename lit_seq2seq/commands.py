@@ -19,7 +19,15 @@ from tqdm import tqdm
 from lit_seq2seq.callbacks import average_checkpoints
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.files import is_file, local_path
-from lit_seq2seq.hub import add_loading, add_shortlist, load_checkpoint, loading_of, push_folder, tensors_of
+from lit_seq2seq.hub import (
+    add_loading,
+    add_shortlist,
+    load_checkpoint,
+    load_folder,
+    loading_of,
+    push_folder,
+    tensors_of,
+)
 from lit_seq2seq.lexicon import learn_shortlist
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.pipelines import load_model, override
@@ -169,10 +177,11 @@ def shortlist(parser: ArgumentParser, arguments: list[str]) -> None:
             raise UserError(f"{name} must be at least 1, got {options[name]}")
     if not Path(options.model).is_dir():
         raise UserError(f"there is no folder {options.model}: check --model; of a hub model give a downloaded folder")
-    model = LitSeq2Seq.from_pretrained(options.model, trust=options.trust)
+    processor = load_folder(options.model, trust=options.trust).processor
     data: Seq2SeqDataModule = parser.instantiate_classes(options).data
-    data.processor = model.processor
-    add_shortlist(options.model, learn_shortlist(data, options.frequent, options.translations, options.rows))
+    data.processor = processor
+    learned = learn_shortlist(data, options.frequent, options.translations, options.rows)
+    add_shortlist(options.model, learned, processor)
     print(f"{options.model} has a shortlist: use it with --shortlist true")
 
 

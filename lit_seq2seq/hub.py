@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypedDict, Unpack, cast
@@ -122,7 +123,7 @@ def save_folder(
             if shortlist is None:
                 (folder / SHORTLIST).unlink(missing_ok=True)
             else:
-                write_shortlist(part / SHORTLIST, shortlist)
+                write_shortlist(part / SHORTLIST, shortlist, processor)
             for file in part.iterdir():
                 file.replace(folder / file.name)
     except (OSError, SafetensorError) as error:
@@ -130,11 +131,17 @@ def save_folder(
     return folder
 
 
-def write_shortlist(path: Path, shortlist: Shortlist) -> None:
-    """Write the tables of a shortlist."""
+def write_shortlist(path: Path, shortlist: Shortlist, processor: Processor) -> None:
+    """Write the tables of a shortlist, and which vocabularies they are for."""
     tables = {"frequent": shortlist.frequent, "translations": shortlist.translations}
-    safetensors.numpy.save_file({name: table.astype(np.int32) for name, table in tables.items()}, path)
+    arrays = {name: table.astype(np.int32) for name, table in tables.items()}
+    safetensors.numpy.save_file(arrays, path, {"vocabularies": _digest(processor)})
     _follow_umask(path)
+
+
+def _digest(processor: Processor) -> str:
+    symbols = json.dumps([processor.source_feature.symbols, processor.target.symbols])
+    return blake2b(symbols.encode(), digest_size=16).hexdigest()
 
 
 def _follow_umask(path: Path) -> None:
@@ -145,15 +152,20 @@ def _follow_umask(path: Path) -> None:
     new.unlink()
 
 
-def add_shortlist(path: str | os.PathLike[str], shortlist: Shortlist) -> None:
+def add_shortlist(path: str | os.PathLike[str], shortlist: Shortlist, processor: Processor) -> None:
     """Put a shortlist into a model folder, in place of one that is there.
+
+    Args:
+        path: the folder.
+        shortlist: what to put there.
+        processor: that of the model.
 
     Raises:
         UserError: it cannot be written.
     """
     part = Path(path) / f".{SHORTLIST}.part"
     try:
-        write_shortlist(part, shortlist)
+        write_shortlist(part, shortlist, processor)
         part.replace(Path(path) / SHORTLIST)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write to {path}: {error}: free space or choose another folder") from error
@@ -171,7 +183,7 @@ def read_shortlist(path: Path, processor: Processor) -> Shortlist:
         file.types[name] == "I32" and len(shape) == 1 + (name == "translations") and rows[name] in (None, shape[0])
         for name, shape in file.shapes.items()
     )
-    if fits:
+    if fits and file.metadata.get("vocabularies", known := _digest(processor)) == known:  # 0.1 noted none
         tables = safetensors.numpy.load_file(path)
         if all(((table >= -(name == "translations")) & (table < size)).all() for name, table in tables.items()):
             return Shortlist(tables["frequent"], tables["translations"], size, processor.target.specials)

@@ -68,6 +68,7 @@ class Weights:
             with safetensors.safe_open(path, framework="pt") as file:
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
                 self.shapes = {name: tuple(item.get_shape()) for name, item in slices.items()}
+                self.metadata: dict[str, str] = file.metadata() or {}
                 self.types = {name: str(item.get_dtype()) for name, item in slices.items()}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is damaged ({error}): copy or save the model again") from error

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -424,6 +425,9 @@ def test_mistakes_are_explained(model: LitSeq2Seq, folder: Path, tmp_path: Path)
         UserError, match=r"expected models of one vocabulary, but .*other has another than .*onnx: join"
     ):
         Model([folder, other])
+    np.savez(other / SHORTLIST, **{**np.load(folder / SHORTLIST), "frequent": np.array([5])})
+    with pytest.raises(UserError, match=rf"{SHORTLIST} is of another model: export this one again"):
+        Model(other)(["eins"], shortlist=True)
     (other / SHORTLIST).unlink()
     with pytest.raises(UserError, match=r"shortlist=True: the model in .*other has none: learn one with lit-seq2seq"):
         Model(other)(["eins"], shortlist=True)

@@ -166,7 +166,7 @@ def test_all_files_of_a_model_have_the_permissions_that_new_files_get(
         model.shortlist = found
         model.save_pretrained(tmp_path / "model")
         model.save_pretrained(tmp_path / "model")  # in place of what is there
-        add_shortlist(tmp_path / "model", found)
+        add_shortlist(tmp_path / "model", found, model.processor)
     finally:
         os.umask(before)
     files = list((tmp_path / "model").iterdir())

@@ -1,6 +1,7 @@
 """Shortlists: learnt, saved beside a model, and used."""
 
 import random
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,26 @@ def test_a_hostile_or_foreign_file_is_refused(folder: Path, tmp_path: Path, chan
     save_file(change(load_file(folder / SHORTLIST)), tmp_path / SHORTLIST)
     with pytest.raises(UserError, match=r"does not fit the vocabularies beside it: learn it again"):
         LitSeq2Seq.from_pretrained(tmp_path)
+
+
+def test_the_file_of_another_model_is_refused_and_can_be_learnt_again(folder: Path, tmp_path: Path) -> None:
+    backwards = {side: [text[::-1] for text in texts] for side, texts in pairs(60).items()}
+    model = make_model()
+    model.attach(make_data(DatasetDict(train=Dataset.from_dict(backwards))).processor)
+    model.save_pretrained(tmp_path / "model")
+    shutil.copy(folder / SHORTLIST, tmp_path / "model")
+    with pytest.raises(UserError, match=r"does not fit the vocabularies beside it: learn it again"):
+        LitSeq2Seq.from_pretrained(tmp_path / "model")
+    Dataset.from_dict(backwards).to_json(tmp_path / "train.jsonl")
+    command = ["shortlist", "--model", str(tmp_path / "model"), "--data.dataset", str(tmp_path / "train.jsonl")]
+    assert main([*command, "--data.validation_size", "0", "--data.test_size", "0", "--frequent", "1"]) == 0
+    assert LitSeq2Seq.from_pretrained(tmp_path / "model").shortlist is not None
+
+
+def test_a_file_that_does_not_name_its_vocabularies_is_of_version_0_1(folder: Path, tmp_path: Path) -> None:
+    LitSeq2Seq.from_pretrained(folder).save_pretrained(tmp_path)
+    save_file(load_file(folder / SHORTLIST), tmp_path / SHORTLIST)
+    assert LitSeq2Seq.from_pretrained(tmp_path).shortlist is not None
 
 
 def test_the_command_adds_one_to_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,7 +146,7 @@ def _require_packages() -> None:
 
 
 def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> None:
-    from lit_seq2seq.runtime.network import FORMAT, SHORTLIST
+    from lit_seq2seq.runtime.network import FORMAT, SHORTLIST, digest_of
 
     processor = model.processor
     processor.save(folder)
@@ -164,6 +164,7 @@ def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) ->
         "alone": model.net.encoder.alone,
         "shortest": model.net.encoder.shortest,
         "max_source_length": processor.source_feature.input_limit,
+        "shortlist": digest_of(folder / SHORTLIST) if tables else None,
     }
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     ignored = shutil.ignore_patterns("__pycache__")

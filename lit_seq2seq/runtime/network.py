@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,11 @@ PARTS = ("encoder", "decoder", "output")
 _LEAST = 1e-30  # probability of copying that counts as none
 _CANDIDATES = "memory.candidates", "memory.columns", "memory.shares"
 _PLACES = SpecialIds(*range(4))
+
+
+def digest_of(path: Path) -> str:
+    """Return what tells a file from others."""
+    return blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 class Session:
@@ -175,6 +181,8 @@ class Network(Decodable):
             )
         with undamaged(path):
             check_archive(path)
+            if self.settings.get("shortlist", known := digest_of(path)) != known:  # 0.1 noted none
+                raise UserError(f"{path} is of another model: export this one again")
             with np.load(path) as tables:
                 return dict(tables)
 
