@@ -244,7 +244,7 @@ class Seq2SeqCLI(LightningCLI):
         folder = self.trainer.log_dir
         if self.trainer.is_global_zero and folder is not None:
             scores = {name: float(score) for name, score in self.trainer.callback_metrics.items()}
-            record_scores(Path(folder), self._chosen.ckpt_path, scores)
+            record_scores(Path(folder), self._chosen.ckpt_path, scores, self.datamodule.origin[0])
 
     after_test = after_validate
 

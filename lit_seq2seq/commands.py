@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lit_seq2seq.callbacks import average_checkpoints
 from lit_seq2seq.data import Seq2SeqDataModule
-from lit_seq2seq.files import is_file, local_path
+from lit_seq2seq.files import format_of, is_file, local_path
 from lit_seq2seq.hub import (
     add_loading,
     add_shortlist,
@@ -54,9 +54,10 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--output", type=str, default="-", help="output file; - for standard output")
     parser.add_argument(
         "--format",
-        type=Literal["text", "jsonl"],
-        default="text",
-        help="text: several outputs for an input end with an empty line; jsonl: a line an input, with scores",
+        type=Literal["text", "jsonl"] | None,
+        default=None,
+        help="text: several outputs for an input end with an empty line; jsonl: a line an input, with scores; if left "
+        "out, the ending of --output tells",
     )
     parser.add_argument(
         "--scores", type=bool, default=False, help="text format: put score and a tab before each output"
@@ -77,10 +78,11 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     config = override(model.generation, {name: options[name] for name in names if options[name] is not None})
     dtype: torch.dtype = getattr(torch, options.dtype)
     predictor = Predictor(model, options.device, dtype, options.max_tokens, options.max_source_length)
+    form = options.format or format_of(options.output)
     with _reader(options.input) as lines, _writer(options.output) as out:
         bar = tqdm(lines, desc="generate", unit="lines", file=sys.stderr, disable=None)
         for outputs in predictor.stream(bar, config):
-            out.write(_render(outputs, options.format, options.scores))
+            out.write(_render(outputs, form, options.scores))
             out.flush()
     if predictor.truncated:
         print(f"{predictor.truncated} inputs were cut to {predictor.max_source_length} positions", file=sys.stderr)

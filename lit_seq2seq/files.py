@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from fsspec import AbstractFileSystem
 from fsspec.core import split_protocol, url_to_fs
@@ -38,6 +39,16 @@ def local_path(path: str | os.PathLike[str], setting: str) -> Path:
         raise UserError(f"{setting}: {path} is not on this machine: give a local path; only checkpoint.dirpath may be")
     text = os.fspath(path)
     return Path(url_to_fs(text)[1] if "://" in text else text).expanduser()
+
+
+def format_of(path: str | os.PathLike[str]) -> Literal["text", "jsonl"]:
+    """Return what outputs are written as in a file of this name.
+
+    Example:
+        >>> format_of("out.JSONL"), format_of("out.txt"), format_of("-")
+        ('jsonl', 'text', 'text')
+    """
+    return "jsonl" if Path(path).suffix.lower() in (".jsonl", ".ndjson", ".json") else "text"
 
 
 def place(path: str | os.PathLike[str]) -> tuple[AbstractFileSystem, str]:

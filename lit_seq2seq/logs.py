@@ -294,9 +294,9 @@ def claim(root: Path) -> Path:
     return folder
 
 
-def record_scores(folder: Path, checkpoint: str | Path, scores: Mapping[str, float]) -> None:
-    """Add what a checkpoint reached on a split to the `scores.csv` of its run."""
-    Table(folder / "scores.csv").add({"checkpoint": Path(checkpoint).name, **scores})
+def record_scores(folder: Path, checkpoint: str | Path, scores: Mapping[str, float], data: str | None) -> None:
+    """Add what a checkpoint reached on a split of some data to the `scores.csv` of its run."""
+    Table(folder / "scores.csv").add({"checkpoint": Path(checkpoint).name, **scores, "data": data or ""})
 
 
 def run_of(checkpoint: str | Path, root: Path) -> Path | None:

@@ -60,7 +60,7 @@ def run(arguments: list[str], default: Path) -> None:
     if folder is not None:
         save_best(trainer, model, scores)
         if trainer.is_global_zero and scores:
-            record_scores(folder.parent, _best(trainer), scores)
+            record_scores(folder.parent, _best(trainer), scores, data.origin[0])
         title = f"scores after {minutes:.1f} minutes of training"
         write_summary(model, data, folder, scores, title, _with_own_files(default))
 

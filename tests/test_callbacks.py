@@ -381,6 +381,24 @@ def test_predictions_as_jsonl(tmp_path):
     assert rows[2]["hypotheses"] == [{"text": "two\nlines", "score": -0.5}, {"text": "b", "score": -1}]
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.JSON", "out.ndjson"])
+def test_the_ending_chooses_the_format_of_predictions(tmp_path, name):
+    predict(PredictionWriter(tmp_path / name), tmp_path)
+    assert [json.loads(line)["row"] for line in (tmp_path / name).read_text().splitlines()] == sorted(ORDER)
+    assert PredictionWriter(tmp_path / name, format="text").format == PredictionWriter().format == "text"
+
+
+def test_earlier_predictions_are_kept_where_no_file_is_named(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "predictions.txt").write_text("first")
+    (tmp_path / "predictions-1.txt").write_text("before that")
+    predict(PredictionWriter(), tmp_path)
+    found = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    expected = {"predictions-1.txt": "before that", "predictions-2.txt": "first"}
+    assert found == {**expected, "predictions.txt": "\n".join([*EXPECTED, ""])}
+    assert f"earlier predictions are now in {tmp_path / 'predictions-2.txt'}" in caplog.text
+
+
 def test_predictions_of_two_processes(tmp_path):
     path = tmp_path / "out.txt"
     predict(PredictionWriter(path), tmp_path, strategy="ddp_spawn", devices=2)

@@ -154,7 +154,7 @@ def test_generate_streams_more_than_a_chunk(trained: Trained, capsys, stdin: Std
     assert len(set(out.splitlines())) > 1
 
 
-def test_generate_gives_several_with_scores(trained: Trained, capsys, stdin: Stdin) -> None:
+def test_generate_gives_several_with_scores(trained: Trained, tmp_path: Path, capsys, stdin: Stdin) -> None:
     options = ("--num_beams", 4, "--num_return_sequences", 3, "--min_new_tokens", 1, "--length_normalization", "none")
     stdin("eins zwei\n\n")
     lines = succeed(capsys, "generate", "--model", trained.model, *options, "--scores", "true").splitlines()
@@ -164,7 +164,10 @@ def test_generate_gives_several_with_scores(trained: Trained, capsys, stdin: Std
     assert scores[:3] == sorted(scores[:3], reverse=True)
     assert lines[3:] == ["0.0000\t"] * 3
     stdin("eins zwei\n\n")
-    rows = succeed(capsys, "generate", "--model", trained.model, *options, "--format", "jsonl").splitlines()
+    assert succeed(capsys, "generate", "--model", trained.model, *options, "--output", tmp_path / "out.jsonl") == ""
+    rows = (tmp_path / "out.jsonl").read_text().splitlines()
+    stdin("eins zwei\n\n")
+    assert succeed(capsys, "generate", "--model", trained.model, *options, "--format", "jsonl").splitlines() == rows
     first, second = map(json.loads, rows)
     assert [output["text"] for output in first] == [line.split("\t")[1] for line in lines[:3]]
     assert [output["score"] for output in first] == pytest.approx(scores[:3], abs=1e-4)

@@ -171,7 +171,7 @@ def test_scores_and_predictions_of_two_nodes_and_of_three_processes_are_those_of
                 more = ["--trainer.devices=3", "--trainer.strategy=ddp_spawn"] if case == "spawned" else []
                 assert main([name, "--config", str(trained.recipe), *options, where, *more]) == 0
         with (tmp_path / case / "test" / "scores.csv").open(encoding="utf-8") as file:
-            ((_, *found_scores),) = [row.items() for row in csv.DictReader(file)]  # the first is the checkpoint
+            ((_, _, *found_scores),) = [row.items() for row in csv.DictReader(file)]  # after checkpoint and data
             scores = {name: float(score) for name, score in found_scores}
         lines = (tmp_path / case / "predict" / "predictions.jsonl").read_text(encoding="utf-8")
         found[case] = scores, [json.loads(line) for line in lines.splitlines()]

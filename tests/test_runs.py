@@ -155,6 +155,7 @@ def test_scoring_and_predicting_use_the_folder_of_the_run(trained: Trained, tmp_
     with (run / "scores.csv").open() as file:
         validated, tested = csv.DictReader(file)
     assert validated["checkpoint"] == tested["checkpoint"] == "last.ckpt"
+    assert validated["data"] == tested["data"] == "own files train.csv, validation.csv, test.csv"
     assert float(validated["val_loss"]) > 0 < float(tested["test_loss"])
     assert not tested["val_loss"]
     assert before == []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 from uuid import uuid4
@@ -12,7 +13,7 @@ from uuid import uuid4
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_seq2seq.files import local_path
+from lit_seq2seq.files import format_of, local_path
 from lit_seq2seq.runtime.lines import json_line, one_line
 from lit_seq2seq.types import Batch, Prediction, UserError
 
@@ -24,11 +25,12 @@ class PredictionWriter(Callback):
     parts, drops the repeated rows that pad a distributed sampler, and puts the file in place in one step.
 
     Args:
-        path: the file, its folder is made if missing and a file already there is replaced; `predictions.txt` (or
-            `.jsonl`) in the run's folder if `None`.
+        path: the file, its folder is made if missing and a file already there is replaced; if `None`, `predictions.txt`
+            (or `.jsonl`) in the run's folder, where earlier predictions are kept as `predictions-1.txt` and so on.
         format: "text" writes the best output of row n on line n (from zero; line breaks in it become spaces, rows
             without a prediction become empty lines); "jsonl" writes one object per row: `row`, `source`, `references`
-            where the dataset has some, and all `hypotheses` with their scores.
+            where the dataset has some, and all `hypotheses` with their scores; if `None`, the ending of `path` tells,
+            and without a path it is "text".
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -37,10 +39,10 @@ class PredictionWriter(Callback):
         >>> trainer = Trainer(callbacks=[writer], accelerator="cpu", logger=False)
     """
 
-    def __init__(self, path: str | None = None, format: Literal["text", "jsonl"] = "text") -> None:
+    def __init__(self, path: str | None = None, format: Literal["text", "jsonl"] | None = None) -> None:
         self.path = local_path(path or "", "predictions.path")
         self.named = path is not None
-        self.format = format
+        self.format = format or format_of(self.path)
         self._part: BinaryIO | None = None
         self._token = ""
 
@@ -102,6 +104,8 @@ class PredictionWriter(Callback):
             wanted = range(max(places, default=-1) + 1) if self.format == "text" else sorted(places)
             for row in wanted:
                 output.write(self._line(*places[row]) if row in places else b"\n")
+        if not self.named and self.path.exists():
+            rank_zero_info(f"earlier predictions are now in {_set_aside(self.path)}")
         merged.replace(self.path)
         for part in parts:
             part.unlink()
@@ -121,6 +125,16 @@ class PredictionWriter(Callback):
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(f"cannot write predictions to {self.path} ({reason}): choose another path") from error
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a file by the first number that no other has."""
+    for number in itertools.count(1):
+        kept = path.with_stem(f"{path.stem}-{number}")
+        with suppress(FileExistsError):
+            kept.touch(exist_ok=False)
+            break
+    return path.replace(kept)
 
 
 def _rows(file: BinaryIO) -> Iterator[tuple[int, int]]:
