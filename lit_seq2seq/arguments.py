@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path, PurePath
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
 from lit_seq2seq.spec import import_class
 from lit_seq2seq.types import UserError
@@ -53,15 +53,33 @@ def checked(function: F, unchecked: Sequence[str] = ()) -> F:
             raise UserError(f"{title}: {error}{_meant(kwargs, signature, function)}") from None
         for name, value in bound.arguments.items():
             parameter = signature.parameters[name]
-            if name in unchecked or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if name in unchecked or parameter.kind == parameter.VAR_POSITIONAL:
+                continue
+            hint = _hint(parameter.annotation, function)
+            if parameter.kind == parameter.VAR_KEYWORD:
+                _check_options(value, hint, title)
                 continue
             try:
-                bound.arguments[name] = _adapted(value, _hint(parameter.annotation, function))
+                bound.arguments[name] = _adapted(value, hint)
             except _MismatchError as mismatch:
                 raise UserError(f"{title}: {name}: {mismatch}") from None
         return function(*bound.args, **bound.kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def _check_options(given: Mapping[str, Any], hint: Any, title: str) -> None:
+    """Compare further arguments with the `TypedDict` that lists them, if there is one."""
+    if get_origin(hint) is not Unpack:
+        return
+    hints = get_type_hints(get_args(hint)[0])
+    for name, value in given.items():
+        if name not in hints:
+            raise UserError(f"{title}: there is no argument {name!r}{_close(name, hints)}")
+        try:
+            _adapted(value, hints[name])
+        except _MismatchError as mismatch:
+            raise UserError(f"{title}: {name}: {mismatch}") from None
 
 
 def check_constructors(module: str) -> None:

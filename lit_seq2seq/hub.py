@@ -205,7 +205,7 @@ class Loading(TypedDict, total=False):
     token: str | None
     cache_dir: str | os.PathLike[str] | None
     local_files_only: bool
-    trust: str | Sequence[str]
+    trust: str | Sequence[str] | None
 
 
 def add_loading(parser: ArgumentParser) -> None:

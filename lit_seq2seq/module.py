@@ -502,9 +502,12 @@ class LitSeq2Seq(SavedModel):
                 )
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
-        """Decode a batch; `row` tells where each prediction belongs."""
+        """Decode a batch; `row` tells where each prediction belongs. Where there is no source, there is no text."""
         _check_batch(batch)
-        found = self.write(batch.source, batch.texts)
+        found = [
+            hypotheses if source else [replace(one, text="", score=0.0) for one in hypotheses]
+            for source, hypotheses in zip(batch.texts, self.write(batch.source, batch.texts), strict=True)
+        ]
         references = batch.references or ((),) * len(found)
         return [
             Prediction(

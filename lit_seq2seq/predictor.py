@@ -106,6 +106,9 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:
             reason = "choose cpu, cuda, cuda:1 or mps" if "device string" in str(error) else str(error).splitlines()[0]
             raise UserError(f"device {device} cannot be used here: {reason}") from error
+        for name, value in {"max_tokens": max_tokens, "max_source_length": max_source_length}.items():
+            if isinstance(value, int) and value < 1:
+                raise UserError(f"{name}={value}: must be at least 1")
         model.warn_if_untrained()
         halves = dtype in (torch.float16, torch.bfloat16)
         check_finite(model.net.state_dict(), "the model", dtype if halves else None)

@@ -23,6 +23,7 @@ from lit_seq2seq.nn import (
     ParallelDecoder,
     TextEncoder,
 )
+from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.schedules import OneCycle
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.spec import build
@@ -114,7 +115,18 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: make_model().generate(["a"], num_beams=3), r"did you mean config=GenerationConfig\(num_beams=...\)\?"),
     (lambda: make_model()(["a"]), "missing a required argument: 'target'"),
     (lambda: make_model().encode("abc"), "source: expected Padded or Sources or Shared or a list, got 'abc'"),
-    (lambda: LitSeq2Seq.from_pretrained(".", trust=True), r"trust: expected names of packages, .* got True"),
+    (
+        lambda: LitSeq2Seq.from_pretrained(".", trust=True),
+        "trust: expected a text or a list, .* got True",
+    ),
+    (
+        lambda: LitSeq2Seq.from_pretrained(".", revison="v1"),
+        r"no argument 'revison' - did you mean revision\?",
+    ),
+    (lambda: pipeline("translation", ".", trusted=["a"]), "pipeline: there is no argument 'trusted' - did you mean tr"),
+    (lambda: pipeline("translation", ".", revision=3), "pipeline: revision: expected a text or None, got 3"),
+    (lambda: Predictor(make_model(), max_tokens=0), "max_tokens=0: must be at least 1"),
+    (lambda: Predictor(make_model(), max_source_length=-3), "max_source_length=-3: must be at least 1"),
     (lambda: Seq2SeqDataModule(rows(), num_workers=-1), "expected num_workers to be at least 0, but it is -1"),
 ]
 

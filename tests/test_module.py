@@ -105,6 +105,8 @@ def test_predictions_have_their_sources_and_references_in_the_file(learned, tmp_
         1: ("", []),
         2: ("drei", []),
     }
+    texts = {row["row"]: row["hypotheses"][0]["text"] for row in batch}
+    assert [bool(texts[row]) for row in range(3)] == [True, False, True]
 
 
 def test_predictions_name_their_rows_and_equal_the_test(learned, tmp_path):

@@ -129,13 +129,19 @@ class Encoder:
         return self._targets(chosen, training=True)
 
     def show(self, rows: Rows, indices: Sequence[int]) -> tuple[str, ...]:
-        """Describe the source of each row for display: a text as it is, a record as JSON, else in a few words."""
-        shown = zip(self.mapper.sources(rows), indices, strict=True)
+        """Describe the source of each row for display: a text as it is, a record as JSON, else in a few words.
+
+        What is missing is empty.
+        """
         feature = self.processor.source_feature
-        show = feature.show
-        if isinstance(feature, Records):
-            return tuple(show(raw) for raw, _ in shown)
-        return tuple((raw or "") if _is_text(raw) else f"row {index}: {show(raw)}" for raw, index in shown)
+        is_record = isinstance(feature, Records)
+
+        def shown(raw: Any, index: int) -> str:
+            if feature.is_missing(raw):
+                return ""
+            return feature.show(raw) if is_record or _is_text(raw) else f"row {index}: {feature.show(raw)}"
+
+        return tuple(map(shown, self.mapper.sources(rows), indices))
 
     def measure(self, rows: Rows, indices: Sequence[int]) -> list[int]:
         """Count the positions of each source, 0 where there is none."""
