@@ -261,7 +261,9 @@ class Seq2SeqCLI(LightningCLI):
             return []
         settings = Path(self.trainer.log_dir or "") / "config.yaml"
         paths = f"--config {shlex.quote(str(settings))} --ckpt_path {shlex.quote(_from_here(best))}"
-        return [f"{typed('lit-seq2seq')} test {paths}"]
+        parts = (*self.trainer.callbacks, *self.trainer.loggers)  # type: ignore[attr-defined]
+        modules = {*self.model.others(), *(type(part).__module__ for part in parts)}
+        return [f"{typed('lit-seq2seq', modules)} test {paths}"]
 
 
 def _find_own_files(arguments: list[str]) -> None:

@@ -7,7 +7,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import sysconfig
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,35 @@ def write_summary(
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
 
 
-def typed(command: str) -> str:
+def typed(command: str, modules: Iterable[str] = ()) -> str:
     """Return how a command of this environment is typed here, which may not be on the path.
 
+    Args:
+        command: its name.
+        modules: what it imports; of the user's own, those that lie beside a recipe are on no path either.
+
     Example:
-        >>> typed("no-such-command")
+        >>> typed("no-such-command", ["json"])
         'no-such-command'
     """
     own = Path(sys.executable).with_name(command)
     found = shutil.which(command)
-    if not own.exists() or (found is not None and Path(found).samefile(own)):
-        return command
-    here = os.path.relpath(own)
-    return shlex.quote(str(own) if here.startswith("..") else here)
+    if own.exists() and (found is None or not Path(found).samefile(own)):
+        here = os.path.relpath(own)
+        command = shlex.quote(str(own) if here.startswith("..") else here)
+    if folders := _own_folders(modules):
+        more = ["$PYTHONPATH"] if os.environ.get("PYTHONPATH") else []
+        command = f"PYTHONPATH={':'.join([*folders, *more])} {command}"
+    return command
+
+
+def _own_folders(modules: Iterable[str]) -> list[str]:
+    """Return the folders of modules that are neither installed nor in the working folder."""
+    files = [getattr(sys.modules.get(name.split(".")[0]), "__file__", None) for name in modules]
+    found = {Path(file.removesuffix("/__init__.py")).parent for file in files if file}
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    own = {folder for folder in found if not any(map(folder.is_relative_to, installed))}
+    return sorted(shlex.quote(os.path.relpath(folder)) for folder in own - {Path.cwd(), Path(__file__).parents[1]})
 
 
 def _samples(title: str, rows: Sequence[Sequence[str]]) -> Table:
@@ -129,4 +146,5 @@ def generate_command(first: Any, feature: Feature, model: LitSeq2Seq, folder: Pa
         given = f"echo {shlex.quote(line)} |"
     options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
     trust = shlex.join(["--trust", *others]) if (others := model.others()) else ""
-    return f"{given} {typed('lit-seq2seq')} generate --model {shlex.quote(str(folder))} {options} {trust}".rstrip()
+    command = typed("lit-seq2seq", model.others())
+    return f"{given} {command} generate --model {shlex.quote(str(folder))} {options} {trust}".rstrip()

@@ -1,6 +1,7 @@
 """What Lightning's trainer can do is done with these models too, or refused in a line before the first epoch."""
 
 import shlex
+import subprocess
 import sys
 import textwrap
 import warnings
@@ -359,7 +360,12 @@ def test_a_class_in_a_file_beside_the_recipe_is_found(
     monkeypatch.setattr("sys.path", [*sys.path])
     given = [f"--model.decoder.init_args.attention={own}.CosineAttention", "--trainer.max_epochs=1"]
     assert main(["fit", "--config", str(recipe.relative_to(tmp_path)), *given]) == 0
-    printed = next(line for line in capsys.readouterr().out.splitlines() if " generate --model " in line)
+    lines = capsys.readouterr().out.splitlines()
+    for name in (" generate --model ", " test --config "):
+        command = next(line.rpartition("| ")[2] for line in lines if name in line)
+        path = command.partition(name)[0].rpartition(" ")[0]  # in a new process
+        subprocess.run(f"{path} {shlex.quote(sys.executable)} -c 'import {own}'", shell=True, check=True)
+    printed = next(line for line in lines if " generate --model " in line)
     assert printed.endswith(f" --trust {own}")
     Path("input.txt").write_text("eins\n")
     words = shlex.split(printed.partition("generate ")[2])
