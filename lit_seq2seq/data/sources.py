@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, cast
 
 import datasets
 from datasets import Dataset, DatasetBuilder, DatasetDict, IterableDataset, IterableDatasetDict
-from datasets.data_files import DataFilesDict
+from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetGenerationError
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -125,8 +125,21 @@ def _open_path(
         if name is not None and Path(path).is_dir() and datasets.get_dataset_config_names(path) == ["default"]:
             rank_zero_info(f"data.name: {name} is left out, as {label} has no configurations")
             name = None
-        builder = datasets.load_dataset_builder(path, name, revision=revision)
+        try:
+            builder = datasets.load_dataset_builder(path, name, revision=revision)
+        except ValueError:
+            if not Path(path).is_dir() or (files := _by_split(path)) is None:
+                raise
+            return files
         return _read(by_our_rules(builder, columns[0]), streaming)
+
+
+def _by_split(folder: str) -> dict[str, list[str]] | None:
+    """Return the files of each split of a folder, as `datasets` finds them, where those of some are of another kind."""
+    found = DataFilesDict.from_patterns(get_data_patterns(folder), base_path=folder)
+    files = {str(split): [one for one in found[split] if suffix_of(one) in {*_BUILDERS, ".txt"}] for split in found}
+    kinds = {frozenset(map(suffix_of, paths)) for paths in files.values()}
+    return files if len(kinds) > 1 and frozenset() not in kinds else None
 
 
 def _read(builder: DatasetBuilder, streaming: bool) -> Mapping[str, Split]:

@@ -337,6 +337,17 @@ def test_what_is_wrong_in_a_folder_is_named(name: str, tmp_path: Path) -> None:
         open_dataset(str(tmp_path / "set"))
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_splits_of_a_folder_may_be_files_of_different_kinds(streaming: bool, tmp_path: Path) -> None:
+    put(tmp_path / "train.csv", 'source,target\n"a, 007",b\n')
+    put(tmp_path / "test.tsv", 'source\ttarget\n"c\td\n')
+    put(tmp_path / "validation-1.jsonl.gz", gzip.compress(b'{"source": "2024-01-02", "target": "e"}\n'))
+    put(tmp_path / "notes.md", "about the training data")
+    found = {split: list(rows) for split, rows in open_dataset(str(tmp_path), streaming=streaming).items()}
+    expected = {"train": ("a, 007", "b"), "test": ('"c', "d"), "validation": ("2024-01-02", "e")}
+    assert found == {split: [dict(zip(("source", "target"), row, strict=True))] for split, row in expected.items()}
+
+
 def test_names_that_look_like_patterns_are_files(tmp_path: Path) -> None:
     for name in ("rows [1].csv", "rows*.tsv", "a?.jsonl"):
         end = name.rpartition(".")[2]
