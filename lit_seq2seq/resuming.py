@@ -14,12 +14,22 @@ from lightning.pytorch.loops.progress import _ProcessedTracker, _ReadyCompletedT
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from lit_seq2seq.schedules import length_of
 from lit_seq2seq.types import UserError
 
-_PROGRESS = {"last_epoch", "base_lrs", "lr_lambdas", "best", "num_bad_epochs", "cooldown_counter", "total_steps"}
+_PROGRESS = {
+    "last_epoch",
+    "base_lrs",
+    "lr_lambdas",
+    "best",
+    "num_bad_epochs",
+    "cooldown_counter",
+    "total_steps",
+    "T_cur",
+    "T_i",
+}
 """What changes in a schedule while it runs, or with the length of the run."""
 _START_ANEW = (
     "to change them, start from the weights: lit-seq2seq average --checkpoints CKPT --output DIR, then "
@@ -147,14 +157,21 @@ def tell_length(optimizer: Optimizer, scheduler: LRScheduler, steps: int, before
         if before not in (None, steps):
             rank_zero_warn(f"the run has {steps} steps now, not {before}: {name} goes on as in a run of {steps}")
         return
-    if length is None or steps < length:
-        return
     share = max(group["lr"] / group.get("initial_lr", group["lr"] or 1.0) for group in optimizer.param_groups)
+    if length is None or steps < length:
+        if before is not None and before - 1 <= done < steps - 1 and share < 0.01:
+            rank_zero_warn(f"{name} lets the run go on at {share:.3g} of the learning rate; {_START_ANEW}")
+        return
     if longer and done >= length - 1 and share < 0.01:
         raise UserError(
             f"{name} came to its end after {length} steps, at {share:.3g} of the learning rate, which would stay so "
             f"up to step {steps}: start from the weights (lit-seq2seq average --checkpoints CKPT --output DIR, then "
             "--model.init_from DIR), or use OneCycle without total_steps, which goes on when resumed for longer"
+        )
+    if isinstance(scheduler, OneCycleLR):
+        raise UserError(
+            f"{name} fails after its {length} steps, and the run has {steps}: set total_steps to {steps} from the "
+            "start, or use lit_seq2seq.schedules.OneCycle"
         )
     if not hasattr(scheduler, "total_iters"):  # that of a warm-up, say
         rank_zero_warn(

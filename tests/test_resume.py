@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, PolynomialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, OneCycleLR, PolynomialLR
 
 from lit_seq2seq import LitSeq2Seq, spec
 from lit_seq2seq.callbacks import EMA, Checkpoint
@@ -447,6 +447,20 @@ def test_a_schedule_that_has_come_to_its_end_is_refused(tmp_path, schedule):
 def test_a_schedule_that_is_too_short_is_told(tmp_path, schedule):
     with pytest.warns(UserWarning, match="covers 9 of 12 steps: set it to 12"):
         rates_of(tmp_path, 2, schedule)
+
+
+def test_a_schedule_that_fails_after_its_end_is_refused(tmp_path):
+    with pytest.raises(
+        UserError, match="OneCycleLR fails after its 9 steps, and the run has 12: set total_steps to 12"
+    ):
+        rates_of(tmp_path, 2, partial(OneCycleLR, max_lr=0.01, total_steps=9))
+
+
+def test_a_rate_that_has_fallen_to_almost_nothing_is_told(tmp_path):
+    schedule = partial(ExponentialLR, gamma=0.3)
+    rates_of(tmp_path, 1, schedule)
+    with pytest.warns(UserWarning, match="ExponentialLR lets the run go on at 0.000729 of the learning rate"):
+        rates_of(tmp_path, 2, schedule, tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("schedule", [None, InverseSquareRoot, partial(LinearLR, total_iters=3)])

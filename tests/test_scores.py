@@ -178,6 +178,12 @@ def test_a_metric_that_cannot_move_warns(metric, texts):
     assert len(caught) == 1
 
 
+def test_a_metric_that_sees_little_of_the_texts_warns():
+    texts = ["В 1995 году он родился", "Он ушёл домой", "Мы пошли гулять в парк"]
+    with pytest.warns(UserWarning, match="rouge1 would be 33.3 even if all outputs were right"):
+        Scores([ROUGE1()]).try_on(texts, texts)
+
+
 @pytest.mark.parametrize("score", [0.0, 100.0])
 def test_a_metric_that_does_not_say_which_way_is_better_is_not_judged(score):
     class Own(ExactMatch):

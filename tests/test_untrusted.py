@@ -20,9 +20,11 @@ from torch import Tensor
 
 from lit_seq2seq import LitSeq2Seq, load_recipe, pipeline
 from lit_seq2seq.cli import _without_secrets, main
-from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.features import PretrainedTokenizer, Processor, Tokenizer
 from lit_seq2seq.metrics import ExactMatch
-from lit_seq2seq.runtime.untrusted import check_archive, is_tame
+from lit_seq2seq.runtime.readers import PretrainedText
+from lit_seq2seq.runtime.text import SpecialIds, Vocabulary
+from lit_seq2seq.runtime.untrusted import check_archive, check_tokenizer, is_tame
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer, write_recipe
 
@@ -453,6 +455,40 @@ def test_a_tokenizer_that_panics_is_a_mistake_of_its_file(folder: Path) -> None:
     target = LitSeq2Seq.from_pretrained(folder).processor.target
     with pytest.raises(UserError, match=r"the tokenizer failed .* its file is damaged"):
         target.encode_batch(["one three"])
+
+
+A, SEP = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<s>", "type_id": 0}}
+
+
+def around(*parts: object, **ids: list[int]) -> dict[str, object]:
+    """What a tokenizer puts around a text."""
+    special = {"<s>": {"id": "<s>", "ids": ids.get("ids", [1]), "tokens": ["<s>"] * len(ids.get("ids", [1]))}}
+    return {"type": "TemplateProcessing", "single": parts, "pair": [A, A], "special_tokens": special}
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("post_processor", around(*[A] * 1000)),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "BertNormalizer"}] * 700}),
+    ],
+)
+def test_a_tokenizer_that_makes_texts_many_times_as_long_is_refused(name: str, rule: object) -> None:
+    with pytest.raises(UserError, match=rf"the {name} of a tokenizer can make a text \S+ times as long"):
+        check_tokenizer({"model": {"type": "WordLevel", "vocab": {"a": 0}}, name: rule})
+
+
+@pytest.mark.parametrize(
+    ("pad", "rule"),
+    [(10**6, None), (0, around(SEP, A, ids=[9])), (0, around(*[SEP] * 100, A, ids=[1] * 9))],
+)
+def test_symbols_beside_a_text_are_of_its_vocabulary(pad: int, rule: object) -> None:
+    words = {"type": "WordLevel", "vocab": {"<pad>": 0, "<s>": 1, "a": 2}, "unk_token": "<s>"}
+    described = {"version": "1.0", "added_tokens": [], "model": words, "post_processor": rule}
+    with pytest.raises(UserError, match=r"a tokenizer puts .* symbols beside a text"):
+        PretrainedTokenizer.from_dict({"config": {"name": "it"}, "tokenizer": described, "pad": pad})
+    with pytest.raises(UserError, match=r"a tokenizer puts .* symbols beside a text"):
+        PretrainedText(Vocabulary(described, SpecialIds(pad=pad)))
 
 
 PATTERNS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,15 +22,17 @@ from lit_seq2seq.data.rows import RowMapper, Rows, listed
 from lit_seq2seq.runtime.text import one_form
 
 COLUMN = "references of equal sources"
-_VERSION = 2  # of the keys: raise it when the same source gives another one
+_VERSION = 3  # of the keys: raise it when the same source gives another one
 _AT_ONCE = 256  # rows that are in memory together
 Keys = npt.NDArray[np.int64]
+_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
 
 
 def source_keys(raw: Dataset, mapper: RowMapper) -> Keys:
     """Return a key for each row, `(N,)`; rows whose sources differ in nothing but their form have the same one.
 
-    Form is case, the Unicode form of a text (NFKC) and white space. The key of a row without a source is 0.
+    Form is case, the Unicode form of a text (NFKC), white space and characters that nobody sees, such as soft hyphens.
+    The key of a row without a source is 0.
     The keys, 8 bytes a row, are kept in the cache.
 
     Args:
@@ -72,7 +75,10 @@ def _digest(source: Any, fold: bool, size: int) -> bytes:
 def _plain(value: Any, fold: bool) -> Any:
     """Bring all texts inside a value into one form; of a file its bytes count, or its path where there are none."""
     if isinstance(value, str):
-        return one_form(unicodedata.normalize("NFKC", value).casefold(), "NFKC") if fold else one_form(value)
+        if fold:
+            value = unicodedata.normalize("NFKC", value).casefold()
+            value = value if value.isascii() else _INVISIBLE.sub("", value)
+        return one_form(value, "NFKC" if fold else "NFC")
     if isinstance(value, Mapping):
         if value.get("bytes") is not None:
             return value["bytes"]

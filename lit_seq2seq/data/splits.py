@@ -45,7 +45,7 @@ def carve(
         if name not in opened and name != role:
             raise UserError(f"expected a split '{name}', but the splits are {', '.join(opened)}: set {role}_split")
     for role, size in sizes.items():
-        if size < 0 or (isinstance(size, float) and size >= 1 and not size.is_integer()):
+        if not size >= 0 or (isinstance(size, float) and size >= 1 and not size.is_integer()):
             raise UserError(f"expected {role}_size to be a number of rows, or a share below 1, but it is {size}")
     splits = {role: opened[name] for role, name in names.items() if name in opened}
     absent = {role: size for role, size in sizes.items() if role not in splits and size}

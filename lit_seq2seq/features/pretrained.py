@@ -14,7 +14,7 @@ from datasets import Value
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.runtime.text import whole
 from lit_seq2seq.types import Padded, UserError, install
-from lit_seq2seq.untrusted import check_tokenizer, tokenizing
+from lit_seq2seq.untrusted import check_special, check_tokenizer, tokenizing
 
 
 class PretrainedTokenizer(Feature):
@@ -53,6 +53,7 @@ class PretrainedTokenizer(Feature):
         self._backend.no_padding()
         self._backend.no_truncation()
         self._backend.encode_special_tokens = True  # what a text holds is text, also "[SEP]"
+        check_special([pad, *self.nothing().tolist()], self._size)
 
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds text."""

@@ -24,6 +24,7 @@ class TextMetric(Metric, ABC):
         needs_sources: whether a segment is compared with its source, too, given to `update` as a text.
         splits_at_spaces: whether words are what stands between spaces, which not all scripts have.
         keeps_lines: whether line breaks make a difference.
+        perfect: the score of right outputs, where it is the same for all texts that the metric fits; else 0.
         counts: `(C,)` integers, the sums so far.
 
     Example:
@@ -48,6 +49,7 @@ class TextMetric(Metric, ABC):
     needs_sources: ClassVar[bool] = False
     splits_at_spaces: bool = False
     keeps_lines: ClassVar[bool] = False
+    perfect: ClassVar[float] = 0.0
     is_differentiable = False
     full_state_update = False
     counts: Tensor

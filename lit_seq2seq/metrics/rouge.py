@@ -23,6 +23,7 @@ class _ROUGE(TextMetric):
 
     higher_is_better = True
     splits_at_spaces = True
+    perfect = 100.0
     kind: ClassVar[str]
 
     def __init__(self, stem: bool = True) -> None:

@@ -141,7 +141,9 @@ class Scores(nn.Module):
                     f"{name} splits texts at spaces, which the references are written without: its score means little; "
                     "use CER, ChrF, or BLEU without tokenize"
                 )
-            elif len(set(references)) > 1 and is_worst(metric, score := perfect.compute()):
+            elif len(set(references)) > 1 and (
+                is_worst(metric, score := perfect.compute()) or float(score) < metric.perfect / 2
+            ):
                 rank_zero_warn(
                     f"{name} would be {float(score):.1f} even if all outputs were right: it does not fit these texts; "
                     "use another metric, such as ChrF or ExactMatch"

@@ -15,6 +15,7 @@ from .errors import UserError
 from .placeholders import Delexicalized
 from .records import linearize, read_record, several
 from .text import Vocabulary, whole
+from .untrusted import check_special, tokenizing
 from .vectors import check_frames, normalized, stacked, with_deltas
 
 Array = npt.NDArray[Any]
@@ -107,9 +108,15 @@ class Text(Reader):
 class PretrainedText(Text):
     """Texts as a pretrained model's tokenizer splits them, with the special symbols that the model expects."""
 
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__(vocabulary)
+        size = 1 + max(vocabulary.backend.get_vocab().values(), default=-1)
+        check_special([vocabulary.specials.pad, *self.nothing().tolist()], size)
+
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into ids between special symbols."""
-        found = self.vocabulary.backend.encode_batch_fast(list(map(whole, texts)), add_special_tokens=True)
+        with tokenizing():
+            found = self.vocabulary.backend.encode_batch_fast(list(map(whole, texts)), add_special_tokens=True)
         return [list(encoding.ids) for encoding in found]
 
 

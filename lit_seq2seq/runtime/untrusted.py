@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -225,7 +225,7 @@ def check_tokenizer(described: Any, gaps: bool = False) -> None:
     size = len(json.dumps({**described, "model": settings})) - apart
     if size > RULES:
         raise UserError(f"the rules of a tokenizer have {size:,} characters, more than {RULES:,}: {_DAMAGED}")
-    for part in ("normalizer", "pre_tokenizer", "decoder"):
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         if (growth := math.prod(map(_growth, _rules(described.get(part))))) > GROWTH:
             raise UserError(
                 f"the {part} of a tokenizer can make a text {growth:,.0f} times as long, more than {GROWTH}: {_DAMAGED}"
@@ -234,6 +234,12 @@ def check_tokenizer(described: Any, gaps: bool = False) -> None:
         pattern = rule.get("Regex")
         if isinstance(pattern, str) and not is_tame(pattern):
             raise UserError(f"the pattern {pattern!r:.80} of a tokenizer can take forever: {_DAMAGED}")
+
+
+def check_special(ids: Sequence[int], size: int) -> None:
+    """Refuse what a tokenizer puts beside every text, if it is beyond its `size` symbols, or too much."""
+    if len(ids) > GROWTH or not all(0 <= index < size for index in ids):
+        raise UserError(f"a tokenizer puts {len(ids):,} symbols beside a text, not all of its {size:,}: {_DAMAGED}")
 
 
 _DAMAGED = "it is damaged or hostile"
@@ -280,7 +286,9 @@ def _growth(rule: Mapping[str, Any]) -> float:
         )
     if kind == "Precompiled":
         return _check_table(str(rule.get("precompiled_charsmap", "")))
-    return 2 if kind == "ByteLevel" else 1
+    if kind == "TemplateProcessing":
+        return len(rule.get("single") or ())
+    return 2 if kind in ("ByteLevel", "BertNormalizer") else 1  # the latter puts spaces around each Chinese character
 
 
 def _check_table(text: str) -> float:

@@ -63,6 +63,12 @@ def test_a_word_with_several_pronunciations_is_in_one_split_with_all_of_them(sai
     assert f"test: {len(data._opened()['test'])} rows with {len(found['test'])} different sources" in said
 
 
+@pytest.mark.parametrize("size", [float("nan"), -1, 1.5])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(UserError, match="expected validation_size to be a number of rows, or a share below 1"):
+        module(Dataset.from_dict(lexicon()), validation_size=size)._opened()
+
+
 def test_rows_can_be_kept_apart_in_a_carved_split():
     data = module(Dataset.from_dict(lexicon()), validation_size=0.1, test_size=0, group_references=False)
     data.setup("fit")
@@ -70,12 +76,19 @@ def test_rows_can_be_kept_apart_in_a_carved_split():
 
 
 def test_other_forms_of_a_source_stay_with_it():
-    """Case, white space and Unicode forms: what a reader, or a tokenizer, takes for the same."""
-    forms = ["{} café", "{}  CAFÉ ", "{} cafe\u0301", "\u00a0{}\u00a0café", "{} \uff43\uff41\uff46é"]
+    """Case, white space, Unicode forms and unseen characters: what a reader, or a tokenizer, takes for the same."""
+    forms = [
+        "{} café",
+        "{}  CAFÉ ",
+        "{} cafe\u0301",
+        "\u00a0{}\u00a0café",
+        "{} \uff43\uff41\uff46é",
+        "{} ca\xadfé\u200b",
+    ]
     rows = [form.format(n) for n in range(60) for form in forms]
     splits = module(Dataset.from_dict({"source": rows, "target": rows}), validation_size=30, test_size=30)._opened()
     numbers = {name: {text.split()[0] for text in split["source"]} for name, split in splits.items()}
-    assert {name: len(split) for name, split in splits.items()} == {"train": 240, "validation": 30, "test": 30}
+    assert {name: len(split) for name, split in splits.items()} == {"train": 300, "validation": 30, "test": 30}
     assert sum(map(len, numbers.values())) == 60
 
 
