@@ -32,7 +32,7 @@ from lit_seq2seq.lexicon import learn_shortlist
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.pipelines import load_model, override
 from lit_seq2seq.predictor import Dtype, Output, Predictor
-from lit_seq2seq.runtime.lines import json_line, one_line, read_lines
+from lit_seq2seq.runtime.lines import counted, json_line, one_line, read_lines
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 
@@ -85,7 +85,9 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
             out.write(_render(outputs, form, options.scores))
             out.flush()
     if predictor.truncated:
-        print(f"{predictor.truncated} inputs were cut to {predictor.max_source_length} positions", file=sys.stderr)
+        print(
+            f"{counted(predictor.truncated, 'input')} cut to {predictor.max_source_length} positions", file=sys.stderr
+        )
 
 
 def _add_generation(parser: ArgumentParser) -> list[str]:
@@ -149,7 +151,7 @@ def average(parser: ArgumentParser, arguments: list[str]) -> None:
     model = LitSeq2Seq.load_from_checkpoint(options.checkpoints[0], map_location="cpu", weights_only=True)
     model.load_state_dict(weights)
     model.save_pretrained(options.output)
-    print(f"averaged {len(options.checkpoints)} checkpoints into {options.output}")
+    print(f"averaged {counted(len(options.checkpoints), 'checkpoint')} into {options.output}")
 
 
 def push(parser: ArgumentParser, arguments: list[str]) -> None:

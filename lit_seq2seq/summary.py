@@ -23,6 +23,7 @@ from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.pictures import attention_figure
 from lit_seq2seq.plots import plot_curves
 from lit_seq2seq.predictor import Output, Predictor
+from lit_seq2seq.runtime.lines import counted
 
 _LONGEST = 300
 """Characters of an input that are typed."""
@@ -56,7 +57,11 @@ def write_summary(
     if scores is not None:
         references = [reference for _, reference in rows]
         shown = zip(map(feature.show, sources), (output.text for output in best), references, strict=True)
-        console.print(_samples(f"{'Ten' if len(rows) == 10 else len(rows)} outputs of the {split} split", [*shown]))
+        console.print(
+            _samples(
+                f"{'Ten outputs' if len(rows) == 10 else counted(len(rows), 'output')} of the {split} split", [*shown]
+            )
+        )
     if scores:
         console.print(_score_table(f"{split.capitalize()} {title}", scores))
     console.print(f"model     {folder}", soft_wrap=True, highlight=False, markup=False)

@@ -186,7 +186,7 @@ def test_generate_samples_by_seed(trained: Trained, capsys, stdin: Stdin) -> Non
 def test_generate_says_what_was_cut(trained: Trained, capsys, stdin: Stdin) -> None:
     stdin("eins zwei drei vier fünf\neins\n")
     assert main(["generate", "--model", str(trained.model), "--max_source_length", "3"]) == 0
-    assert "1 inputs were cut to 3 positions" in capsys.readouterr().err
+    assert "1 input cut to 3 positions" in capsys.readouterr().err
 
 
 # average

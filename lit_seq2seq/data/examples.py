@@ -19,6 +19,7 @@ from lit_seq2seq.data.encoding import Encoded, Encoder, Lengths
 from lit_seq2seq.data.rows import Rows
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.features.feature import Array
+from lit_seq2seq.runtime.lines import counted
 from lit_seq2seq.types import Batch, CopySource, Padded, Shared, Source, UserError
 
 
@@ -159,7 +160,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
         source, target = encoded.lengths()
         kept, counts = limits.select(source, target if encoder.targets else None)
         problems = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        self.report = f"{kept.sum()} of {len(kept)} examples" + (f" ({problems})" if problems else "")
+        self.report = f"{kept.sum()} of {counted(len(kept), 'example')}" + (f" ({problems})" if problems else "")
         if not kept.any():
             raise UserError(f"expected examples to use, but there are {self.report}: check the columns and the limits")
         self.kept = np.flatnonzero(kept)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import marshal
 import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -19,7 +21,10 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.rows import RowMapper, Rows, listed
+from lit_seq2seq.runtime.lines import counted
+from lit_seq2seq.runtime.records import read_record
 from lit_seq2seq.runtime.text import one_form
+from lit_seq2seq.types import UserError
 
 COLUMN = "references of equal sources"
 _VERSION = 3  # of the keys: raise it when the same source gives another one
@@ -74,6 +79,10 @@ def _digest(source: Any, fold: bool, size: int) -> bytes:
 
 def _plain(value: Any, fold: bool) -> Any:
     """Bring all texts inside a value into one form; of a file its bytes count, or its path where there are none."""
+    if fold and isinstance(value, str) and (structure := _structure(value)):
+        value = structure
+    if fold and isinstance(value, int | float):
+        value = str(value).removesuffix(".0")
     if isinstance(value, str):
         if fold:
             value = unicodedata.normalize("NFKC", value).casefold()
@@ -86,6 +95,19 @@ def _plain(value: Any, fold: bool) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part, fold) for part in value] if isinstance(next(iter(value), 0), str | list | dict) else value
     return value if isinstance(value, bytes | int | float | np.ndarray | np.generic | None) else repr(value)
+
+
+def _structure(text: str) -> Any:
+    """Return what a text of JSON or of slots with values, such as a record, holds; nothing if it is another text."""
+    if not text.rstrip().endswith(("]", "}")):
+        return None
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    slots: dict[str, list[str]] = {}
+    with suppress(UserError):
+        for slot, *values in read_record(text):
+            slots.setdefault(slot, []).extend(values)
+    return {slot: values if len(values) > 1 else values[0] for slot, values in slots.items()}
 
 
 def _there(value: Any) -> bool:
@@ -135,7 +157,7 @@ def group_references(raw: Dataset, mapper: RowMapper, split: str, at_once: int =
         others[kept] = [text for row in rows if row != kept for text in texts[row]]
     order = sorted(others)
     grouped = raw.select(order).add_column(COLUMN, [others[row] for row in order], feature=List(Value("string")))
-    rank_zero_info(f"{split}: {len(raw)} rows with {len(order)} different sources")
+    rank_zero_info(f"{split}: {counted(len(raw), 'row')} with {counted(len(order), 'different source')}")
     return grouped, replace(mapper, references=[*listed(mapper.references), COLUMN])
 
 

@@ -449,7 +449,10 @@ class Seq2SeqDataModule(LightningDataModule):
     def _report_overlaps(self) -> None:
         """Say once how many rows to evaluate have a source that the model has learned from."""
         splits = self._opened()
-        if len(splits) > 1 + len(self._carved) and (found := overlaps(splits, self.mapper)):
+        if len(splits) == 1 + len(self._carved):
+            return
+        first = 10 * self.processor.source_feature.rows_at_once if self.streaming else 0
+        if found := overlaps(splits, self.mapper, first):
             rank_zero_info(f"the splits overlap: {found}")
 
     def _groups(self, split: str) -> bool:

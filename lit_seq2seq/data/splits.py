@@ -14,6 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_seq2seq.data.grouping import Keys, keys_of, source_keys
 from lit_seq2seq.data.rows import RowMapper, Rows
 from lit_seq2seq.data.sources import Split, Splits
+from lit_seq2seq.remote import explained
+from lit_seq2seq.runtime.lines import counted
 from lit_seq2seq.types import UserError
 
 _AT_ONCE = 100  # rows of a stream that are looked at together
@@ -65,8 +67,8 @@ def _carve_rows(train: Dataset, absent: Mapping[str, int | float], seed: int, ma
     groups[keys != 0], sizes = _grouped(keys[keys != 0])
     if shared := int(sizes[sizes > 1].sum()):
         rank_zero_info(
-            f"{total} training rows have {len(sizes)} different sources: the {shared} rows that share theirs with "
-            "another stay together when splits are carved"
+            f"{total} training rows have {counted(len(sizes), 'different source')}: the {shared} rows that share theirs "
+            "with another stay together when splits are carved"
         )
     left = np.random.default_rng(seed).permutation(len(sizes)).tolist()
     splits: Splits = {}
@@ -119,8 +121,8 @@ def _carve_stream(train: IterableDataset, absent: Mapping[str, int | float], map
         splits[role] = part.filter(_Unseen(mapper, seen), batched=True, batch_size=_AT_ONCE) if doubled else part
         seen |= frozenset(keys) - {0}
         rank_zero_info(
-            f"no {role} split: took the first {len(keys) - doubled} training rows (set {role}_split or {role}_size); "
-            "later rows with their sources are left out"
+            f"no {role} split: took the first {counted(len(keys) - doubled, 'training row')} (set {role}_split or "
+            f"{role}_size); later rows with their sources are left out"
         )
     return splits | {"train": train.filter(_Unseen(mapper, seen), batched=True, batch_size=_AT_ONCE)}
 
@@ -136,27 +138,41 @@ class _Unseen:
         return [key not in self.keys for key in keys_of(rows, self.mapper).tolist()]
 
 
-def overlaps(splits: Splits, mapper: RowMapper) -> str:
+def overlaps(splits: Splits, mapper: RowMapper, first: int = 0) -> str:
     """Say how many rows of each split have a source that is also in one before it; nothing where there are none.
 
     Args:
-        splits: in the order `train`, `validation`, `test`; those that are streamed are left out.
+        splits: in the order `train`, `validation`, `test`.
         mapper: finds the sources.
+        first: how many rows of a stream are looked at.
 
     Example:
         >>> rows = {"train": ["a", "b"], "test": ["c", "A"]}
         >>> overlaps({name: Dataset.from_dict({"source": texts}) for name, texts in rows.items()}, RowMapper())
-        '1 of the 2 test rows share their source with train'
+        '1 of the 2 test rows shares its source with train'
     """
     needed = {column.split(".")[0] for column in mapper.source_columns}
-    kept = {n: rows for n, rows in splits.items() if isinstance(rows, Dataset) and needed <= {*rows.column_names}}
-    keys = {name: source_keys(rows, mapper.only_sources(columns_of(rows))) for name, rows in kept.items()}
+    kept = {name: rows for name, rows in splits.items() if needed <= columns_of(rows).keys()}
+    keys = {name: _some_keys(rows, mapper.only_sources(columns_of(rows)), first) for name, rows in kept.items()}
+    named = {
+        name: name if isinstance(rows, Dataset) else f"the first {len(keys[name])} rows of {name}"
+        for name, rows in kept.items()
+    }
     found = [
-        f"{shared} of the {len(theirs)} {later} rows share their source with {earlier}"
+        f"{shared} of the {len(theirs)} {later} rows {'shares its' if shared == 1 else 'share their'} source with "
+        f"{named[earlier]}"
         for (earlier, mine), (later, theirs) in itertools.combinations(keys.items(), 2)
         if (shared := int(np.isin(theirs[theirs != 0], mine).sum()))
     ]
     return ", ".join(found)
+
+
+def _some_keys(rows: Split, mapper: RowMapper, first: int) -> Keys:
+    if isinstance(rows, Dataset):
+        return source_keys(rows, mapper)
+    with explained("the stream"):
+        found = [keys_of(part, mapper) for part in rows.take(first).iter(_AT_ONCE)]
+    return np.concatenate([np.empty(0, np.int64), *found])
 
 
 def only_split(opened: Splits, name: str) -> Split:

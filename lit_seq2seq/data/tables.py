@@ -30,6 +30,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.data.files import lines_of, suffix_of
 from lit_seq2seq.data.objects import features_of, object_table, read_objects
+from lit_seq2seq.runtime.lines import counted
 from lit_seq2seq.types import UserError
 
 VERSION = "lit-seq2seq-1"
@@ -204,12 +205,12 @@ def _rows(records: Iterator[tuple[int, Fields]], header: Fields, name: str, form
         yield fields
     if broken:
         rank_zero_info(
-            f"{name}: {len(broken)} rows have line breaks within quotes, the first of them in line {broken[0]}"
+            f"{name}: {counted(len(broken), 'row')} with line breaks within quotes, the first in line {broken[0]}"
         )
     if enclosed:
         rank_zero_info(
-            f"{name}: {len(enclosed)} rows have fields in quotes with doubled quotes inside, the first of them in line "
-            f"{enclosed[0]}; in a .tsv file all of these are text: if a program put them there, name the file .csv"
+            f"{name}: {counted(len(enclosed), 'row')} with fields in quotes with doubled quotes inside, the first in "
+            f"line {enclosed[0]}; in a .tsv file all of these are text: if a program put them there, name the file .csv"
         )
 
 
@@ -220,7 +221,7 @@ def _is_enclosed(field: str) -> bool:
 
 
 def _uneven(number: int, fields: Fields, header: Fields, name: str, separator: str) -> str:
-    expected, found = (f"{count} field{'' if count == 1 else 's'}" for count in (len(header), len(fields)))
+    expected, found = (counted(len(one), "field") for one in (header, fields))
     text = separator.join(fields)
     other = next((mark for mark in _MARKS if mark != separator and text.count(mark) == len(header) - 1), None)
     if len(fields) == 1 and other is not None:

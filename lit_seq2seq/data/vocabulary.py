@@ -17,6 +17,7 @@ from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.rows import RowMapper, hidden_targets
 from lit_seq2seq.data.sources import Split
 from lit_seq2seq.features import Feature, MultiSource, Processor, Tokenizer
+from lit_seq2seq.runtime.lines import counted
 from lit_seq2seq.types import UserError
 
 _VERSION = 3  # of the way features are trained: raise it when the same settings give another vocabulary
@@ -113,7 +114,7 @@ def extend_processor(
         added = longer.symbols[len(feature.symbols) :]
         if added:
             shown = " ".join(added[:20]) + (" ..." if len(added) > 20 else "")
-            rank_zero_info(f"{len(added)} new symbols of the {' and '.join(sides)} side: {shown}")
+            rank_zero_info(f"{counted(len(added), 'new symbol')} of the {' and '.join(sides)} side: {shown}")
         return longer
 
     if given.shared and target is None:

@@ -85,3 +85,13 @@ def json_line(value: object) -> str:
         '{"text": "ja\\u2028ü"}'
     """
     return _NOT_IN_JSON_LINES.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+
+
+def counted(number: int, noun: str) -> str:
+    """Name a number of things.
+
+    Example:
+        >>> counted(1, "row"), counted(2, "row")
+        ('1 row', '2 rows')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

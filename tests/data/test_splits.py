@@ -180,22 +180,47 @@ def test_a_stream_leaves_out_what_it_has_carved(tmp_path, said):
     assert sorted(left) == sorted(text for text in rows["source"][10:] if int(text) >= 10)
 
 
-def test_given_splits_that_overlap_get_one_line(said):
+@pytest.mark.parametrize("streaming", [False, True])
+def test_given_splits_that_overlap_get_one_line(said, streaming):
     texts = {
         "train": [f"row {n}" for n in range(40)],
         "validation": ["row 1", "Row  2", "new 1"],
         "test": ["row 3", "new 1", "new 2", "new 3"],
     }
     splits = DatasetDict({name: Dataset.from_dict({"source": t, "target": t}) for name, t in texts.items()})
-    data = module(splits)
+    data = module(splits, streaming=streaming)
     for _ in range(2):
         data.prepare_data()
         data.setup("fit")
     (line,) = [line for line in said if "overlap" in line]
-    assert line == (
-        "the splits overlap: 2 of the 3 validation rows share their source with train, 1 of the 4 test rows share "
-        "their source with train, 1 of the 4 test rows share their source with validation"
+    train, validation = (
+        ("the first 40 rows of train", "the first 3 rows of validation") if streaming else ("train", "validation")
     )
+    assert line == (
+        f"the splits overlap: 2 of the 3 validation rows share their source with {train}, 1 of the 4 test rows shares "
+        f"its source with {train}, 1 of the 4 test rows shares its source with {validation}"
+    )
+
+
+def test_a_record_is_one_source_in_each_of_its_forms():
+    forms = {
+        "mapping": [{"name": "Aromi", "food": "Thai", "seats": 7}, {"name": "Bibi", "food": "Thai", "seats": 7}],
+        "text": ["name[Aromi], food[Thai], seats[7]", "seats[7],  food[thai], name[Bibi]"],
+        "JSON": [
+            '{"food": "Thai", "seats": 7.0, "name": "Aromi", "near": null}',
+            '{"name": "BIBI", "food": "Thai", "seats": 7}',
+        ],
+    }
+    keys = {
+        name: source_keys(Dataset.from_dict({"source": rows}), RowMapper()).tolist() for name, rows in forms.items()
+    }
+    assert keys["mapping"] == keys["text"] == keys["JSON"]
+    assert keys["mapping"][0] != keys["mapping"][1]
+    triples = [[["Oslo", "capital of", "Norway"]]], ['[["Oslo", "capital of", "Norway"]]']
+    first, second = (source_keys(Dataset.from_dict({"source": rows}), RowMapper()).tolist() for rows in triples)
+    assert first == second
+    texts = ["[noise] yes", "a[b] c[d]", "{ja}", "[1, 2", "1", "2]", '[["[', "name[", "]"]
+    assert len({*source_keys(Dataset.from_dict({"source": texts}), RowMapper()).tolist()}) == len(texts)
 
 
 def test_splits_of_other_columns_are_not_compared():

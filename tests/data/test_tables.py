@@ -118,9 +118,7 @@ def test_quotes_that_a_program_put_into_a_tsv_are_told(tmp_path: Path, caplog: p
     with caplog.at_level("INFO"):
         read_back = open_dataset(put(tmp_path / "rows.tsv", text))["train"]
     assert [list(row.values()) for row in read_back] == rows
-    assert (
-        "rows.tsv: 2 rows have fields in quotes with doubled quotes inside, the first of them in line 3" in caplog.text
-    )
+    assert "rows.tsv: 2 rows with fields in quotes with doubled quotes inside, the first in line 3" in caplog.text
 
 
 @everywhere
@@ -228,9 +226,7 @@ def test_line_breaks_within_quotes_are_kept_and_told(tmp_path: Path, caplog: pyt
     with caplog.at_level("INFO"):
         rows = open_dataset(path)["train"].to_list()
     assert rows == [{"source": 'a\nb "c"', "target": "d"}, {"source": "e\rf", "target": "g"}]
-    assert any(
-        "rows.csv: 1 rows have line breaks within quotes, the first of them in line 2" in m for m in caplog.messages
-    )
+    assert any("rows.csv: 1 row with line breaks within quotes, the first in line 2" in m for m in caplog.messages)
 
 
 TAKEN = {
