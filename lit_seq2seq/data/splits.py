@@ -67,8 +67,8 @@ def _carve_rows(train: Dataset, absent: Mapping[str, int | float], seed: int, ma
     groups[keys != 0], sizes = _grouped(keys[keys != 0])
     if shared := int(sizes[sizes > 1].sum()):
         rank_zero_info(
-            f"{total} training rows have {counted(len(sizes), 'different source')}: the {shared} rows that share theirs "
-            "with another stay together when splits are carved"
+            f"{total} training rows have {counted(len(sizes), 'different source')}: the {shared} rows that share "
+            "theirs with another stay together when splits are carved"
         )
     left = np.random.default_rng(seed).permutation(len(sizes)).tolist()
     splits: Splits = {}
