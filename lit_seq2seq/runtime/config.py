@@ -14,6 +14,7 @@ from .errors import UserError
 LengthNormalization = Literal["none", "average", "power", "wu"]
 """How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
 _LARGEST_POWER = 70.0  # natural logarithm of what a length may be raised to, so that scores fit single precision
+_MOST_BEAMS = 10_000  # more fill the memory, and none of the literature's searches had them
 _LARGEST_COVERAGE_PENALTY = 1000.0  # above it the rounding of attention weights would decide between hypotheses
 
 
@@ -28,8 +29,8 @@ class GenerationConfig:
     and in `max_new_tokens`, as in transformers.
 
     Args:
-        num_beams: hypotheses kept per sentence, >= 1; 1 is greedy search.
-        num_return_sequences: hypotheses returned per sentence, >= 1, and <= `num_beams` unless `do_sample`.
+        num_beams: hypotheses kept per sentence, 1 to 10,000; 1 is greedy search.
+        num_return_sequences: hypotheses returned per sentence, 1 to 10,000, and <= `num_beams` unless `do_sample`.
         max_new_tokens: most tokens generated, >= 1. What is still open then ends without EOS and competes as it is.
         min_new_tokens: EOS is not produced before this many other tokens; 0 to `max_new_tokens`.
         do_sample: draw each token at random instead of searching for the most probable output.
@@ -89,6 +90,8 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
             self._expect_integer(name, minimum=1)
+        for name in ("num_beams", "num_return_sequences"):
+            self._expect(name, getattr(self, name) <= _MOST_BEAMS, f"at most {_MOST_BEAMS:,}")
         for name in ("min_new_tokens", "top_k", "no_repeat_ngram_size"):
             self._expect_integer(name, minimum=0)
         self._expect_number("temperature", lambda value: 0 < value < math.inf, "a number above 0")

@@ -33,8 +33,6 @@ _UNBOUNDED = 4  # repetitions without end in one alternative of a pattern
 
 
 GREATEST: Mapping[str, float] = {
-    "num_beams": 1000,
-    "num_return_sequences": 1000,
     "max_new_tokens": 100_000,
     "coverage_penalty": 1000,
     "size": 4096,

@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 from pathlib import Path
 
 import datasets
@@ -279,3 +280,13 @@ def test_positions_follow_the_size() -> None:
     feature = Image(40)
     assert feature.measure([b"not even decoded"] * 2) == [9, 9]
     assert feature.positions(feature.nothing()) == 9
+
+
+def test_pixels_of_16_bits_are_converted_in_one_copy():
+    image = PIL.Image.fromarray(np.full((1000, 1000), 65535, np.uint16))
+    tracemalloc.start()
+    try:
+        Image(size=8).encode([image])
+        assert tracemalloc.get_traced_memory()[1] < 14e6  # 8 MB are the copy
+    finally:
+        tracemalloc.stop()

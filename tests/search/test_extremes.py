@@ -137,6 +137,8 @@ def test_a_huge_limit_on_tokens_costs_nothing_when_outputs_are_drawn() -> None:
         ({"length_penalty": -1e308, "length_normalization": "wu"}, r"length_penalty=-1e\+308: must be from -14.4 to"),
         ({"ctc_weight": -1e-300}, "ctc_weight=-1e-300: must be a number from 0 to 1"),
         ({"num_beams": 10**400}, "num_beams=1000.*: must be below 2"),
+        ({"num_beams": 10**6}, "num_beams=1000000: must be at most 10,000"),
+        ({"num_return_sequences": 10**6, "do_sample": True}, "num_return_sequences=1000000: must be at most 10,000"),
         ({"max_new_tokens": None}, "max_new_tokens=None: must be an integer"),
         ({"num_beams": math.nan}, "num_beams=nan: must be an integer"),
     ],
