@@ -123,6 +123,11 @@ class Parser(LightningArgumentParser):
         text = re.sub(
             _NO_CLASS, r'Parser key "\1": expected the path of a class, such as my_parts.MyClass, got \2', text
         )
+        text = re.sub(
+            _WRONG_KIND,
+            r'Parser key "\1": expected a class of kind \3, or a function annotated to return one, got \2',
+            text,
+        )
         text = re.sub(_MISMATCH, _say_mismatch, text)
         text = re.sub(_UNEXPECTED, r"the file that --config names is no recipe in YAML: it begins with \1", text)
         text = re.sub(r"^Parser key \"([\w.]+)\": ", r"\1: ", text)
@@ -172,6 +177,10 @@ _AMBIGUOUS = (
     r"([\w., ]+)\..*"
 )
 _NO_CLASS = r"Parser key \"([\w.]+)\": .*?Expected a (?:dot )?import path string: (\S+).*"
+_WRONG_KIND = (
+    r"Parser key \"([\w.]+)\": .*?Expected '([\w.]+)' to be a (?:subclass of|function that returns) (?:<class ')?"
+    r"(?:[\w.]*\.)?(\w+)\b.*"
+)
 _UNEXPECTED = r"^Unexpected config: (.{0,60}).*"
 
 

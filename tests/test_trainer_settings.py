@@ -400,6 +400,14 @@ def test_a_class_that_lacks_an_argument_is_named(trained: Trained) -> None:
             r"^model.lr_scheduler: several classes are called .*: give .* torch",
         ),
         ("--model.optimizer=adam", r"^model.optimizer: expected the path of a class, such as .*, got adam$"),
+        (
+            "--model.encoder=lit_seq2seq.metrics.BLEU",
+            r"^model.encoder: expected a class of kind Encoder, .* got .*BLEU$",
+        ),
+        (
+            "--model.lr_scheduler=json.dumps",
+            r"^model.lr_scheduler: expected a class of kind LRScheduler, or a function",
+        ),
         ("--model.decoder.init_args.attention=dot", r"attention: expected the path of a class, .*, got dot$"),
     ],
 )

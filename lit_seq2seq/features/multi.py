@@ -90,7 +90,7 @@ class MultiSource(Feature):
         if isinstance(raw, str):
             try:
                 raw = json.loads(raw)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{expected}, or its JSON text, but '{raw:.80}' is not JSON: {error}") from None
         if not isinstance(raw, Mapping):
             raise UserError(f"{expected}, but it is of type {type(raw).__name__}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from .errors import UserError
 from .vectors import FloatArray
 
+_LOUD = 10.0  # decimals that are, were never divided
 _LOUDEST = 2.0**31  # whole numbers of 32 bits pass, what overflows when squared and summed does not
 _MAX_RATIO = 100  # between the sampling rate of a recording and the one it is converted to
 _LEAST_LEFT = 0.01  # of the energy that the average of unrelated channels has: with less they cancel each other out
@@ -148,7 +150,12 @@ def read_audio(raw: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS) -
     _check(raw, len(samples), rate, sampling_rate, max_seconds)
     if not len(samples):
         raise UserError(f"expected a recording, but {_name(raw)} has no samples")
-    if not np.abs(samples).max() < _LOUDEST:
+    if (peak := np.abs(samples).max()) > _LOUD:
+        warnings.warn(
+            "some recordings have samples far beyond -1 to 1: divide whole numbers, or give them as such",
+            stacklevel=2,
+        )
+    if not peak < _LOUDEST:
         raise UserError(f"expected samples from -1 to 1, but some of {_name(raw)} are not finite or far beyond")
     if rate != sampling_rate:
         try:
@@ -190,7 +197,9 @@ def _decode(raw: Any, sound: Any, max_seconds: float) -> FloatArray:
         sums += block.sum(axis=0, dtype=np.float64)
         squares += np.square(block, dtype=np.float64).sum(axis=0)
     mean = np.concatenate(means)
-    energies = squares - sums**2 / max(len(mean), 1)  # without a constant offset, which is no sound
+    if not len(mean):
+        return mean
+    energies = squares - sums**2 / len(mean)  # without a constant offset, which is no sound
     if len(mean) * mean.var(dtype=np.float64) >= _LEAST_LEFT * energies.mean() / sound.channels:
         return mean
     sound.seek(0)
@@ -202,8 +211,13 @@ def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
     rate, values = sampling_rate, raw
     if isinstance(raw, Mapping):
         values = next((raw[key] for key in SAMPLES if raw.get(key) is not None), None)
+        rate = raw.get("sampling_rate")
+        if values is not None and rate is None and raw.keys() - {*SAMPLES, *FILES, "sampling_rate"}:
+            raise UserError(
+                f"expected the sampling_rate beside the samples, but there are only {', '.join(map(str, raw))}"
+            )
         try:
-            rate = int(raw.get("sampling_rate") or sampling_rate)
+            rate = sampling_rate if rate is None else int(rate)
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"expected a sampling rate in hertz, but it is {raw['sampling_rate']!r}") from error
     if values is None or isinstance(values, str | Path | bytes):

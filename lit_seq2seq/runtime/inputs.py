@@ -42,7 +42,7 @@ class Several(Reader):
     def _read(self, raw: Any) -> dict[str, Any]:
         try:
             found = json.loads(raw) if isinstance(raw, str) else raw
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or not found.keys() <= self.readers.keys():
             raise UserError(f"expected a mapping with {', '.join(self.readers)}, or its JSON text, but got {raw!r:.80}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import numbers
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .errors import UserError
 from .placeholders import PLACEHOLDER, Part
@@ -52,8 +55,8 @@ def _read_text(text: str) -> list[Part]:
     if text.lstrip()[:1] in ("{", "["):
         try:
             return read_record(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise UserError(f"expected {_EXPECTED}, but '{text}' is not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"expected {_EXPECTED}, but {text!r:.300} is not JSON: {error}") from None
     parts: list[Part] = []
     position, end = 0, len(text.rstrip())
     while position < end:
@@ -67,15 +70,19 @@ def _read_text(text: str) -> list[Part]:
 
 def several(value: object) -> list[object]:
     """List the values of a slot; an empty one has none."""
-    if hasattr(value, "tolist"):  # of NumPy
-        value = value.tolist()
-    values = value if isinstance(value, list | tuple) else [value]
+    value = _plain(value)
+    values = list(map(_plain, value)) if isinstance(value, list | tuple) else [value]
     return [one for one in values if one is not None and one != "" and one == one]  # NaN is not itself
+
+
+def _plain(value: Any) -> Any:
+    """Return what an array or a number of NumPy holds, and anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _text(value: object, place: str) -> str:
     """Write a value; a whole number is one, though a column that has decimals too makes it 7.0."""
-    if (isinstance(value, Mapping | Sequence | bytes) and not isinstance(value, str)) or value is None:
+    if not isinstance(value, str | numbers.Number | datetime.date):
         raise UserError(
             f"expected a text, a number or a list of them in {place} of a record, but it is {value!r:.80}: give what "
             "is nested slots of its own"

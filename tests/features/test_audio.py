@@ -199,6 +199,12 @@ def test_a_flac_file_in_an_audio_column_is_read():
         ({"sampling_rate": 8000}, "it has none of them"),
         ({"array": [0.0], "sampling_rate": "fast"}, "expected a sampling rate in hertz, but it is 'fast'"),
         ({"array": [0.0], "sampling_rate": float("nan")}, "expected a sampling rate in hertz, but it is nan"),
+        ({"array": [0.0], "sampling_rate": 0}, "a sampling rate of 0 Hz"),
+        (
+            {"array": [0.0], "rate": 8000},
+            "expected the sampling_rate beside the samples, but there are only array, rate",
+        ),
+        (wav(np.zeros(0)), "expected a recording, but [0-9]+ bytes has no samples"),
         ({"array": [0.0], "sampling_rate": -8000}, "a sampling rate of -8000 Hz, too far from the model's 16000 Hz"),
     ],
 )
@@ -206,6 +212,11 @@ def test_recordings_that_cannot_be_read_are_explained(raw, message):
     with pytest.raises(UserError, match=message) as error:
         LogMel().encode([raw])
     assert " at 0x" not in str(error.value)
+
+
+def test_decimals_that_were_never_divided_are_told():
+    with pytest.warns(UserWarning, match="samples far beyond -1 to 1: divide whole numbers, or"):
+        LogMel(RATE, 20).encode([TONE * 32767])
 
 
 def silence(seconds: int, kind: str, rate: int = 8000, channels: int = 1) -> bytes:

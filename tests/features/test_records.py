@@ -65,6 +65,8 @@ def test_something_is_not(raw):
         ("name[Blue Spice", "but got 'name"),
         ("name[a] food[b]", "but got 'name"),
         ('{"name": ', "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"name": ' + "9" * 5000 + "}", "is not JSON"),
         ([["Oslo", "Norway"]], "one triple is"),
         (3, "but it is of type int"),
     ],
@@ -131,6 +133,7 @@ def test_whole_numbers_beside_decimals_are_whole_numbers():
     assert read_record({"a": [1.0, "1.0", float("nan")], "b": 2.50}) == [("a", "1"), ("a", "1.0"), ("b", "2.5")]
     assert read_record('{"stars": 7.0}') == read_record({"stars": 7}) == read_record({"stars": np.array(7)})
     assert read_record([["Oslo", "population", 700000.0]]) == [("Oslo", "population", "700000")]
+    assert read_record({"a": [np.float32(7), np.int64(3)]}) == [("a", "7"), ("a", "3")]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,9 @@ def test_whole_numbers_beside_decimals_are_whole_numbers():
         [["Oslo", {"capital": "of"}, "Norway"]],
         [["Oslo", "capital of", None]],
         {"picture": b"123"},
+        {"a": {"x"}},
+        {"a": iter("xy")},
+        {"a": object()},
     ],
 )
 def test_what_is_nested_is_refused(raw):
