@@ -210,6 +210,21 @@ def test_a_list_over_another_takes_nothing_of_its_classes(
     assert [(plain(one).__name__, one.init_args.lowercase) for one in found] == expected
 
 
+def test_a_mapping_over_another_keeps_what_was_written_under_the_same_name(
+    parser: Parser, tmp_path: Path, small_encoder: str
+) -> None:
+    written = {"class_path": "lit_seq2seq.nn.TextEncoder", "init_args": {"hidden_size": 24}}
+    encoders = {"a": written, "b": "lit_seq2seq.nn.TextEncoder", "c": written}
+    encoder = {"class_path": "lit_seq2seq.nn.MultiSourceEncoder", "init_args": {"encoders": encoders}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"model": {"encoder": encoder}}))
+    whole = ["--model.encoder.encoders", json.dumps({"a": small_encoder, "b": small_encoder})]
+    found = parser.parse_args(["--config", str(path), "--data.dataset=x", *whole]).model.encoder.init_args.encoders
+    defaults = {"embedding_dim": 64, "hidden_size": 64, "dropout": 0.3}
+    arguments = {name: one.init_args.as_dict() for name, one in found.items()}
+    assert arguments == {"a": {**defaults, "hidden_size": 24}, "b": defaults}
+
+
 def test_a_list_in_a_second_file_takes_nothing_of_the_first(parser: Parser, tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text(yaml.safe_dump({"model": {"attention_losses": [WEIGHTED]}}))

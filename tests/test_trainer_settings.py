@@ -32,6 +32,7 @@ from lit_seq2seq.nn import (
     PyramidalEncoder,
     TextEncoder,
 )
+from lit_seq2seq.parsing import Parser
 from lit_seq2seq.schedules import OneCycle
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Batch, UserError
@@ -297,6 +298,13 @@ def test_an_own_command_line_trains_and_tests(tmp_path: Path, monkeypatch: pytes
     given = ["test", "--config=own.yaml", f"--ckpt_path={checkpoint}"]
     tested = LightningCLI(LitSeq2Seq, Seq2SeqDataModule, args=given, save_config_kwargs={"overwrite": True})
     assert tested.trainer.callback_metrics["test_loss"] > 0
+
+
+def test_an_own_command_line_with_our_parser_gives_each_class_its_own_defaults(trained: Trained) -> None:
+    recipe = {key: value for key, value in yaml.safe_load(trained.recipe.read_text()).items() if key != "checkpoint"}
+    given = {**recipe, "model": {**recipe["model"], "optimizer": "torch.optim.AdamW"}}
+    built = LightningCLI(LitSeq2Seq, Seq2SeqDataModule, args=given, run=False, parser_class=Parser)
+    assert built.config.model.optimizer.init_args.weight_decay == 0.01
 
 
 def test_a_run_is_loaded_from_its_own_settings(trained: Trained, tmp_path: Path) -> None:
