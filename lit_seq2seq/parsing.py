@@ -128,6 +128,9 @@ class Parser(LightningArgumentParser):
             r'Parser key "\1": expected a class of kind \3, or a function annotated to return one, got \2',
             text,
         )
+        text = re.sub(
+            r"Not of type \w+: (\S+) does not conform to restriction v(>=?\d+)", r"expected a number \2, got \1", text
+        )
         text = re.sub(_MISMATCH, _say_mismatch, text)
         text = re.sub(_UNEXPECTED, r"the file that --config names is no recipe in YAML: it begins with \1", text)
         text = re.sub(r"^Parser key \"([\w.]+)\": ", r"\1: ", text)

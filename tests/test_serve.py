@@ -273,6 +273,9 @@ def test_every_feature_has_its_request() -> None:
 def test_the_command_explains_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["serve", "--model", str(tmp_path), "--port", "80"]) == 1
     assert "port=80: must be from 1024 to 65535" in capsys.readouterr().err
+    for option in ("threads", "max_batch_size", "max_length", "max_bytes", "max_new_tokens", "max_beams", "timeout"):
+        assert main(["serve", "--model", str(tmp_path), f"--{option}", "0"]) == 1
+        assert f"{option}: expected a number >0, got 0" in capsys.readouterr().err
     port = str(free_port())
     assert main(["serve", "--model", str(tmp_path), "--port", port, "--device", "cuda", "--dtype", "int8"]) == 1
     assert "device cuda cannot compute in torch.int8 here: leave dtype out" in capsys.readouterr().err

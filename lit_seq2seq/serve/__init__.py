@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 import torch
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from lit_seq2seq.hub import Loading, add_loading, loading_of
 from lit_seq2seq.pipelines import load_model
@@ -96,15 +97,19 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     add_loading(parser)
     parser.add_argument("--device", type=Literal["cpu", "cuda", "mps"], default="cpu", help="where to run")
     parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
-    parser.add_argument("--threads", type=int, default=1, help="number of torch's threads")
-    parser.add_argument("--max_batch_size", type=int, default=32, help="most requests computed together")
-    parser.add_argument("--batch_timeout", type=float, default=0.01, help="seconds that a request waits for others")
+    parser.add_argument("--threads", type=PositiveInt, default=1, help="number of torch's threads")
+    parser.add_argument("--max_batch_size", type=PositiveInt, default=32, help="most requests computed together")
+    parser.add_argument(
+        "--batch_timeout", type=NonNegativeFloat, default=0.01, help="seconds that a request waits for others"
+    )
     parser.add_argument("--stream", type=bool, default=True, help="offer /stream")
-    parser.add_argument("--max_length", type=int, default=2000, help="most characters (or frames) of an input")
-    parser.add_argument("--max_bytes", type=int, default=10_000_000, help="largest request")
-    parser.add_argument("--max_new_tokens", type=int, default=256, help="longest output, in symbols")
-    parser.add_argument("--max_beams", type=int, default=10, help="most beams or outputs")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds that a request waits, or a stream lasts")
+    parser.add_argument("--max_length", type=PositiveInt, default=2000, help="most characters (or frames) of an input")
+    parser.add_argument("--max_bytes", type=PositiveInt, default=10_000_000, help="largest request")
+    parser.add_argument("--max_new_tokens", type=PositiveInt, default=256, help="longest output, in symbols")
+    parser.add_argument("--max_beams", type=PositiveInt, default=10, help="most beams or outputs")
+    parser.add_argument(
+        "--timeout", type=PositiveFloat, default=30.0, help="seconds that a request waits, or a stream lasts"
+    )
     options = parser.parse_args(arguments)
     _check_packages()
     if not 1024 <= options.port <= 65535:
