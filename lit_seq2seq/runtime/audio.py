@@ -211,15 +211,15 @@ def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
     rate, values = sampling_rate, raw
     if isinstance(raw, Mapping):
         values = next((raw[key] for key in SAMPLES if raw.get(key) is not None), None)
-        rate = raw.get("sampling_rate")
-        if values is not None and rate is None and raw.keys() - {*SAMPLES, *FILES, "sampling_rate"}:
+        given = raw.get("sampling_rate")
+        if values is not None and given is None and raw.keys() - {*SAMPLES, *FILES, "sampling_rate"}:
             raise UserError(
                 f"expected the sampling_rate beside the samples, but there are only {', '.join(map(str, raw))}"
             )
         try:
-            rate = sampling_rate if rate is None else int(rate)
+            rate = sampling_rate if given is None else int(given)
         except (TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"expected a sampling rate in hertz, but it is {raw['sampling_rate']!r}") from error
+            raise UserError(f"expected a sampling rate in hertz, but it is {given!r}") from error
     if values is None or isinstance(values, str | Path | bytes):
         return None
     try:
