@@ -145,6 +145,32 @@ def test_curves_refuse_missing_file_and_columns(tmp_path: Path):
         plot_curves([{"step": 1, "accuracy": 0.5}])
 
 
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([{"step": "0", "val_loss": "abc"}], "expects numbers in the columns step and val_loss, .* 'abc'"),
+        ([{"epoch": "0", "val_loss": "1"}], "expects numbers in the columns step and val_loss, .* 'step'"),
+    ],
+)
+def test_curves_refuse_what_is_no_number(rows, match):
+    with pytest.raises(UserError, match=match):
+        plot_curves(rows)
+
+
+def test_a_torn_row_is_no_point(tmp_path: Path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,val_loss\n0,1,2.0\n0,2\n")
+    (line,) = plot_curves(tmp_path / "metrics.csv").axes[0].lines
+    assert line.get_ydata().tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"), [("", "it is a folder: give a file, such as"), ("x.xyz", "'xyz' is not supp")]
+)
+def test_a_picture_is_not_written_beside_its_name(name, match, tmp_path: Path):
+    with pytest.raises(UserError, match=f"cannot write a picture to .*{match}"):
+        plot_attention([[1.0]], ["\ud800"], ["b"], path=tmp_path / name)
+
+
 def test_no_global_pyplot_state():
     plot_curves(ROWS)
     plot_attention(torch.eye(2), "ab", "cd")
@@ -215,6 +241,7 @@ def test_fonts_are_found_that_have_the_characters(tmp_path: Path):
         plot_captions(
             [CaptionExample(np.zeros((4, 4, 3), np.uint8), torch.ones(3, 4), WRITTEN, "안")], tmp_path / "c.png"
         )
+        plot_curves([{"step": 1, "val_你好": 1.0}], tmp_path / "curves.png")
     label = figure.axes[0].get_xticklabels()[0]
     assert label.get_fontfamily() in (["DejaVu Sans", "One", "Two"], ["DejaVu Sans", "Two", "One"])
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_seq2seq.features.schemes import JOINER
+from lit_seq2seq.types import UserError
 
 Array = NDArray[np.float64]
 
@@ -37,7 +38,7 @@ def visible(token: str) -> str:
         >>> visible("a b")
         'a␣b'
     """
-    return token.translate(_INVISIBLE)
+    return token.translate(_INVISIBLE).encode(errors="replace").decode()  # half a surrogate pair has no glyph
 
 
 def families(texts: Iterable[str]) -> list[str]:
@@ -84,8 +85,19 @@ class Picture(Figure):
 
 
 def save(figure: Figure, path: str | Path | None) -> Figure:
-    """Write the figure to `path`, in folders made if needed; `None` writes nothing."""
+    """Write the figure to `path`, in folders made if needed; `None` writes nothing.
+
+    Raises:
+        UserError: it is a folder, or its ending names no kind of picture.
+    """
     if path is not None:
+        if Path(path).is_dir():
+            raise UserError(
+                f"cannot write a picture to {path}: it is a folder: give a file, such as {path}/picture.png"
+            )
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, bbox_inches="tight")
+        try:
+            figure.savefig(path, dpi=150, bbox_inches="tight")
+        except ValueError as error:
+            raise UserError(f"cannot write a picture to {path}: {error}") from error
     return figure

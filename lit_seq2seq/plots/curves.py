@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lit_seq2seq.plots.common import Array, save
+from lit_seq2seq.plots.common import Array, Picture, families, save
 from lit_seq2seq.types import UserError
 
 Rows = Sequence[Mapping[str, str | float]]
@@ -45,7 +45,7 @@ def plot_curves(
         The figure.
 
     Raises:
-        UserError: if the file is missing or holds none of the columns.
+        UserError: if the file is missing, holds none of the columns, or something else than numbers.
 
     Example:
         >>> from lit_seq2seq.plots import plot_curves
@@ -70,12 +70,13 @@ def plot_curves(
             "plot_curves expects a column train_loss, val_loss, val_<metric> or lr, "
             f"but found {', '.join(_columns(table)) or 'none'}: log them with a CSVLogger"
         )
-    figure = Figure(figsize=(5.2 * len(drawn), 3.8), layout="constrained")
+    fonts = families([text for label, curves in drawn.items() for text in (label, *curves)])
+    figure = Picture(figsize=(5.2 * len(drawn), 3.8), layout="constrained")
     panes = figure.subplots(1, len(drawn), squeeze=False, sharex=True).flat
     for axes, (label, curves) in zip(panes, drawn.items(), strict=True):
         if label == "loss" and len(train[0]):
             _draw_train_loss(axes, train, smoothing)
-        _draw_curves(axes, label, curves)
+        _draw_curves(axes, label, curves, fonts)
     return save(figure, path)
 
 
@@ -112,19 +113,19 @@ def _draw_train_loss(axes: Axes, train: Series, smoothing: float | None) -> None
     axes.plot(steps, smooth, color="tab:blue", label="training" + " (running mean)" * (smoothing > 0))
 
 
-def _draw_curves(axes: Axes, label: str, curves: Mapping[str, Series]) -> None:
+def _draw_curves(axes: Axes, label: str, curves: Mapping[str, Series], fonts: list[str]) -> None:
     marker = "" if label == "learning rate" else "o"
     colours = ["tab:orange"] if label == "loss" else ["tab:green", "tab:purple", "tab:red", "tab:brown", "tab:pink"]
     present = [(name, series) for name, series in curves.items() if len(series[0])]
     for position, (name, (steps, values)) in enumerate(present):
         axes.plot(steps, values, marker=marker, markersize=3.5, color=colours[position % len(colours)], label=name)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel(label)
+    axes.set_ylabel(label, fontfamily=fonts)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if label != "learning rate" or len(present) > 1:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, prop={"family": fonts})
 
 
 def _read(source: str | Path | Rows) -> Rows:
@@ -144,7 +145,12 @@ def _columns(table: Rows) -> list[str]:
 def _series(table: Rows, *names: str) -> Series:
     """Steps and values of the first of the columns that has any."""
     for name in names:
-        points = [(float(row["step"]), float(row[name])) for row in table if row.get(name, "") != ""]
+        try:
+            points = [(float(row["step"]), float(row[name])) for row in table if row.get(name) not in ("", None)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"plot_curves expects numbers in the columns step and {name}, but not all are: {error}"
+            ) from error
         if points:
             steps, values = np.array(points, dtype=np.float64).T
             return steps, values
