@@ -15,17 +15,13 @@ from urllib.request import url2pathname
 
 from datasets.utils.file_utils import xopen
 
+from lit_seq2seq.files import is_remote
 from lit_seq2seq.runtime.lines import read_lines
 from lit_seq2seq.types import UserError
 
 _OPENERS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz2", ".txz", ".zst", ".lz4", ".z")
 _DAMAGED = (EOFError, OSError, lzma.LZMAError)
-
-
-def is_remote(path: str) -> bool:
-    """Tell whether a path names a file on another machine."""
-    return "://" in path
 
 
 def plain_path(path: str | os.PathLike[str]) -> str:
