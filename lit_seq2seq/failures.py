@@ -68,7 +68,7 @@ def explain(error: BaseException) -> str | None:
 
 def _refused_by_lightning(error: BaseException) -> bool:
     """Whether a line of Lightning raises it, in words for whoever set the trainer up."""
-    if not isinstance(error, ValueError | TypeError | RuntimeError) or error.__traceback__ is None:
+    if not isinstance(error, ValueError | TypeError | RuntimeError | KeyError) or error.__traceback__ is None:
         return False
     last = traceback.extract_tb(error.__traceback__)[-1]
     return Path(lightning.__file__).parent in Path(last.filename).parents and (last.line or "").startswith("raise ")
@@ -80,7 +80,7 @@ def _last_line(error: ProcessException) -> str:
 
 def _one_line(error: BaseException) -> str:
     """Return what `error` says, without line breaks, and not the whole of a value that goes on and on."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from fsspec import AbstractFileSystem
+from fsspec import AbstractFileSystem, available_protocols
 from fsspec.core import split_protocol, url_to_fs
 
 from lit_seq2seq.types import UserError
@@ -35,9 +35,9 @@ def local_path(path: str | os.PathLike[str], setting: str) -> Path:
     Raises:
         UserError: it is somewhere else.
     """
+    text = _address(path)
     if is_remote(path):
         raise UserError(f"{setting}: {path} is not on this machine: give a local path; only checkpoint.dirpath may be")
-    text = os.fspath(path)
     return Path(url_to_fs(text)[1] if "://" in text else text).expanduser()
 
 
@@ -57,11 +57,42 @@ def place(path: str | os.PathLike[str]) -> tuple[AbstractFileSystem, str]:
     Raises:
         UserError: there is no such file system, or a package is missing that reaches it.
     """
-    try:
-        system, there = url_to_fs(os.fspath(path))
-    except (ImportError, ValueError) as error:
-        raise UserError(f"cannot reach {path}: {' '.join(str(error).split())}") from error
+    with _reaching(path):
+        system, there = url_to_fs(_address(path))
     return system, there
+
+
+def _address(path: str | os.PathLike[str]) -> str:
+    """Return a path as text; it must not be an address that has lost a slash, as in a `pathlib.Path`."""
+    text = os.fspath(path)
+    scheme, _, rest = text.partition(":")
+    if rest[:1] == "/" != rest[1:2] and scheme in available_protocols():
+        raise UserError(f"{text} is no address: write {scheme}:// as text, since a pathlib.Path drops a slash")
+    return text
+
+
+@contextmanager
+def _reaching(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever a remote file system, or a package that it needs, raises into one line."""
+    try:
+        yield
+    except Exception as error:
+        if not is_remote(path) or isinstance(error, UserError):
+            raise
+        raise UserError(f"cannot reach {path}: {' '.join(str(error).split())}") from error
+
+
+def check_writable(folder: str) -> None:
+    """Check that files can be written in a remote folder, before time is spent on what they are to hold.
+
+    Raises:
+        UserError: they cannot.
+    """
+    system, there = place(folder)
+    with _reaching(folder):
+        system.makedirs(there, exist_ok=True)
+        system.pipe_file(inside(there, ".writable"), b"1")
+        system.rm_file(inside(there, ".writable"))
 
 
 def folder_of(path: str | os.PathLike[str]) -> str:
@@ -79,7 +110,8 @@ def inside(folder: str | os.PathLike[str], name: str) -> str:
 def is_file(path: str | os.PathLike[str]) -> bool:
     """Whether there is a file, here or elsewhere."""
     system, there = place(path)
-    return bool(system.isfile(there))
+    with _reaching(path):
+        return bool(system.isfile(there))
 
 
 @contextmanager
@@ -90,8 +122,27 @@ def local_copy(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     system, there = place(path)
     with TemporaryDirectory() as folder:
-        system.get_file(there, f"{folder}/copy")
+        with _reaching(path):
+            system.get_file(there, f"{folder}/copy")
         yield Path(folder, "copy")
+
+
+def expect_own(folder: Path, names: Iterable[str], is_ours: Callable[[], bool]) -> None:
+    """Refuse to write over files of a folder that are somebody else's.
+
+    Args:
+        folder: where to write.
+        names: of files that others have, too.
+        is_ours: whether they are such as are written; asked where there are any.
+
+    Raises:
+        UserError: they are not.
+    """
+    taken = [name for name in names if (folder / name).exists()]
+    with suppress(UserError):
+        if not taken or is_ours():
+            return
+    raise UserError(f"{folder} has a {taken[0]} that was not written by this: choose another folder")
 
 
 @contextmanager

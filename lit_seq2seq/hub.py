@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypedDict, Unpack, cast
+from typing import TypedDict, TypeGuard, Unpack, cast
 
 import numpy as np
 import safetensors.numpy
@@ -25,13 +25,15 @@ from torch import Tensor, nn
 from lit_seq2seq import remote
 from lit_seq2seq.card import Provenance, published
 from lit_seq2seq.features import Processor
-from lit_seq2seq.files import is_file, local_copy, local_path
+from lit_seq2seq.files import expect_own, is_file, local_copy, local_path
 from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.types import UserError
 from lit_seq2seq.untrusted import Weights, check_archive, check_generation, checked, is_number, read_json
 
 FORMAT = 1
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}|\bgh[oprsu]_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY")
+_TOKEN = re.compile(
+    r"\b(hf_|gh[oprsu]_|github_pat_|sk-|xox[abprs]-)[\w-]{30,}|\bAKIA[0-9A-Z]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
 CONFIG, WEIGHTS, CARD, SHORTLIST = "config.json", "model.safetensors", "README.md", "shortlist.safetensors"
 
 
@@ -110,6 +112,7 @@ def save_folder(
         The folder.
     """
     folder = local_path(path, "the model folder")
+    expect_own(folder, (CONFIG, CARD), lambda: _is_config(read_json(folder / CONFIG)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".saving-", dir=folder) as name:
@@ -260,12 +263,16 @@ def _read_config(path: Path) -> dict[str, object]:
         made = f" {max(within, key=os.path.getmtime).parent}" if within else " that training or push made"
         raise UserError(f"{path} is not a model folder, it has no {CONFIG}: give the folder{made}")
     config = read_json(file)
-    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+    if not _is_config(config):
         raise UserError(f"{file} does not describe a lit_seq2seq model: its 'model' entry is missing")
     if config.get("format") != FORMAT:
         raise UserError(f"{file} has format {config.get('format')}, this version reads {FORMAT}: upgrade lit_seq2seq")
     check_generation(config["model"].get("generation", {}), file)
     return config
+
+
+def _is_config(value: object) -> TypeGuard[dict[str, object]]:
+    return isinstance(value, dict) and isinstance(value.get("model"), dict)
 
 
 def find_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> Path:

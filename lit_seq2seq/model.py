@@ -28,6 +28,7 @@ from lit_seq2seq.nn.network import (
 )
 from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
+from lit_seq2seq.runtime.search import check_scores
 from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.search import GenerationConfig, including, search
 from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, UserError, Value
@@ -204,6 +205,8 @@ class Seq2SeqModel(lightning.LightningModule):
         if not models:
             raise UserError("expected models to join, but there are none")
         first = models[0]
+        for model in models:
+            model.warn_if_untrained()
         for position, model in enumerate(models[1:], start=2):
             if model.processor.identity() != first.processor.identity():
                 raise UserError(
@@ -291,6 +294,9 @@ class Seq2SeqModel(lightning.LightningModule):
         self, encoded: Encoded, config: GenerationConfig | None, prefix: Tensor | None, return_attention: bool
     ) -> list[list[Hypothesis]]:
         config = config or self.generation
+        size = self.processor.target.size
+        if prefix is not None and not self.net.copies and (prefix >= size).any():
+            raise UserError(f"prefix has the id {int(prefix.max())}, but the vocabulary has ids from 0 to {size - 1}")
         candidates = allowed(encoded, config, prefix, self.net.specials)
         found = search(
             self.net.step,
@@ -305,6 +311,8 @@ class Seq2SeqModel(lightning.LightningModule):
             device=encoded.memory.values.device,
             return_attention=return_attention,
         )
+        if self._trainer is None or self._trainer.state.fn != "fit" or self._trainer.state.stage is None:
+            check_scores(one.score for row in found for one in row)
         return [
             [_trimmed(hypothesis, encoded.memory, row) for hypothesis in hypotheses]
             for row, hypotheses in enumerate(found)

@@ -45,6 +45,7 @@ from lit_seq2seq.resuming import (
     restore_random_state,
     tell_changes,
     tell_length,
+    tell_other_network,
 )
 from lit_seq2seq.runtime.text import UNKNOWN
 from lit_seq2seq.saving import SavedModel
@@ -569,6 +570,7 @@ class LitSeq2Seq(SavedModel):
                     f"the checkpoint is of another model: its {name} is {other}, this model's is {own}: give the "
                     "settings it was trained with"
                 )
+        tell_other_network(self.hparams, checkpoint.get("hyper_parameters") or {})
         check_finite({name: tensor.to(mine[name].dtype) for name, tensor in theirs.items()}, "the checkpoint")
         if self._trainer is not None and self.trainer.state.fn != "fit":
             self.configure_model()  # compares it with the vocabulary of the data, if that has its own

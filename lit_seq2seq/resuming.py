@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from inspect import signature
 from typing import Any, TypedDict
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from lit_seq2seq.schedules import length_of
+from lit_seq2seq.spec import import_class
 from lit_seq2seq.types import UserError
 
 _PROGRESS = {
@@ -31,6 +33,8 @@ _PROGRESS = {
     "T_i",
 }
 """What changes in a schedule while it runs, or with the length of the run."""
+_WITHOUT_EFFECT = ("dropout", "chunk_size", ".name", "pretrained", "trainable_blocks")
+"""Settings of a network that do not change what its weights mean."""
 _START_ANEW = (
     "to change them, start from the weights: lit-seq2seq average --checkpoints CKPT --output DIR, then "
     "--model.init_from DIR"
@@ -93,6 +97,39 @@ def begin_next_epoch_if_finished(loop: _FitLoop) -> None:
         current.completed, total.completed = current.processed, total.processed
         loop._restarting = loop.epoch_loop.restarting = False
         loop.reset_restart_stage()
+
+
+def tell_other_network(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Warn where the settings of a network are not those that weights were trained with, though they fit it.
+
+    Args:
+        mine: description of the model.
+        saved: description in the checkpoint.
+    """
+    parts = ("encoder", "decoder", "output", "auxiliary")
+    found = [one for name in parts if name in saved for one in _differences(mine.get(name), saved[name], name)]
+    if found:
+        rank_zero_warn(f"the weights were trained with other settings: {', '.join(found)}")
+
+
+def _differences(mine: Any, saved: Any, name: str) -> Iterator[str]:
+    both = isinstance(mine, Mapping) and isinstance(saved, Mapping)
+    classes = [_class(one) for one in (mine, saved)] if both and "class_path" in mine.keys() & saved.keys() else []
+    if classes and classes[0] == classes[1]:
+        found = import_class(mine["class_path"], (mine["class_path"],))
+        plain = {key: one.default for key, one in signature(found).parameters.items()}
+        given, before = ({**plain, **(one.get("init_args") or {})} for one in (mine, saved))
+        yield from _differences(given, before, name)
+    elif both and not classes:
+        for key in sorted(mine.keys() & saved.keys()):
+            yield from _differences(mine[key], saved[key], f"{name}.{key}")
+    elif classes or (_simple(mine) and _simple(saved) and mine != saved and not name.endswith(_WITHOUT_EFFECT)):
+        told = classes or [mine, saved]
+        yield f"{name} {told[1]!s:.60} (not {told[0]!s:.60})"
+
+
+def _simple(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def tell_changes(optimizer: Optimizer, scheduler: LRScheduler | None, checkpoint: Mapping[str, Any]) -> None:

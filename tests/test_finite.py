@@ -15,7 +15,10 @@ from lit_seq2seq.export.onnx import halve
 from lit_seq2seq.hub import load_checkpoint
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.predictor import Predictor
-from lit_seq2seq.types import UserError
+from lit_seq2seq.runtime.beam import Step
+from lit_seq2seq.runtime.search import search
+from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.types import SpecialIds, UserError
 from tests.tiny import Trained, make_data, make_model, make_trainer, needs_bfloat16
 
 NAME = "encoder.embedding.weight"
@@ -155,3 +158,18 @@ def test_the_advice_for_16_bits_names_what_a_cpu_has(tmp_path):
         make_trainer(tmp_path, precision="16-true", max_steps=1, limit_val_batches=0).fit(
             make_model(optimizer=torch.optim.SGD), datamodule=make_data()
         )
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 1}])
+def test_a_model_that_computes_nan_writes_nothing(options):
+    model, config = make_model(), GenerationConfig(max_new_tokens=4, **options)
+    model.attach(make_data().processor)
+    torch.nn.init.constant_(model.net.output.projection.weight, 3e38)  # finite, but not what is computed from it
+    with pytest.raises(UserError, match="the model computes NaN"):
+        model.generate(["eins zwei"], config)
+
+    def step(tokens: np.ndarray, state: dict) -> Step:
+        return Step(np.full((*tokens.shape, 6), np.nan, np.float32), None, state)
+
+    with pytest.raises(UserError, match="the model computes NaN"):
+        search(step, {}, np.ones((1, 1), bool), SpecialIds(), config)

@@ -224,6 +224,29 @@ def test_what_a_link_leads_to_is_not_pushed(hub: LoopbackHub, trained: Trained, 
     assert not hub.repos
 
 
+def test_a_folder_that_only_looks_like_the_cache_is_no_excuse(
+    hub: LoopbackHub, trained: Trained, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained.model, tmp_path / "models--evil--it" / "snapshots" / "1"))
+    (tmp_path / "secret.md").write_text("secret")
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to("../../../secret.md")
+    with pytest.raises(UserError, match=r"README\.md is a link that leads out of its folder"):
+        push_folder(folder, "alice/digits", token=ALICE)
+
+
+TOKENS = ("hf_" + "a" * 34, "github_pat_" + "a" * 40, "sk-proj-" + "a" * 40, "AKIA" + "A" * 16)
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_tokens_of_others_are_known(hub: LoopbackHub, trained: Trained, tmp_path: Path, token: str) -> None:
+    folder = Path(shutil.copytree(trained.model, tmp_path / "model"))
+    with (folder / "README.md").open("a") as card:
+        card.write(f"my key: {token}\n")
+    with pytest.raises(UserError, match=r"README\.md holds what looks like an access token"):
+        push_folder(folder, "alice/digits", token=ALICE)
+
+
 @pytest.mark.parametrize("name", ["config.json", "README.md"])
 def test_an_access_token_is_not_pushed(hub: LoopbackHub, trained: Trained, tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(trained.model, tmp_path / "model"))

@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import re
 import signal
 import warnings
 from functools import partial
@@ -22,8 +23,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR,
 from lit_seq2seq import LitSeq2Seq, spec
 from lit_seq2seq.callbacks import EMA, Checkpoint
 from lit_seq2seq.cli import main
+from lit_seq2seq.failures import explain
 from lit_seq2seq.metrics import BLEU, ExactMatch
-from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, TextEncoder
+from lit_seq2seq.nn import DotAttention, GeneralAttention, ParallelDecoder, TextEncoder
+from lit_seq2seq.resuming import tell_other_network
 from lit_seq2seq.schedules import InverseSquareRoot, OneCycle
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
@@ -318,6 +321,33 @@ def test_other_data_or_batches_are_refused_within_an_epoch_and_told_at_its_end(h
         go_on(halves[2], **OTHER[what])
     with pytest.warns(UserWarning, match=f"was interrupted with .*{what.strip()}.*: the next epoch begins with what"):
         go_on(halves[6], epochs=2, **OTHER[what])
+
+
+NETWORKS = {
+    "encoder.residual True (not False)": {"encoder": partial(TextEncoder, residual=True, dropout=0.2)},
+    "decoder.attention DotAttention (not GeneralAttention)": {
+        "decoder": partial(ParallelDecoder, attention=DotAttention)
+    },
+}
+
+
+@pytest.mark.parametrize("told", NETWORKS)
+def test_another_network_of_the_same_weights_is_told(told):
+    mine = {"encoder": TextEncoder, "decoder": partial(ParallelDecoder, attention=GeneralAttention)}
+    with pytest.warns(UserWarning, match=rf"trained with other settings: {re.escape(told)}$"):
+        tell_other_network(spec.describe(mine), spec.describe(mine | NETWORKS[told]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tell_other_network(spec.describe(mine), spec.describe(mine | {"encoder": partial(TextEncoder, dropout=0.5)}))
+
+
+def test_a_checkpoint_of_weights_alone_is_told_in_a_line(halves, tmp_path):
+    checkpoint = torch.load(halves[6], weights_only=True)
+    del checkpoint["optimizer_states"]
+    torch.save(checkpoint, tmp_path / "weights.ckpt")
+    with pytest.raises(KeyError) as caught:
+        go_on(tmp_path / "weights.ckpt", epochs=2)
+    assert (explain(caught.value) or "").startswith("Trying to restore optimizer state but checkpoint contains only")
 
 
 @pytest.mark.parametrize("step", [2, 6])

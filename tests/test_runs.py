@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -24,7 +25,8 @@ from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.callbacks import Checkpoint, PredictionWriter
 from lit_seq2seq.cli import main
 from lit_seq2seq.commands import save_best
-from lit_seq2seq.files import local_path
+from lit_seq2seq.export import export_model
+from lit_seq2seq.files import is_file, local_path, place
 from lit_seq2seq.hub import load_checkpoint, tensors_of
 from lit_seq2seq.logs import RunFolder, Table, claim
 from lit_seq2seq.summary import typed
@@ -371,6 +373,45 @@ def test_what_cannot_lie_elsewhere_is_refused(recipe: Path, capsys, arguments: l
     assert message in err
     assert len(err.splitlines()) == 1
     assert set(recipe.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (str(Path("s3://b/c")), "s3:/b/c is no address: write s3:// as text"),
+        ("file:/b/c", "file:/b/c is no address: write file:// as text"),
+        ("ftp://127.0.0.1:9/c", "cannot reach ftp://127.0.0.1:9/c: "),
+        ("reference://c", "cannot reach reference://c: "),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_refused(path: str, message: str) -> None:
+    for use in (place, lambda path: Checkpoint(dirpath=path), is_file):
+        with pytest.raises(UserError, match=re.escape(message)):
+            use(path)
+
+
+def test_what_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
+    keep = Checkpoint(dirpath="http://127.0.0.1:9/runs")
+    with pytest.raises(UserError, match=r"cannot reach http://127\.0\.0\.1:9/runs: "):
+        make_trainer(tmp_path, keep, enable_checkpointing=True).fit(make_model(), datamodule=make_data())
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json"])
+def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"name": "my project"}')
+    model = make_model()
+    model.attach(make_data().processor)
+    with pytest.raises(UserError, match=f"has a {name} that was not written by this: choose another folder"):
+        model.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_model_folder_is_written_again_but_no_export_goes_over_it(trained: Trained, tmp_path: Path) -> None:
+    model = LitSeq2Seq.from_pretrained(trained.model)
+    for _ in range(2):
+        model.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"has a README\.md that was not written by this"):
+        export_model(model, tmp_path / "model")
 
 
 def test_model_folders_are_local(trained: Trained, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -88,10 +88,11 @@ def test_random_weights_are_told(tmp_path):
         make_trainer(tmp_path).validate(model, datamodule=data, verbose=False)
         list(Predictor(model).stream(["eins"]))
         model.save_pretrained(tmp_path / "model")
+        LitSeq2Seq.ensemble([model])
 
     with pytest.warns(UserWarning, match="weights are random") as found:
         use()
-    assert len([one for one in found if "weights are random" in str(one.message)]) == 3
+    assert len([one for one in found if "weights are random" in str(one.message)]) == 4
     model.half().float().double().float()
     loaded = LitSeq2Seq.from_pretrained(tmp_path / "model")
     torch.nn.init.normal_(model.net.decoder.embedding.weight)  # a loop of one's own

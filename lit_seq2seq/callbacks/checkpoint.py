@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from lit_seq2seq.callbacks.signals import StopSignals, requeue
-from lit_seq2seq.files import folder_of, inside, is_file, is_remote, local_path, place, written_whole
+from lit_seq2seq.files import check_writable, folder_of, inside, is_file, is_remote, local_path, place, written_whole
 from lit_seq2seq.logs import write_row
 from lit_seq2seq.types import UserError
 
@@ -94,6 +94,8 @@ class Checkpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder, and write whole files unless a plugin writes them."""
+        if stage == "fit" and trainer.is_global_zero and is_remote(str(self.dirpath)):
+            check_writable(str(self.dirpath))
         super().setup(trainer, pl_module, stage)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFiles()

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 
 from lit_seq2seq import runtime
 from lit_seq2seq.features import Feature, MultiSource, Processor, Records, Tokenizer
-from lit_seq2seq.files import local_path
+from lit_seq2seq.files import expect_own, local_path
 from lit_seq2seq.hub import add_loading, loading_of
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn import Encoder, EncoderDecoder, OutputLayer
@@ -69,6 +69,7 @@ def export_model(
         2
     """
     folder = local_path(output, "--output")
+    expect_own(folder, ("README.md", "runtime"), (folder / "export.json").exists)
     _require_packages()
     from lit_seq2seq.export.report import LENGTH, measure, random_source, table
 

@@ -51,6 +51,10 @@ class Processor:
         self.target = target
         self.source_prefix = source_prefix
         self.copy = copy
+        if source_prefix and not isinstance(source, Tokenizer):
+            raise UserError(
+                f"expected no source_prefix with {type(source).__name__}, which reads no text, but it is set"
+            )
         if copy and not isinstance(source, Tokenizer):
             raise UserError(
                 f"expected text sources to copy from, got {type(source).__name__}: use an output that does not"

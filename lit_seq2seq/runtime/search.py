@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 
 from .beam import Array, Hypothesis, State, StepFunction, beam_search
@@ -55,7 +58,19 @@ def search(
         step, state = join_ctc(step, state, frames, mask, specials, config.ctc_weight)
     if config.do_sample:
         random = np.random.default_rng(config.seed) if random is None else random
-        return sample_search(step, state, mask, specials, config, random)
-    found = beam_search(step, state, mask, specials, config)
+        found = sample_search(step, state, mask, specials, config, random)
+    else:
+        found = beam_search(step, state, mask, specials, config)
+    check_scores(row[0].score if row else math.nan for row in found)
     config.check_outputs(any(not row[0].tokens for row in found))
     return found
+
+
+def check_scores(scores: Iterable[float]) -> None:
+    """Refuse outputs of a model that computes NaN, among which a token that may not be chosen can be drawn.
+
+    Raises:
+        UserError: a score is no number, or that of such a token.
+    """
+    if any(math.isnan(score) or -math.inf < score < -1e35 for score in scores):
+        raise UserError("the model computes NaN: its weights are damaged, or too large for the precision: use 32 bits")

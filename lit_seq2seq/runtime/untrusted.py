@@ -96,7 +96,7 @@ def checked(path: Path, hidden: bool = True) -> Path:
     """Return a path if it is a file that lies where it seems to lie.
 
     Args:
-        path: of a file. It may be a link within its folder or, in the cache of the hub, within the cache.
+        path: of a file. It may be a link within its folder or, in the cache of the hub, within its repository.
         hidden: whether a link may lead to a hidden file.
 
     Raises:
@@ -110,7 +110,7 @@ def checked(path: Path, hidden: bool = True) -> Path:
         )
     folder, real = path.parent.resolve(), path.resolve()
     cached = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
-    home = folder.parents[2] if cached else folder
+    home = folder.parents[1] if cached else folder
     if not real.is_relative_to(home):
         raise UserError(f"{path} is a link that leads out of its folder, to {real}: put the file itself there")
     if not hidden and any(step.startswith(".") for step in real.relative_to(home).parts):

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.features import Image, Processor, Tokenizer
 from lit_seq2seq.types import UserError
 
 
@@ -72,3 +72,8 @@ def test_a_missing_or_damaged_folder_is_explained(tmp_path):
     (tmp_path / "processor.json").write_text("{}")
     with pytest.raises(UserError, match=r"the processor in .* is damaged"):
         Processor.load(tmp_path)
+
+
+def test_a_prefix_needs_texts():
+    with pytest.raises(UserError, match="expected no source_prefix with Image, which reads no text"):
+        Processor(Image(size=8), characters("ab"), source_prefix="a: ")

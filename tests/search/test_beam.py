@@ -306,6 +306,8 @@ def test_the_models_own_tensor_is_not_changed():
         ([[0, 4]], "padding before a token: pad shorter prefixes at the end"),
         ([[4, SPECIALS.eos]], "prefix has a BOS or EOS id"),
         ([[SPECIALS.bos, 4]], "prefix has a BOS or EOS id"),
+        ([[-3]], "prefix has numbers that are no ids"),
+        ([[4.5]], "prefix has numbers that are no ids"),
     ],
 )
 @pytest.mark.parametrize("method", [beam_search, greedy_search])
