@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypedDict, TypeGuard, Unpack, cast
+from typing import Any, TypedDict, TypeGuard, Unpack, cast
 
 import numpy as np
 import safetensors.numpy
@@ -271,7 +271,7 @@ def _read_config(path: Path) -> dict[str, object]:
     return config
 
 
-def _is_config(value: object) -> TypeGuard[dict[str, object]]:
+def _is_config(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and isinstance(value.get("model"), dict)
 
 

@@ -398,6 +398,12 @@ def test_metrics_that_cannot_be_told_apart_are_refused(metrics, message):
 # -------------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.parametrize("name", ["", "my/score", "f{1}"])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(UserError, match="is no name for Own: it becomes part of the names of files"):
+        Scores([type("Own", (ExactMatch,), {"name": name})()])
+
+
 def test_a_run_compares_in_one_form_and_logs_both(tmp_path):
     """Targets with double spaces and an unknown word: a model that knows the pairs by heart is right, and told so."""
     rows = {"source": ["eins zwei", "drei", "vier fünf", "zwei"], "target": ["one two", "three", "four <unk>", "two"]}

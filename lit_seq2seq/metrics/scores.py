@@ -193,6 +193,10 @@ def _name(metric: TextMetric) -> str:
         )
     if not isinstance(getattr(metric, "name", None), str):
         raise UserError(f"{type(metric).__name__} has no name: give its class one, such as name = 'my_score'")
+    if not metric.name or re.search(r"[/\\{}:]", metric.name):
+        raise UserError(
+            f"{metric.name!r} is no name for {type(metric).__name__}: it becomes part of the names of files"
+        )
     return metric.name
 
 
