@@ -142,7 +142,7 @@ def expect_own(folder: Path, names: Iterable[str], is_ours: Callable[[], bool]) 
     with suppress(UserError):
         if not taken or is_ours():
             return
-    raise UserError(f"{folder} has a {taken[0]} that was not written by this: choose another folder")
+    raise UserError(f"{folder} has a {taken[0]} of another project: choose another folder")
 
 
 @contextmanager

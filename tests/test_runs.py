@@ -401,7 +401,7 @@ def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path, name: st
     (tmp_path / name).write_text('{"name": "my project"}')
     model = make_model()
     model.attach(make_data().processor)
-    with pytest.raises(UserError, match=f"has a {name} that was not written by this: choose another folder"):
+    with pytest.raises(UserError, match=f"has a {name} of another project: choose another folder"):
         model.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -410,7 +410,7 @@ def test_a_model_folder_is_written_again_but_no_export_goes_over_it(trained: Tra
     model = LitSeq2Seq.from_pretrained(trained.model)
     for _ in range(2):
         model.save_pretrained(tmp_path / "model")
-    with pytest.raises(UserError, match=r"has a README\.md that was not written by this"):
+    with pytest.raises(UserError, match=r"has a README\.md of another project"):
         export_model(model, tmp_path / "model")
 
 
