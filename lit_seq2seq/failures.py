@@ -80,7 +80,8 @@ def _last_line(error: ProcessException) -> str:
 
 def _one_line(error: BaseException) -> str:
     """Return what `error` says, without line breaks, and not the whole of a value that goes on and on."""
-    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    sentence = isinstance(error, KeyError) and " " in str(error)  # which KeyError would put in quotes
+    text = " ".join(str(error.args[0] if sentence else error).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 

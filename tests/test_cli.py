@@ -218,7 +218,7 @@ def test_options_of_search_are_explained(capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["generate", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "--num_beams NUM_BEAMS hypotheses kept per sentence, >= 1; 1 is greedy search. (type: " in out
+    assert "--num_beams NUM_BEAMS hypotheses kept per sentence, 1 to 10,000; 1 is greedy search. (type: " in out
     assert [field.name for field in fields(GenerationConfig) if f"--{field.name}" not in out] == []
 
 
@@ -248,7 +248,7 @@ def test_every_command_has_help(capsys, name: str) -> None:
         (["fit", "--config", "constraints.txt"], "names is no recipe in YAML: it begins with "),
         (["generate", "--num_beams", "3"], "model"),
         (["generate", "--model", "x", "--num_beams", "five"], "num_beams: expected int or null, got five$"),
-        (["generate", "--model", "x", "--format", "json"], "format: expected 'text', 'jsonl', got json$"),
+        (["generate", "--model", "x", "--format", "json"], "format: expected 'text', 'jsonl' or null, got json$"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest(capsys, arguments: list[str], hint: str) -> None:

@@ -149,7 +149,7 @@ def check_prefix(prefix: Tensor, batch_size: int, specials: SpecialIds) -> Tenso
     """
     if prefix.dim() != 2 or prefix.shape[0] != batch_size:
         raise UserError(f"prefix has shape {tuple(prefix.shape)}: must be ({batch_size}, P), one row per sentence")
-    if prefix.is_floating_point() or (prefix < 0).any():
+    if prefix.numel() and (prefix.is_floating_point() or (prefix < 0).any()):
         raise UserError("prefix has numbers that are no ids: give whole numbers from 0")
     given = prefix != specials.pad
     if (given[:, 1:] & ~given[:, :-1]).any():
