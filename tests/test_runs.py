@@ -134,7 +134,7 @@ def test_trials_side_by_side_have_a_folder_each(recipe: Path) -> None:
 
 def test_what_does_not_train_leaves_no_folder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load_recipe(recipe)
-    assert main(["fit", "--config", str(recipe), "--data.dataset=nothing"]) == 1
+    assert main(["fit", "--config", str(recipe), "--data.dataset=nothing.csv"]) == 1
     fit(recipe, "--trainer.fast_dev_run=true")
     assert not list(recipe.parent.glob("runs/*"))
 
