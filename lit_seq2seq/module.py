@@ -479,6 +479,9 @@ class LitSeq2Seq(SavedModel):
         found = self.scores.compute()
         if self.trainer.state.fn != "fit" and bool(torch.as_tensor(found.get("loss", 0.0)).isnan()):
             raise UserError(f"the {split}_loss is NaN in precision {self.trainer.precision}: compute in 32-true")
+        for name in self.scores.names:  # once logged, a raw score would stay as it was among the trainer's
+            if f"{split}_{name}_raw" in self.trainer.callback_metrics:
+                found.setdefault(f"{name}_raw", found[name])
         for name, score in found.items():
             # Equal on all processes; `sync_dist` only tells Lightning so.
             self.log(f"{split}_{name}", score, prog_bar=not name.endswith("_raw"), sync_dist=True)

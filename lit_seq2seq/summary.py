@@ -106,7 +106,7 @@ def _own_folders(modules: Iterable[str]) -> list[str]:
 
 
 def _samples(title: str, rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, show_lines=True)
+    table = Table(title=title, title_justify="left", show_lines=True, min_width=len(title))
     for column in ("source", "output", "reference"):
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -115,7 +115,7 @@ def _samples(title: str, rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _score_table(title: str, scores: Mapping[str, float]) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, title_justify="left", min_width=len(title))
     table.add_column("score")
     table.add_column("value", justify="right")
     for name, value in scores.items():

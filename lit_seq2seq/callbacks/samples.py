@@ -74,7 +74,7 @@ class SampleOutputs(Callback):
 
 
 def _table(samples: list[_Sample], title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=title, title_justify="left", show_header=False, min_width=len(title))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for sample in samples:
