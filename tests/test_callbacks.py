@@ -401,7 +401,7 @@ def test_earlier_predictions_are_kept_where_no_file_is_named(tmp_path, caplog):
 
 def test_predictions_of_two_processes(tmp_path):
     path = tmp_path / "out.txt"
-    predict(PredictionWriter(path), tmp_path, strategy="ddp_fork", devices=2)
+    predict(PredictionWriter(path), tmp_path, strategy="ddp_spawn", devices=2)
     assert path.read_text(encoding="utf-8").split("\n") == [*EXPECTED, ""]
     assert list(tmp_path.glob("*.part")) == []
 
@@ -581,6 +581,6 @@ def test_exact_match_by_length_in_groups(tmp_path, console):
 
 def test_exact_match_by_length_of_two_processes(tmp_path, capfd):
     report = ExactMatchByLength(width=4)
-    trainer(tmp_path, report, strategy="ddp_fork", devices=2).test(Lengths(), verbose=False)
+    trainer(tmp_path, report, strategy="ddp_spawn", devices=2).test(Lengths(), verbose=False)
     text = capfd.readouterr().out
     assert len(re.findall(r"0-3 │ +8 │ +75\.0 %", text)) == len(re.findall(r"4-7 │ +4 │ +0\.0 %", text)) == 1

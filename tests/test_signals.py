@@ -18,7 +18,7 @@ from lit_seq2seq.callbacks import Checkpoint
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer
 
-pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+pytestmark = pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 
 
 class At(Callback):
@@ -103,7 +103,8 @@ def child(work: Callable[[Path], object], folder: Path, ready: Connection) -> No
 
 @pytest.mark.parametrize("work", AFTER)
 def test_signals_end_a_process_after_a_run(tmp_path, work):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # what other tests left in this process may hang a fork of it
+    context.set_forkserver_preload([__name__])
     for number, status in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)):
         mine, its = context.Pipe()
         process = context.Process(target=child, args=(work, tmp_path / str(number), its))
