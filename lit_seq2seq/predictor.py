@@ -14,10 +14,11 @@ import multiprocess
 import torch
 from torch import Tensor
 
-from lit_seq2seq.features.feature import Array, encode_named
+from lit_seq2seq.features.feature import Array
 from lit_seq2seq.model import allowed
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn.ops import computes_in
+from lit_seq2seq.runtime.readers import encode_named
 from lit_seq2seq.search import GenerationConfig, stream
 from lit_seq2seq.types import CopySource, Padded, Sources, UserError
 from lit_seq2seq.untrusted import check_finite
@@ -186,7 +187,7 @@ class Predictor:
 
     def _encode(self, raw: list[Any], names: list[str]) -> list[Array]:
         feature = self.model.processor.source_feature
-        arrays = encode_named(feature, self.model.processor.prefixed(raw), names)
+        arrays = encode_named(feature.encode, self.model.processor.prefixed(raw), names)
         if self.max_source_length is None:
             return arrays
         self.truncated += sum(feature.positions(array) > self.max_source_length for array in arrays)

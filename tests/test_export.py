@@ -350,8 +350,10 @@ def test_the_command_beside_the_model_reads_lines(folder: Path) -> None:
         capture_output=True,
         check=True,
     )
-    assert marked.stdout.decode() == "".join(f"{text}\n" for text in expected)
-    assert run("--variant", "int8", *arguments).stdout == "".join(f"{text}\n" for text in expected)
+    lines = "".join(f"{one}\n{other}\n\n" for one, other in zip(expected[::2], expected[1::2], strict=True))
+    assert marked.stdout.decode() == lines
+    assert run("--variant", "int8", *arguments).stdout == lines
+    assert run("--num_beams", "2", "--seed", "-1").stderr == "warning: seed=-1 has no effect without do_sample=True\n"
     assert run("--top_p", "2").stderr == "error: top_p=2: must be a number above 0 and at most 1\n"
     command = [sys.executable, "-m", "runtime"]
     latin = subprocess.run(command, cwd=folder, input="fünf\n".encode("latin-1"), capture_output=True, check=False)
@@ -372,9 +374,53 @@ def test_texts_are_those_of_the_model(model: LitSeq2Seq, folder: Path) -> None:
     assert [[output.text for output in row] for row in found] == expected
 
 
+def test_inputs_may_come_one_by_one_and_long_ones_are_cut_with_a_warning(folder: Path) -> None:
+    runner, texts = Model(folder), ["eins zwei", "", "drei"]
+    assert runner(text for text in texts) == runner(texts)
+    with pytest.warns(UserWarning, match="1 input cut to 1024 positions"):
+        assert runner(["eins", "zwei " * 2000])[0] == runner(["eins"])[0]
+    for single in ("eins zwei", b"eins", {"text": "eins"}):
+        with pytest.raises(UserError, match=r"expected a list of inputs, .* put a single input in a list"):
+            runner(single)
+    for wrong in ({"batch_size": 0}, {"batch_size": -1}):
+        with pytest.raises(UserError, match="a batch_size of at least 1"):
+            runner(texts, **wrong)
+    for given in (([],), (folder, "fp32", -1)):
+        with pytest.raises(UserError, match="expected a folder, and threads of at least 0"):
+            Model(*given)
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("export.json", {"max_source_length": "much"}),
+        ("export.json", {"max_source_length": 0.5}),
+        ("export.json", {"copy": True}),
+        ("export.json", {"reranker": 3}),
+        ("export.json", {"reranker": {"weight": "1", "slots": None, "values": {}}}),
+        ("export.json", {"variants": ["fp32"] * 9999 + ["int8"]}),
+        ("processor.json", {"source_prefix": 3}),
+        ("processor.json", {"source": {"class_path": "Image", "config": {}}}),
+        ("processor.json", {"source": {"class_path": "y" * 9999, "config": {}}}),
+        ("processor.json", {"source": {"class_path": "Frames", "config": {"channels": 3, "normalize": "none"}}}),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_line(folder: Path, tmp_path: Path, file: str, settings: dict) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in folder.iterdir():
+        (damaged / path.name).symlink_to(path) if path.name != file else None
+    known = json.loads((folder / file).read_text(encoding="utf-8"))
+    (damaged / file).write_text(json.dumps({**known, **settings}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"damaged|cannot read the inputs|there is no variant") as told:
+        Model(damaged, "fp16")([[[1.0, 2.0, 3.0]] if "Frames" in str(settings) else "eins"], num_beams=2)
+    assert len(str(told.value)) < 1000
+
+
 def test_outputs_are_drawn_by_a_seed(folder: Path) -> None:
     drawing = partial(Model(folder), ["eins zwei", "drei"] * 3, do_sample=True, num_return_sequences=5, batch_size=2)
     assert drawing(seed=1) == drawing(seed=1) != drawing(seed=2)
+    assert drawing(seed=-1) == drawing(seed=-1) != drawing(seed=1)
     first, _, third, *_ = drawing(seed=1)
     assert first != third  # not the same numbers in every batch
     assert {output.text for output in drawing(top_k=1)[0]} == {Model(folder)(["eins zwei"])[0][0].text}

@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,15 @@ from lit_seq2seq.predictor import Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.serve import api, make_app
 from lit_seq2seq.serve.api import Service, Streams, Work
-from lit_seq2seq.serve.schema import FileRequest, FramesRequest, Limits, RecordRequest, TextRequest, request_of
+from lit_seq2seq.serve.schema import (
+    FileRequest,
+    FramesRequest,
+    GenerateRequest,
+    Limits,
+    RecordRequest,
+    TextRequest,
+    request_of,
+)
 from lit_seq2seq.types import UserError
 from tests.test_untrusted import OwnMetric
 from tests.tiny import SIZES, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
@@ -261,6 +270,39 @@ def test_it_computes_in_what_is_asked_for(folder: Path, service: Service, dtype:
         found = [client.post("/predict", json={"text": text}).json() for text in ("eins zwei", "drei")]
     assert [one["outputs"][0]["text"] for one in found] == [one["translation_text"] for one in direct]
     assert found[1]["outputs"][0]["score"] != score
+
+
+def test_every_option_of_generation_may_be_asked_for(service: Service) -> None:
+    assert set(GenerateRequest.model_fields) == {field.name for field in fields(GenerationConfig)}
+    asked = {"num_beams": 3, "early_stopping": "never", "length_normalization": "none", "coverage_penalty": 0.3}
+    config = service.work(TextRequest(text="drei zwei", **asked)).config
+    with connected(service) as client:
+        found = client.post("/predict", json={"text": "drei zwei", **asked}).json()["outputs"][0]
+        refused = client.post("/predict", json={"text": "drei", "ctc_weight": 0.5})
+    (expected,) = next(service.predictor.stream(["drei zwei"], config))
+    assert (found["text"], found["score"]) == (expected.text, pytest.approx(expected.score, abs=1e-5))
+    assert (refused.status_code, "needs a model with CTC" in refused.json()["detail"]) == (422, True)
+
+
+def test_what_is_drawn_by_a_seed_does_not_depend_on_the_company(service: Service) -> None:
+    works = [
+        service.work(TextRequest(text=text, do_sample=True, temperature=3.0, seed=4))
+        for text in ["drei zwei eins"] * 3 + ["vier"]
+    ]
+    alone = [service.generate([work])[0] for work in works]
+    together = service.generate(works)
+    assert [found[0].text for found in together] == [found[0].text for found in alone]
+    assert alone[0][0].text == alone[1][0].text
+
+
+@pytest.mark.parametrize("data", ["!!!", "UklG_mQf-AA=", "====", "UklGRg", "größe", "%55"])
+def test_what_is_no_base64_is_refused_and_not_passed_over(data: str) -> None:
+    with connected(speech_service()) as client:
+        refused = client.post("/predict", json={"data": data})
+        lines = base64.encodebytes(sound()).decode()
+        assert client.post("/predict", json={"data": lines}).status_code == 200
+    assert refused.status_code == 422
+    assert "expected the file in base64" in str(refused.json()["detail"])
 
 
 def test_every_feature_has_its_request() -> None:

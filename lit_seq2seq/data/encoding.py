@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from datasets.fingerprint import Hasher
 from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets, listed
 from lit_seq2seq.features import Feature, Processor, Records
-from lit_seq2seq.features.feature import Array, encode_named
+from lit_seq2seq.features.feature import Array
+from lit_seq2seq.runtime.readers import encode_named
 from lit_seq2seq.types import UserError
 
 _VERSION = 3  # of the encoded columns: raise it when their meaning changes
@@ -237,6 +239,7 @@ def _is_text(raw: object) -> bool:
 def _encode(feature: Feature, raw: Sequence[Any], names: Sequence[str], training: bool) -> list[Array]:
     present = [not feature.is_missing(value) for value in raw]
     kept = [value for value, there in zip(raw, present, strict=True) if there]
-    encoded = iter(encode_named(feature, kept, list(itertools.compress(names, present)), training))
+    encode = partial(feature.encode, training=training)
+    encoded = iter(encode_named(encode, kept, list(itertools.compress(names, present))))
     missing: Array = np.empty(0, feature.stored_as or "int32")
     return [next(encoded) if there else missing for there in present]

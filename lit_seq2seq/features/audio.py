@@ -13,15 +13,14 @@ from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.features.speech import Normalization, VectorFeature
 from lit_seq2seq.runtime.audio import (
-    FILES,
     MAX_SECONDS,
-    SAMPLES,
     check_bands,
     log_mel,
     open_audio,
     read_audio,
     samples_of,
 )
+from lit_seq2seq.runtime.readers import is_nothing
 from lit_seq2seq.runtime.vectors import FloatArray
 from lit_seq2seq.types import UserError
 
@@ -63,7 +62,7 @@ class Recordings(VectorFeature):
 
     def is_missing(self, raw: object) -> bool:
         """Tell whether a row has no recording."""
-        return raw is None or (isinstance(raw, Mapping) and all(raw.get(key) is None for key in SAMPLES + FILES))
+        return is_nothing(raw)
 
     def show(self, raw: Any) -> str:
         """Return the duration, with the name of the file where there is one."""

@@ -243,26 +243,3 @@ def build_feature(values: dict[str, Any], trust: tuple[str, ...] = ()) -> Featur
     check_settings(values.get("config"), f"the {found.__name__} of the processor")
     spec.check_values(found, values.get("config") or {})
     return found.from_dict(values, trust)
-
-
-def encode_named(feature: Feature, raw: Sequence[Any], names: Sequence[str], training: bool = False) -> list[Array]:
-    """Encode values; if one cannot be read, say which by its name.
-
-    Args:
-        feature: encodes them.
-        raw: the values.
-        names: of each value, such as `"row 3"`.
-        training: see `Feature.encode`.
-
-    Raises:
-        UserError: a value cannot be read.
-    """
-    try:
-        return feature.encode(raw, training)
-    except UserError:
-        for name, value in zip(names, raw, strict=True):
-            try:
-                feature.encode([value], training)
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from error
-        raise

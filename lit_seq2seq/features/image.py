@@ -14,6 +14,7 @@ import torch
 
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.runtime.images import GREY, decode_image, fitted, normalized_pixels, open_image
+from lit_seq2seq.runtime.readers import is_nothing
 from lit_seq2seq.types import Padded, UserError
 
 Fit = Literal["crop", "stretch", "pad"]
@@ -105,9 +106,7 @@ class Image(Feature):
 
     def is_missing(self, raw: object) -> bool:
         """Tell whether a row has no image."""
-        if isinstance(raw, Mapping):
-            return not raw.get("bytes") and not raw.get("path")
-        return raw is None or (isinstance(raw, str | bytes) and not raw)
+        return is_nothing(raw)
 
     def show(self, raw: Any) -> str:
         """Return the path, or the width and height."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
-from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature, encode_named
+from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature
+from lit_seq2seq.runtime.inputs import read_sources
+from lit_seq2seq.runtime.readers import encode_named
 from lit_seq2seq.types import Padded, Sources, UserError
 
 
@@ -67,7 +69,9 @@ class MultiSource(Feature):
         """Tell whether a row has none of the sources."""
         if raw is None or (isinstance(raw, str) and not raw.strip()):
             return True
-        return isinstance(raw, Mapping) and all(f.is_missing(raw.get(name)) for name, f in self.features.items())
+        if not isinstance(raw, Mapping) or not raw.keys() <= self.features.keys():
+            return False  # `encode` says what is wrong with it
+        return all(f.is_missing(raw.get(name)) for name, f in self.features.items())
 
     def show(self, raw: Any) -> str:
         """Describe each source after its name."""
@@ -86,18 +90,7 @@ class MultiSource(Feature):
         return {name: picture for name, picture in pictures.items() if picture is not None}
 
     def _read(self, raw: Any) -> Mapping[str, Any]:
-        expected = f"expected a mapping with {', '.join(self.features)}"
-        if isinstance(raw, str):
-            try:
-                raw = json.loads(raw)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{expected}, or its JSON text, but '{raw:.80}' is not JSON: {error}") from None
-        if not isinstance(raw, Mapping):
-            raise UserError(f"{expected}, but it is of type {type(raw).__name__}")
-        for name in raw:
-            if name not in self.features:
-                raise UserError(f"{expected}, but it has '{name}'")
-        return raw
+        return read_sources(raw, self.features)
 
     # ---------------------------------------------------------------------------------------------- learning
 
@@ -124,7 +117,8 @@ class MultiSource(Feature):
         for name, feature in self.features.items():
             values = [value.get(name) for value in read]
             present = [value for value in values if not feature.is_missing(value)]
-            encoded = iter(encode_named(feature, present, [name] * len(present), training))
+            encode = partial(feature.encode, training=training)
+            encoded = iter(encode_named(encode, present, [name] * len(present)))
             columns.append([feature.nothing() if feature.is_missing(value) else next(encoded) for value in values])
         return [_bundle(row) for row in zip(*columns, strict=True)]
 

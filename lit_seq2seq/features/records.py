@@ -12,6 +12,7 @@ from datasets import LargeList, List
 from lit_seq2seq.features.feature import Array, Feature
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.runtime.placeholders import Delexicalized
+from lit_seq2seq.runtime.readers import is_nothing
 from lit_seq2seq.runtime.records import linearize, read_record, several
 from lit_seq2seq.types import Padded, Sources, UserError
 
@@ -93,7 +94,7 @@ class Records(Feature):
         """Tell whether a record is absent or has no slot."""
         if isinstance(raw, Mapping):
             return not any(map(several, raw.values()))
-        return self.tokenizer.is_missing(raw) if isinstance(raw, str) else not raw
+        return self.tokenizer.is_missing(raw) if isinstance(raw, str) else is_nothing(raw)
 
     def show(self, raw: Any) -> str:
         """Write the record as JSON, which can be read again; a text as it is."""

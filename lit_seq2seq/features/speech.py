@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.runtime.readers import is_nothing
 from lit_seq2seq.runtime.vectors import SMALLEST_DEVIATION, FloatArray, check_frames, normalized, stacked, with_deltas
 from lit_seq2seq.types import Padded, UserError
 
@@ -224,7 +225,7 @@ class Frames(VectorFeature):
 
     def is_missing(self, raw: object) -> bool:
         """Tell whether a row has no frames."""
-        return raw is None or (isinstance(raw, list) and not raw)
+        return is_nothing(raw)
 
     def show(self, raw: Any) -> str:
         """Return the number of frames."""

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ def main() -> int:
     arguments = vars(parser.parse_args())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
+    warnings.formatwarning = lambda message, *_args, **_options: f"warning: {message}\n"
     try:
         model = Model(arguments["model"], arguments["variant"], arguments["threads"])
         options = {name: arguments[name] for name in names if name in arguments}
         for outputs in model(list(read_lines(sys.stdin.buffer, "standard input")), **options):
-            for output in outputs:
-                print(one_line(output.text))
+            print(*[one_line(output.text) for output in outputs], *[""] * (len(outputs) > 1), sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -93,7 +93,11 @@ def fitted(image: PIL.Image.Image, edge: int, fit: str) -> PIL.Image.Image:
     """Make an image a square: `crop` its middle, `stretch` it, or `pad` it with grey."""
     square, (width, height) = (edge, edge), image.size
     if fit == "pad":
-        return ImageOps.pad(image, square, PIL.Image.Resampling.BICUBIC, color=(GREY,) * 3)
+        width, height = (max(round(side / max(image.size) * edge), 1) for side in image.size)
+        padded = PIL.Image.new("RGB", square, (GREY,) * 3)
+        scaled = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+        padded.paste(scaled, (round((edge - width) / 2), round((edge - height) / 2)))
+        return padded
     side = min(width, height)
     left, upper = (width - side) / 2, (height - side) / 2
     box = (left, upper, left + side, upper + side) if fit == "crop" else (0, 0, width, height)

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import UserError
-from .readers import Array, Named, Pixels, PretrainedText, Reader, RecordText, Text, Vectors
+from .readers import Array, Named, Pixels, PretrainedText, Reader, RecordText, Text, Vectors, encode_named
 from .text import SpecialIds, Vocabulary
 from .untrusted import check_settings, read_json, undamaged
+
+
+def read_sources(raw: Any, names: Iterable[str]) -> Mapping[str, Any]:
+    """Read several sources: a mapping from their names, or the JSON text of one.
+
+    Raises:
+        UserError: it is neither, or names another source.
+
+    Example:
+        >>> read_sources('{"text": "ein Hund"}', ["text", "image"])
+        {'text': 'ein Hund'}
+    """
+    expected = f"expected a mapping with {', '.join(names)}"
+    if isinstance(raw, str):
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{expected}, or its JSON text, but '{raw:.80}' is not JSON: {error}") from None
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{expected}, but it is of type {type(raw).__name__}")
+    for name in raw:
+        if name not in names:
+            raise UserError(f"{expected}, but it has '{name}'")
+    return raw
 
 
 class Several(Reader):
@@ -27,26 +51,20 @@ class Several(Reader):
 
     def is_missing(self, raw: Any) -> bool:
         """Tell whether an input has none of the sources."""
-        if isinstance(raw, str):
-            return not raw.strip()
-        return raw is None or all(reader.is_missing(raw.get(name)) for name, reader in self.readers.items())
+        if raw is None or (isinstance(raw, str) and not raw.strip()):
+            return True
+        if not isinstance(raw, Mapping) or not raw.keys() <= self.readers.keys():
+            return False  # `encode` says what is wrong with it
+        return all(one.is_missing(raw.get(name)) for name, one in self.readers.items())
 
     def encode(self, raw: Sequence[Any]) -> list[Array]:
         """Turn mappings, or the JSON texts of some, into arrays `(K,)` that hold the array of each of K sources."""
-        read = [self._read(value) for value in raw]
-        return [_bundle([self._part(reader, row.get(name)) for name, reader in self.readers.items()]) for row in read]
+        read = [read_sources(value, self.readers) for value in raw]
+        return [_bundle([self._part(name, row.get(name)) for name in self.readers]) for row in read]
 
-    def _part(self, reader: Reader, value: Any) -> Array:
-        return reader.nothing() if reader.is_missing(value) else reader.encode([value])[0]
-
-    def _read(self, raw: Any) -> dict[str, Any]:
-        try:
-            found = json.loads(raw) if isinstance(raw, str) else raw
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict) or not found.keys() <= self.readers.keys():
-            raise UserError(f"expected a mapping with {', '.join(self.readers)}, or its JSON text, but got {raw!r:.80}")
-        return found
+    def _part(self, name: str, value: Any) -> Array:
+        reader = self.readers[name]
+        return reader.nothing() if reader.is_missing(value) else encode_named(reader.encode, [value], [name])[0]
 
     def nothing(self) -> Array:
         """Return what stands for nothing in each source."""
@@ -130,4 +148,4 @@ def _reader(source: dict[str, Any], specials: dict[str, SpecialIds], side: str, 
         return Pixels(source["config"])
     if kind == "MultiSource":
         return Several({name: _reader(one, specials, f"source.{name}") for name, one in source["features"].items()})
-    raise UserError(f"this runtime cannot read the inputs of {kind}")
+    raise UserError(f"this runtime cannot read the inputs of {kind:.80}")

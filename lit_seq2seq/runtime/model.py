@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,12 @@ from .config import GenerationConfig
 from .copying import CopyMap
 from .errors import UserError
 from .inputs import load_reader
+from .lines import counted
 from .network import Decodable, Ensemble, Network
-from .readers import Array, Text
+from .readers import Array, Text, encode_named
+from .sampling import random_of
 from .slots import Slots
+from .untrusted import undamaged
 
 _VOCABULARY = ("processor.json", "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json")
 
@@ -49,6 +53,8 @@ class Model:
         threads: int = 0,
     ) -> None:
         folders = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
+        if not folders or threads < 0:
+            raise UserError(f"expected a folder, and threads of at least 0, but got {folder!r:.80} and {threads}")
         networks = [Network(one, variant, threads) for one in folders]
         first = networks[0]
         for other in networks[1:]:
@@ -58,33 +64,47 @@ class Model:
                     "of one recipe on the same data"
                 )
         self.network: Decodable = first if len(networks) == 1 else Ensemble(networks)
-        self.settings = first.settings
+        self.folder, self.settings = first.folder, first.settings
         self.reader, self.target = load_reader(first.folder, first.vocabularies)
-        self.copy_map = None
-        if self.settings["copy"]:
-            assert isinstance(self.reader, Text)
-            self.copy_map = CopyMap(self.reader.vocabulary, self.target)
-        reranker = self.settings["reranker"]
-        self.slots = None if reranker is None else Slots(reranker["slots"], reranker["values"])
+        with undamaged(f"the model in {self.folder}"):
+            self.copy_map = None
+            if self.settings["copy"]:
+                assert isinstance(self.reader, Text)
+                self.copy_map = CopyMap(self.reader.vocabulary, self.target)
+            reranker = self.settings["reranker"]
+            self.slots = None if reranker is None else Slots(reranker["slots"], reranker["values"])
 
-    def __call__(self, inputs: Sequence[Any], batch_size: int = 32, **options: Any) -> list[list[Output]]:
+    def __call__(self, inputs: Iterable[Any], batch_size: int = 32, **options: Any) -> list[list[Output]]:
         """Generate.
 
         Args:
-            inputs: texts, records, recordings, images or mappings of several, as the model's features read them.
+            inputs: texts, records, recordings, images or mappings of several, as the model's features read them; what
+                has more positions than the model reads is cut, with a warning.
             batch_size: number of inputs of similar length that go through the network together.
             **options: see `GenerationConfig`.
 
         Raises:
-            UserError: an input cannot be read, or there is no such option.
+            UserError: an input cannot be read (the message counts inputs from 0), there is no such option, or the
+                files of the model are damaged.
         """
+        if isinstance(inputs, str | bytes | Mapping) or batch_size < 1:
+            raise UserError(
+                f"expected a list of inputs, and a batch_size of at least 1, but got {type(inputs).__name__} and "
+                f"{batch_size}: put a single input in a list"
+            )
         config = self.network.config.changed(options)
-        random = np.random.default_rng(config.seed)
+        with undamaged(f"the model in {self.folder}"):
+            return self._generate(list(inputs), batch_size, config)
+
+    def _generate(self, inputs: list[Any], batch_size: int, config: GenerationConfig) -> list[list[Output]]:
+        random = random_of(config)
         results = [[Output("", 0.0)] * config.num_return_sequences for _ in inputs]
         kept = [place for place, raw in enumerate(inputs) if not self.reader.is_missing(raw)]
-        arrays = self.reader.encode([inputs[place] for place in kept])
+        names = [f"input {place}" for place in kept]
+        arrays = encode_named(self.reader.encode, [inputs[place] for place in kept], names)
         limit = self.settings["max_source_length"]
-        if limit is not None:
+        if limit is not None and (longer := sum(self.reader.positions(array) > limit for array in arrays)):
+            warnings.warn(f"{counted(longer, 'input')} cut to {limit} positions", stacklevel=3)
             arrays = [self.reader.truncate(array, limit) for array in arrays]
         order = sorted(range(len(kept)), key=lambda index: self.reader.positions(arrays[index]))
         for start in range(0, len(order), batch_size):

@@ -156,12 +156,14 @@ class Network(Decodable):
     def _read(self, variant: str) -> None:
         if self.settings["format"] != FORMAT:
             raise UserError(
-                f"{self.folder} was exported in format {self.settings['format']}, this version reads {FORMAT}: export "
-                "the model again, or use the runtime in the folder"
+                f"{self.folder} was exported in format {self.settings['format']!s:.20}, this version reads {FORMAT}: "
+                "export the model again, or use the runtime in the folder"
             )
         if variant not in self.settings["variants"]:
             known = ", ".join(self.settings["variants"])
-            raise UserError(f"there is no variant {variant!r} of the model in {self.folder}: choose one of {known}")
+            raise UserError(
+                f"there is no variant {variant!r} of the model in {self.folder}: choose one of {known:.200}"
+            )
         self.vocabularies = {name: SpecialIds(**ids) for name, ids in self.settings["specials"].items()}
         self.specials = self.vocabularies["target"]
         self.config = GenerationConfig(**check_generation(self.settings["generation"], self.folder / SETTINGS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,48 @@ Array = npt.NDArray[Any]
 Named = dict[str, Array]
 
 
+def is_nothing(raw: object) -> bool:
+    """Tell whether there is no recording, image or frames: no value or an empty one, or a mapping of such.
+
+    Example:
+        >>> is_nothing({"bytes": None, "path": ""}), is_nothing(b""), is_nothing("a.wav")
+        (True, True, False)
+    """
+    if isinstance(raw, Mapping):
+        return all(is_nothing(value) for key, value in raw.items() if key != "sampling_rate")
+    return raw is None or (isinstance(raw, str | bytes | list | tuple) and not raw)
+
+
+def encode_named(
+    encode: Callable[[Sequence[Any]], list[Array]], raw: Sequence[Any], names: Sequence[str]
+) -> list[Array]:
+    """Encode values; if one cannot be read, say which by its name.
+
+    Args:
+        encode: turns values into arrays.
+        raw: the values.
+        names: of each value, such as `"row 3"`.
+
+    Raises:
+        UserError: a value cannot be read.
+    """
+    try:
+        return encode(raw)
+    except UserError:
+        for name, value in zip(names, raw, strict=True):
+            try:
+                encode([value])
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+        raise
+
+
 class Reader(ABC):
     """Turns raw inputs of one kind into padded arrays."""
 
     def is_missing(self, raw: Any) -> bool:
         """Tell whether there is no input, so that the output is empty."""
-        return raw is None
+        return is_nothing(raw)
 
     @abstractmethod
     def encode(self, raw: Sequence[Any]) -> list[Array]:
@@ -80,10 +116,7 @@ class Text(Reader):
 
     def encode(self, raw: Sequence[Any]) -> list[Array]:
         """Turn texts into ids `(S,)` that end with EOS."""
-        for value in raw:
-            if not isinstance(value, str):
-                raise UserError(f"expected a text, but it is of type {type(value).__name__}")
-        return [np.array(ids, np.int64) for ids in self.ids([self.prefix + text for text in raw])]
+        return [np.array(ids, np.int64) for ids in self.ids([self.prefix + whole(text) for text in raw])]
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into ids that end with EOS."""
@@ -134,9 +167,9 @@ class RecordText(Text):
 
     def is_missing(self, raw: Any) -> bool:
         """Tell whether a record is absent or has no slot."""
-        if isinstance(raw, dict):
+        if isinstance(raw, Mapping):
             return not any(map(several, raw.values()))
-        return super().is_missing(raw) if isinstance(raw, str) else not raw
+        return super().is_missing(raw) if isinstance(raw, str) else is_nothing(raw)
 
     def _hidden(self, raw: Any) -> Delexicalized:
         return Delexicalized(read_record(raw), self.config.get("delexicalize", ()))

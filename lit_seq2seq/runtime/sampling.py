@@ -12,6 +12,11 @@ BLOCK = 128
 """So many tokens of an output get their random numbers at once."""
 
 
+def random_of(config: GenerationConfig) -> np.random.Generator:
+    """Return what draws random numbers, the same again where there is a seed, which may be negative as torch's."""
+    return np.random.default_rng(None if config.seed is None else config.seed % 2**64)
+
+
 def sample_search(
     step: StepFunction,
     state: State,

@@ -11,7 +11,7 @@ from .beam import Array, Hypothesis, State, StepFunction, beam_search
 from .config import GenerationConfig
 from .ctc import best_path, join_ctc
 from .errors import UserError
-from .sampling import sample_search
+from .sampling import random_of, sample_search
 from .text import SpecialIds
 
 
@@ -57,7 +57,7 @@ def search(
             return best_path(frames, mask, specials, config)
         step, state = join_ctc(step, state, frames, mask, specials, config.ctc_weight)
     if config.do_sample:
-        random = np.random.default_rng(config.seed) if random is None else random
+        random = random_of(config) if random is None else random
         found = sample_search(step, state, mask, specials, config, random)
     else:
         found = beam_search(step, state, mask, specials, config)

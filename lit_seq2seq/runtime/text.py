@@ -12,6 +12,7 @@ from typing import Any, Literal
 import tokenizers
 from tokenizers.models import WordLevel
 
+from .errors import UserError
 from .untrusted import check_tokenizer, tokenizing
 
 
@@ -37,10 +38,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def whole(text: str) -> str:
     """Replace halves of characters (lone surrogates), which no encoding of Unicode can write.
 
+    Raises:
+        UserError: it is no text.
+
     Example:
         >>> whole("a" + chr(0xD800)) == "a" + chr(0xFFFD)
         True
     """
+    if not isinstance(text, str):
+        raise UserError(f"expected a text, but it is of type {type(text).__name__}")
     if text.isascii():
         return text
     try:

@@ -1,7 +1,6 @@
 """The routes of the server: whole outputs in batches, one output in pieces, and what says what there is."""
 
 import asyncio
-import base64
 import json
 import logging
 import time
@@ -71,10 +70,16 @@ class Service:
         return Work(asked.raw(), config)
 
     def generate(self, batch: list[Work]) -> list[list[Output] | Exception]:
-        """Answer a batch, together what has the same options; what cannot be read fails alone."""
+        """Answer a batch, together what has the same options; what cannot be read fails alone.
+
+        What is drawn by a seed is drawn alone, as the random numbers of an output depend on its place in the batch.
+        """
         results: list[list[Output] | Exception] = [[]] * len(batch)
-        for config in dict.fromkeys(work.config for work in batch):
-            places = [place for place, work in enumerate(batch) if work.config == config]
+        groups: dict[tuple[GenerationConfig, int | None], list[int]] = {}
+        for place, (_, config) in enumerate(batch):
+            seeded = config.do_sample and config.seed is not None
+            groups.setdefault((config, place if seeded else None), []).append(place)
+        for (config, _), places in groups.items():
             for place, found in zip(places, self._together([batch[p].raw for p in places], config), strict=True):
                 results[place] = found
         return results
@@ -203,7 +208,7 @@ def make_app(
             """The same for a file that is the body of the request; options in the address."""
             options: dict[str, Any] = dict(request.query_params)
             try:
-                asked = FileRequest.model_validate({**options, "data": base64.b64encode(await request.body())})
+                asked = FileRequest.model_validate({**options, "data": await request.body()})
             except ValidationError as error:
                 raise HTTPException(422, _told(error)) from error
             return await answer(asked)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lit_seq2seq.features import Feature, Frames, Image, Records, Tokenizer
 from lit_seq2seq.features.audio import Recordings
+from lit_seq2seq.runtime.config import LengthNormalization
 from lit_seq2seq.types import UserError
 
 
@@ -23,7 +25,11 @@ class GenerateRequest(BaseModel):
     max_new_tokens: int | None = Field(None, ge=1, description="greatest length of the output, in symbols")
     min_new_tokens: int | None = Field(None, ge=0)
     no_repeat_ngram_size: int | None = Field(None, ge=0)
+    early_stopping: bool | Literal["never"] | None = Field(None, description="whether a beam may end early")
     length_penalty: float | None = None
+    length_normalization: LengthNormalization | None = None
+    coverage_penalty: float | None = Field(None, description="on source positions that are left out")
+    ctc_weight: float | None = Field(None, description="share of CTC in the scores, 0 to 1")
     do_sample: bool | None = Field(None, description="draw each symbol at random")
     temperature: float | None = Field(None, gt=0)
     top_k: int | None = Field(None, ge=0)
@@ -86,10 +92,22 @@ class FramesRequest(GenerateRequest):
         return len(self.frames)
 
 
+def _from_base64(value: object) -> bytes:
+    """Read base64, in one line or several; nothing in it is passed over, as it would be another file then."""
+    if isinstance(value, bytes):  # the body of a request, as it is
+        return value
+    if not isinstance(value, str):
+        raise ValueError("expected the file as a text in base64")
+    try:
+        return base64.b64decode("".join(value.split()), validate=True)
+    except ValueError as error:
+        raise ValueError(f"expected the file in base64, but it is not: {error}") from error
+
+
 class FileRequest(GenerateRequest):
     """A recording or an image, as the bytes of a file in any common format."""
 
-    data: Base64Bytes = Field(description="the file, in base64", min_length=1)
+    data: Annotated[bytes, BeforeValidator(_from_base64)] = Field(description="the file, in base64", min_length=1)
 
     def raw(self) -> bytes:
         """Return the bytes."""

@@ -10,7 +10,7 @@ import torch
 from datasets import Value
 
 from lit_seq2seq.features import Image
-from lit_seq2seq.features.feature import encode_named
+from lit_seq2seq.runtime.readers import encode_named
 from lit_seq2seq.types import UserError
 
 SIZE = 16
@@ -212,7 +212,7 @@ def test_broken_images_are_explained_in_one_line(tmp_path: Path) -> None:
             one(raw)
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="row 7: expected an image, but the bytes"):
-        encode_named(Image(SIZE), [png, b"x"], ["row 6", "row 7"])
+        encode_named(Image(SIZE).encode, [png, b"x"], ["row 6", "row 7"])
 
 
 def test_huge_images_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
