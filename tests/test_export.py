@@ -379,15 +379,16 @@ def test_inputs_may_come_one_by_one_and_long_ones_are_cut_with_a_warning(folder:
     assert runner(text for text in texts) == runner(texts)
     with pytest.warns(UserWarning, match="1 input cut to 1024 positions"):
         assert runner(["eins", "zwei " * 2000])[0] == runner(["eins"])[0]
-    for single in ("eins zwei", b"eins", {"text": "eins"}):
+    singles: list[Any] = ["eins zwei", b"eins", {"text": "eins"}]
+    for single in singles:
         with pytest.raises(UserError, match=r"expected a list of inputs, .* put a single input in a list"):
             runner(single)
     for wrong in ({"batch_size": 0}, {"batch_size": -1}):
         with pytest.raises(UserError, match="a batch_size of at least 1"):
             runner(texts, **wrong)
-    for given in (([],), (folder, "fp32", -1)):
+    for folders, threads in (([], 0), ([folder], -1)):
         with pytest.raises(UserError, match="expected a folder, and threads of at least 0"):
-            Model(*given)
+            Model(folders, "fp32", threads)
 
 
 @pytest.mark.parametrize(

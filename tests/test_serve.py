@@ -274,7 +274,12 @@ def test_it_computes_in_what_is_asked_for(folder: Path, service: Service, dtype:
 
 def test_every_option_of_generation_may_be_asked_for(service: Service) -> None:
     assert set(GenerateRequest.model_fields) == {field.name for field in fields(GenerationConfig)}
-    asked = {"num_beams": 3, "early_stopping": "never", "length_normalization": "none", "coverage_penalty": 0.3}
+    asked: dict[str, Any] = {
+        "num_beams": 3,
+        "early_stopping": "never",
+        "length_normalization": "none",
+        "coverage_penalty": 0.3,
+    }
     config = service.work(TextRequest(text="drei zwei", **asked)).config
     with connected(service) as client:
         found = client.post("/predict", json={"text": "drei zwei", **asked}).json()["outputs"][0]
