@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import io
 import signal
 import time
@@ -28,6 +29,18 @@ def _interruptible() -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _leave_process_group() -> Iterator[None]:
+    """End what a strategy has begun in this process: processes forked later would wait for its threads for ever.
+
+    They would also wait if they were the ones to collect what is left of it.
+    """
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
