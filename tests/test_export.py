@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -379,6 +380,10 @@ def test_inputs_may_come_one_by_one_and_long_ones_are_cut_with_a_warning(folder:
     assert runner(text for text in texts) == runner(texts)
     with pytest.warns(UserWarning, match="1 input cut to 1024 positions"):
         assert runner(["eins", "zwei " * 2000])[0] == runner(["eins"])[0]
+    with pytest.raises(ZeroDivisionError):  # the caller's own
+        runner(str(1 // number) for number in (1, 0))
+    with mock.patch.object(runner.network, "generate", side_effect=MemoryError), pytest.raises(MemoryError):
+        runner(texts)
     singles: list[Any] = ["eins zwei", b"eins", {"text": "eins"}]
     for single in singles:
         with pytest.raises(UserError, match=r"expected a list of inputs, .* put a single input in a list"):

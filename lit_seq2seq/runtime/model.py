@@ -92,9 +92,9 @@ class Model:
                 f"expected a list of inputs, and a batch_size of at least 1, but got {type(inputs).__name__} and "
                 f"{batch_size}: put a single input in a list"
             )
-        config = self.network.config.changed(options)
+        config, given = self.network.config.changed(options), list(inputs)
         with undamaged(f"the model in {self.folder}"):
-            return self._generate(list(inputs), batch_size, config)
+            return self._generate(given, batch_size, config)
 
     def _generate(self, inputs: list[Any], batch_size: int, config: GenerationConfig) -> list[list[Output]]:
         random = random_of(config)

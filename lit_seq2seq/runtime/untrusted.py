@@ -165,14 +165,14 @@ def check_archive(path: Path) -> None:
 
 @contextmanager
 def undamaged(what: object) -> Iterator[None]:
-    """Turn whatever is raised while something is built from an untrusted file into a `UserError`.
+    """Turn what is raised while something is built from an untrusted file into a `UserError`, but lack of memory.
 
     Raises:
         UserError: in place of it.
     """
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
