@@ -20,7 +20,7 @@ from typing import Any, cast
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichModelSummary
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -32,7 +32,16 @@ from lit_seq2seq.failures import FailureReport, explain, is_reported
 from lit_seq2seq.features import Processor
 from lit_seq2seq.files import local_path
 from lit_seq2seq.hub import load_checkpoint, load_folder, trusted
-from lit_seq2seq.logs import EventsLog, MetricsLog, RunFolder, RunTrainer, last_checkpoint, record_scores, run_of
+from lit_seq2seq.logs import (
+    EventsLog,
+    MetricsLog,
+    RunFolder,
+    RunTrainer,
+    keep_rows,
+    last_checkpoint,
+    record_scores,
+    run_of,
+)
 from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.parsing import Parser, load_yaml, reason_of
 from lit_seq2seq.precision import precision_fits
@@ -224,6 +233,10 @@ class Seq2SeqCLI(LightningCLI):
             trainer = super().instantiate_trainer(**{**kwargs, "callbacks": [*named], "precision": "32-true"})
         if str(asked).split("-")[0] != str(trainer.precision).split("-")[0]:
             rank_zero_warn(f"this device has no kernels for precision {asked}: computing in {trainer.precision}")
+        first = self._get(self.config_init, "checkpoint", default=None)  # what it finds the best becomes the model
+        trainer.callbacks.sort(key=lambda one: isinstance(one, ModelCheckpoint) and one is not first)  # type: ignore[attr-defined]
+        if scoring and trainer.is_global_zero:
+            keep_rows(trainer.loggers)
         cast(RunTrainer, trainer).run = run
         return cast(RunTrainer, trainer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -143,6 +144,16 @@ def expect_own(folder: Path, names: Iterable[str], is_ours: Callable[[], bool]) 
         if not taken or is_ours():
             return
     raise UserError(f"{folder} has a {taken[0]} of another project: choose another folder")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file by the first number that no other has."""
+    for number in itertools.count(1):
+        kept = path.with_stem(f"{path.stem}-{number}")
+        with suppress(FileExistsError):
+            kept.touch(exist_ok=False)
+            break
+    return path.replace(kept)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch import Tensor
 
-from lit_seq2seq.files import inside, is_file, is_remote, local_path, place, written_whole
+from lit_seq2seq.files import inside, is_file, is_remote, local_path, place, set_aside, written_whole
 from lit_seq2seq.hub import load_checkpoint
 from lit_seq2seq.types import UserError
 
@@ -57,8 +57,9 @@ class RunFolder:
             step, mark = found.get("global_step"), found.get("run")
             self.step = step if isinstance(step, int) else None
             self.path = self.path or run_of(checkpoint, self.root)
-            if self.path is None and isinstance(mark, dict) and mark == _mark(self.root / Path(mark["name"]).name):
-                self.path = self.root / mark["name"]
+            name = Path(str(mark.get("name"))).name if isinstance(mark, dict) else ""
+            if self.path is None and name and mark == _mark(self.root / name):
+                self.path = self.root / name
         self.path = self.path or claim(self.root)
 
     @property
@@ -127,6 +128,7 @@ class RunTrainer(Trainer):
         fresh = [] if before or checkpoint is not None else [path]
         for callback in keep:
             callback.dirpath = callback.dirpath or str(path / "checkpoints")
+        keep_rows(self.loggers)
         for logger in self.loggers:
             if isinstance(logger, CSVLogger | TensorBoardLogger) and logger._version is None:
                 root = Path(logger.root_dir)
@@ -146,9 +148,12 @@ class Table:
 
     def __init__(self, path: Path, step: int | None = None) -> None:
         self.path = path
-        rows = _read(path)
+        try:
+            rows = _read(path)
+            kept = [row for row in rows if step is None or int(row["step"] or 0) < step]
+        except (KeyError, ValueError, csv.Error) as error:
+            raise UserError(f"{path} is not as it was written: give it another name, and a new one begins") from error
         self.columns = list(rows[0]) if rows else []
-        kept = [row for row in rows if step is None or int(row["step"] or 0) < step]
         self.latest = [_told(row) for row in kept if row.get("step") == kept[-1].get("step")]
         if len(kept) < len(rows) or _is_torn(path):
             self._write(kept)
@@ -292,6 +297,15 @@ def claim(root: Path) -> Path:
             folder.mkdir()
             break
     return folder
+
+
+def keep_rows(loggers: Iterable[Logger]) -> None:
+    """Give the `metrics.csv` of earlier rows another name where Lightning's logger would delete it."""
+    for logger in loggers:
+        if isinstance(logger, CSVLogger) and logger._version is not None and logger._experiment is None:
+            file = Path(logger.log_dir, "metrics.csv")
+            if file.is_file():
+                rank_zero_info(f"CSVLogger begins anew: earlier rows are now in {set_aside(file)}")
 
 
 def record_scores(folder: Path, checkpoint: str | Path, scores: Mapping[str, float], data: str | None) -> None:

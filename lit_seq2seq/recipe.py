@@ -72,7 +72,7 @@ def evaluate(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> di
         score = trainer.test
     elif "validation" in data.splits:
         rank_zero_info(f"There is no test split, so the validation split is scored; the splits are {there}.")
-        score = trainer.validate
+        score, trainer.loggers = trainer.validate, []  # whose curves have this epoch already
     else:
         rank_zero_info(f"There is no test and no validation split, so nothing is scored; the splits are {there}.")
         return {}

@@ -132,3 +132,29 @@ def test_fewer_are_kept_after_resuming(tmp_path):
     scores, losses = [1.0, 4.0, 2.0, 3.0, 4.0], [1.0] * 5
     fit(tmp_path, scores, losses, save_top_k=3, epochs=3)
     assert kept(fit(tmp_path, scores, losses, save_top_k=1, resume=tmp_path / "last.ckpt")) == [4]
+
+
+@pytest.mark.parametrize(("move", "gone"), [(False, [0]), (False, [0, 1, 2]), (True, [2]), (True, [0, 1])])
+def test_a_resumed_run_does_not_count_on_checkpoints_that_are_gone(tmp_path, move, gone):
+    """They were deleted, or replaced since the older checkpoint was written that the run goes on from."""
+    scores, folder = [3.0, 2.0, 1.0, 0.5, 0.7], tmp_path / "run"
+    fit(folder, scores, save_top_k=3, epochs=3)
+    for epoch in gone:
+        next(folder.glob(f"epoch={epoch}*")).unlink()
+    if move:
+        folder = folder.rename(tmp_path / "moved")
+    with pytest.warns(UserWarning, match=rf"no longer has .*epoch={gone[-1]}-.*: the best of the others becomes"):
+        keep = fit(folder, scores, save_top_k=3, resume=folder / "last.ckpt")
+    there = [epoch for epoch in (0, 1, 2, 4, 3) if epoch not in gone]  # the best first
+    assert kept(keep) == sorted(there[:3])
+    assert epoch_of(keep.best_model_path) == there[0]
+
+
+def test_a_run_that_goes_on_in_another_folder_tells_that_its_best_is_not_there(tmp_path):
+    fit(tmp_path / "old", [9.0, 2.0], epochs=2)
+    fit(tmp_path / "new", [9.0])  # of another run, with the same name
+    other = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
+    with pytest.warns(UserWarning, match="new no longer has epoch=0-val_bleu=9.000.ckpt, which the run had kept"):
+        keep = fit(tmp_path / "new", [9.0, 2.0, 1.0, 1.5], resume=tmp_path / "old" / "last.ckpt")
+    assert [epoch_of(path) for path in keep.best_k_models] == [3]
+    assert {name: (tmp_path / "new" / name).read_bytes() for name in other} == other

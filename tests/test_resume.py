@@ -16,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, OneCycleLR, PolynomialLR
@@ -212,16 +213,32 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_slurm_preemption_saves_and_queues_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("late", [0, signal.SIGTERM], ids=["", "SIGTERM follows"])
+@pytest.mark.parametrize("asked", [True, False], ids=["", "not asked to"])
+def test_slurm_preemption_saves_and_queues_again(tmp_path, monkeypatch, asked, late):
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("SLURM_JOB_ID", "42")
+    signals = [Signal(number, 2, "on_after_backward") for number in (signal.SIGUSR1, late)]
     with pytest.raises(SIGTERMException):
-        run(tmp_path / "run", Signal(signal.SIGUSR1, 2, "on_after_backward"))
-    assert (tmp_path / "asked").read_text() == "requeue 42\n"
+        run(tmp_path / "run", *signals, plugins=None if asked else [Alone(auto_requeue=False)])
+    assert not asked or (tmp_path / "asked").read_text() == "requeue 42\n"
+    assert (tmp_path / "asked").exists() == asked
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+class Alone(SLURMEnvironment):
+    """A job of one process."""
+
+    def world_size(self) -> int:
+        return 1
+
+    def global_rank(self) -> int:
+        return 0
+
+    local_rank = node_rank = global_rank
 
 
 # other states

@@ -29,6 +29,7 @@ from lit_seq2seq.export import export_model
 from lit_seq2seq.files import is_file, local_path, place
 from lit_seq2seq.hub import load_checkpoint, tensors_of
 from lit_seq2seq.logs import RunFolder, Table, claim
+from lit_seq2seq.recipe import evaluate
 from lit_seq2seq.summary import typed
 from lit_seq2seq.types import UserError
 from tests.tiny import Trained, make_data, make_model, make_trainer, write_recipe
@@ -266,6 +267,43 @@ def test_the_row_is_there_before_the_checkpoint(recipe: Path, monkeypatch: pytes
     assert Counter(row["step"] for row in cut)[str(step - 1)] == Counter(row["step"] for row in whole)[str(step - 1)]
     fit(recipe, *options, "--ckpt_path=last")
     assert rows_of(recipe.parent / "runs" / "version_1") == whole
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace(",", ";"), lambda text: text.replace("5,", "5.0,")])
+def test_a_log_that_was_changed_by_others_is_named(tmp_path: Path, change) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(change("epoch,step,val_loss\n0,5,1.25\n"))
+    with pytest.raises(UserError, match=r"metrics\.csv is not as it was written: give it another name"):
+        Table(path, step=6)
+
+
+def test_a_logger_of_the_user_loses_no_rows_and_gets_no_other_epoch(recipe: Path, recwarn) -> None:
+    """Scored at the end of a recipe script that has no test split, resumed, and scored again."""
+    log = recipe.parent / "logs" / "x" / "mine"
+    name = "--trainer.logger={class_path: CSVLogger, init_args: {save_dir: logs, name: x, version: mine}}"
+    recipe.write_text(re.sub(r", test: .*", "}", recipe.read_text()))
+    given = [*SHORT, name, "--data.test_size=0"]
+    first = load_recipe(recipe, given)
+    first.trainer.fit(first.model, datamodule=first.datamodule)
+    assert evaluate(first.trainer, first.model, first.datamodule)["val_loss"] > 0
+    trained = (log / "metrics.csv").read_text()
+    assert [row["epoch"] for row in rows_of(log) if "val_loss" in row] == ["0"]
+    again = load_recipe(recipe, [*given, "--trainer.max_epochs=2"])
+    again.trainer.fit(again.model, datamodule=again.datamodule, ckpt_path="last")
+    resumed = (log / "metrics.csv").read_text()
+    assert main(["validate", "--config", str(recipe), *given, "--ckpt_path=last"]) == 0
+    assert (log / "metrics-1.csv").read_text() == trained
+    assert (log / "metrics-2.csv").read_text() == resumed
+    assert not [one for one in recwarn if "no longer has" in str(one.message)]
+
+
+def test_what_the_recipe_watches_decides_which_weights_become_the_model(recipe: Path) -> None:
+    """Other checkpoints may be written beside it."""
+    more = "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {save_top_k: -1}}"
+    own = "--trainer.callbacks+={class_path: lit_seq2seq.callbacks.Checkpoint, init_args: {monitor: val_ppl}}"
+    trainer = load_recipe(recipe, [more, own]).trainer
+    assert len(trainer.checkpoint_callbacks) == 3
+    assert trainer.checkpoint_callback.monitor == "val_bleu"
 
 
 # the last and the best

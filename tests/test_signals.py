@@ -175,3 +175,28 @@ def test_a_run_in_another_thread_touches_no_handler(tmp_path):
     thread.start()
     thread.join()
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_handler_of_the_user_is_called_in_training_too(tmp_path, number, status):
+    heard = []
+    before = signal.signal(number, lambda *_: heard.append(number))
+    try:
+        with pytest.raises(SIGTERMException) as stopped:
+            fit(tmp_path, At("on_train_batch_end", send(number)))
+    finally:
+        signal.signal(number, before)
+    assert heard == [number]
+    assert stopped.value.code == status
+
+
+def test_who_handles_sigusr1_in_a_slurm_job_keeps_it(tmp_path, monkeypatch):
+    """As submitit does, which queues the job again by itself."""
+    heard = []
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append("USR1"))
+    try:
+        fit(tmp_path, At("on_train_batch_end", send(signal.SIGUSR1)))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == ["USR1"]

@@ -89,6 +89,8 @@ class Checkpoint(ModelCheckpoint):
         self._stop, self._due, self._ended = 0, False, False
         self._step = 0
         self._saved_step, self._saved_at = 0, 0.0
+        self._fits = False
+        self._is_ours = False  # whether the checkpoint that the run goes on from lies in the folder
         self._left: set[str] = set()  # names of checkpoints that this run left when it was interrupted
         self._ties: dict[str, tuple[float, int]] = {}  # of each of the best: minus its loss, and its step
 
@@ -97,6 +99,7 @@ class Checkpoint(ModelCheckpoint):
         if stage == "fit" and trainer.is_global_zero and is_remote(str(self.dirpath)):
             check_writable(str(self.dirpath))
         super().setup(trainer, pl_module, stage)
+        self._fits, self._is_ours = stage == "fit", False
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFiles()
 
@@ -106,7 +109,7 @@ class Checkpoint(ModelCheckpoint):
         """Listen to signals, and count steps and minutes from here."""
         super().on_train_start(trainer, pl_module)
         self._look_around(trainer)
-        self._signals.install()
+        self._signals.install(trainer._signal_connector._original_handlers)
         self._stop, self._due, self._ended = 0, False, False
         self._step = self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
@@ -192,14 +195,17 @@ class Checkpoint(ModelCheckpoint):
         worst = torch.full_like(current, math.inf if self.mode == "min" else -math.inf)
         self.current_score = self.best_k_models[filepath] = torch.where(current.isnan(), worst, current)
         self._ties[filepath] = _tie(trainer)
-        ranked = self._ranked()
-        self.kth_best_model_path, self.best_model_path = ranked[0], ranked[-1]
-        self.kth_value = self.best_k_models[self.kth_best_model_path]
-        self.best_model_score = self.best_k_models[self.best_model_path]
+        self._note_best()
         self._save_checkpoint(trainer, filepath)
         for path in dropped:
             if self._should_remove_checkpoint(trainer, path, filepath):
                 self._remove_checkpoint(trainer, path)
+
+    def _note_best(self) -> None:
+        ranked = self._ranked()
+        self.kth_best_model_path, self.best_model_path = ranked[0], ranked[-1]
+        self.kth_value = self.best_k_models[self.kth_best_model_path]
+        self.best_model_score = self.best_k_models[self.best_model_path]
 
     def _ranked(self) -> list[str]:
         """Return those that are kept, the worst first."""
@@ -228,7 +234,8 @@ class Checkpoint(ModelCheckpoint):
                 self._begin_validation_anew(trainer)
                 self._save_last(trainer)
             rank_zero_info("Interrupted: the same command with --ckpt_path last goes on")
-            if self._stop == signal.SIGUSR1 and trainer.is_global_zero:
+            queue = trainer._accelerator_connector.cluster_environment
+            if self._stop == signal.SIGUSR1 and trainer.is_global_zero and getattr(queue, "auto_requeue", True):
                 requeue()
 
     def _begin_validation_anew(self, trainer: Trainer) -> None:
@@ -263,18 +270,28 @@ class Checkpoint(ModelCheckpoint):
         """Add what decides between equal scores."""
         return {**super().state_dict(), "ties": self._ties}
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note whether the run goes on in the folder of the checkpoint; Lightning does not tell it earlier."""
+        self._is_ours = trainer.ckpt_path is not None and folder_of(trainer.ckpt_path) == self._folder
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know the checkpoints of the interrupted run, also where its folder was moved since."""
-        ties, now, last = state_dict.get("ties", {}), str(self.dirpath), state_dict["last_model_path"]
-        names = {path: inside(now, Path(path).name) for path in state_dict["best_k_models"]}
-        if state_dict["dirpath"] != now and names and all(map(is_file, names.values())):
-            scores = {names[path]: score for path, score in state_dict["best_k_models"].items()}
-            paths = {name: names.get(state_dict[name], "") for name in ("best_model_path", "kth_best_model_path")}
-            state_dict = {**state_dict, "dirpath": now, "best_k_models": scores, **paths}
-            state_dict["last_model_path"] = last and inside(now, Path(last).name)
-            ties = {names[path]: tie for path, tie in ties.items()}
-        super().load_state_dict(state_dict)
-        self._ties = {path: tuple(tie) for path, tie in ties.items() if path in self.best_k_models}
+        """Know the checkpoints of the interrupted run that are still there, also where its folder was moved since."""
+        now, saved, last = str(self.dirpath), state_dict["best_k_models"], state_dict["last_model_path"]
+        ours = self._is_ours or folder_of(inside(state_dict["dirpath"], "any")) == self._folder
+        names = {path: inside(now, Path(path).name) for path in saved}
+        there = {path: name for path, name in names.items() if ours and is_file(name)}
+        known = {"dirpath": now, "best_k_models": {name: saved[path] for path, name in there.items()}}
+        known["last_model_path"] = inside(now, Path(last).name) if ours and last else ""
+        super().load_state_dict({**state_dict, **known})
+        self._ties = {there[path]: tuple(tie) for path, tie in state_dict.get("ties", {}).items() if path in there}
+        if there:
+            self._note_best()
+        gone = ", ".join(sorted(Path(path).name for path in saved.keys() - there.keys()))
+        if gone and self._fits:
+            rank_zero_warn(
+                f"{now} no longer has {gone}, which the run had kept as its best: the best of the others becomes the "
+                "model"
+            )
 
     # ---------------------------------------------------------------------------------------------- writing
 
@@ -295,6 +312,10 @@ class Checkpoint(ModelCheckpoint):
             if self._fs.exists(newer):
                 self._fs.mv(newer, older)
 
+    @property
+    def _folder(self) -> str:
+        return folder_of(inside(str(self.dirpath), "any"))
+
     def _is_last(self, path: str) -> bool:
         return Path(path).name.startswith(self.CHECKPOINT_NAME_LAST)
 
@@ -304,16 +325,15 @@ class Checkpoint(ModelCheckpoint):
 
     def _look_around(self, trainer: Trainer) -> None:
         """Find what this run left in the folder when it was interrupted; other runs' files are not written over."""
-        folder, start, found = str(self.dirpath), trainer.ckpt_path, set()
+        folder, found = str(self.dirpath), set()
         if trainer.is_global_zero and self._fs.isdir(folder):
             found = {Path(path).name for path in self._fs.ls(folder, detail=False)}
-        is_ours = start is not None and folder_of(start) == folder_of(inside(folder, "any"))
         if Path(self.last_model_path).name in found:
             found = {name for name in found if not self._is_last(name)}
-        elif not is_ours and any(name.endswith(self.FILE_EXTENSION) for name in found):
+        elif not self._is_ours and any(name.endswith(self.FILE_EXTENSION) for name in found):
             rank_zero_warn(f"{folder} holds checkpoints of another run: those of this run get names of their own")
         known = {Path(path).name for path in self.best_k_models}
-        self._left = trainer.strategy.broadcast(found - known if is_ours else set())
+        self._left = trainer.strategy.broadcast(found - known if self._is_ours else set())
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 from uuid import uuid4
@@ -13,7 +12,7 @@ from uuid import uuid4
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_seq2seq.files import format_of, local_path
+from lit_seq2seq.files import format_of, local_path, set_aside
 from lit_seq2seq.runtime.lines import json_line, one_line
 from lit_seq2seq.types import Batch, Prediction, UserError
 
@@ -105,7 +104,7 @@ class PredictionWriter(Callback):
             for row in wanted:
                 output.write(self._line(*places[row]) if row in places else b"\n")
         if not self.named and self.path.exists():
-            rank_zero_info(f"earlier predictions are now in {_set_aside(self.path)}")
+            rank_zero_info(f"earlier predictions are now in {set_aside(self.path)}")
         merged.replace(self.path)
         for part in parts:
             part.unlink()
@@ -125,16 +124,6 @@ class PredictionWriter(Callback):
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(f"cannot write predictions to {self.path} ({reason}): choose another path") from error
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename a file by the first number that no other has."""
-    for number in itertools.count(1):
-        kept = path.with_stem(f"{path.stem}-{number}")
-        with suppress(FileExistsError):
-            kept.touch(exist_ok=False)
-            break
-    return path.replace(kept)
 
 
 def _rows(file: BinaryIO) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 from types import FrameType
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -14,22 +15,29 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 class StopSignals:
     """Notes SIGINT, SIGTERM and, in a SLURM job, SIGUSR1; a second SIGINT stops at once.
 
+    Handlers of the user's own are called, too; who handles SIGUSR1 keeps it.
+
     Attributes:
-        received: number of the signal, 0 for none.
+        received: number of the first signal, 0 for none.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self._before: dict[int, object] = {}
+        self._users: Mapping[int, object] = {}
         self._interrupt = signal.getsignal(signal.SIGINT)
 
-    def install(self) -> None:
-        """Listen, in place of who listened before; only the main thread can."""
-        self.received = 0
+    def install(self, users: Mapping[int, object]) -> None:
+        """Listen, in place of who listened before; only the main thread can.
+
+        Args:
+            users: the handlers that were there before the trainer's.
+        """
+        self.received, self._users = 0, dict(users)
         if threading.current_thread() is not threading.main_thread() or self._before:
             return
         wanted = [signal.SIGINT, signal.SIGTERM]
-        if "SLURM_JOB_ID" in os.environ:
+        if "SLURM_JOB_ID" in os.environ and not callable(users.get(signal.SIGUSR1)):
             wanted.append(signal.SIGUSR1)
         for number in wanted:
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -50,7 +58,10 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
+        self.received = self.received or number
+        own = self._users.get(number)
+        if callable(own) and own is not signal.default_int_handler:
+            own(number, frame)
 
 
 def requeue() -> None:
