@@ -102,7 +102,7 @@ def shortlist(arguments: argparse.Namespace) -> None:
     """Learn the shortlist of a trained model, as the command does."""
     data = _data(arguments)
     data.processor = LitSeq2Seq.from_pretrained(arguments.model).processor
-    add_shortlist(arguments.model, learn_shortlist(data, frequent=1000, translations=40))
+    add_shortlist(arguments.model, learn_shortlist(data, frequent=1000, translations=40), data.processor)
 
 
 def quality(arguments: argparse.Namespace) -> None:
