@@ -165,7 +165,7 @@ def check_archive(path: Path) -> None:
 
 @contextmanager
 def undamaged(what: object) -> Iterator[None]:
-    """Turn what is raised while something is built from an untrusted file into a `UserError`, but lack of memory.
+    """Turn what is raised while an untrusted file is used into a `UserError`; a `MemoryError` stays one.
 
     Raises:
         UserError: in place of it.
