@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar, get_args
+from itertools import combinations
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -90,38 +91,83 @@ def works_together(kind: str, attention: str) -> bool:
 DECODERS: dict[str, Callable[[int, EncoderShape], Decoder]] = {
     "parallel no attention": KINDS["parallel"],
     "parallel summary no attention": KINDS["parallel summary"],
-    "parallel three layers no attention": partial(KINDS["parallel summary"], num_layers=3, residual=True),
+    "parallel summary additive": partial(KINDS["parallel summary"], attention=AdditiveAttention),
     "feeding default": KINDS["feeding"],
     "conditional default": KINDS["conditional"],
     **{
-        f"{kind} {attention}": partial(decoder, attention=ATTENTIONS[attention], num_layers=2)
-        for kind, decoder in KINDS.items()
-        for attention in ATTENTIONS
-        if works_together(kind, attention)
-    },
-    **{
-        f"{kind} {cell} {depth}": partial(KINDS[kind], cell=cell, num_layers=depth, attention=AdditiveAttention)
-        for kind in ("parallel", "parallel first", "feeding")
-        for cell in CELLS
-        for depth in (1, 2, 3)
-    },
-    **{f"conditional {depth}": partial(KINDS["conditional"], num_layers=depth) for depth in (1, 2, 3)},
-    **{
-        f"{kind} {name}": partial(KINDS[kind], num_layers=3, attention=GeneralAttention, **options)
-        for kind in ("parallel first", "feeding", "conditional")
-        for name, options in {
-            "residual": {"residual": True},
-            "norm": {"layer_norm": True},
-            "residual norm": {"residual": True, "layer_norm": True},
-            **{f"combine {combine}": {"combine": combine} for combine in ("concat", "tanh", "deep")},
-            **{f"bridge {bridge}": {"bridge": factory} for bridge, factory in BRIDGES.items()},
-        }.items()
+        f"{kind} {attention}": partial(KINDS[kind], attention=ATTENTIONS[attention], num_layers=2)
+        for kind, attention in [
+            ("parallel", "general"),
+            ("parallel", "multi-head"),
+            ("parallel first", "additive"),
+            ("feeding", "general"),
+            ("feeding", "location"),
+            ("feeding", "additive coverage"),
+            ("conditional", "additive coverage"),
+        ]
     },
 }
+SETTINGS: dict[str, list[Any]] = {
+    "kind": list(KINDS),
+    "attention": ["none", *ATTENTIONS],
+    "cell": list(CELLS),
+    "num_layers": [1, 2, 3],
+    "combine": ["concat", "tanh", "deep"],
+    "bridge": list(BRIDGES),
+    "residual": [False, True],
+    "layer_norm": [False, True],
+}
+
+
+def works(setting: dict[str, Any]) -> bool:
+    """Whether a decoder has all of these settings, or those of them that are chosen so far."""
+    kind, attention = setting.get("kind", ""), setting.get("attention")
+    blind = kind not in ("", "parallel", "parallel summary") or setting.get("bridge") in ("zero", "learned")
+    return not (
+        (attention == "none" and blind)
+        or (attention not in ("none", None) and kind and not works_together(kind, attention))
+        or (kind == "conditional" and setting.get("cell", "gru") != "gru")
+    )
+
+
+def decoder_of(setting: dict[str, Any]) -> Callable[[int, EncoderShape], Decoder]:
+    """Make the factory that settings describe."""
+    options = {**setting, "attention": ATTENTIONS.get(setting["attention"]), "bridge": BRIDGES[setting["bridge"]]}
+    kind = options.pop("kind")
+    return partial(
+        KINDS[kind], **{name: value for name, value in options.items() if (kind, name) != ("conditional", "cell")}
+    )
+
+
+def pairwise(settings: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Choose rows in which any two values of two settings that work together meet, each row for as many as it can."""
+    left = {
+        ((a, x), (b, y)) for (a, xs), (b, ys) in combinations(settings.items(), 2) for x in xs for y in ys
+        if works({a: x, b: y})
+    }  # fmt: skip
+    rows = []
+    while left:
+        row = dict(min(left, key=str))
+        for name, values in settings.items():
+            if name in row:
+                continue
+            fitting = [value for value in values if works({**row, name: value})]
+            row[name] = max(fitting, key=lambda value: len(left & pairs({**row, name: value})))
+        row = {name: row[name] for name in settings}
+        left -= pairs(row)
+        rows.append(row)
+    return rows
+
+
+def pairs(setting: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
+    """List any two of the values, in the order of `SETTINGS`."""
+    return set(combinations([(name, setting[name]) for name in SETTINGS if name in setting], 2))
+
+
+DECODERS |= {" ".join(map(str, row.values())): decoder_of(row) for row in pairwise(SETTINGS)}
 NETWORKS: dict[str, tuple[str, str]] = {
     **{decoder: ("bidirectional lstm", decoder) for decoder in DECODERS},
-    **{f"{encoder} encoder": (encoder, "parallel first additive") for encoder in ENCODERS},
-    **{f"{encoder} encoder, no attention": (encoder, "parallel no attention") for encoder in ENCODERS},
+    **{f"{encoder} encoder": (encoder, "parallel summary additive") for encoder in ENCODERS},
 }
 MAIN = ["parallel no attention", "parallel summary no attention", "parallel general", "parallel first additive"]
 MAIN += ["feeding general", "feeding location", "conditional additive coverage"]

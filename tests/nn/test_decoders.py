@@ -170,10 +170,10 @@ def test_later_tokens_do_not_touch_earlier_features(name: str) -> None:
     assert not torch.allclose(after[:, 3:], before[:, 3:])
 
 
-@pytest.mark.parametrize("kind", ["parallel first", "feeding", "conditional"])
-def test_dropout_changes_training_but_not_evaluation(kind: str) -> None:
-    options = {"dropout": 0.5, "locked_dropout": True, "state_dropout": 0.5}
-    model = network(f"{kind} residual", **options)
+@pytest.mark.parametrize("name", ["parallel first additive", "feeding general", "conditional additive coverage"])
+def test_dropout_changes_training_but_not_evaluation(name: str) -> None:
+    options = {"num_layers": 3, "residual": True, "dropout": 0.5, "locked_dropout": True, "state_dropout": 0.5}
+    model = network(name, **options)
     assert_close(model(SOURCE, TARGET), model(SOURCE, TARGET), rtol=0, atol=0)
     model.train()
     assert not torch.allclose(model(SOURCE, TARGET), model(SOURCE, TARGET))
@@ -189,10 +189,11 @@ def test_locked_dropout_of_embeddings_holds_over_time_and_differs_between_rows(k
     assert {round(value, 5) for value in vectors.unique().tolist()} == {0.0, 2.0}
 
 
-@pytest.mark.parametrize("kind", ["feeding", "conditional"])
-def test_stepping_decoders_hold_their_masks_over_a_sequence(kind: str) -> None:
+@pytest.mark.parametrize("name", ["feeding general", "conditional additive coverage"])
+def test_stepping_decoders_hold_their_masks_over_a_sequence(name: str) -> None:
     """The only dropout left is locked or on states, so that equal masks must give the parallel pass."""
-    model = network(f"{kind} residual", dropout=0.0, locked_dropout=True, state_dropout=0.5).train()
+    options = {"num_layers": 3, "residual": True, "locked_dropout": True, "state_dropout": 0.5}
+    model = network(name, dropout=0.0, **options).train()
     stack = next(module for name, module in model.decoder.named_children() if name in ("stack", "above"))
     stack.dropout = 0.5
     tokens = model.shift(TARGET)
