@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.arena import ROOT, WORK, Contender, alternate, compare
 from benchmarks.corpus import prepare
-from lit_seq2seq.hub import SHORTLIST
+from lit_seq2seq.hub.folder import SHORTLIST
 
 PEERS = ROOT / "build" / "peers"
 PROGRAMS = Path(__file__).parent / "peers"

@@ -24,20 +24,28 @@ class Contender:
         command: the process, which works in windows; see `Windows`.
         threads: number of threads it may use.
         windows: what its windows have cost, without the warm-up.
+        root: the checkout whose package it runs.
     """
 
     name: str
     command: list[str]
     threads: int
     windows: list[dict[str, float]] = field(default_factory=list)
+    root: Path = ROOT
 
     def start(self) -> None:
         """Start the process and wait until it is ready."""
         self._log = WORK / f"{self.name.replace(' ', '_').replace('/', '_')}.log"
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": str(self.root)}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+                cwd=self.root,
             )
         self._hear()
 

@@ -68,7 +68,7 @@ class Training:
 
     def __init__(self, device: str, vocabulary: int) -> None:
         self.device, self.vocabulary = device, vocabulary
-        self.network = make_model("gnmt").make_network(vocabulary, vocabulary).to(device)
+        self.network = make_model("gnmt").model.make_network(vocabulary, vocabulary).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True, capturable=device == "cuda")
 
     def pairs(self, batch: int) -> tuple[Padded, Padded]:
@@ -119,7 +119,9 @@ class Training:
     def decoding_rate(self, batch: int, beams: int, times: int) -> float:
         """Target symbols per second of decoding to `LENGTH`."""
         source, _ = self.pairs(batch)
-        config = replace(make_model("gnmt").generation, max_new_tokens=LENGTH, min_new_tokens=LENGTH, num_beams=beams)
+        config = replace(
+            make_model("gnmt").model.generation, max_new_tokens=LENGTH, min_new_tokens=LENGTH, num_beams=beams
+        )
         options: dict[str, Any] = {"specials": self.network.specials, "config": config, "device": self.device}
 
         def decode() -> None:

@@ -19,12 +19,12 @@ from benchmarks.plain import PlainModel
 from benchmarks.windows import Windows
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule
 from lit_seq2seq.callbacks import Checkpoint
-from lit_seq2seq.commands import save_best
+from lit_seq2seq.cli.commands import save_best
 from lit_seq2seq.data.batching import BucketBatchSampler
-from lit_seq2seq.hub import add_shortlist
-from lit_seq2seq.lexicon import learn_shortlist
-from lit_seq2seq.pipelines import override
-from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.hub.folder import add_shortlist
+from lit_seq2seq.inference.lexicon import learn_shortlist
+from lit_seq2seq.inference.pipelines import override
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.types import Batch
 
 CLIP = 5.0
@@ -88,7 +88,9 @@ def decode(arguments: argparse.Namespace, windows: Windows) -> None:
     model = LitSeq2Seq.from_pretrained(arguments.model)
     sources = (arguments.data / "test.src").read_text().splitlines()
     predictor = Predictor(model, dtype=getattr(torch, arguments.dtype))
-    config = override(model.generation, {"num_beams": arguments.beams, "max_new_tokens": 60, "early_stopping": True})
+    config = override(
+        model.model.generation, {"num_beams": arguments.beams, "max_new_tokens": 60, "early_stopping": True}
+    )
     config = override(config, {"shortlist": arguments.shortlist})
     windows.start()
     while True:
@@ -117,7 +119,7 @@ def quality(arguments: argparse.Namespace) -> None:
     print(f"{time.perf_counter() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU", flush=True)
     save_best(trainer, model)
     for beams in (1, 5):
-        model.generation = override(model.generation, {"num_beams": beams})
+        model.model.generation = override(model.model.generation, {"num_beams": beams})
         scores = trainer.validate(model, datamodule=data, verbose=False)[0]
         print(f"beam {beams}:", {name: round(score, 3) for name, score in scores.items()}, flush=True)
     model.save_pretrained(arguments.model)

@@ -85,7 +85,12 @@ def table(cls: type, given: int = 0) -> str:
     if arguments:
         lines += ["", "| setting | type | default | meaning |", "|---|---|---|---|"]
     for argument in arguments:
-        cells = (f"`{argument.name}`", kind(hints[argument.name]), default(argument), meaning(cls, argument.name))
+        cells = (
+            f"`{argument.name}`",
+            kind(hints.get(argument.name, argument.annotation)),
+            default(argument),
+            meaning(cls, argument.name),
+        )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

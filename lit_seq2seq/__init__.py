@@ -10,14 +10,21 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "2048")
 
 if TYPE_CHECKING:
     __version__: str
+    from lit_seq2seq.cli.recipe import load_recipe
     from lit_seq2seq.data import Seq2SeqDataModule
-    from lit_seq2seq.module import LitSeq2Seq
-    from lit_seq2seq.pipelines import pipeline
-    from lit_seq2seq.recipe import load_recipe
+    from lit_seq2seq.inference.model import Seq2SeqModel
+    from lit_seq2seq.inference.pipelines import pipeline
+    from lit_seq2seq.training.module import LitSeq2Seq
 
-__all__ = ["LitSeq2Seq", "Seq2SeqDataModule", "load_recipe", "pipeline"]
+__all__ = ["LitSeq2Seq", "Seq2SeqDataModule", "Seq2SeqModel", "load_recipe", "pipeline"]
 
-_HOMES = {"LitSeq2Seq": "module", "Seq2SeqDataModule": "data", "load_recipe": "recipe", "pipeline": "pipelines"}
+_HOMES = {
+    "LitSeq2Seq": "training.module",
+    "Seq2SeqDataModule": "data",
+    "Seq2SeqModel": "inference.model",
+    "load_recipe": "cli.recipe",
+    "pipeline": "inference.pipelines",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from lit_seq2seq.recipe import main
+from lit_seq2seq.cli.recipe import main
 
 if __name__ == "__main__":
     sys.exit(main(Path(__file__).parent / "transduction" / "builtin.yaml"))

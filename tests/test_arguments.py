@@ -11,9 +11,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe, pipeline
-from lit_seq2seq.arguments import checked
 from lit_seq2seq.callbacks import PredictionWriter
 from lit_seq2seq.features import LogMel, MultiSource, Tokenizer
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.metrics import BLEU
 from lit_seq2seq.nn import (
     AdditiveAttention,
@@ -23,10 +23,10 @@ from lit_seq2seq.nn import (
     ParallelDecoder,
     TextEncoder,
 )
-from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.schedules import OneCycle
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.spec import build
+from lit_seq2seq.settings.arguments import checked
+from lit_seq2seq.settings.spec import build
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, rows
 
@@ -64,8 +64,8 @@ NAMES: list[tuple[Callable[[], Any], Any]] = [
     (lambda: LitSeq2Seq(optimizer="torch.optim.RMSprop").make_optimizer, torch.optim.RMSprop),
     (lambda: LitSeq2Seq(lr_scheduler="onecycle").make_scheduler, OneCycle),
     (lambda: LitSeq2Seq(lr_scheduler="one_cycle").make_scheduler, OneCycle),
-    (lambda: LitSeq2Seq(encoder="text").make_network.keywords["encoder"], TextEncoder),
-    (lambda: LitSeq2Seq(decoder="InputFeeding").make_network.keywords["decoder"], InputFeedingDecoder),
+    (lambda: LitSeq2Seq(encoder="text").model.make_network.keywords["encoder"], TextEncoder),
+    (lambda: LitSeq2Seq(decoder="InputFeeding").model.make_network.keywords["decoder"], InputFeedingDecoder),
     (lambda: [type(one) for one in LitSeq2Seq(metrics=["bleu"]).scores.metrics], [BLEU]),
     (lambda: type(ParallelDecoder(9, TextEncoder(9).shape, attention="dot").attention), DotAttention),
     (lambda: TextEncoder(9, cell="GRU").shape.has_c, False),
@@ -150,7 +150,7 @@ def test_raw_inputs_are_encoded_as_the_processor_does(model: LitSeq2Seq) -> None
     encoded, expected = model.encode(raw), model.encode(model.processor.source(raw))
     assert torch.equal(encoded.memory.values, expected.memory.values)
     texts = [found[0].text for found in model.generate(raw)]
-    assert texts == [found[0].text for found in model.write(model.processor.source(raw), raw)]
+    assert texts == [found[0].text for found in model.model.write(model.processor.source(raw), raw)]
 
 
 @pytest.mark.parametrize("wrong", ["eins", 3, None, [], [3], ["eins", None], torch.zeros(2, 2), {"a": "b"}])

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from lit_seq2seq.cli import main
-from lit_seq2seq.hub import load_checkpoint, tensors_of
+from lit_seq2seq.hub.folder import load_checkpoint, tensors_of
 from tests.tiny import Trained, pairs
 
 Fail = Callable[..., str]
@@ -254,7 +254,7 @@ def test_other_vocabulary_than_the_checkpoint(fit, trained: Trained, fail: Fail)
 
 def test_other_sizes_than_the_checkpoint(fit, trained: Trained, fail: Fail) -> None:
     options = ("--ckpt_path", trained.last, "--model.encoder.init_args.embedding_dim=6")
-    match = r"the checkpoint is of another model: its network\.encoder\..* is .*, this model's is .*: give the settings"
+    match = r"the checkpoint is of another model: its model\.network\.encoder\..* is .*, this model's is .*: give the"
     fail(*fit, *options, match=match)
     options = ("--ckpt_path", trained.last, "--model.decoder.init_args.num_layers=2")
     fail(*fit, *options, match=r"the checkpoint is of another model|the model cannot be built")

@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from lit_seq2seq import LitSeq2Seq
-from lit_seq2seq.card import Provenance, model_card, published
 from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.hub.card import Provenance, model_card, published
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import Trained, make_data, make_model
 
@@ -61,7 +61,7 @@ def test_a_card_of_which_nothing_is_known_is_valid() -> None:
 
 
 def test_a_run_writes_where_the_model_comes_from(trained: Trained) -> None:
-    known = LitSeq2Seq.from_pretrained(trained.model).provenance
+    known = LitSeq2Seq.from_pretrained(trained.model).model.provenance
     assert known.data == "own files train.csv, validation.csv, test.csv"
     assert known.command == f"lit-seq2seq fit --config {trained.recipe}"
     assert list(known.scores) == ["val_bleu"]
@@ -85,17 +85,17 @@ def test_the_data_are_named_without_folders(dataset: str, origin: tuple[str, boo
 def test_what_is_known_stays_with_the_model(tmp_path: Path, hub: LoopbackHub) -> None:
     model = make_model()
     model.attach(make_data().processor)
-    model.provenance = replace(FULL, license=None, languages=())
+    model.model.provenance = replace(FULL, license=None, languages=())
     model.push_to_hub("alice/digits", token="hf_alice", license="mit", languages=["de"])
     pushed = LitSeq2Seq.from_pretrained("alice/digits", token="hf_alice")
-    assert pushed.provenance == replace(FULL, license=None, languages=[])
+    assert pushed.model.provenance == replace(FULL, license=None, languages=[])
     text = hub.repos["models", "alice/digits"].commits[hub.repos["models", "alice/digits"].branches["main"]][
         "README.md"
     ]
     card = ModelCard(text.decode())
     assert (card.data.license, card.data.language) == ("mit", ["de"])
     pushed.save_pretrained(tmp_path / "again", {"test_bleu": 42.0})
-    assert LitSeq2Seq.from_pretrained(tmp_path / "again").provenance.scores == {"test_bleu": 42.0}
+    assert LitSeq2Seq.from_pretrained(tmp_path / "again").model.provenance.scores == {"test_bleu": 42.0}
 
 
 def test_a_card_that_was_edited_stays_so() -> None:

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import torch
 
 from lit_seq2seq import LitSeq2Seq, load_recipe, pipeline
 from lit_seq2seq.cli import COMMANDS, main
-from lit_seq2seq.hub import load_checkpoint, tensors_of
+from lit_seq2seq.hub.folder import load_checkpoint, tensors_of
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 from tests.tiny import Trained, make_data, make_model, make_trainer, pairs, rows, write_csv
@@ -226,7 +227,7 @@ def test_options_of_search_are_explained(capsys) -> None:
 def test_every_command_has_help(capsys, name: str) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([name, "--help"])
-    assert (COMMANDS[name].__doc__ or "").splitlines()[0] in " ".join(capsys.readouterr().out.split())
+    assert (resolve_name(COMMANDS[name]).__doc__ or "").splitlines()[0] in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_the_command_is_installed() -> None:
 
 @pytest.mark.parametrize("name", ["builtin.yaml", "your_files.yaml"], ids=["no callbacks", "callbacks"])
 def test_a_cpu_without_bfloat16_computes_in_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("lit_seq2seq.precision.computes_in", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr("lit_seq2seq.training.precision.computes_in", lambda dtype, device: dtype == torch.float32)
     write_csv(tmp_path / "pairs.csv", pairs(10))
     options = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
     if name == "your_files.yaml":

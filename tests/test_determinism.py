@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch import seed_everything
 
 from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import GeneralAttention, InputFeedingDecoder, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.ops import computes_in
-from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.search import GenerationConfig
 from tests.tiny import SIZES, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
 

@@ -15,6 +15,7 @@ from datasets import Image as ImageColumn
 
 from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.features import Frames, Image, Tokenizer
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import (
     CTC,
     AdditiveAttention,
@@ -26,7 +27,6 @@ from lit_seq2seq.nn import (
     ParallelDecoder,
     PyramidalEncoder,
 )
-from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.search import GenerationConfig
 from tests.tiny import SIZES, make_data, make_model, make_trainer
 

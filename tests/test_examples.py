@@ -12,17 +12,17 @@ import pytest
 import lit_seq2seq
 from lit_seq2seq.types import Padded
 
-WHOLE = ["types", "schedules", "reranking", "vectors"]
+WHOLE = ["types", "schedules", "reranking", "features.vectors"]
 """Modules without `__all__` whose classes and functions are all public."""
 
 SINGLE = [
     "export.export_model",
-    "pipelines.Pipeline",
-    "pipelines.load_model",
+    "inference.pipelines.Pipeline",
+    "inference.pipelines.load_model",
     "plots.plot_attention",
     "plots.plot_curves",
-    "predictor.Output",
-    "predictor.Predictor",
+    "inference.predictor.Output",
+    "inference.predictor.Predictor",
 ]
 """Public names of other modules."""
 

@@ -12,17 +12,18 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
+import onnx
 from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model, left_out, write_graphs
 from lit_seq2seq.export.report import greatest_error, named, random_source, same_outputs
 from lit_seq2seq.features import Image, MultiSource, Processor, Records, Tokenizer, Waveform
-from lit_seq2seq.lexicon import learn_shortlist
+from lit_seq2seq.inference.lexicon import learn_shortlist
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import (
     CTC,
     AdditiveAttention,
@@ -41,7 +42,6 @@ from lit_seq2seq.nn import (
     VisionBackbone,
 )
 from lit_seq2seq.nn.decoders.base import DecoderOutput
-from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.reranking import Reranker, SlotCoverage
 from lit_seq2seq.runtime import shortlist
 from lit_seq2seq.runtime.errors import UserError
@@ -168,7 +168,7 @@ def test_a_program_for_torch_computes_what_the_network_does(tmp_path: Path) -> N
 def model() -> LitSeq2Seq:
     found, data = make_model(tie_embeddings="target"), make_data()
     found.attach(data.processor)
-    found.shortlist = learn_shortlist(data, frequent=1, translations=1)
+    found.model.shortlist = learn_shortlist(data, frequent=1, translations=1)
     disturb(found.net)
     return found.eval()
 
@@ -231,8 +231,8 @@ def test_copied_symbols_are_the_same(tmp_path: Path) -> None:
     disturb(made.net).eval()
     export_model(made, tmp_path, ["fp32"])
     texts = ["Anna eins Berta eins", "zwei", "", "Cäsar Cäsar drei Dora"]
-    config = replace(made.generation, num_beams=3)
-    expected = [made.write(made.processor.source([text]), [text], config) for text in texts if text]
+    config = replace(made.model.generation, num_beams=3)
+    expected = [made.model.write(made.processor.source([text]), [text], config) for text in texts if text]
     found = Model(tmp_path)(texts, num_beams=3)
     assert found[2] == [("", 0.0)]
     assert [row[0].text for row in found if row[0].text] == [row[0][0].text for row in expected if row[0][0].text]
@@ -256,13 +256,13 @@ def test_outputs_are_reranked_as_by_the_model(tmp_path: Path) -> None:
     inputs = [f"food[{food}]" for food in FOODS] + [{"food": ["Thai", "Lao"], "kids": "yes"}]
     runner = Model(tmp_path)
     for weight, options in ((100, {}), (100, {"num_return_sequences": 3}), (0.3, {}), (100, {"num_beams": 1})):
-        made.reranker.weight = runner.settings["reranker"]["weight"] = weight
-        expected = list(Predictor(made).stream(inputs, replace(made.generation, **options)))
+        made.model.reranker.weight = runner.settings["reranker"]["weight"] = weight
+        expected = list(Predictor(made).stream(inputs, replace(made.model.generation, **options)))
         found = runner(inputs, **options)
         assert [[one.text for one in row] for row in found] == [[one.text for one in row] for row in expected]
         for row, other in zip(found, expected, strict=True):
             assert [one.score for one in row] == pytest.approx([one.score for one in other], abs=1e-4)
-    made.reranker = None
+    made.model.reranker = None
     assert [row[0].text for row in Predictor(made).stream(inputs)] != [row[0].text for row in Model(tmp_path)(inputs)]
 
 
@@ -274,10 +274,10 @@ class Shortest(Reranker):
 
 
 def test_what_the_runtime_leaves_out_is_named() -> None:
-    assert left_out(make_model(reranker=Shortest)).startswith(
+    assert left_out(make_model(reranker=Shortest).model).startswith(
         "The runtime does not know Shortest and leaves outputs in"
     )
-    assert left_out(make_model()) == left_out(make_model(reranker=SlotCoverage)) == ""
+    assert left_out(make_model().model) == left_out(make_model(reranker=SlotCoverage).model) == ""
 
 
 class Doubled(OutputLayer):
@@ -288,11 +288,11 @@ class Doubled(OutputLayer):
 
 
 def test_a_shortlist_needs_the_usual_output_layer(model: LitSeq2Seq) -> None:
-    assert left_out(model) == ""
+    assert left_out(model.model) == ""
     made = make_model(output=Doubled)
     made.attach(model.processor)
-    made.shortlist = model.shortlist
-    assert left_out(made) == "The runtime has no shortlist for Doubled: it scores all symbols."
+    made.model.shortlist = model.model.shortlist
+    assert left_out(made.model) == "The runtime has no shortlist for Doubled: it scores all symbols."
 
 
 @pytest.mark.slow
@@ -314,7 +314,7 @@ def test_variants_are_smaller_and_near(model: LitSeq2Seq, folder: Path) -> None:
     errors = {name: greatest_error(model.net, Network(folder, name), source) for name in ("fp32", "fp16", "int8")}
     assert errors["fp32"] < 1e-4 < errors["fp16"] < 0.1
     assert errors["fp16"] < errors["int8"] < 3
-    assert same_outputs(model, Network(folder), source) == 1
+    assert same_outputs(model.model, Network(folder), source) == 1
 
 
 def test_recurrent_layers_are_single_nodes(folder: Path) -> None:
@@ -548,7 +548,7 @@ def test_the_model_of_every_recipe_gives_the_same_texts_without_torch(recipe: Pa
 def compare(made: LitSeq2Seq, sources: list[Any], folder: Path) -> None:
     export_model(made, folder, ["fp32"])
     options = {"num_beams": 3, "max_new_tokens": 9, "min_new_tokens": 0, "do_sample": False}
-    config = replace(made.generation, **options)
+    config = replace(made.model.generation, **options)
     expected = [row[0].text for row in Predictor(made).stream(sources, config)]
     assert [row[0].text for row in Model(folder)(sources, **options)] == expected
 

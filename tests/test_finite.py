@@ -12,9 +12,9 @@ from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model
 from lit_seq2seq.export.onnx import halve
-from lit_seq2seq.hub import load_checkpoint
+from lit_seq2seq.hub.folder import load_checkpoint
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn.ops import computes_in
-from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.runtime.beam import Step
 from lit_seq2seq.runtime.search import search
 from lit_seq2seq.search import GenerationConfig
@@ -31,11 +31,11 @@ needs_float16 = pytest.mark.skipif(
 @pytest.mark.parametrize("spoilt", [float("nan"), float("-inf")])
 def test_a_checkpoint_with_spoilt_weights_is_an_error(trained: Trained, tmp_path, capsys, command, spoilt):
     checkpoint = load_checkpoint(trained.last)
-    checkpoint["state_dict"][f"network.{NAME}"][4, 2] = spoilt
+    checkpoint["state_dict"][f"model.network.{NAME}"][4, 2] = spoilt
     torch.save(checkpoint, tmp_path / "spoilt.ckpt")
     options = [f"--ckpt_path={tmp_path / 'spoilt.ckpt'}", f"--trainer.default_root_dir={tmp_path}"]
     assert main([command, "--config", str(trained.recipe), *options]) == 1
-    assert f"the checkpoint has values that are not finite in network.{NAME}: use" in capsys.readouterr().err
+    assert f"the checkpoint has values that are not finite in model.network.{NAME}: use" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [1e300, -1e39, float("nan")])
@@ -53,9 +53,9 @@ def test_weights_of_64_bits_that_32_do_not_hold_are_refused(trained: Trained, tm
 def test_a_checkpoint_of_64_bits_that_32_do_not_hold_is_refused(trained: Trained, tmp_path):
     checkpoint = load_checkpoint(trained.last)
     checkpoint["state_dict"] = {name: tensor.double() for name, tensor in checkpoint["state_dict"].items()}
-    checkpoint["state_dict"][f"network.{NAME}"][4, 2] = 1e200
+    checkpoint["state_dict"][f"model.network.{NAME}"][4, 2] = 1e200
     torch.save(checkpoint, tmp_path / "large.ckpt")
-    with pytest.raises(UserError, match=f"the checkpoint has values that are not finite in network.{NAME}"):
+    with pytest.raises(UserError, match=f"the checkpoint has values that are not finite in model.network.{NAME}"):
         LitSeq2Seq.load_from_checkpoint(tmp_path / "large.ckpt")
 
 
@@ -146,7 +146,7 @@ def test_another_precision_than_asked_for_is_told(trained: Trained, asked):
 
 
 def test_32_bits_in_place_of_16_are_told(trained: Trained, monkeypatch):
-    monkeypatch.setattr("lit_seq2seq.precision.computes_in", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr("lit_seq2seq.training.precision.computes_in", lambda dtype, device: dtype == torch.float32)
     with pytest.warns(UserWarning, match="no kernels for precision 16-true: computing in 32-true"):
         recipe = load_recipe(trained.recipe, ["--trainer.precision=16-true"])
     assert recipe.trainer.precision == "32-true"

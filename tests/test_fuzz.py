@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from lit_seq2seq.features import Image, LogMel, Tokenizer
-from lit_seq2seq.hub import load_checkpoint
+from lit_seq2seq.hub.folder import load_checkpoint
 from lit_seq2seq.types import UserError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_seq2seq import LitSeq2Seq, pipeline
-from lit_seq2seq.hub import FORMAT
+from lit_seq2seq.hub.folder import FORMAT
 
 GOLDEN = sorted(path.parent for path in Path(__file__).parent.glob("golden/*/expected.json"))
 
@@ -19,7 +19,7 @@ def test_every_format_has_golden_folders() -> None:
 def test_an_old_folder_writes_what_it_wrote(folder: Path, tmp_path: Path) -> None:
     expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
     model = LitSeq2Seq.from_pretrained(folder / "model")
-    assert model.provenance.scores == {"test_bleu": 12.5}
+    assert model.model.provenance.scores == {"test_bleu": 12.5}
     assert pipeline("translation", model)(expected["inputs"], num_beams=expected["num_beams"]) == expected["outputs"]
     model.save_pretrained(tmp_path)
     again = pipeline("translation", str(tmp_path))

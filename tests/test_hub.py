@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lit_seq2seq import LitSeq2Seq
-from lit_seq2seq.hub import add_shortlist, load_checkpoint, load_folder, tensors_of
+from lit_seq2seq.hub.folder import add_shortlist, load_checkpoint, load_folder, tensors_of
 from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.types import SpecialIds, UserError
 from tests.tiny import Trained
@@ -163,7 +163,7 @@ def test_all_files_of_a_model_have_the_permissions_that_new_files_get(
     found = Shortlist(np.array([4]), np.full((model.processor.source_feature.size, 1), -1), size, SpecialIds())
     before = os.umask(mask)
     try:
-        model.shortlist = found
+        model.model.shortlist = found
         model.save_pretrained(tmp_path / "model")
         model.save_pretrained(tmp_path / "model")  # in place of what is there
         add_shortlist(tmp_path / "model", found, model.processor)

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule
 from lit_seq2seq.callbacks import EMA, Checkpoint, PredictionWriter, average_checkpoints
 from lit_seq2seq.features import Processor, Tokenizer
-from lit_seq2seq.hub import load_checkpoint
+from lit_seq2seq.hub.folder import load_checkpoint
 from lit_seq2seq.nn import CTC, CopyOutput, TextEncoder
 from lit_seq2seq.schedules import InverseSquareRoot, OneCycle
 from lit_seq2seq.search import GenerationConfig
@@ -248,8 +248,8 @@ def test_a_batch_too_large_to_decode_is_decoded_in_parts(learned, monkeypatch):
     model, data = learned
     data.setup("test")
     batch = next(iter(data.test_dataloader()))
-    whole, sizes = model.write(batch.source, batch.texts), []
-    generate = model.generate
+    whole, sizes = model.model.write(batch.source, batch.texts), []
+    generate = model.model._generate
 
     def small(source, *arguments, **options):
         sizes.append(len(source.lengths))
@@ -257,13 +257,13 @@ def test_a_batch_too_large_to_decode_is_decoded_in_parts(learned, monkeypatch):
             torch.empty(2**50)
         return generate(source, *arguments, **options)
 
-    monkeypatch.setattr(model, "generate", small)
-    parts = model.write(batch.source, batch.texts)
+    monkeypatch.setattr(model.model, "_generate", small)
+    parts = model.model.write(batch.source, batch.texts)
     assert [[one.text for one in row] for row in parts] == [[one.text for one in row] for row in whole]
     assert max(sizes) == len(batch.texts) > 2
-    monkeypatch.setattr(model, "generate", lambda *_, **__: torch.empty(2**50))
+    monkeypatch.setattr(model.model, "_generate", lambda *_, **__: torch.empty(2**50))
     with pytest.raises(RuntimeError, match="can't allocate memory"):
-        model.write(batch.source, batch.texts)
+        model.model.write(batch.source, batch.texts)
 
 
 def test_training_learns(learned, tmp_path):

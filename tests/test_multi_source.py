@@ -15,8 +15,11 @@ from datasets import Image as ImageColumn
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, pipeline
 from lit_seq2seq.cli import main
+from lit_seq2seq.cli.summary import generate_command
 from lit_seq2seq.export import export_model
 from lit_seq2seq.features import Image, MultiSource, Tokenizer
+from lit_seq2seq.inference.pictures import attention_figure
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import (
     AdditiveAttention,
     ConvEncoder,
@@ -25,10 +28,7 @@ from lit_seq2seq.nn import (
     ParallelDecoder,
     TextEncoder,
 )
-from lit_seq2seq.pictures import attention_figure
-from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.runtime.model import Model
-from lit_seq2seq.summary import generate_command
 from lit_seq2seq.types import Sources, UserError
 from tests.tiny import SIZES, make_model, make_trainer
 
@@ -132,7 +132,7 @@ def test_the_picture_of_a_run_shows_the_share_of_the_image(trained: tuple[LitSeq
     with PIL.Image.open(tmp_path / "attention.png") as picture:
         shown = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert (shown == COLOURS["red"]).all(axis=1).sum() > 1000
-    command = generate_command(INPUTS[0], model.processor.source_feature, model, tmp_path)
+    command = generate_command(INPUTS[0], model.processor.source_feature, model.model, tmp_path)
     assert command.startswith("""echo '{"text": "car", "image": "FILE"}' | """)
     assert "lit-seq2seq generate --model " in command
 

@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe
-from lit_seq2seq.cli import Seq2SeqCLI
+from lit_seq2seq.cli.fit import Seq2SeqCLI
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.metrics import TextMetric
 from lit_seq2seq.nn import AdditiveAttention, ParallelDecoder
@@ -26,8 +26,8 @@ from lit_seq2seq.nn.bridges import Bridge
 from lit_seq2seq.nn.decoders import Decoder
 from lit_seq2seq.nn.encoders import Encoder
 from lit_seq2seq.nn.output import Output
-from lit_seq2seq.parsing import Parser
 from lit_seq2seq.reranking import Reranker
+from lit_seq2seq.settings.parsing import Parser
 from lit_seq2seq.types import UserError
 from tests.tiny import SIZES, Trained, make_model
 

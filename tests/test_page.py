@@ -23,9 +23,9 @@ import torch
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import Image, LogMel, Processor, Tokenizer
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import ConvEncoder, MeanBridge, ParallelDecoder, PyramidalEncoder
-from lit_seq2seq.page import Page, launch
-from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.serve.page import Page, launch
 from lit_seq2seq.types import UserError
 from tests.test_untrusted import OwnMetric
 from tests.tiny import Trained, make_data, make_model
@@ -211,7 +211,7 @@ def test_it_computes_in_what_is_asked_for(trained: Trained, monkeypatch: pytest.
         made.append(dtype)
         return Predictor(model, device, dtype)
 
-    monkeypatch.setattr("lit_seq2seq.page.Predictor", note)
+    monkeypatch.setattr("lit_seq2seq.serve.page.Predictor", note)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["demo", "--model", str(trained.model), "--port", port, "--dtype", "int8"]) == 1

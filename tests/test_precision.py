@@ -88,9 +88,8 @@ def test_loss_and_gradients_are_near_those_of_single_precision(options):
 
     def taken() -> tuple[torch.Tensor, torch.Tensor]:
         model.zero_grad()
-        loss, _ = (
-            model._loss(batch) if model.parts is None else model.parts.loss(model._loss, batch, model.parameters())
-        )
+        parts = model.split_batches
+        loss, _ = model._loss(batch) if parts is None else parts.loss(model._loss, batch, model.parameters())
         loss.backward()
         return loss, torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
 

@@ -13,9 +13,9 @@ from datasets.fingerprint import Hasher
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.features import Processor, Tokenizer
+from lit_seq2seq.inference.predictor import FIRST_CHUNK, SCORES, Output, Predictor
 from lit_seq2seq.nn import CTC
 from lit_seq2seq.nn.ops import computes_in
-from lit_seq2seq.predictor import FIRST_CHUNK, SCORES, Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
 from tests.nn.cases import disturb
@@ -227,7 +227,7 @@ def test_models_decide_together(model: LitSeq2Seq, tmp_path: Path) -> None:
     source = model.processor.source(inputs)
     batch = model.processor.target.collate(model.processor.target.encode(pairs(20, seed=4)["target"]))
     parts = torch.stack([found.net.score(source, batch) for found in (model, other)])
-    torch.testing.assert_close(joined.net.score(source, batch).exp(), parts.exp().mean(dim=0))
+    torch.testing.assert_close(joined.model.searched.score(source, batch).exp(), parts.exp().mean(dim=0))
     mixed = pipeline("translation", folders[:2])(inputs, num_beams=3)
     assert [row[0].text for row in Predictor(joined).stream(inputs, config)] == [
         row["translation_text"] for row in mixed

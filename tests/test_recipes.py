@@ -17,10 +17,10 @@ from lightning.pytorch import Callback, Trainer
 import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe, pipeline
 from lit_seq2seq.callbacks import GradualUnfreezing
+from lit_seq2seq.cli.recipe import main
+from lit_seq2seq.cli.summary import generate_command, typed
 from lit_seq2seq.features import Feature, Records, Tokenizer
 from lit_seq2seq.features import Image as ImageFeature
-from lit_seq2seq.recipe import main
-from lit_seq2seq.summary import generate_command, typed
 from lit_seq2seq.types import UserError
 from tests.backbones import write_backbone
 from tests.tiny import make_model, pairs, write_csv
@@ -161,7 +161,7 @@ def test_a_recipe_trains_from_any_folder(path: Path, tmp_path: Path, monkeypatch
     assert isinstance(recipe.model, LitSeq2Seq)
     assert isinstance(recipe.datamodule, Seq2SeqDataModule)
     assert isinstance(recipe.trainer, Trainer)
-    assert recipe.model.task == TASKS.get(path.parent.name, "text2text-generation")
+    assert recipe.model.model.task == TASKS.get(path.parent.name, "text2text-generation")
     recipe.trainer.fit(recipe.model, datamodule=recipe.datamodule)
     assert recipe.trainer.global_step == 1
     monitor = recipe.trainer.checkpoint_callback.monitor
@@ -256,7 +256,7 @@ def test_the_demo_ends_with_scores_samples_pictures_and_the_next_commands(tmp_pa
     ],
 )
 def test_the_command_for_an_output_can_be_typed(first: object, feature: Feature, line: str | None) -> None:
-    command = generate_command(first, feature, make_model(), Path("model"))
+    command = generate_command(first, feature, make_model().model, Path("model"))
     given, _, rest = command.partition(" | ")
     assert rest == f"{typed('lit-seq2seq')} generate --model model --num_beams 5"
     if line in (None, "cat FILE"):
@@ -313,6 +313,6 @@ def test_mistakes_in_a_recipe_are_explained(tmp_path: Path, capsys) -> None:
 
 
 def test_the_package_offers_what_the_documents_name() -> None:
-    assert set(lit_seq2seq.__all__) == {"LitSeq2Seq", "Seq2SeqDataModule", "load_recipe", "pipeline"}
+    assert set(lit_seq2seq.__all__) == {"LitSeq2Seq", "Seq2SeqDataModule", "Seq2SeqModel", "load_recipe", "pipeline"}
     for name in lit_seq2seq.__all__:
         assert getattr(lit_seq2seq, name).__doc__

@@ -12,7 +12,7 @@ import torch
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
-from lit_seq2seq.hub import push_folder
+from lit_seq2seq.hub.folder import push_folder
 from lit_seq2seq.types import UserError
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import Trained, pairs

@@ -5,8 +5,8 @@ from datasets import Dataset, DatasetDict
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.features import Records, Tokenizer
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.metrics import SlotErrorRate
-from lit_seq2seq.predictor import Predictor
 from lit_seq2seq.reranking import Reranker, SlotCoverage
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Hypothesis
@@ -65,9 +65,9 @@ def trained(tmp_path_factory):
 
 def plain(model, inputs):
     """Return the hypotheses of each input without any reranker."""
-    reranker, model.reranker = model.reranker, None
+    reranker, model.model.reranker = model.model.reranker, None
     found = list(Predictor(model).stream(inputs))
-    model.reranker = reranker
+    model.model.reranker = reranker
     return found
 
 
@@ -97,10 +97,10 @@ def test_the_whole_beam_is_looked_at_and_greedy_search_left_alone(trained):
     model, _, _, splits = trained
     inputs = splits["test"]["source"][:]
     before = plain(model, inputs)
-    model.reranker = Shortest()
+    model.model.reranker = Shortest()
     first = [row[0].text for row in Predictor(model).stream(inputs, GenerationConfig(num_beams=4, max_new_tokens=3))]
     assert first == [min(outputs, key=lambda one: (len(one.text), -one.score)).text for outputs in before]
     greedy = GenerationConfig(max_new_tokens=3)
     scores = [row[0].score for row in Predictor(model).stream(inputs, greedy)]
-    model.reranker = None
+    model.model.reranker = None
     assert scores == [row[0].score for row in Predictor(model).stream(inputs, greedy)]

@@ -24,13 +24,13 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.callbacks import Checkpoint, PredictionWriter
 from lit_seq2seq.cli import main
-from lit_seq2seq.commands import save_best
+from lit_seq2seq.cli.commands import save_best
+from lit_seq2seq.cli.recipe import evaluate
+from lit_seq2seq.cli.summary import typed
 from lit_seq2seq.export import export_model
-from lit_seq2seq.files import is_file, local_path, place
-from lit_seq2seq.hub import load_checkpoint, tensors_of
-from lit_seq2seq.logs import RunFolder, Table, claim
-from lit_seq2seq.recipe import evaluate
-from lit_seq2seq.summary import typed
+from lit_seq2seq.files.paths import is_file, local_path, place
+from lit_seq2seq.hub.folder import load_checkpoint, tensors_of
+from lit_seq2seq.training.logs import RunFolder, Table, claim
 from lit_seq2seq.types import UserError
 from tests.tiny import Trained, make_data, make_model, make_trainer, write_recipe
 

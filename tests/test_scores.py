@@ -419,7 +419,7 @@ def test_a_run_compares_in_one_form_and_logs_both(tmp_path):
         found = trainer.test(model, datamodule=data, verbose=False)[0]
     assert found["test_exact_match"] == 100
     assert found["test_exact_match_raw"] == 0
-    assert model.signatures["bleu"].endswith("|text:one-form")
+    assert model.model.signatures["bleu"].endswith("|text:one-form")
     assert [percentage for *_, percentage in lengths.rows] == [100, 100]
 
 
@@ -427,13 +427,13 @@ def test_a_raw_score_is_never_that_of_an_earlier_epoch(tmp_path, monkeypatch):
     """Only the outputs of the first epoch have double spaces, and what the trainer knows goes into the card."""
     rows = Dataset.from_dict({"source": ["eins zwei"] * 4, "target": ["one two"] * 4})
     model, trainer = make_model(), make_trainer(tmp_path, max_epochs=2)
-    write = model.write
+    write = model.model.write
 
-    def spaced(*args):
+    def spaced(*args, **options):
         text = "one  two" if trainer.current_epoch == 0 else "one two"
-        return [[replace(best, text=text)] for best, *_ in write(*args)]
+        return [[replace(best, text=text)] for best, *_ in write(*args, **options)]
 
-    monkeypatch.setattr(model, "write", spaced)
+    monkeypatch.setattr(model.model, "write", spaced)
     trainer.fit(model, datamodule=make_data(DatasetDict(train=rows, validation=rows), test_size=0))
     assert trainer.callback_metrics["val_exact_match"] == trainer.callback_metrics["val_exact_match_raw"] == 100
 

@@ -31,9 +31,9 @@ from starlette.testclient import TestClient
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import Frames, Image, LogMel, Processor, Records, Tokenizer, Waveform
+from lit_seq2seq.inference.pipelines import load_model
+from lit_seq2seq.inference.predictor import Output, Predictor
 from lit_seq2seq.nn import ConvEncoder, GeneralAttention, MeanBridge, ParallelDecoder, PyramidalEncoder
-from lit_seq2seq.pipelines import load_model
-from lit_seq2seq.predictor import Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.serve import api, make_app
 from lit_seq2seq.serve.api import Service, Streams, Work
@@ -47,7 +47,7 @@ from lit_seq2seq.serve.schema import (
     request_of,
 )
 from lit_seq2seq.types import UserError
-from tests.test_untrusted import OwnMetric
+from tests.test_untrusted import OwnReranker
 from tests.tiny import SIZES, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
 
 LIMITS = Limits(max_length=60, max_bytes=100_000, max_new_tokens=50, max_beams=4, timeout=20.0)
@@ -254,7 +254,7 @@ def test_the_page_shows_every_route_and_option_and_needs_no_other_server(source:
 
 
 def test_a_package_that_is_trusted_is_served(tmp_path: Path) -> None:
-    made = make_model(metrics=[OwnMetric])
+    made = make_model(reranker=OwnReranker)
     made.attach(make_data().processor)
     made.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="trust"):

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import Tokenizer
-from lit_seq2seq.hub import SHORTLIST
-from lit_seq2seq.lexicon import learn_shortlist, learn_translations
+from lit_seq2seq.hub.folder import SHORTLIST
+from lit_seq2seq.inference.lexicon import learn_shortlist, learn_translations
+from lit_seq2seq.inference.predictor import Output, Predictor
 from lit_seq2seq.nn import CopyOutput
-from lit_seq2seq.predictor import Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Padded, UserError
 from tests.tiny import make_data, make_model, make_trainer, pairs, rows
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, folder = make_model(optimizer=partial(torch.optim.Adam, lr=0.03)), tmp_path_factory.mktemp("run")
     data = make_data(rows(120), batch_size=16)
     make_trainer(folder, max_epochs=3).fit(model, datamodule=data)
-    model.shortlist = learn_shortlist(data, frequent=1, translations=1)
+    model.model.shortlist = learn_shortlist(data, frequent=1, translations=1)
     model.save_pretrained(folder / "model")
     return folder / "model"
 
@@ -71,7 +71,7 @@ def test_expectation_maximisation_is_that_of_two_words_by_hand() -> None:
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 4}])
 def test_outputs_are_made_of_candidates_and_do_not_depend_on_company(folder: Path, options: dict[str, Any]) -> None:
     model = LitSeq2Seq.from_pretrained(folder)
-    assert model.shortlist is not None
+    assert model.model.shortlist is not None
     found = outputs(model, **options)
     if not options.get("do_sample"):  # whose random numbers go by the place in the batch
         alone = [outputs(model, [text], **options)[0] for text in INPUTS[:8]]
@@ -88,7 +88,7 @@ def test_a_list_of_the_whole_vocabulary_changes_nothing(
     folder: Path, dtype: torch.dtype, options: dict[str, Any]
 ) -> None:
     model = LitSeq2Seq.from_pretrained(folder)
-    model.shortlist = learn_shortlist(whole_data(model), frequent=1000, translations=1)
+    model.model.shortlist = learn_shortlist(whole_data(model), frequent=1000, translations=1)
     config = GenerationConfig(max_new_tokens=6, **options)
     predictor = Predictor(model, dtype=dtype)
     plain, short = (
@@ -170,18 +170,18 @@ def test_the_file_of_another_model_is_refused_and_can_be_learnt_again(folder: Pa
     Dataset.from_dict(backwards).to_json(tmp_path / "train.jsonl")
     command = ["shortlist", "--model", str(tmp_path / "model"), "--data.dataset", str(tmp_path / "train.jsonl")]
     assert main([*command, "--data.validation_size", "0", "--data.test_size", "0", "--frequent", "1"]) == 0
-    assert LitSeq2Seq.from_pretrained(tmp_path / "model").shortlist is not None
+    assert LitSeq2Seq.from_pretrained(tmp_path / "model").model.shortlist is not None
 
 
 def test_a_file_that_does_not_name_its_vocabularies_is_of_version_0_1(folder: Path, tmp_path: Path) -> None:
     LitSeq2Seq.from_pretrained(folder).save_pretrained(tmp_path)
     save_file(load_file(folder / SHORTLIST), tmp_path / SHORTLIST)
-    assert LitSeq2Seq.from_pretrained(tmp_path).shortlist is not None
+    assert LitSeq2Seq.from_pretrained(tmp_path).model.shortlist is not None
 
 
 def test_the_command_adds_one_to_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = LitSeq2Seq.from_pretrained(folder)
-    expected, model.shortlist = [one.text for one in outputs(model)], None
+    expected, model.model.shortlist = [one.text for one in outputs(model)], None
     model.save_pretrained(tmp_path / "model")
     rows(120)["train"].to_json(tmp_path / "train.jsonl")
     command = ["shortlist", "--model", str(tmp_path / "model"), "--data.dataset", str(tmp_path / "train.jsonl")]

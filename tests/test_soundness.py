@@ -13,7 +13,7 @@ import pytest
 from lightning.pytorch import Callback
 
 from lit_seq2seq import LitSeq2Seq
-from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.search import GenerationConfig
 from tests.tiny import Trained, pairs
 

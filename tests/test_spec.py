@@ -19,7 +19,7 @@ from lit_seq2seq.nn import (
     TextEncoder,
 )
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.spec import build, describe
+from lit_seq2seq.settings.spec import build, describe
 from lit_seq2seq.types import UserError
 from tests.tiny import Trained
 
@@ -87,9 +87,9 @@ def test_what_cannot_be_saved_is_refused_at_once(value: object, match: str) -> N
         ("lit_seq2seqx.nn.TextEncoder", "outside the trusted packages"),
         ("builtins.eval", "outside the trusted packages"),
         ("lit_seq2seq.features.tokenizer.Path", "names pathlib.*outside the trusted packages"),
-        ("lit_seq2seq.spec.partial", "names lit_seq2seq.spec.partial, which is no part of a model"),
+        ("lit_seq2seq.settings.spec.partial", "names lit_seq2seq.settings.spec.partial, which is no part of a model"),
         ("lit_seq2seq.nn.TextEncodr", "there is no class lit_seq2seq.nn.TextEncodr"),
-        ("lit_seq2seq.nn.nothing.TextEncoder", "there is no class"),
+        ("lit_seq2seq.nn.nothing.Nothing", "there is no class"),
         ("lit_seq2seq.cli.Seq2SeqCLI", "which is no part of a model"),
         ("torch.nn.functional.relu", "is not a class"),
     ],
@@ -133,6 +133,6 @@ def test_what_the_command_line_builds_comes_back(
     again = LitSeq2Seq(**build(described))
     assert dict(again.hparams) == dict(model.hparams)
     assert shapes(again) == shapes(model)
-    assert again.generation == model.generation
-    assert isinstance(again.make_network.keywords["encoder"], partial)
-    assert again.make_network.keywords["encoder"].func is TextEncoder
+    assert again.model.generation == model.model.generation
+    assert isinstance(again.model.make_network.keywords["encoder"], partial)
+    assert again.model.make_network.keywords["encoder"].func is TextEncoder

@@ -10,8 +10,8 @@ import torch
 from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.callbacks import EMA
 from lit_seq2seq.cli import main
-from lit_seq2seq.hub import load_checkpoint, tensors_of
-from lit_seq2seq.predictor import Predictor
+from lit_seq2seq.hub.folder import load_checkpoint, tensors_of
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer, write_recipe
 
@@ -62,9 +62,9 @@ def test_the_command_leaves_the_best_model(tmp_path, strategy):
     (best,) = (tmp_path / "runs" / "version_0" / "checkpoints").glob("epoch*.ckpt")
     saved = LitSeq2Seq.from_pretrained(tmp_path / "runs" / "version_0" / "model")
     torch.testing.assert_close(dict(saved.state_dict()), tensors_of(load_checkpoint(best)), rtol=0, atol=0)
-    assert saved.provenance.data == "own files train.csv, validation.csv, test.csv"
-    assert saved.provenance.scores.keys() == {"val_bleu"}
-    assert f"val_bleu={saved.provenance.scores['val_bleu']:.3f}" in best.name
+    assert saved.model.provenance.data == "own files train.csv, validation.csv, test.csv"
+    assert saved.model.provenance.scores.keys() == {"val_bleu"}
+    assert f"val_bleu={saved.model.provenance.scores['val_bleu']:.3f}" in best.name
 
 
 # a model that was neither fitted nor loaded

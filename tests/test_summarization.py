@@ -11,7 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from torchmetrics.functional.text.rouge import rouge_score as torchmetrics_rouge
 
 from lit_seq2seq import LitSeq2Seq, pipeline
-from lit_seq2seq.data.synthetic import DocstringSummaries
+from lit_seq2seq.builtin import DocstringSummaries
 from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.metrics import ROUGE1, ROUGE2, ROUGEL, ROUGELsum
 from lit_seq2seq.nn import CopyOutput

@@ -38,7 +38,7 @@ from pathlib import Path
 from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.cli import main
 from lit_seq2seq.data.sources import open_dataset
-from lit_seq2seq.data.synthetic import SequenceTask
+from lit_seq2seq.builtin import SequenceTask
 
 assert main(["fit", "--config", "rezept für zahlen.yaml"]) == 0
 assert main(["generate", "--model", "läufe/version_0/model", "--input", "eingabe.txt", "--output", "ausgabe.txt"]) == 0

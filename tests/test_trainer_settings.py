@@ -32,9 +32,9 @@ from lit_seq2seq.nn import (
     PyramidalEncoder,
     TextEncoder,
 )
-from lit_seq2seq.parsing import Parser
 from lit_seq2seq.schedules import OneCycle
 from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.settings.parsing import Parser
 from lit_seq2seq.types import Batch, UserError
 from tests.test_bad_input import error_line
 from tests.tiny import SIZES, Trained, make_data, make_model, rows, write_recipe

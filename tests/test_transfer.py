@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import LogMel, Processor, Records, Tokenizer
-from lit_seq2seq.hub import load_checkpoint
+from lit_seq2seq.hub.folder import load_checkpoint
 from lit_seq2seq.metrics import ExactMatch
 from lit_seq2seq.nn import CTC, CopyOutput, ParallelDecoder, PyramidalEncoder, TextEncoder
 from lit_seq2seq.types import UserError
@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_said() -> None:
         other = make_model(**options)
         other.attach(longer)
         with pytest.raises(UserError, match=message):
-            other._take(model.net, model.processor)
+            other.model.take(model.model)
     speech = make_model(encoder=partial(PyramidalEncoder, hidden_size=12))
     speech.attach(Processor(LogMel(n_mels=10), longer.target))
     with pytest.raises(UserError, match="reads its source in another way than the model: give the source_feature"):

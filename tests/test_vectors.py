@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from lit_seq2seq.features.vectors import load_vectors
 from lit_seq2seq.types import UserError
-from lit_seq2seq.vectors import load_vectors
 
 SYMBOLS = ["<pad>", "Hund", "a dog", "cat", "Hund"]
 GLOVE = "Hund 1 2 3\na dog 4 5 6\nabsent 7 8 9\n"

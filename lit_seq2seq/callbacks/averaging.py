@@ -15,10 +15,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from lit_seq2seq.files import local_copy
-from lit_seq2seq.precision import mixed
+from lit_seq2seq.files.paths import local_copy
+from lit_seq2seq.files.untrusted import check_finite
+from lit_seq2seq.training.precision import mixed
 from lit_seq2seq.types import UserError
-from lit_seq2seq.untrusted import check_finite
 
 _PARTS = {
     "processor": {"source": "source vocabulary", "target": "target vocabulary", "source_prefix": "source_prefix"},

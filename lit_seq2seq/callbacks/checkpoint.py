@@ -20,8 +20,17 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from lit_seq2seq.callbacks.signals import StopSignals, requeue
-from lit_seq2seq.files import check_writable, folder_of, inside, is_file, is_remote, local_path, place, written_whole
-from lit_seq2seq.logs import write_row
+from lit_seq2seq.files.paths import (
+    check_writable,
+    folder_of,
+    inside,
+    is_file,
+    is_remote,
+    local_path,
+    place,
+    written_whole,
+)
+from lit_seq2seq.training.logs import write_row
 from lit_seq2seq.types import UserError
 
 _SHARED_EVERY = 8  # optimizer steps between two looks at what other processes want

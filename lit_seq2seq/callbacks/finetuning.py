@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from lit_seq2seq.module import LitSeq2Seq
 from lit_seq2seq.nn.parts import find_part
+from lit_seq2seq.training.module import LitSeq2Seq
 from lit_seq2seq.types import UserError
 
 

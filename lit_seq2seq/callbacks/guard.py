@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_seq2seq.files import is_file
+from lit_seq2seq.files.paths import is_file
 from lit_seq2seq.types import UserError
 
 

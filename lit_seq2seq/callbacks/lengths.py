@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.table import Table
 from torch import Tensor
 
+from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.runtime.text import one_form
 from lit_seq2seq.types import Batch
 
@@ -56,8 +57,8 @@ class ExactMatchByLength(Callback):
     ) -> None:
         """Count the sources of a batch and the right outputs among them."""
         assert isinstance(outputs, dict)
-        processor = getattr(pl_module, "_processor", None)
-        form = one_form if processor is None else processor.target.form
+        model = getattr(pl_module, "model", None)
+        form = model.processor.target.form if isinstance(model, Seq2SeqModel) else one_form
         pairs = zip(outputs["hypotheses"], outputs["references"], strict=True)
         right = [form(text) in map(form, group) for text, group in pairs]
         groups = (batch.source.lengths.cpu() - 1).clamp(min=0).div(self.width, rounding_mode="floor")  # (B,)

@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 
 from datasets.utils.file_utils import xopen
 
-from lit_seq2seq.files import is_remote
+from lit_seq2seq.files.paths import is_remote
 from lit_seq2seq.runtime.lines import read_lines
 from lit_seq2seq.types import UserError
 

@@ -10,9 +10,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_seq2seq.builtin import BuiltinDataset
 from lit_seq2seq.data.sources import Files, Split, Splits, open_dataset
 from lit_seq2seq.data.splits import columns_of, on_disk, undecoded
-from lit_seq2seq.data.synthetic import BuiltinDataset
 from lit_seq2seq.runtime.audio import read_audio
 from lit_seq2seq.types import UserError
 

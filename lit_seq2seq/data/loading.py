@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops.progress import _ProcessedTracker, _ReadyCompletedTracker
 from torch.utils.data import DataLoader, Dataset
 
 from lit_seq2seq.data.batching import BucketBatchSampler, Position
 from lit_seq2seq.data.examples import Examples
 from lit_seq2seq.data.streaming import BatchStream
-from lit_seq2seq.resuming import counts
 from lit_seq2seq.types import Batch, UserError
 
 
@@ -104,3 +104,9 @@ class TrainingLoader(DataLoader[Batch]):
 
 def _start_worker(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def counts(tracker: _ReadyCompletedTracker) -> _ProcessedTracker:
+    """Narrow the type of what counts epochs or batches."""
+    assert isinstance(tracker, _ProcessedTracker)
+    return tracker

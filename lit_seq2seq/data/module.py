@@ -11,8 +11,6 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from lit_seq2seq import spec
-from lit_seq2seq.arguments import checked
 from lit_seq2seq.data.batching import BucketBatchSampler, Position, check_limits
 from lit_seq2seq.data.encoding import Encoder
 from lit_seq2seq.data.examples import Examples, Limits
@@ -26,7 +24,9 @@ from lit_seq2seq.data.vocabulary import extend_processor, fits, learn_processor
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.features.feature import describe_feature
 from lit_seq2seq.features.tokenizer import Units
-from lit_seq2seq.hub import find_folder, trusted
+from lit_seq2seq.hub.folder import find_folder, trusted
+from lit_seq2seq.settings import spec
+from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import Batch, UserError
 
 _LIMITS = ("max_source_length", "max_target_length", "overlong", "empty")
@@ -217,7 +217,8 @@ class Seq2SeqDataModule(LightningDataModule):
         if self._trainer_function == "fit":
             return None
         assert self.trainer is not None
-        known = self.of_checkpoint or getattr(self.trainer.lightning_module, "processor", None)
+        model = cast(Any, self.trainer.lightning_module)
+        known = self.of_checkpoint or (model.processor if getattr(model, "attached", False) else None)
         if not isinstance(known, Processor) or isinstance(self._given, Processor):
             return None
         return known if fits(known, self.source, self.target, self.source_prefix) else None
@@ -307,7 +308,7 @@ class Seq2SeqDataModule(LightningDataModule):
         """Whether the vocabulary is that of a checkpoint, which Lightning loads after `setup`."""
         if self._trainer_function == "fit" or self._processor is not None or self.of_checkpoint is not None:
             return False
-        return getattr(cast(Any, self.trainer).lightning_module, "_processor", self) is None
+        return getattr(cast(Any, self.trainer).lightning_module, "attached", None) is False
 
     def _expect_the_same_everywhere(self) -> None:
         """Compare with process 0: with other rows they would wait for each other, with other symbols learn nonsense."""

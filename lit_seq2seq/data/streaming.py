@@ -16,7 +16,7 @@ from datasets.fingerprint import Hasher
 from lit_seq2seq.data.batching import BucketBatchSampler, seed_of
 from lit_seq2seq.data.encoding import Encoder
 from lit_seq2seq.data.examples import Limits, seeded
-from lit_seq2seq.remote import explained
+from lit_seq2seq.files.remote import explained
 from lit_seq2seq.types import Batch, UserError
 
 

@@ -17,20 +17,20 @@ from jsonargparse import ArgumentParser
 
 from lit_seq2seq import runtime
 from lit_seq2seq.features import Feature, MultiSource, Processor, Records, Tokenizer
-from lit_seq2seq.files import expect_own, local_path
-from lit_seq2seq.hub import add_loading, loading_of
-from lit_seq2seq.module import LitSeq2Seq
+from lit_seq2seq.files.paths import expect_own, local_path
+from lit_seq2seq.files.untrusted import check_finite
+from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn import Encoder, EncoderDecoder, OutputLayer
 from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.reranking import SlotCoverage
+from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import Padded, Sources, UserError, install
-from lit_seq2seq.untrusted import check_finite
 
 Variant = Literal["fp32", "fp16", "int8"]
 
 
 def export_model(
-    model: LitSeq2Seq,
+    model: Seq2SeqModel | Trained,
     output: str | os.PathLike[str],
     variants: Sequence[Variant] = get_args(Variant),
     programs: bool = False,
@@ -58,7 +58,7 @@ def export_model(
         >>> tokenizer = Tokenizer(model="char")
         >>> tokenizer.train(["abc"])
         >>> small = dict(embedding_dim=4, hidden_size=6)
-        >>> model = LitSeq2Seq(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
+        >>> model = Seq2SeqModel(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
         >>> model.attach(Processor(tokenizer, tokenizer))
         >>> from tempfile import TemporaryDirectory
         >>> from lit_seq2seq.runtime.model import Model
@@ -68,13 +68,13 @@ def export_model(
         >>> len(outputs)
         2
     """
-    folder = local_path(output, "--output")
+    model, folder = model_of(model), local_path(output, "--output")
     expect_own(folder, ("README.md", "runtime"), (folder / "export.json").exists)
     _require_packages()
     from lit_seq2seq.export.report import LENGTH, measure, random_source, table
 
-    network = model.eval().net
-    if type(network) is not EncoderDecoder:
+    network = model.eval().searched
+    if not isinstance(network, EncoderDecoder):
         raise UserError(
             f"expected one encoder-decoder to export, got {type(network).__name__}: export its models one by one, and "
             "give their folders to the runtime together"
@@ -146,7 +146,7 @@ def _require_packages() -> None:
         raise UserError(f"exporting needs {', '.join(missing)}: {install('export')}")
 
 
-def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> None:
+def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) -> None:
     from lit_seq2seq.runtime.network import FORMAT, SHORTLIST, digest_of
 
     processor = model.processor
@@ -172,7 +172,7 @@ def _write_settings(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) ->
     shutil.copytree(Path(runtime.__file__).parent, folder / "runtime", dirs_exist_ok=True, ignore=ignored)
 
 
-def _reranker(model: LitSeq2Seq) -> dict[str, object] | None:
+def _reranker(model: Seq2SeqModel) -> dict[str, object] | None:
     """Describe the reranker of a model, if it is one that the runtime knows."""
     known = model.reranker
     if type(known) is not SlotCoverage:
@@ -181,7 +181,7 @@ def _reranker(model: LitSeq2Seq) -> dict[str, object] | None:
     return {"weight": known.weight, "slots": None if slots is None else sorted(slots), "values": known.slots.values}
 
 
-def _shortlist(model: LitSeq2Seq) -> dict[str, Any]:
+def _shortlist(model: Seq2SeqModel) -> dict[str, Any]:
     """Return the arrays of a model's shortlist, and of the output layer that scores it; nothing without one."""
     shortlist, output = model.shortlist, model.net.output
     if shortlist is None or type(output) is not OutputLayer:
@@ -193,7 +193,7 @@ def _shortlist(model: LitSeq2Seq) -> dict[str, Any]:
     return tables | {name: weight.detach().float().cpu().numpy() for name, weight in weights.items()}
 
 
-def left_out(model: LitSeq2Seq) -> str:
+def left_out(model: Seq2SeqModel) -> str:
     """Say what of a model's search the runtime does not do; nothing if it does all."""
     notes = []
     if model.reranker is not None and _reranker(model) is None:
@@ -251,7 +251,7 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--programs", type=bool, default=False, help="also write .pt2 files for torch.export.load")
     add_loading(parser)
     options = parser.parse_args(arguments)
-    model = LitSeq2Seq.from_pretrained(options.model, **loading_of(options))
+    model = Seq2SeqModel.from_pretrained(options.model, **loading_of(options))
     print(export_model(model, options.output, options.variants, options.programs))
     if note := left_out(model):
         print(f"note: {note}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_seq2seq.export.graphs import inputs_of
 from lit_seq2seq.features import Feature, MultiSource, Processor, Waveform
-from lit_seq2seq.module import LitSeq2Seq
+from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.runtime.beam import select
 from lit_seq2seq.runtime.network import PARTS, Network
@@ -111,7 +111,7 @@ def greatest_error(network: EncoderDecoder, exported: Network, source: Padded | 
     return worst
 
 
-def same_outputs(model: LitSeq2Seq, exported: Network, source: Padded | Sources) -> float:
+def same_outputs(model: Seq2SeqModel, exported: Network, source: Padded | Sources) -> float:
     """Compare the best outputs under the model's own options: the share that is the same."""
     config = replace(model.generation, do_sample=False, num_return_sequences=1)
     config = replace(config, max_new_tokens=STEPS, min_new_tokens=0)
@@ -120,7 +120,7 @@ def same_outputs(model: LitSeq2Seq, exported: Network, source: Padded | Sources)
     return float(np.mean([one[0].tokens.tolist() == other[0].tokens for one, other in pairs]))
 
 
-def measure(model: LitSeq2Seq, folder: Path, variants: Sequence[str]) -> list[Measured]:
+def measure(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) -> list[Measured]:
     """Measure the model and its exported variants on as many threads as torch now uses, greedily, 20 tokens each.
 
     Args:

@@ -1,6 +1,5 @@
 """Raw rows to tensors: tokenizers, other features, and the processor that holds both sides of a task."""
 
-from lit_seq2seq.arguments import check_constructors
 from lit_seq2seq.features.audio import LogMel, Waveform
 from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Feature
@@ -12,6 +11,7 @@ from lit_seq2seq.features.records import Records
 from lit_seq2seq.features.speech import Frames, VectorFeature
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.runtime.copying import CopyMap
+from lit_seq2seq.settings.arguments import check_constructors
 
 __all__ = [
     "CopyMap",

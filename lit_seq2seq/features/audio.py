@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from datasets import Audio, LargeList, List, Value
 
 from lit_seq2seq.features.augmentation import SpecAugment
-from lit_seq2seq.features.feature import Array
+from lit_seq2seq.features.feature import Array, is_column
 from lit_seq2seq.features.speech import Normalization, VectorFeature
 from lit_seq2seq.runtime.audio import (
     MAX_SECONDS,
@@ -49,12 +48,12 @@ class Recordings(VectorFeature):
 
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds recordings, files, paths or samples."""
-        if isinstance(column, List | LargeList):
-            return isinstance(column.feature, Value) and column.feature.dtype in _SAMPLES
+        if is_column(column, "List", "LargeList"):
+            return is_column(column.feature, "Value") and column.feature.dtype in _SAMPLES
         if isinstance(column, dict):
             samples = "sampling_rate" in column and self.accepts_column(column.get("array"))
             return samples or bool(column.keys() & {"bytes", "path"})
-        return isinstance(column, Audio) or (isinstance(column, Value) and column.dtype in ("binary", "string"))
+        return is_column(column, "Audio") or (is_column(column, "Value") and column.dtype in ("binary", "string"))
 
     def accepts(self, raw: object) -> bool:
         """Tell whether `raw` is one recording."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from lit_seq2seq import spec
+from lit_seq2seq.files.untrusted import check_settings
+from lit_seq2seq.settings import spec
 from lit_seq2seq.types import Padded, Sources, UserError
-from lit_seq2seq.untrusted import check_settings
 
 Array = npt.NDArray[np.generic]
 
@@ -225,10 +225,14 @@ class Feature(ABC):
         return {**values, "config": config}
 
 
+def is_column(column: object, *kinds: str) -> TypeGuard[Any]:
+    """Whether a column is of one of these kinds of `datasets`, such as `Value`, which is not imported for it."""
+    return any(cls.__module__.startswith("datasets.") and cls.__name__ in kinds for cls in type(column).__mro__)
+
+
 def describe_feature(feature: Feature) -> dict[str, Any]:
-    """Describe a feature by the path of its class and by what `to_dict` says."""
-    cls = type(feature)
-    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", **feature.to_dict()}
+    """Describe a feature by the name of its class and by what `to_dict` says."""
+    return {"class_path": spec.public_name(type(feature)), **feature.to_dict()}
 
 
 def build_feature(values: dict[str, Any], trust: tuple[str, ...] = ()) -> Feature:

@@ -7,12 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import datasets
 import numpy as np
 import PIL.Image
 import torch
 
-from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.features.feature import Array, Feature, is_column
 from lit_seq2seq.runtime.images import GREY, decode_image, fitted, normalized_pixels, open_image
 from lit_seq2seq.runtime.readers import is_nothing
 from lit_seq2seq.types import Padded, UserError
@@ -91,7 +90,7 @@ class Image(Feature):
         """Tell whether a column holds image files, bytes, paths, or mappings of these."""
         if isinstance(column, Mapping):
             return bool(column.keys() & {"bytes", "path"})
-        return isinstance(column, datasets.Image) or getattr(column, "dtype", None) in (
+        return is_column(column, "Image") or getattr(column, "dtype", None) in (
             "binary",
             "large_binary",
             "string",

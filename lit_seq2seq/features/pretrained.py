@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import tokenizers
 import torch
-from datasets import Value
 
-from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.features.feature import Array, Feature, is_column
+from lit_seq2seq.files.untrusted import check_special, check_tokenizer, tokenizing
 from lit_seq2seq.runtime.text import whole
 from lit_seq2seq.types import Padded, UserError, install
-from lit_seq2seq.untrusted import check_special, check_tokenizer, tokenizing
 
 
 class PretrainedTokenizer(Feature):
@@ -57,7 +56,7 @@ class PretrainedTokenizer(Feature):
 
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds text."""
-        return isinstance(column, Value) and column.dtype in ("string", "large_string")
+        return is_column(column, "Value") and column.dtype in ("string", "large_string")
 
     def accepts(self, raw: object) -> bool:
         """Tell whether `raw` is a text."""

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from lit_seq2seq import spec
 from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature
 from lit_seq2seq.features.tokenizer import Tokenizer
+from lit_seq2seq.files.untrusted import check_settings, read_json, undamaged
 from lit_seq2seq.runtime.copying import CopyMap
+from lit_seq2seq.settings import spec
 from lit_seq2seq.types import CopySource, Padded, Sources, UserError
-from lit_seq2seq.untrusted import check_settings, read_json, undamaged
 
 
 class Processor:

@@ -6,10 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
-import datasets
-from datasets import LargeList, List
-
-from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.features.feature import Array, Feature, is_column
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.runtime.placeholders import Delexicalized
 from lit_seq2seq.runtime.readers import is_nothing
@@ -83,8 +80,9 @@ class Records(Feature):
         return text if self.is_missing(raw) else self._delexicalized(raw).restore(text)
 
     def accepts_column(self, column: object) -> bool:
-        """Tell whether a column holds texts, slots or lists."""
-        return self.tokenizer.accepts_column(column) or isinstance(column, (dict, List, LargeList, *_JSON))
+        """Tell whether a column holds texts, slots or lists; records that differ in their slots are a `Json` column."""
+        records = isinstance(column, dict) or is_column(column, "List", "LargeList", "Json")
+        return records or self.tokenizer.accepts_column(column)
 
     def accepts(self, raw: object) -> bool:
         """Tell whether `raw` is one record: a text, a mapping, or a list of triples of texts."""
@@ -186,10 +184,6 @@ class Records(Feature):
         records = cls(**values["config"])
         records.tokenizer = Tokenizer.from_dict(values["vocabulary"])
         return records
-
-
-# what `datasets` makes of records that differ in their slots, since its version 5
-_JSON: tuple[type, ...] = tuple(kind for kind in [getattr(datasets, "Json", None)] if kind is not None)
 
 
 def _is_triple(part: object) -> bool:

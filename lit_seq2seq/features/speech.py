@@ -10,11 +10,9 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from datasets import LargeList, List, Value
-from tqdm import tqdm
 
 from lit_seq2seq.features.augmentation import SpecAugment
-from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.features.feature import Array, Feature, is_column
 from lit_seq2seq.runtime.readers import is_nothing
 from lit_seq2seq.runtime.vectors import SMALLEST_DEVIATION, FloatArray, check_frames, normalized, stacked, with_deltas
 from lit_seq2seq.types import Padded, UserError
@@ -105,6 +103,8 @@ class VectorFeature(Feature):
         """Learn mean and deviation of each channel, where `normalize` is `global`."""
         if self.config["normalize"] != "global":
             return
+        from tqdm import tqdm
+
         values = (value for item in raw for value in (item if isinstance(item, list) else [item]))
         self.statistics = self._statistics(tqdm(values, total=total, desc="statistics", disable=None))
 
@@ -212,10 +212,10 @@ class Frames(VectorFeature):
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds lists of lists of numbers."""
         for _ in range(2):
-            if not isinstance(column, List | LargeList):
+            if not is_column(column, "List", "LargeList"):
                 return False
             column = column.feature
-        return isinstance(column, Value) and column.dtype.startswith(("float", "int", "uint"))
+        return is_column(column, "Value") and column.dtype.startswith(("float", "int", "uint"))
 
     def accepts(self, raw: object) -> bool:
         """Tell whether `raw` is a sequence of frames."""

@@ -13,14 +13,13 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import tokenizers
 import torch
-from datasets import Value
 
 from lit_seq2seq.features.extending import extend_vocabulary
-from lit_seq2seq.features.feature import Array, Feature
+from lit_seq2seq.features.feature import Array, Feature, is_column
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE, rejoined
+from lit_seq2seq.files.untrusted import check_tokenizer, tokenizing
 from lit_seq2seq.runtime.text import UNKNOWN, known_tags, one_form, whole
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
-from lit_seq2seq.untrusted import check_tokenizer, tokenizing
 
 Units = Literal["word", "char", "byte", "bpe", "unigram"]
 Normalization = Literal["none", "nfc", "nfkc", "nfd", "nfkd"]
@@ -119,7 +118,7 @@ class Tokenizer(Feature):
 
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds text."""
-        return isinstance(column, Value) and column.dtype in ("string", "large_string")
+        return is_column(column, "Value") and column.dtype in ("string", "large_string")
 
     def accepts(self, raw: object) -> bool:
         """Tell whether `raw` is a text."""

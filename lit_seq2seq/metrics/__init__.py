@@ -1,6 +1,5 @@
 """Corpus-level scores of generated text, kept as exact sums that may be added over batches and processes."""
 
-from lit_seq2seq.arguments import check_constructors
 from lit_seq2seq.metrics.base import TextMetric, TokenAverage
 from lit_seq2seq.metrics.cider import CIDErD
 from lit_seq2seq.metrics.diversity import Distinct1, Distinct2
@@ -9,6 +8,7 @@ from lit_seq2seq.metrics.overlap import BLEU, BLEU1, BLEU2, BLEU3, ChrF
 from lit_seq2seq.metrics.rouge import ROUGE1, ROUGE2, ROUGEL, ROUGELsum
 from lit_seq2seq.metrics.scores import Scores
 from lit_seq2seq.metrics.slots import SlotErrorRate
+from lit_seq2seq.settings.arguments import check_constructors
 
 __all__ = [
     "BLEU",

@@ -1,6 +1,5 @@
 """The network: cells, encoders, attentions, bridges, decoders and the model they make."""
 
-from lit_seq2seq.arguments import check_constructors
 from lit_seq2seq.nn.attention import (
     AdditiveAttention,
     Attention,
@@ -41,6 +40,7 @@ from lit_seq2seq.nn.hierarchical import HierarchicalAttention, HierarchicalMemor
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
 from lit_seq2seq.nn.output import CopyOutput, Output, OutputLayer
+from lit_seq2seq.settings.arguments import check_constructors
 
 __all__ = [
     "CTC",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.decoders.base import DecoderState
-from lit_seq2seq.nn.network import EncoderDecoder
+from lit_seq2seq.nn.network import EncoderDecoder, Network
 from lit_seq2seq.nn.ops import wide
 from lit_seq2seq.types import Encoded, Padded, Source, StepOutput, UserError, Value
 
@@ -42,7 +42,7 @@ class EnsembleState(Value):
         return type(self)(tuple(state.select(index) for state in self.members))
 
 
-class Ensemble(nn.Module):
+class Ensemble(Network):
     """Networks of one vocabulary whose probabilities are averaged at each step, `p(y_t) = 1/M sum_m p_m(y_t)`.
 
     The committee of Hansen and Salamon (1990) as Sutskever et al. (2014, section 3.6) decode with it. It offers to
@@ -76,7 +76,11 @@ class Ensemble(nn.Module):
             raise ValueError("expected networks that all copy from the source or all do not, but they differ")
         self.networks: Sequence[EncoderDecoder] = nn.ModuleList(networks)  # type: ignore[assignment]
         self.specials = networks[0].specials
-        self.copies = networks[0].copies
+
+    @property
+    def copies(self) -> bool:
+        """Whether the networks copy symbols of the source."""
+        return self.networks[0].copies
 
     def encode(self, source: Source) -> EnsembleEncoded:
         """Encode a batch of sources with each network."""

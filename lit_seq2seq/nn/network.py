@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -25,7 +26,59 @@ AuxiliaryFactory = Callable[[EncoderShape, int, int], Auxiliary]
 Tie = Literal["none", "target", "all"]
 
 
-class EncoderDecoder(nn.Module):
+class Network(nn.Module, ABC):
+    """What search, evaluation and training ask of a network.
+
+    Attributes:
+        specials: ids of the special target symbols.
+    """
+
+    specials: SpecialIds
+
+    @property
+    @abstractmethod
+    def copies(self) -> bool:
+        """Whether the output copies symbols of the source."""
+
+    @abstractmethod
+    def encode(self, source: Source) -> Encoded:
+        """Encode a batch of sources."""
+
+    @abstractmethod
+    def start(self, encoded: Encoded, candidates: Padded | None = None) -> Any:
+        """Make the first state of the search; see `SearchState`.
+
+        Args:
+            encoded: from `encode`.
+            candidates: `(B, C)` ids among which each source's output is chosen: `step` then takes and scores places
+                among them, not ids.
+
+        Raises:
+            UserError: the output layer has to know all symbols.
+        """
+
+    @abstractmethod
+    def step(self, tokens: Tensor, state: Any) -> StepOutput[Any]:
+        """Read one token per hypothesis; the step function for `lit_seq2seq.search`."""
+
+    @abstractmethod
+    def frames(self, encoded: Encoded) -> Padded | None:
+        """Compute log-probabilities of symbols at each encoder position, `(B, S, V)`; `None` without CTC."""
+
+    @abstractmethod
+    def loss(self, source: Source, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Sum the loss over the real target tokens.
+
+        Returns:
+            The sum to minimise, and, without gradient, the sum of plain negative log-likelihoods in nats.
+        """
+
+    @abstractmethod
+    def score(self, source: Source, target: Padded) -> Tensor:
+        """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
+
+
+class EncoderDecoder(Network):
     """A sequence-to-sequence model, `p(y|x) = prod_t p(y_t | y_<t, encode(x))` (Sutskever et al., Cho et al. 2014).
 
     Args:

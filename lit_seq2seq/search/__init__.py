@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lit_seq2seq.arguments import checked
 from lit_seq2seq.runtime.config import GenerationConfig, LengthNormalization
 from lit_seq2seq.search.beam import beam_search
 from lit_seq2seq.search.candidates import including, located, named
@@ -16,6 +15,7 @@ from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import greedy_search
 from lit_seq2seq.search.sample import sample_search
 from lit_seq2seq.search.stream import stream
+from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, UserError
 
 __all__ = [

@@ -16,9 +16,11 @@ import torch
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from lit_seq2seq.hub import Loading, add_loading, loading_of
-from lit_seq2seq.pipelines import load_model
-from lit_seq2seq.predictor import Dtype, Predictor, check_dtype
+from lit_seq2seq.files.paths import Loading
+from lit_seq2seq.inference.pipelines import load_model
+from lit_seq2seq.inference.predictor import Predictor, check_dtype
+from lit_seq2seq.settings import Dtype
+from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import UserError, install
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def make_app(
         threads: number of torch's threads.
         dtype: what to compute in; see `Predictor`.
         local: answer only requests that are addressed to this machine, not those of web pages that pretend to be it.
-        **loading: see `LitSeq2Seq.from_pretrained`.
+        **loading: see `Seq2SeqModel.from_pretrained`.
 
     Raises:
         UserError: packages are missing, there is no such model, or the device cannot compute in `dtype`.

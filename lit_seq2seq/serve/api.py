@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 
-from lit_seq2seq.pipelines import override
-from lit_seq2seq.predictor import Output, Predictor
+from lit_seq2seq.inference.pipelines import override
+from lit_seq2seq.inference.predictor import Output, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.serve.batches import Batches, BusyError
 from lit_seq2seq.serve.http import Bounds

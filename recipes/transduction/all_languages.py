@@ -25,8 +25,9 @@ import datasets
 from lightning import Trainer
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe
-from lit_seq2seq.cli import Seq2SeqCLI, guarded
-from lit_seq2seq.commands import save_best
+from lit_seq2seq.cli import guarded
+from lit_seq2seq.cli.commands import save_best
+from lit_seq2seq.cli.fit import Seq2SeqCLI
 from lit_seq2seq.types import UserError
 
 RECIPE = Path(__file__).with_name("g2p.yaml")

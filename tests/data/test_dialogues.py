@@ -7,8 +7,8 @@ from collections import Counter
 import datasets
 import pytest
 
-from lit_seq2seq.data.synthetic import Dialogues
-from lit_seq2seq.data.synthetic.dialogues import SCRIPTS, STARTS, TURN, generate, speak
+from lit_seq2seq.builtin import Dialogues
+from lit_seq2seq.builtin.dialogues import SCRIPTS, STARTS, TURN, generate, speak
 from lit_seq2seq.types import UserError
 
 SPLITS = ("train", "validation", "test")

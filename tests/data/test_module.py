@@ -361,7 +361,7 @@ def test_the_command_line_and_yaml_name_every_setting(tmp_path):
     (tmp_path / "data.yaml").write_text(
         """
         data:
-          dataset: {class_path: lit_seq2seq.data.synthetic.PhraseTranslation, init_args: {train_size: 100}}
+          dataset: {class_path: lit_seq2seq.builtin.PhraseTranslation, init_args: {train_size: 100}}
           target_column: [en, fr]
           validation_size: 0.1
           source_tokenizer: {model: word, min_frequency: 2}
@@ -428,7 +428,7 @@ class Ran:
 
     def __init__(self, function, processor=None):
         self.state = type("State", (), {"fn": function})
-        self.lightning_module = type("Model", (), {"_processor": processor, "processor": processor})
+        self.lightning_module = type("Model", (), {"attached": processor is not None, "processor": processor})
 
 
 EVALUATED = {"validate": "validation", "test": "test", "predict": "test"}
@@ -461,7 +461,7 @@ def test_other_settings_than_those_of_the_evaluated_model_are_learned_from_the_t
         given = {"source_tokenizer": None, **options} if "processor" in options else options
         data = module(**given)
         data.trainer = Ran("test", module(source_tokenizer=Tokenizer("byte")).processor)
-        assert data.processor is not data.trainer.lightning_module._processor
+        assert data.processor is not data.trainer.lightning_module.processor
 
 
 FORMS = {

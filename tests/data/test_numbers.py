@@ -1,7 +1,7 @@
 import pytest
 from num2words import num2words
 
-from lit_seq2seq.data.synthetic import SpelledNumbers
+from lit_seq2seq.builtin import SpelledNumbers
 from lit_seq2seq.types import UserError
 
 SIZES = {"train_size": 300, "validation_size": 60, "test_size": 80}

@@ -9,10 +9,10 @@ import unicodedata
 import datasets
 import pytest
 
-from lit_seq2seq.data.synthetic import BuiltinDataset, PhraseTranslation
-from lit_seq2seq.data.synthetic.phrase_kinds import KINDS
-from lit_seq2seq.data.synthetic.phrase_sentences import SENTENCES
-from lit_seq2seq.data.synthetic.phrases import generate
+from lit_seq2seq.builtin import BuiltinDataset, PhraseTranslation
+from lit_seq2seq.builtin.phrase_kinds import KINDS
+from lit_seq2seq.builtin.phrase_sentences import SENTENCES
+from lit_seq2seq.builtin.phrases import generate
 from lit_seq2seq.types import UserError
 
 LANGUAGES = tuple(SENTENCES)
@@ -20,7 +20,7 @@ SPLITS = ("train", "validation", "test")
 KIND = {kind.name: kind for kind in KINDS}
 
 PRINT_FINGERPRINTS = """
-from lit_seq2seq.data.synthetic import PhraseTranslation
+from lit_seq2seq.builtin import PhraseTranslation
 splits = PhraseTranslation(train_size=60, validation_size=20, test_size=20, seed=3).load()
 print([split._fingerprint for split in splits.values()], splits["train"][:5])
 """

@@ -1,9 +1,9 @@
 import datasets
 import pytest
 
-from lit_seq2seq.data.synthetic import SceneTranslation
-from lit_seq2seq.data.synthetic.ellipsis import FEMININE, MASCULINE, english, french, generate
-from lit_seq2seq.data.synthetic.scenes import CORNERS, Scene, Thing
+from lit_seq2seq.builtin import SceneTranslation
+from lit_seq2seq.builtin.ellipsis import FEMININE, MASCULINE, english, french, generate
+from lit_seq2seq.builtin.scenes import CORNERS, Scene, Thing
 from lit_seq2seq.types import UserError
 
 STAR, CIRCLE = Thing("small", "green", "star"), Thing("", "black", "circle")

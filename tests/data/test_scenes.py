@@ -6,8 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lit_seq2seq.data.synthetic import BuiltinDataset, ShapeScenes
-from lit_seq2seq.data.synthetic.scenes import (
+from lit_seq2seq.builtin import BuiltinDataset, ShapeScenes
+from lit_seq2seq.builtin.scenes import (
     COMBINATIONS,
     OPPOSITE,
     RADII,

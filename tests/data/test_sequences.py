@@ -1,6 +1,6 @@
 import pytest
 
-from lit_seq2seq.data.synthetic import SequenceTask
+from lit_seq2seq.builtin import SequenceTask
 from lit_seq2seq.types import UserError
 
 SIZES = {"train_size": 200, "validation_size": 40, "test_size": 120}

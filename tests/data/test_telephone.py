@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lit_seq2seq.data.synthetic import TelephoneKeys
-from lit_seq2seq.data.synthetic.telephone import RATE, TONES, split_of, tones
+from lit_seq2seq.builtin import TelephoneKeys
+from lit_seq2seq.builtin.telephone import RATE, TONES, split_of, tones
 from lit_seq2seq.types import UserError
 
 

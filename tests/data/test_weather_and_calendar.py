@@ -3,8 +3,8 @@ import re
 import datasets
 import pytest
 
-from lit_seq2seq.data.synthetic import WeatherAndCalendar
-from lit_seq2seq.data.synthetic.records import KINDS, generate, say
+from lit_seq2seq.builtin import WeatherAndCalendar
+from lit_seq2seq.builtin.records import KINDS, generate, say
 from lit_seq2seq.runtime.records import read_record
 from lit_seq2seq.types import UserError
 

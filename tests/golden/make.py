@@ -1,6 +1,7 @@
 """Makes the golden folders of a format: small trained models, and what they write.
 
-Run from the repository's root once for each new value of `lit_seq2seq.hub.FORMAT`, by the first version that writes it:
+Run from the repository's root once for each new value of `lit_seq2seq.hub.folder.FORMAT`, by the first version that
+writes it:
 
     python -m tests.golden.make
 
@@ -16,7 +17,7 @@ from lightning import seed_everything
 
 from lit_seq2seq import pipeline
 from lit_seq2seq.features import Tokenizer
-from lit_seq2seq.hub import FORMAT
+from lit_seq2seq.hub.folder import FORMAT
 from tests.tiny import make_data, make_model, make_trainer, pairs
 
 KINDS = {

@@ -143,7 +143,7 @@ def test_an_ensemble_averages_probabilities_at_each_position(model: LitSeq2Seq) 
     other.attach(model.processor)
     both = [model, other.eval()]
     ensemble = LitSeq2Seq.ensemble(both)
-    frames = ensemble.net.frames(ensemble.encode(VECTORS))
+    frames = ensemble.model.searched.frames(ensemble.encode(VECTORS))
     parts = [member.net.frames(member.encode(VECTORS)).values.exp() for member in both]
     assert_close(frames.values.exp()[VECTORS.mask], ((parts[0] + parts[1]) / 2)[VECTORS.mask])
     assert len(texts(ensemble, 0.5, num_beams=2)) == 4

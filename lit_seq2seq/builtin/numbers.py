@@ -1,0 +1,99 @@
+"""Character transduction data made on the machine: numbers in figures, spelled out by language and form."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+from num2words import num2words
+
+from lit_seq2seq.builtin.base import GeneratedDataset
+from lit_seq2seq.types import UserError
+
+VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
+LANGUAGES = ("de", "en", "es", "fi", "fr", "it", "nl", "tr")
+FORMS = ("cardinal", "ordinal")
+LARGEST = 9999
+_HELD_OUT = {"validation": 0, "test": 1}  # number modulo 10, after shuffling
+
+
+def numbers_of(split: str, seed: int) -> list[int]:
+    """Return the numbers of a split in random order: a tenth each for validation and test, the others for training."""
+    numbers = list(range(1, LARGEST + 1))
+    random.Random(seed).shuffle(numbers)
+    place = _HELD_OUT.get(split)
+    return [
+        number for index, number in enumerate(numbers) if (index % 10 == place if place is not None else index % 10 > 1)
+    ]
+
+
+def generate(
+    languages: tuple[str, ...], split: str, size: int, seed: int, makers: str = ""
+) -> Iterator[dict[str, str]]:
+    """Yield `size` distinct rows of `split`.
+
+    Args:
+        languages: codes of `LANGUAGES`.
+        split: `"train"`, `"validation"` or `"test"`.
+        size: number of rows.
+        seed: draws which numbers belong to the split, and its rows from them.
+        makers: versions of what makes the rows; changes nothing but the key under which `datasets` caches them.
+    """
+    numbers = numbers_of(split, seed)
+    kinds = [(language, form) for language in languages for form in FORMS]
+    for index in random.Random(f"{seed}/{split}").sample(range(len(numbers) * len(kinds)), size):
+        number, (language, form) = numbers[index // len(kinds)], kinds[index % len(kinds)]
+        spelled = num2words(number, lang=language, to=form)
+        yield {"number": str(number), "language": language, "form": form, "spelled": spelled}
+
+
+class SpelledNumbers(GeneratedDataset):
+    """Numbers from 1 to 9999 in figures, spelled out as cardinals and ordinals of several languages.
+
+    The rules are those of num2words: German puts the units before the tens, French counts by scores, Finnish inflects
+    every part of an ordinal. The source, `number`, does not tell language and form, which stand in columns of their
+    own, as a lemma does not tell the inflected form: use them as `feature_columns`. The splits share no number.
+
+    Args:
+        languages: among `de`, `en`, `es`, `fi`, `fr`, `it`, `nl`, `tr`.
+        train_size: rows of the train split.
+        validation_size: rows of the validation split.
+        test_size: rows of the test split.
+        seed: draws which numbers are held out, and the rows.
+
+    Raises:
+        UserError: for an unknown language, or more rows than there are.
+
+    Example:
+        >>> from lit_seq2seq.builtin import SpelledNumbers
+        >>> splits = SpelledNumbers(["en"], train_size=50, validation_size=5, test_size=5).load()
+        >>> splits["train"].column_names
+        ['number', 'language', 'form', 'spelled']
+    """
+
+    generate = staticmethod(generate)
+
+    def __init__(
+        self,
+        languages: list[str] = ["de", "en", "fr"],  # noqa: B006 - only read
+        train_size: int = 8_000,
+        validation_size: int = 500,
+        test_size: int = 1_000,
+        seed: int = 0,
+    ) -> None:
+        self.languages = tuple(languages)
+        for language in self.languages:
+            if language not in LANGUAGES:
+                raise UserError(f"expected languages of {', '.join(LANGUAGES)}, but got {language!r}")
+        if not self.languages:
+            raise UserError(f"expected languages of {', '.join(LANGUAGES)}, but got none")
+        rows = len(self.languages) * len(FORMS)
+        distinct = {split: len(numbers_of(split, seed)) * rows for split in ("train", "validation", "test")}
+        super().__init__(train_size, validation_size, test_size, seed, distinct)
+
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
+        makers = f"{VERSION} num2words {version('num2words')}"
+        return super().arguments(split) | {"languages": self.languages, "makers": makers}

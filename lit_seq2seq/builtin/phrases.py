@@ -1,0 +1,100 @@
+"""Translation data made on the machine: dates, times, money, quantities and numbers said in short sentences."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+from lit_seq2seq.builtin.base import GeneratedDataset
+from lit_seq2seq.builtin.phrase_kinds import KINDS, Kind
+from lit_seq2seq.builtin.phrase_sentences import SENTENCES
+from lit_seq2seq.types import UserError
+
+VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
+
+
+def shares(size: int, split: str) -> list[int]:
+    """Return how many of `size` pairs each kind gives: the same number each, small kinds at most what they have."""
+    taken = [0] * len(KINDS)
+    ascending = sorted(range(len(KINDS)), key=lambda index: KINDS[index].capacity(split))
+    for position, index in enumerate(ascending):
+        fair = (size - sum(taken)) // (len(KINDS) - position)
+        taken[index] = min(KINDS[index].capacity(split), fair)
+    return taken
+
+
+def generate(
+    languages: tuple[str, ...], split: str, size: int, seed: int, makers: str = ""
+) -> Iterator[dict[str, str]]:
+    """Yield `size` distinct rows of `split` in random order.
+
+    Args:
+        languages: the columns, keys of `SENTENCES`.
+        split: `"train"`, `"validation"` or `"test"`.
+        size: number of rows, at most what the split can hold.
+        seed: draws which values belong to the split, and its rows from them.
+        makers: versions of what makes the rows; changes nothing but the key under which `datasets` caches them.
+    """
+    rng = random.Random(f"{seed}/{split}")
+    chosen: list[tuple[Kind[Any], Any, str]] = []
+    for kind, share in zip(KINDS, shares(size, split), strict=True):
+        values, sentences = kind.split(split, seed), kind.sentences
+        pairs = rng.sample(range(len(values) * len(sentences)), share)
+        chosen += [(kind, values[pair // len(sentences)], sentences[pair % len(sentences)]) for pair in pairs]
+    rng.shuffle(chosen)
+    for kind, value, sentence in chosen:
+        yield {language: kind.say(value, sentence, language) for language in languages} | {"kind": kind.name}
+
+
+class PhraseTranslation(GeneratedDataset):
+    """Short sentences about dates, times, money, quantities, durations and numbers, said in two languages.
+
+    The words come from CLDR (through Babel) and num2words, so that word order, agreement, month names, spelled-out
+    numbers, decimal separators and clock times differ between the languages as they do in life. The splits share no
+    value: a date, time, amount or number of the test split is in no sentence of its kind in the others. A sentence has
+    one translation only. The same arguments give the same rows everywhere; they are kept in the cache of `datasets`.
+
+    Args:
+        source_language: one of `en`, `de`, `fr`, `es`, `it`, `nl`; names the first column.
+        target_language: another of these; names the second column.
+        train_size: rows of the train split.
+        validation_size: rows of the validation split.
+        test_size: rows of the test split.
+        seed: draws which values are held out, and the rows.
+
+    Raises:
+        UserError: for an unknown language, equal languages, or more rows than there are distinct pairs.
+
+    Example:
+        >>> from lit_seq2seq.builtin import PhraseTranslation
+        >>> splits = PhraseTranslation("en", "de", train_size=100, validation_size=20, test_size=20).load()
+        >>> splits["train"].column_names
+        ['en', 'de', 'kind']
+    """
+
+    generate = staticmethod(generate)
+
+    def __init__(
+        self,
+        source_language: str = "en",
+        target_language: str = "de",
+        train_size: int = 20_000,
+        validation_size: int = 500,
+        test_size: int = 1_000,
+        seed: int = 0,
+    ) -> None:
+        self.languages = (source_language, target_language)
+        for language in self.languages:
+            if language not in SENTENCES:
+                raise UserError(f"Expected a language of {', '.join(SENTENCES)}, but got {language!r}.")
+        if len(set(self.languages)) == 1:
+            raise UserError(f"Expected two different languages, but got {self.languages[0]!r} twice: change one.")
+        distinct = {split: sum(kind.capacity(split) for kind in KINDS) for split in ("train", "validation", "test")}
+        super().__init__(train_size, validation_size, test_size, seed, distinct)
+
+    def arguments(self, split: str) -> dict[str, Any]:
+        """Return the arguments of `generate` for a split."""
+        makers = f"{VERSION} babel {version('babel')} num2words {version('num2words')}"
+        return super().arguments(split) | {"languages": self.languages, "makers": makers}

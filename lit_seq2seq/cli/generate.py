@@ -1,0 +1,135 @@
+"""`lit-seq2seq generate`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Literal, get_type_hints
+
+import docstring_parser
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from lit_seq2seq.files.paths import format_of, local_path
+from lit_seq2seq.runtime.config import GenerationConfig
+from lit_seq2seq.runtime.errors import UserError
+from lit_seq2seq.runtime.lines import counted, json_line, one_line, read_lines
+from lit_seq2seq.settings import Dtype
+from lit_seq2seq.settings.options import add_loading, loading_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from lit_seq2seq.inference.predictor import Output
+
+
+def generate(parser: ArgumentParser, arguments: list[str]) -> None:
+    """Read inputs line by line and write an output for each, in order: `lit-seq2seq generate`.
+
+    Options of search that are left out are those that the model comes with.
+    """
+    parser.add_argument(
+        "--model", type=str, nargs="+", required=True, help="model folder or hub id; several make an ensemble"
+    )
+    parser.add_argument(
+        "--input",
+        type=str,
+        default="-",
+        help="text file, one text (or path of a recording, image, ...) a line; - for standard input",
+    )
+    parser.add_argument("--output", type=str, default="-", help="output file; - for standard output")
+    parser.add_argument(
+        "--format",
+        type=Literal["text", "jsonl"] | None,
+        default=None,
+        help="text: several outputs for an input end with an empty line; jsonl: a line an input, with scores; if left "
+        "out, the ending of --output tells",
+    )
+    parser.add_argument(
+        "--scores", type=bool, default=False, help="text format: put score and a tab before each output"
+    )
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
+    parser.add_argument("--max_tokens", type=int, default=8192, help="size of a batch in padded source positions")
+    parser.add_argument(
+        "--max_source_length",
+        type=int | Literal["auto"] | None,
+        default="auto",
+        help="longer inputs are cut; auto: texts to 1,024 symbols",
+    )
+    add_loading(parser)
+    names = _add_generation(parser)
+    options = parser.parse_args(arguments)
+
+    import torch
+
+    from lit_seq2seq.inference.pipelines import load_model, override
+    from lit_seq2seq.inference.predictor import Predictor
+
+    model = load_model(options.model, **loading_of(options))
+    config = override(model.generation, {name: options[name] for name in names if options[name] is not None})
+    dtype: torch.dtype = getattr(torch, options.dtype)
+    predictor = Predictor(model, options.device, dtype, options.max_tokens, options.max_source_length)
+    form = options.format or format_of(options.output)
+    with _reader(options.input) as lines, _writer(options.output) as out:
+        bar = tqdm(lines, desc="generate", unit="lines", file=sys.stderr, disable=None)
+        for outputs in predictor.stream(bar, config):
+            out.write(_render(outputs, form, options.scores))
+            out.flush()
+    if predictor.truncated:
+        print(
+            f"{counted(predictor.truncated, 'input')} cut to {predictor.max_source_length} positions", file=sys.stderr
+        )
+
+
+def _add_generation(parser: ArgumentParser) -> list[str]:
+    """Add the options of search; return their names."""
+    types = get_type_hints(GenerationConfig)
+    options = docstring_parser.parse(GenerationConfig.__doc__ or "").params
+    for option in options:
+        about = " ".join((option.description or "").split())
+        parser.add_argument(f"--{option.arg_name}", type=types[option.arg_name] | None, default=None, help=about)
+    return [option.arg_name for option in options]
+
+
+def _render(outputs: list[Output], form: str, scores: bool) -> str:
+    if form == "jsonl":
+        return json_line([{"text": output.text, "score": output.score} for output in outputs]) + "\n"
+    lines = [one_line(output.text) for output in outputs]
+    if scores:
+        lines = [f"{output.score:.4f}\t{line}" for output, line in zip(outputs, lines, strict=True)]
+    return "".join(line + "\n" for line in lines) + ("\n" if len(lines) > 1 else "")
+
+
+@contextlib.contextmanager
+def _reader(name: str) -> Iterator[Iterator[str]]:
+    """Open an input and yield its lines, refusing what is not UTF-8."""
+    if name != "-" and not Path(name).is_file():
+        raise UserError(f"there is no input file {name}: check --input")
+    with contextlib.ExitStack() as stack:
+        raw: IO[bytes] = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
+        yield read_lines(raw, "standard input" if name == "-" else name)
+
+
+@contextlib.contextmanager
+def _writer(name: str) -> Iterator[IO[str]]:
+    """Open an output; a file appears under its name only when it is complete."""
+    if name == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
+        yield sys.stdout
+        return
+    path = local_path(name, "--output")
+    part = path.with_name(path.name + ".part")
+    if path.is_dir():
+        raise UserError(f"cannot write {name}: it is a folder: choose another --output")
+    try:
+        handle = part.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {name}: {error.strerror}: choose another --output") from error
+    with handle:
+        yield handle
+    part.replace(path)

@@ -1,0 +1,1 @@
+"""Paths, the hub, and files that come from others."""

@@ -1,0 +1,1 @@
+"""Models as folders, here and on the hub."""

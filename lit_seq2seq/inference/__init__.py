@@ -1,0 +1,1 @@
+"""A network with its vocabulary, and what it is used for."""

@@ -1,0 +1,64 @@
+"""Pictures of what a model looked at, whatever its source is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from lit_seq2seq.features import Feature, MultiSource
+from lit_seq2seq.features.feature import Array
+from lit_seq2seq.inference.predictor import Output
+from lit_seq2seq.plots import AttentionExample, CaptionExample, plot_attention_grid, plot_captions
+
+
+def attention_figure(
+    sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, path: str | Path | None = None
+) -> Figure | None:
+    """Draw where attention looked: over the image where there is one, otherwise as a table.
+
+    Where an image is one of several sources, each word is followed by the share of its attention that the image has.
+
+    Args:
+        sources: raw inputs.
+        outputs: one for each, made with `return_attention`.
+        feature: the model's source feature.
+        path: where to save it; `None` saves nothing.
+
+    Returns:
+        The picture, of at most four tables; `None` for a model without attention, or without any output.
+
+    Example:
+        >>> import torch
+        >>> from lit_seq2seq.features import Tokenizer
+        >>> output = Output("b", tokens=("b",), source_tokens=("a",), attention=torch.ones(1, 1))
+        >>> len(attention_figure(["a"], [output], Tokenizer()).axes)  # the table and its colour bar
+        2
+    """
+    pictured, tables = [], []
+    for source, output in zip(sources, outputs, strict=True):
+        if output.attention is None or not output.attention.numel():
+            continue
+        if isinstance(feature, MultiSource):
+            found = [_part(name, image, output) for name, image in feature.pictures(source).items()]
+        else:
+            image = feature.picture(source)
+            found = [] if image is None else [CaptionExample(image, output.attention, output.tokens, output.text)]
+        pictured += found
+        if not found:
+            tables.append(AttentionExample(output.attention, output.source_tokens, output.tokens))
+    if pictured:
+        return plot_captions(pictured, path)
+    return plot_attention_grid(tables[:4], path) if tables else None
+
+
+def _part(name: str, image: Array, output: Output) -> CaptionExample:
+    """Cut out the attention to one of several sources."""
+    assert output.attention is not None
+    parts = torch.split(output.attention, list(output.regions.values()), dim=1)
+    weights = dict(zip(output.regions, parts, strict=True))[name]  # (T, S_k)
+    shares = [f"{token} {share:.0%}" for token, share in zip(output.tokens, weights.sum(dim=1).tolist(), strict=True)]
+    return CaptionExample(image, weights, shares, output.text)

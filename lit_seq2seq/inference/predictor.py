@@ -1,0 +1,288 @@
+"""A trained model as a function from raw inputs to outputs: the pipeline, the command line and servers call this."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.features.feature import Array
+from lit_seq2seq.files.untrusted import check_finite
+from lit_seq2seq.inference.model import Seq2SeqModel, Trained, allowed, model_of
+from lit_seq2seq.nn.ops import computes_in
+from lit_seq2seq.runtime.readers import encode_named
+from lit_seq2seq.search import GenerationConfig, stream
+from lit_seq2seq.settings import Dtype
+from lit_seq2seq.types import CopySource, Padded, Sources, UserError
+
+FIRST_CHUNK, CHUNK_GROWTH = 64, 4
+SCORES = 2_000_000
+"""Log-probabilities of a step, over all hypotheses and symbols, that a CPU can keep in its cache."""
+_UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are missing
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output text.
+
+    Attributes:
+        text: the text.
+        score: what hypotheses are ranked by; 0 for an empty input.
+        tokens: display form of each output symbol, EOS last where it was produced.
+        token_scores: log-probability of each.
+        source_tokens: display form of each source symbol; empty for a source that has none.
+        attention: `(T, S)` weights of each output symbol over the encoder's positions; `None` unless asked for.
+        regions: of several sources how many of these positions each has, in their order.
+
+    Example:
+        >>> Output("one", score=-0.1, tokens=("one", "</s>"), token_scores=(-0.1, -0.1)).text
+        'one'
+    """
+
+    text: str
+    score: float = 0.0
+    tokens: tuple[str, ...] = ()
+    token_scores: tuple[float, ...] = ()
+    source_tokens: tuple[str, ...] = ()
+    attention: Tensor | None = None
+    regions: Mapping[str, int] = field(default_factory=dict)
+
+
+def check_dtype(dtype: torch.dtype, kind: str) -> None:
+    """Refuse what a kind of device cannot compute in.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if str(dtype).removeprefix("torch.") not in get_args(Dtype) or not computes_in(dtype, kind):
+        raise UserError(f"device {kind} cannot compute in {dtype} here: leave dtype out")
+
+
+class Predictor:
+    """Turns raw inputs into outputs, in batches of similar length, keeping their order.
+
+    Args:
+        model: trained model.
+        device: where to run.
+        dtype: what matrix products are computed in, on a CPU and from the weights as they are now: `torch.float32`,
+            also for `None`, `torch.bfloat16`, or `torch.int8`; see `lit_seq2seq.nn.inference.prepare`. On other devices
+            `torch.bfloat16` or `torch.float16` run the network under autocast.
+        max_tokens: size of a batch, in padded source positions.
+        max_source_length: longer sources are cut; `None` for no limit, `auto` for 1,024 where the source is text.
+
+    Example:
+        >>> from functools import partial
+        >>> from lit_seq2seq.features import Processor, Tokenizer
+        >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
+        >>> tokenizer = Tokenizer(model="char")
+        >>> tokenizer.train(["abc"])
+        >>> small = dict(embedding_dim=4, hidden_size=6)
+        >>> model = Seq2SeqModel(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
+        >>> model.attach(Processor(tokenizer, tokenizer))
+        >>> outputs = list(Predictor(model).stream(["ab", "", "cab"]))
+        >>> len(outputs), outputs[1][0].text
+        (3, '')
+    """
+
+    def __init__(
+        self,
+        model: Seq2SeqModel | Trained,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        max_tokens: int = 8192,
+        max_source_length: int | Literal["auto"] | None = "auto",
+    ) -> None:
+        model = model_of(model)
+        try:
+            self.model = model.eval().to(torch.device(device))
+        except (RuntimeError, AssertionError) as error:
+            reason = "choose cpu, cuda, cuda:1 or mps" if "device string" in str(error) else str(error).splitlines()[0]
+            raise UserError(f"device {device} cannot be used here: {reason}") from error
+        for name, value in {"max_tokens": max_tokens, "max_source_length": max_source_length}.items():
+            if isinstance(value, int) and value < 1:
+                raise UserError(f"{name}={value}: must be at least 1")
+        model.warn_if_untrained()
+        halves = dtype in (torch.float16, torch.bfloat16)
+        check_finite(model.searched.state_dict(), "the model", dtype if halves else None)
+        kind = self.model.device.type
+        if dtype is not None:
+            check_dtype(dtype, kind)
+        self._autocast = partial(torch.autocast, kind, dtype, kind != "cpu" and dtype not in (None, torch.float32))
+        self._fast = self.model.prepared(dtype or torch.float32) if kind == "cpu" else self.model
+        self.dtype, self.max_tokens = dtype, max_tokens
+        limit = model.processor.source_feature.input_limit
+        self.max_source_length = limit if max_source_length == "auto" else max_source_length
+        self.truncated = 0
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """Leave out what is prepared for this CPU, and keep the classes of the model by their names.
+
+        `datasets` pickles with dill, which takes torch's optimizers apart instead, and fails.
+        """
+        model = pickle.dumps(self.model)
+        return _restored, (model, self.model.device, self.dtype, self.max_tokens, self.max_source_length)
+
+    def stream(
+        self, inputs: Iterable[Any], config: GenerationConfig | None = None, return_attention: bool = False
+    ) -> Iterator[list[Output]]:
+        """Yield the n-best outputs of each input, in the order of the inputs.
+
+        Inputs are read in chunks that start small, so that the first output comes soon, and grow, so that batches
+        become even. A missing input, such as a blank text, yields empty texts.
+
+        Args:
+            inputs: whatever the source feature of the model accepts: texts, paths, arrays, ...
+            config: options of search; those of the model if `None`.
+            return_attention: also give the attention weights.
+
+        Raises:
+            UserError: an input cannot be read; the message counts inputs from 0.
+        """
+        config = config or self.model.generation
+        iterator, size, position = iter(inputs), FIRST_CHUNK, 0
+        while chunk := list(islice(iterator, size)):
+            yield from self._chunk(chunk, position, config, return_attention)
+            position += len(chunk)
+            size = min(2 * size, CHUNK_GROWTH * max(self.model.processor.source_feature.rows_at_once, FIRST_CHUNK // 2))
+
+    def _chunk(
+        self, raw: list[Any], first: int, config: GenerationConfig, return_attention: bool
+    ) -> list[list[Output]]:
+        results: list[list[Output]] = [[Output("")] * config.num_return_sequences for _ in raw]
+        feature = self.model.processor.source_feature
+        kept = [index for index, value in enumerate(raw) if not feature.is_missing(value)]
+        present = [raw[index] for index in kept]
+        arrays = self._encode(present, [f"input {first + index}" for index in kept])
+        sizes = [feature.positions(array) for array in arrays]
+        order = sorted(range(len(kept)), key=sizes.__getitem__)
+        start, most = 0, self.most(config)
+        while start < len(order):
+            stop = start + 1
+            while stop < min(len(order), start + most) and (stop + 1 - start) * sizes[order[stop]] <= self.max_tokens:
+                stop += 1
+            positions = order[start:stop]
+            batch = [present[position] for position in positions]
+            source = self.model.processor.collate([arrays[position] for position in positions], batch)
+            outputs = self._batch(source, batch, config, return_attention)
+            for position, output in zip(positions, outputs, strict=True):
+                results[kept[position]] = output
+            start = stop
+        return results
+
+    def most(self, config: GenerationConfig) -> int:
+        """Greatest number of sources in a batch: on a CPU such that the scores of a step stay in its cache."""
+        if self.model.device.type != "cpu":
+            return self.max_tokens
+        hypotheses = config.num_return_sequences if config.do_sample else config.num_beams
+        return max(1, SCORES // (hypotheses * self.model.processor.target.size))
+
+    def _encode(self, raw: list[Any], names: list[str]) -> list[Array]:
+        feature = self.model.processor.source_feature
+        arrays = encode_named(feature.encode, self.model.processor.prefixed(raw), names)
+        if self.max_source_length is None:
+            return arrays
+        self.truncated += sum(feature.positions(array) > self.max_source_length for array in arrays)
+        return [feature.truncate(array, self.max_source_length) for array in arrays]
+
+    @torch.inference_mode()
+    def stream_text(self, raw: Any, config: GenerationConfig | None = None) -> Iterator[str]:
+        """Yield the output of one input in pieces, as it is found: greedily or by sampling.
+
+        A piece is given as soon as no later token can change it; joined, the pieces are the text of `stream`. A
+        reranker has no part in it.
+
+        Args:
+            raw: what the source feature of the model accepts.
+            config: options of search; those of the model if `None`.
+
+        Raises:
+            UserError: the input cannot be read, or the options ask for several beams or outputs.
+        """
+        processor, network = self.model.processor, self._fast.searched
+        if processor.source_feature.is_missing(raw):
+            return
+        source = processor.collate(self._encode([raw], ["the input"]), [raw]).to(self.model.device)
+        with self._autocast():
+            config, encoded = config or self.model.generation, self._fast.encode(source)
+            candidates = allowed(encoded, config, None, network.specials)
+            tokens = stream(
+                network.step,
+                network.start(encoded, candidates),
+                specials=network.specials,
+                config=config,
+                source_mask=encoded.memory.mask,
+                frames=network.frames(encoded) if config.ctc_weight else None,
+                candidates=candidates,
+                device=self.model.device,
+            )
+            ids: list[int] = []
+            before = shown = ""
+            for token in tokens:
+                ids.append(token)
+                text = processor.source_feature.restore(processor.target.decode(ids, source.extra(0)), raw)
+                certain = _common(before, text).rstrip(_UNFINISHED)
+                if len(certain) > len(shown):
+                    yield certain[len(shown) :]
+                    shown = certain
+                before = text
+        if before[len(shown) :]:
+            yield before[len(shown) :]
+
+    @torch.inference_mode()
+    def _batch(
+        self, source: Padded | Sources, raw: list[Any], config: GenerationConfig, return_attention: bool
+    ) -> list[list[Output]]:
+        with self._autocast():
+            found = self._fast.write(source.to(self.model.device), raw, config, return_attention)
+        target, feature = self.model.processor.target, self.model.processor.source_feature
+        outputs = []
+        for place, row in enumerate(found):
+            own = source.extra(place)
+            if isinstance(source, CopySource):
+                sources = target.tokens(source.ids[place, : int(source.lengths[place])].tolist(), own)
+            else:
+                sources = feature.labels(source, place)
+            finished = []
+            for hypothesis in row:
+                ended = len(hypothesis.token_scores) > len(hypothesis.tokens)
+                pieces = target.tokens(hypothesis.tokens.tolist() + [target.specials.eos] * ended, own)
+                finished.append(
+                    Output(
+                        hypothesis.text,
+                        hypothesis.score,
+                        tuple(pieces),
+                        tuple(hypothesis.token_scores.tolist()),
+                        tuple(sources),
+                        None if hypothesis.attention is None else hypothesis.attention.float().cpu(),
+                        hypothesis.regions,
+                    )
+                )
+            outputs.append(finished)
+        return outputs
+
+
+def _restored(
+    model: bytes, device: torch.device, dtype: torch.dtype | None, max_tokens: int, max_source_length: int | None
+) -> Predictor:
+    """Build a `Predictor` anew; one of several processes, such as those of `Dataset.map`, computes in one thread.
+
+    Threads of OpenMP do not survive a fork: a process that was forked waits for them for ever.
+    """
+    multiprocess = sys.modules.get("multiprocess", multiprocessing)  # that of `datasets`
+    if any(module.parent_process() is not None for module in (multiprocessing, multiprocess)):
+        torch.set_num_threads(1)
+    return Predictor(pickle.loads(model), device, dtype, max_tokens, max_source_length)
+
+
+def _common(first: str, second: str) -> str:
+    """Return the beginning that two texts share."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return first[: next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))]

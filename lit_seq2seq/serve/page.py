@@ -1,0 +1,189 @@
+"""A page to play with a trained model in the browser: `lit-seq2seq demo`."""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jsonargparse import ArgumentParser
+from matplotlib.figure import Figure
+
+from lit_seq2seq.features import Feature, Image
+from lit_seq2seq.features.audio import Recordings
+from lit_seq2seq.inference.pictures import attention_figure
+from lit_seq2seq.inference.pipelines import load_model, override
+from lit_seq2seq.inference.predictor import Output, Predictor
+from lit_seq2seq.settings import Dtype
+from lit_seq2seq.settings.options import add_loading, loading_of
+from lit_seq2seq.types import UserError, install
+
+if TYPE_CHECKING:
+    import gradio
+
+MAX_BYTES = 10_000_000
+"""Largest file that can be put on the page."""
+
+Answer = tuple[list[tuple[str, float]], list[list[str]], Figure | None]
+
+
+class Page:
+    """What the page does when its button is pressed.
+
+    Args:
+        predictor: the model.
+
+    Example:
+        >>> import inspect
+        >>> list(inspect.signature(Page.answer).parameters)[1:4]
+        ['raw', 'num_beams', 'num_outputs']
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    @property
+    def feature(self) -> Feature:
+        """The model's source feature."""
+        return self.predictor.model.processor.source_feature
+
+    def answer(
+        self, raw: Any, num_beams: int, num_outputs: int, max_new_tokens: int, sample: bool, temperature: float
+    ) -> Answer:
+        """Generate from one input.
+
+        Args:
+            raw: the input, as the component of the page gives it.
+            num_beams: beams of the search; sampling uses none.
+            num_outputs: outputs to show, at most `num_beams` unless sampling.
+            max_new_tokens: limit of their length.
+            sample: whether to draw at random.
+            temperature: of the sampling.
+
+        Returns:
+            The symbols of the best output, each with one minus its probability; a row of score and text for each
+            output; and the picture of the best one's attention, if there is one.
+
+        Raises:
+            UserError: there is no input, it cannot be read, or the options do not fit.
+        """
+        if raw is None or self.feature.is_missing(raw):
+            raise UserError(f"there is no input: give {self.feature.input_kind}")
+        options: dict[str, Any] = {"num_return_sequences": num_outputs, "max_new_tokens": max_new_tokens}
+        if sample:
+            options |= {"do_sample": True, "temperature": temperature, "num_beams": 1}
+        else:
+            options |= {"do_sample": False, "num_beams": max(num_beams, num_outputs)}
+        config = override(self.predictor.model.generation, options)
+        outputs = next(self.predictor.stream([raw], config, return_attention=True))
+        rows = [[f"{output.score:.3f}", output.text] for output in outputs]
+        return _doubts(outputs[0]), rows, attention_figure([raw], outputs[:1], self.feature)
+
+    def build(self, title: str) -> gradio.Blocks:
+        """Lay the page out: an input by the kind of source, the options of search, and three views of the outcome."""
+        import gradio
+
+        generation = self.predictor.model.generation
+
+        def answer(given: Any, *options: Any) -> Answer:
+            try:
+                return self.answer(given if given is None or is_text else Path(given).read_bytes(), *options)
+            except UserError as error:
+                raise gradio.Error(str(error), print_exception=False) from error
+
+        page = gradio.Blocks(title=title, analytics_enabled=False)
+        with page:
+            gradio.Markdown(f"# {title}")
+            with gradio.Row():
+                with gradio.Column():
+                    raw = self._component()
+                    is_text = isinstance(raw, gradio.Textbox)
+                    button = gradio.Button("Generate", variant="primary")
+                    beams = gradio.Slider(1, 10, value=generation.num_beams, step=1, label="beams")
+                    outputs = gradio.Slider(1, 10, value=1, step=1, label="outputs")
+                    length = gradio.Slider(1, 512, value=generation.max_new_tokens, step=1, label="most symbols")
+                    sample = gradio.Checkbox(generation.do_sample, label="draw at random")
+                    temperature = gradio.Slider(0.1, 2, value=generation.temperature, label="temperature")
+                with gradio.Column():
+                    table = gradio.Dataframe(
+                        headers=["score", "output"], interactive=False, wrap=True, column_widths=["80px", "380px"]
+                    )
+                    symbols = gradio.HighlightedText(label="symbols of the best output: the redder, the less sure")
+                    picture = gradio.Plot(show_label=False)
+            options = [raw, beams, outputs, length, sample, temperature]
+            gradio.on(
+                [button.click, *([raw.submit] if is_text else [])],
+                answer,
+                options,
+                [symbols, table, picture],
+                api_name="generate",
+                show_progress_on=table,
+            )
+        return page
+
+    def _component(self) -> Any:
+        import gradio
+
+        if isinstance(self.feature, Image):
+            return gradio.Image(type="filepath", image_mode=None, label="image")  # the feature itself decodes it
+        if isinstance(self.feature, Recordings):
+            return gradio.Audio(sources=["upload", "microphone"], type="filepath", label="recording")
+        return gradio.Textbox(lines=3, label="text", submit_btn=False)
+
+
+def launch(page: gradio.Blocks, port: int | None = None, block: bool = True) -> str:
+    """Show a page to this machine alone, and not to web pages whose name leads here.
+
+    Args:
+        page: from `Page.build`.
+        port: any free one if `None`.
+        block: whether to return only when interrupted.
+
+    Returns:
+        Its address.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    _, address, _ = page.launch(
+        server_name="127.0.0.1",
+        server_port=port,
+        prevent_thread_lock=not block,
+        quiet=True,
+        footer_links=[],
+        max_file_size=MAX_BYTES,
+        app_kwargs={"middleware": [hosts]},
+    )
+    return str(address)
+
+
+def _doubts(output: Output) -> list[tuple[str, float]]:
+    """Pair each symbol with one minus its probability."""
+    return [(f"{token} ", -math.expm1(score)) for token, score in zip(output.tokens, output.token_scores, strict=True)]
+
+
+def command(parser: ArgumentParser, arguments: list[str]) -> None:
+    """Open a page to play with a model until interrupted: `lit-seq2seq demo`."""
+    parser.add_argument("--model", type=str, nargs="+", required=True, help="model folder or hub id; several: ensemble")
+    parser.add_argument("--port", type=int, default=7860, help="of the page; from 1024 on")
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
+    add_loading(parser)
+    options = parser.parse_args(arguments)
+    if find_spec("gradio") is None:
+        raise UserError(f"the page needs gradio: {install('demo')}")
+    if not 1024 <= options.port <= 65535:
+        raise UserError(f"port={options.port}: must be from 1024 to 65535")
+    model = load_model(options.model, **loading_of(options))
+    page = Page(Predictor(model, options.device, getattr(torch, options.dtype))).build(f"lit_seq2seq: {model.task}")
+    print(f"open http://127.0.0.1:{options.port} in a browser; Ctrl-C ends", flush=True)
+    try:
+        launch(page, options.port)
+    except OSError as error:
+        raise UserError(f"the page cannot use port {options.port}: choose another --port ({error})") from error

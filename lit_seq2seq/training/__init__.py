@@ -1,0 +1,1 @@
+"""`LitSeq2Seq`, and what keeps a run going."""
