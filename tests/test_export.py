@@ -12,11 +12,11 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-import onnx
 from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model, left_out, write_graphs
@@ -360,6 +360,7 @@ def test_the_command_beside_the_model_reads_lines(folder: Path) -> None:
     latin = subprocess.run(command, cwd=folder, input="fünf\n".encode("latin-1"), capture_output=True, check=False)
     assert latin.stderr.startswith(b"error: expected UTF-8 text in standard input, but line 1 is not ")
     assert latin.stderr.count(b"\n") == 1
+    assert "unrecognized arguments: --num_beam" in run("--num_beam", "2").stderr
     wrong = run("--variant", "int4")
     assert wrong.returncode == 1
     assert "there is no variant 'int4' of the model" in wrong.stderr

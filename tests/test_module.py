@@ -390,7 +390,7 @@ def test_a_model_without_data_says_so():
     model = make_model()
     with pytest.raises(UserError, match="no vocabulary yet"):
         _ = model.processor
-    with pytest.raises(UserError, match="no network yet"):
+    with pytest.raises(UserError, match="no vocabulary yet"):
         _ = model.net
     with pytest.raises(UserError, match=r"label_smoothing must be from 0 to below 1, got 1\.5"):
         make_model(label_smoothing=1.5)

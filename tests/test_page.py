@@ -55,6 +55,13 @@ def test_more_outputs_than_beams_widen_the_beam(page: Page) -> None:
     assert len(page.answer("eins", 1, 3, 5, False, 1.0)[1]) == 3
 
 
+def test_a_table_wider_than_any_screen_is_left_out(page: Page) -> None:
+    symbols, table, picture = page.answer("eins " * 400, 1, 1, 5, False, 1.0)
+    assert symbols
+    assert len(table) == 1
+    assert picture is None
+
+
 def test_outputs_may_be_drawn(page: Page) -> None:
     drawn = {text for _, text in page.answer("eins zwei drei", 1, 10, 5, True, 2.0)[1]}
     assert len(drawn) > 1

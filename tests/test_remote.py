@@ -199,6 +199,13 @@ def test_what_the_hub_refuses_to_take_is_explained(hub: LoopbackHub, trained: Tr
     assert hub.repos == {}
 
 
+def test_nothing_is_pushed_offline(hub: LoopbackHub, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="alice/digits cannot be written while HF_HUB_OFFLINE is set: unset it"):
+        push_folder(trained.model, "alice/digits", token=ALICE)
+    assert hub.repos == {}
+
+
 ELSEWHERE = {
     "config.json": ("../secret.json", r"config\.json is a link that leads out of its folder"),
     "README.md": ("../secret.json", r"README\.md is a link that leads out of its folder"),

@@ -438,6 +438,15 @@ def test_a_raw_score_is_never_that_of_an_earlier_epoch(tmp_path, monkeypatch):
     assert trainer.callback_metrics["val_exact_match"] == trainer.callback_metrics["val_exact_match_raw"] == 100
 
 
+def test_scores_that_come_with_the_sanity_check_leave_no_module_in_evaluation_mode(tmp_path):
+    rows = Dataset.from_dict({"source": ["eins zwei"] * 4, "target": ["one  two"] * 4})
+    trainer = make_trainer(tmp_path, max_epochs=1, num_sanity_val_steps=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*in eval mode.*")
+        trainer.fit(make_model(), datamodule=make_data(DatasetDict(train=rows, validation=rows), test_size=0))
+    assert "val_exact_match_raw" in trainer.callback_metrics
+
+
 def test_a_monitor_that_does_not_move_is_told_once(tmp_path):
     texts = [" ".join(text) for text in ("ab", "cd", "ef", "gh")]
     rows = Dataset.from_dict({"source": texts, "target": texts})

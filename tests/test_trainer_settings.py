@@ -239,11 +239,11 @@ def test_a_model_that_is_not_attached_says_so() -> None:
     loaders = {"train_dataloaders": data.train_dataloader(), "val_dataloaders": data.val_dataloader()}
     for given in ({"datamodule": data}, loaders, {}):
         with pytest.raises(
-            UserError, match="no network yet: fit it with a Seq2SeqDataModule, attach or load one first"
+            UserError, match="no vocabulary yet: fit it with a Seq2SeqDataModule, or load a trained one"
         ):
             make_trainer().fit(make_model(), **given)
     for use in ("validate", "predict"):
-        with pytest.raises(UserError, match="no network yet"):
+        with pytest.raises(UserError, match="no vocabulary yet"):
             getattr(make_trainer(), use)(make_model(), data.val_dataloader())
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,12 +46,15 @@ class Limits:
             if length is not None and length < 1:
                 raise UserError(f"expected {setting} to be at least 1, but it is {length}")
 
-    def select(self, source: Lengths, target: Lengths | None) -> tuple[npt.NDArray[np.bool_], dict[str, int]]:
+    def select(
+        self, source: Lengths, target: Lengths | None, show: Callable[[int], object] = "number {}".format
+    ) -> tuple[npt.NDArray[np.bool_], dict[str, int]]:
         """Choose the examples to keep.
 
         Args:
             source: `(N,)` source lengths, 0 for a missing source.
             target: `(N,)` target lengths; `None` without targets.
+            show: says which example has a number, for the error.
 
         Returns:
             `(N,)` booleans, and the number of examples by what was wrong with them.
@@ -68,8 +72,9 @@ class Limits:
             counts[f"without {side}"] = int(empty.sum())
             if self.empty == "error" and empty.any():
                 raise UserError(
-                    f"expected a source and a target in every row, but {empty.sum()} have no {side}, the first is row "
-                    f"{int(np.argmax(empty))}: mend them, or set empty to drop or keep"
+                    f"expected a source and a target in every row, but {counted(int(empty.sum()), 'example')} without "
+                    f"{side} came, the first of them {show(int(np.argmax(empty)))}: fill in what is missing, or set "
+                    "data.empty to drop or keep"
                 )
             if self.empty == "drop":
                 kept &= ~empty
@@ -158,7 +163,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
         self._anew = feature.stored_as is None or (training and feature.augments)  # whether sources are encoded anew
         self._targets_anew = training and encoder.processor.target.augments
         source, target = encoded.lengths()
-        kept, counts = limits.select(source, target if encoder.targets else None)
+        kept, counts = limits.select(source, target if encoder.targets else None, self._shown)
         problems = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         self.report = f"{kept.sum()} of {counted(len(kept), 'example')}" + (f" ({problems})" if problems else "")
         if not kept.any():
@@ -167,6 +172,11 @@ class Examples(torch.utils.data.Dataset[Batch]):
         self.source_lengths = source.clip(1, limits.max_source_length)[kept]
         self.target_lengths = target.clip(int(encoder.targets), limits.max_target_length)[kept]
         self.row_numbers = self.encoded.examples.data.column("row").to_numpy()[kept]
+
+    def _shown(self, place: int) -> str:
+        """Return the row of an example as a reader finds it in a file, whatever split was carved from it."""
+        row = self.raw[self.encoded.examples.data.column("row")[place].as_py()]
+        return f"{json.dumps(row, ensure_ascii=False, default=repr):.200}"
 
     @property
     def warnings(self) -> list[str]:

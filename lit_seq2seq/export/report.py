@@ -84,6 +84,9 @@ def _random(feature: Feature, count: int, length: int, generator: torch.Generato
     return Padded(source.values.masked_fill(~source.mask, 0), lengths)
 
 
+Run = Callable[["Padded | Sources"], object]
+
+
 def named(source: Padded | Sources) -> Named:
     """Return a source as the runtime takes it."""
     found = {name: tensor.numpy() for name, tensor in inputs_of(source).items()}
@@ -133,13 +136,11 @@ def measure(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) -> list[
     config = replace(model.generation, do_sample=False, ctc_weight=0.0, shortlist=False)
     config = replace(config, num_beams=1, num_return_sequences=1, max_new_tokens=STEPS, min_new_tokens=STEPS)
     threads = torch.get_num_threads()
-
-    def row(name: str, size: float, error: float, same: float, run: Callable[[Padded | Sources], object]) -> Measured:
-        return Measured(name, size / 1e6, error, same, 1e3 * _seconds(run, one), BATCH / _seconds(run, many))
-
+    rows: list[tuple[str, float, float, float]] = []
+    runs: list[Run] = []
     weights = sum(p.numel() * p.element_size() for p in model.net.parameters())
-    with torch.inference_mode():
-        rows = [row("eager", weights, 0.0, 1.0, lambda source: model.generate(source, config))]
+    rows.append(("eager", weights / 1e6, 0.0, 1.0))
+    runs.append(lambda source: model.generate(source, config))
     for name in variants:
         exported = Network(folder, name, threads)
         size = sum((folder / f"{part}.{name}.onnx").stat().st_size for part in PARTS)
@@ -148,19 +149,26 @@ def measure(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) -> list[
         def run(source: Padded | Sources, exported: Network = exported) -> object:
             return exported.generate(named(source), config)
 
-        rows.append(row(name, size, error, same, run))
-    return rows
+        rows.append((name, size / 1e6, error, same))
+        runs.append(run)
+    latencies, batches = (_seconds(runs, source) for source in (one, many))
+    pairs = zip(rows, latencies, batches, strict=True)
+    return [Measured(*row, 1e3 * latency, BATCH / batch) for row, latency, batch in pairs]
 
 
-def _seconds(run: Callable[[Padded | Sources], object], source: Padded | Sources) -> float:
-    """Time one call: the least of as many as fit into half a second, at least 3, as other programs only add to it."""
-    run(source)
-    found: list[float] = []
-    while len(found) < 3 or (sum(found) < 0.5 and len(found) < 50):
-        start = time.perf_counter()
+@torch.inference_mode()
+def _seconds(runs: Sequence[Run], source: Padded | Sources) -> list[float]:
+    """Time a call of each: the least of several, in turns, as other programs on the machine only add to it."""
+    for run in runs:
         run(source)
-        found.append(time.perf_counter() - start)
-    return min(found)
+    found: list[list[float]] = [[] for _ in runs]
+    started = time.perf_counter()
+    while len(found[0]) < 5 or (time.perf_counter() - started < 0.5 * len(runs) and len(found[0]) < 50):
+        for run, taken in zip(runs, found, strict=True):
+            start = time.perf_counter()
+            run(source)
+            taken.append(time.perf_counter() - start)
+    return list(map(min, found))
 
 
 def table(rows: Sequence[Measured]) -> str:

@@ -141,6 +141,8 @@ def reason_of(
         return f"the hub has no such thing as {what}, or it is private: check the id, or log in with hf auth login"
     if caused_by(RevisionNotFoundError):
         return f"{what} has no revision {revision}: name a branch, tag or commit of it"
+    if writing and caused_by(OfflineModeIsEnabled):
+        return f"{what} cannot be written while HF_HUB_OFFLINE is set: unset it"
     if caused_by(OfflineModeIsEnabled) or (caused_by(LocalEntryNotFoundError) and not caused_by(HTTPError)):
         where = cache_dir or constants.HF_HUB_CACHE
         return f"{what} is not (wholly) in the cache {where}, and the hub may not be asked: load it once with network"

@@ -14,6 +14,9 @@ from lit_seq2seq.features.feature import Array
 from lit_seq2seq.inference.predictor import Output
 from lit_seq2seq.plots import AttentionExample, CaptionExample, plot_attention_grid, plot_captions
 
+_MOST = 300
+"""Symbols of a text, beyond which its table is not drawn."""
+
 
 def attention_figure(
     sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, path: str | Path | None = None
@@ -29,7 +32,8 @@ def attention_figure(
         path: where to save it; `None` saves nothing.
 
     Returns:
-        The picture, of at most four tables; `None` for a model without attention, or without any output.
+        The picture, of at most four tables; `None` for a model without attention, without any output, or where texts
+        are so long that no screen shows the table.
 
     Example:
         >>> import torch
@@ -48,7 +52,7 @@ def attention_figure(
             image = feature.picture(source)
             found = [] if image is None else [CaptionExample(image, output.attention, output.tokens, output.text)]
         pictured += found
-        if not found:
+        if not found and max(output.attention.shape) <= _MOST:
             tables.append(AttentionExample(output.attention, output.source_tokens, output.tokens))
     if pictured:
         return plot_captions(pictured, path)

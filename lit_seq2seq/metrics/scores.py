@@ -96,7 +96,7 @@ class Scores(nn.Module):
         self.changed.update(self.nll.total.new_tensor(changed), len(outputs))
         self.unknown.update(self.nll.total.new_tensor(sum(UNKNOWN in text for text in outputs)), len(outputs))
         if changed and self.raw is None:
-            self.raw = copy.deepcopy(self.metrics)
+            self.raw = copy.deepcopy(self.metrics).train()
         if self.raw is not None:
             for metric in self._metrics(raw=True):
                 metric.update(hypotheses, batch.references, batch.texts)
@@ -113,7 +113,7 @@ class Scores(nn.Module):
         scores = {"loss": nll, "ppl": nll.exp()}
         changed, self.unknown_share = bool(self.changed.compute() > 0), float(self.unknown.compute())
         if changed and self.raw is None:  # no text of this process has
-            self.raw = copy.deepcopy(self.metrics)
+            self.raw = copy.deepcopy(self.metrics).train()
         for name, metric in zip(self.names, self._metrics(), strict=True):
             scores[name] = metric.compute()
             self.signatures[name] = metric.signature() + ("|text:one-form" if changed else "")

@@ -17,7 +17,7 @@ from .model import Model
 
 def main() -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__, allow_abbrev=False)
     here = str(Path(__file__).parent.parent)
     parser.add_argument("--model", nargs="+", default=[here], help="exported folder; several make an ensemble")
     parser.add_argument("--variant", default="fp32", help="fp32, fp16 or int8")

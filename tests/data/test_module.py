@@ -398,7 +398,8 @@ def test_mistakes_are_explained():
     with pytest.raises(UserError, match="expected text in column 'source', but it holds int64"):
         module(Dataset.from_dict({"source": [1] * 30, "target": ["a"] * 30})).setup("fit")
     with pytest.raises(
-        UserError, match="expected a source and a target in every row, but 2 have no source, the first is row 1"
+        UserError,
+        match=r"in every row, but 2 examples without source came, the first of them \{\"source\": .*\"target\": \"",
     ):
         module(DatasetDict(train=Dataset.from_dict(flawed())), empty="error", **WHOLE).setup("fit")
     with pytest.raises(UserError, match=r"expected examples to use, but there are 0 of 60 examples \(60 with source"):
