@@ -21,13 +21,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, OneCycleLR, PolynomialLR
 
-from lit_seq2seq import LitSeq2Seq, spec
+from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.callbacks import EMA, Checkpoint
 from lit_seq2seq.cli import main
 from lit_seq2seq.metrics import BLEU, ExactMatch
 from lit_seq2seq.nn import DotAttention, GeneralAttention, ParallelDecoder, TextEncoder
 from lit_seq2seq.schedules import InverseSquareRoot, OneCycle
 from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.settings import spec
 from lit_seq2seq.training.failures import explain
 from lit_seq2seq.training.resuming import tell_other_network
 from lit_seq2seq.types import UserError
