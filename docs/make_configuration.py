@@ -50,6 +50,13 @@ def page() -> str:
         "## model",
         table(LitSeq2Seq),
         *group("Encoders", "`model.encoder`.", kinds(nn, nn.Encoder), given=1),
+        *group(
+            "Cells",
+            "`cell` of encoders and decoders: a class, or `lstm`, `gru`, `rnn_tanh` or `rnn_relu` for short. Those "
+            "with layer norm run step by step.",
+            kinds(nn, nn.Cell),
+            given=2,
+        ),
         *group("Decoders", f"`model.decoder`. {COMBINE}", kinds(nn, nn.Decoder), given=2),
         *group("Attentions", "`model.decoder.init_args.attention`.", kinds(nn, nn.Attention), given=2),
         *group("Output layers", "`model.output`.", kinds(nn, nn.Output), given=3),

@@ -6,7 +6,7 @@ Everything in the package may import this module; it imports nothing of the pack
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar
 
@@ -293,8 +293,8 @@ class CellState(Value):
     """State of a stack of recurrent layers.
 
     Attributes:
-        h: `(N, L, H)` hidden vectors.
-        c: `(N, L, H)` LSTM cell vectors; `None` for cells without them.
+        h: `(N, L, H)` outputs of the layers.
+        others: `(N, L, H_i)` each, what else their cells carry, such as an LSTM's cell vectors.
 
     Example:
         >>> CellState(torch.zeros(2, 1, 4)).repeat(3).h.shape
@@ -302,7 +302,22 @@ class CellState(Value):
     """
 
     h: Tensor
-    c: Tensor | None = None
+    others: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, values: Iterable[Tensor]) -> Self:
+        """Make a state of its vectors, the outputs first."""
+        h, *others = values
+        return cls(h, tuple(others))
+
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        """All vectors, the outputs first."""
+        return (self.h, *self.others)
+
+    def layers(self, start: int | None, stop: int | None = None) -> Self:
+        """Return the state of some of the layers, from the lowest."""
+        return self.map(lambda vectors: vectors[:, start:stop])
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class PixelEncoder(Encoder):
 
     @property
     def shape(self) -> EncoderShape:
-        return EncoderShape(self.hidden_size, 1, self.hidden_size, has_c=False)
+        return EncoderShape(self.hidden_size, 1, self.hidden_size)
 
     def forward(self, source: Padded) -> Encoded:
         pixels: Tensor = source.values.float().flatten(1, 2) / 255  # (B, H * W, C)

@@ -68,7 +68,7 @@ NAMES: list[tuple[Callable[[], Any], Any]] = [
     (lambda: LitSeq2Seq(decoder="InputFeeding").model.make_network.keywords["decoder"], InputFeedingDecoder),
     (lambda: [type(one) for one in LitSeq2Seq(metrics=["bleu"]).scores.metrics], [BLEU]),
     (lambda: type(ParallelDecoder(9, TextEncoder(9).shape, attention="dot").attention), DotAttention),
-    (lambda: TextEncoder(9, cell="GRU").shape.has_c, False),
+    (lambda: TextEncoder(9, cell="GRU").shape.others, ()),
     (lambda: Tokenizer("Word").config["model"], "word"),
     (lambda: Seq2SeqDataModule(rows(), source_tokenizer="char").source.config["model"], "char"),
     (lambda: type(Seq2SeqDataModule(rows(), source_feature="LogMel").source), LogMel),

@@ -56,6 +56,7 @@ from tests.nn.cases import (
     DECODERS,
     ENCODERS,
     IMAGES,
+    KINDS_OF_CELLS,
     NETWORKS,
     SIZES,
     SOURCE,
@@ -107,7 +108,8 @@ OTHERS |= {
         ("parallel first", "hierarchical"),
     ]
 }
-QUICK = ["feeding location", "copying, feeding"]
+UNFUSED = [name for name, cell in KINDS_OF_CELLS.items() if not isinstance(cell, str)]
+QUICK = ["feeding location", "copying, feeding", "sLSTM"]
 
 
 def marked(names: Iterable[str]) -> list[Any]:
@@ -144,6 +146,24 @@ def test_graphs_of_other_sources_compute_what_the_network_does(name: str, tmp_pa
     runner = exported(made, source, tmp_path)
     for one in (source, more(source), source.select(torch.tensor([1]))):
         assert greatest_error(made, runner, one, steps=4) < 1e-4
+
+
+@pytest.mark.parametrize("name", marked(UNFUSED))
+def test_cells_without_kernels_become_scans_and_any_variant_writes_nearly_the_same(name: str, tmp_path: Path) -> None:
+    cell = KINDS_OF_CELLS[name]
+    encoder, decoder = (partial(part, cell=cell, **tiny.SIZES) for part in (TextEncoder, ParallelDecoder))
+    made = make_model(encoder=encoder, decoder=decoder)
+    made.attach(make_data().processor)
+    disturb(made.net).eval()
+    export_model(made, tmp_path)
+    texts = pairs(30, seed=5)["source"]
+    expected = [row[0] for row in Predictor(made).stream(texts, made.model.generation)]
+    for variant, close in (("fp32", 1e-4), ("fp16", 1e-2), ("int8", 0.5)):
+        found = [row[0] for row in Model(tmp_path, variant=variant)(texts)]
+        if variant == "fp32":
+            assert [one.text for one in found] == [one.text for one in expected]
+        assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=close)
+    assert "Scan" in {node.op_type for node in onnx.load(tmp_path / "encoder.fp32.onnx").graph.node}
 
 
 @pytest.mark.slow

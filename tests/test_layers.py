@@ -81,9 +81,9 @@ def test_layers_import_downward_only(path: Path) -> None:
     ("file", "source"),
     [
         ("types.py", "import lit_seq2seq.nn"),
-        ("nn/cells.py", "from lit_seq2seq.search import beam_search"),
-        ("nn/cells.py", "from lit_seq2seq import search"),
-        ("nn/cells.py", "from lit_seq2seq import LitSeq2Seq"),
+        ("nn/recurrent.py", "from lit_seq2seq.search import beam_search"),
+        ("nn/recurrent.py", "from lit_seq2seq import search"),
+        ("nn/recurrent.py", "from lit_seq2seq import LitSeq2Seq"),
         ("nn/encoders/text.py", "from ...search import beam"),
         ("nn/__init__.py", "from .. import training"),
         (
@@ -104,8 +104,8 @@ def test_an_upward_import_is_found(file: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("nn/encoders/text.py", "from ..cells import RecurrentStack\nfrom ...types import Padded"),
-        ("nn/__init__.py", "from .cells import RecurrentStack\nfrom lit_seq2seq.nn.ops import masked_mean"),
+        ("nn/encoders/text.py", "from ..recurrent import RecurrentStack\nfrom ...types import Padded"),
+        ("nn/__init__.py", "from .recurrent import RecurrentStack\nfrom lit_seq2seq.nn.ops import masked_mean"),
         ("search/beam.py", "import torch\nfrom lit_seq2seq import types"),
         ("training/module.py", "import lit_seq2seq.nn\nfrom lit_seq2seq.hub.folder import load_folder"),
         ("cli/__init__.py", "from lit_seq2seq.inference.pipelines import pipeline"),

@@ -92,7 +92,7 @@ def test_encoded_selects_its_memory_and_states_together() -> None:
     chosen = encoded.select(torch.tensor([2, 1]))
     assert_close(chosen.memory.values, encoded.memory.values[[2, 1]])
     assert_close(chosen.final.h, encoded.final.h[[2, 1]])
-    assert chosen.final.c is None
+    assert chosen.final.others == ()
 
 
 def test_user_errors_are_their_message() -> None:

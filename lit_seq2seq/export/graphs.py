@@ -161,6 +161,9 @@ def _name(value: object, name: str, found: dict[str, Tensor]) -> None:
     elif isinstance(value, Value):
         for field in dataclasses.fields(value):
             _name(getattr(value, field.name), f"{name}.{field.name}".lstrip("."), found)
+    elif isinstance(value, tuple):
+        for place, part in enumerate(value):
+            _name(part, f"{name}.{place}", found)
     elif isinstance(value, Mapping):
         for key, part in value.items():
             _name(part, f"{name}.{key}", found)

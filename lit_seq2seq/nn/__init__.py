@@ -13,7 +13,7 @@ from lit_seq2seq.nn.attention import (
 from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss, DoublyStochasticLoss
 from lit_seq2seq.nn.auxiliary import CTC, Auxiliary
 from lit_seq2seq.nn.bridges import Bridge, DenseBridge, LastState, LearnedBridge, MeanBridge, StateShape, ZeroBridge
-from lit_seq2seq.nn.cells import RecurrentLayer, RecurrentStack
+from lit_seq2seq.nn.cells import GRU, LSTM, RGLRU, SLSTM, SRU, Cell, DeepTransition, Elman, MinGRU, MinLSTM, Zoneout
 from lit_seq2seq.nn.decoders import (
     ConditionalGRUDecoder,
     Decoder,
@@ -40,10 +40,16 @@ from lit_seq2seq.nn.hierarchical import HierarchicalAttention, HierarchicalMemor
 from lit_seq2seq.nn.losses import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
 from lit_seq2seq.nn.output import CopyOutput, Output, OutputLayer
+from lit_seq2seq.nn.recurrent import CellLayer, RecurrentLayer, RecurrentStack
 from lit_seq2seq.settings.arguments import check_constructors
 
 __all__ = [
     "CTC",
+    "GRU",
+    "LSTM",
+    "RGLRU",
+    "SLSTM",
+    "SRU",
     "AdditiveAttention",
     "Attention",
     "AttentionHistory",
@@ -51,6 +57,8 @@ __all__ = [
     "AttentionMemory",
     "Auxiliary",
     "Bridge",
+    "Cell",
+    "CellLayer",
     "ConditionalGRUDecoder",
     "ConvEncoder",
     "CopyOutput",
@@ -59,9 +67,11 @@ __all__ = [
     "DecoderOutput",
     "DecoderShape",
     "DecoderState",
+    "DeepTransition",
     "DenseBridge",
     "DotAttention",
     "DoublyStochasticLoss",
+    "Elman",
     "Encoder",
     "EncoderDecoder",
     "EncoderShape",
@@ -75,6 +85,8 @@ __all__ = [
     "LearnedBridge",
     "LocationAwareAttention",
     "MeanBridge",
+    "MinGRU",
+    "MinLSTM",
     "MultiHeadAttention",
     "MultiSourceEncoder",
     "Output",
@@ -89,6 +101,7 @@ __all__ = [
     "TextEncoder",
     "VisionBackbone",
     "ZeroBridge",
+    "Zoneout",
     "projected_cross_entropy",
 ]
 

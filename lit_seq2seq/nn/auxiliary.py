@@ -33,7 +33,7 @@ class Auxiliary(nn.Module, ABC):
         ...         self.dense = Linear(encoder.memory_size, 1)
         ...     def loss(self, memory, target):
         ...         return (self.dense(memory.values).sum(dim=(1, 2)) - target.lengths).square().sum()
-        >>> length = Length(EncoderShape(4, 1, 4, has_c=False), vocab_size=6, blank=0)
+        >>> length = Length(EncoderShape(4, 1, 4), vocab_size=6, blank=0)
         >>> memory = Padded(torch.zeros(1, 2, 4), torch.tensor([2]))
         >>> length.loss(memory, Padded(torch.tensor([[5, 3]]), torch.tensor([2]))).shape
         torch.Size([])
@@ -90,7 +90,7 @@ class CTC(Auxiliary):
 
     Example:
         >>> from lit_seq2seq.nn import EncoderShape
-        >>> ctc = CTC(EncoderShape(memory_size=4, final_layers=1, final_size=4, has_c=False), vocab_size=6, blank=0)
+        >>> ctc = CTC(EncoderShape(memory_size=4, final_layers=1, final_size=4), vocab_size=6, blank=0)
         >>> memory = Padded(torch.zeros(1, 2, 4), torch.tensor([2]))
         >>> ctc.frames(memory).values.shape
         torch.Size([1, 2, 6])

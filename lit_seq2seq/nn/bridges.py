@@ -16,16 +16,21 @@ from lit_seq2seq.types import CellState, Encoded
 
 @dataclass(frozen=True)
 class StateShape:
-    """Shape of a decoder's recurrent state: `num_layers` vectors of `hidden_size`, twice if `has_c`.
+    """Shape of a decoder's recurrent state: `num_layers` vectors of `hidden_size`, and as many of each of `others`.
 
     Example:
-        >>> StateShape(num_layers=2, hidden_size=256, has_c=True)  # a decoder of two LSTM layers
-        StateShape(num_layers=2, hidden_size=256, has_c=True)
+        >>> StateShape(num_layers=2, hidden_size=256, others=(256,))  # a decoder of two LSTM layers
+        StateShape(num_layers=2, hidden_size=256, others=(256,))
     """
 
     num_layers: int
     hidden_size: int
-    has_c: bool
+    others: tuple[int, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of all vectors of a layer, that of its output first."""
+        return (self.hidden_size, *self.others)
 
 
 class Bridge(nn.Module, ABC):
@@ -39,7 +44,7 @@ class Bridge(nn.Module, ABC):
         >>> class Halved(Bridge):
         ...     def forward(self, encoded):
         ...         return CellState(encoded.final.h / 2)
-        >>> bridge = Halved(EncoderShape(2, 1, 2, has_c=False), StateShape(1, 2, has_c=False))
+        >>> bridge = Halved(EncoderShape(2, 1, 2), StateShape(1, 2))
         >>> from lit_seq2seq.types import Padded
         >>> encoded = Encoded(Padded(torch.ones(1, 3, 2), torch.tensor([3])), CellState(torch.ones(1, 1, 2)))
         >>> bridge(encoded).h
@@ -56,30 +61,31 @@ class Bridge(nn.Module, ABC):
         """Make a decoder state `(B, L, H)`."""
 
     def _split(self, flat: Tensor) -> CellState:
-        """Cut `(B, parts * L * H)` into a state."""
-        parts = flat.view(flat.shape[0], 2 if self.state.has_c else 1, self.state.num_layers, self.state.hidden_size)
-        return CellState(parts[:, 0], parts[:, 1] if self.state.has_c else None)
+        """Cut `(B, L * H + L * H_1 + ...)` into a state."""
+        layers = self.state.num_layers
+        parts = torch.split(flat, [layers * size for size in self.state.sizes], dim=1)
+        return CellState.of(part.view(len(part), layers, -1) for part in parts)
 
     @property
     def _flat_size(self) -> int:
-        return (2 if self.state.has_c else 1) * self.state.num_layers * self.state.hidden_size
+        return self.state.num_layers * sum(self.state.sizes)
 
 
 class LastState(Bridge):
     """Copy the encoder's final states, layer by layer (Sutskever et al. 2014).
 
-    Where depths differ, the topmost layers are matched and missing ones start from the encoder's top layer. A missing
-    cell vector starts at zero.
+    Where depths differ, the topmost layers are matched and missing ones start from the encoder's top layer. What the
+    decoder's cells carry beside their outputs, and the encoder's do not in the same size, starts at zero.
 
     Raises:
         ValueError: sizes differ, so that a projection is needed.
 
     Example:
-        >>> bridge = LastState(EncoderShape(2, 1, 2, has_c=False), StateShape(2, 2, has_c=True))
+        >>> bridge = LastState(EncoderShape(2, 1, 2), StateShape(2, 2, (2,)))
         >>> from lit_seq2seq.types import Padded
         >>> encoded = Encoded(Padded(torch.ones(1, 3, 2), torch.tensor([3])), CellState(torch.ones(1, 1, 2)))
         >>> state = bridge(encoded)  # both layers start from the only one of the encoder
-        >>> state.h.tolist(), state.c.tolist()
+        >>> state.h.tolist(), state.others[0].tolist()
         ([[[1.0, 1.0], [1.0, 1.0]]], [[[0.0, 0.0], [0.0, 0.0]]])
     """
 
@@ -96,42 +102,45 @@ class LastState(Bridge):
         first = self.encoder.final_layers - self.state.num_layers
         layers = [max(0, first + layer) if first >= 0 else min(layer, self.encoder.final_layers - 1)
                   for layer in range(self.state.num_layers)]  # fmt: skip
-        h = encoded.final.h[:, layers]  # (B, L, H)
-        if not self.state.has_c:
-            return CellState(h)
-        return CellState(h, torch.zeros_like(h) if encoded.final.c is None else encoded.final.c[:, layers])
+        h, *others = (part[:, layers] for part in encoded.final.values)  # (B, L, H)
+        given = dict(enumerate(others))
+        made = (
+            given[place] if place in given and given[place].shape[-1] == size else h.new_zeros(*h.shape[:2], size)
+            for place, size in enumerate(self.state.others)
+        )
+        return CellState(h, tuple(made))
 
 
 class DenseBridge(Bridge):
     """Project all final states of the encoder by one dense layer with tanh (Cho et al. 2014, appendix A.1.1).
 
     Example:
-        >>> bridge = DenseBridge(EncoderShape(6, 1, 6, has_c=False), StateShape(2, 4, has_c=True))
+        >>> bridge = DenseBridge(EncoderShape(6, 1, 6), StateShape(2, 4, (4,)))
         >>> from lit_seq2seq.types import Padded
         >>> encoded = Encoded(Padded(torch.ones(3, 5, 6), torch.tensor([5, 2, 1])), CellState(torch.ones(3, 1, 6)))
-        >>> bridge(encoded).c.shape
+        >>> bridge(encoded).others[0].shape
         torch.Size([3, 2, 4])
     """
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__(encoder, state)
-        size = encoder.final_layers * encoder.final_size * (2 if encoder.has_c else 1)
+        size = encoder.final_layers * sum(encoder.sizes)
         self.dense = Linear(size, self._flat_size)
 
     def forward(self, encoded: Encoded) -> CellState:
         """Project states."""
-        finals = [encoded.final.h] if encoded.final.c is None else [encoded.final.h, encoded.final.c]
-        return self._split(torch.tanh(self.dense(torch.cat([f.flatten(1) for f in finals], dim=1))))
+        finals = [part.flatten(1) for part in encoded.final.values]
+        return self._split(torch.tanh(self.dense(torch.cat(finals, dim=1))))
 
 
 class MeanBridge(Bridge):
     """Project the mean of the memory by one dense layer with tanh (Sennrich et al. 2017).
 
     Example:
-        >>> bridge = MeanBridge(EncoderShape(6, 1, 6, has_c=False), StateShape(2, 4, has_c=True))
+        >>> bridge = MeanBridge(EncoderShape(6, 1, 6), StateShape(2, 4, (4,)))
         >>> from lit_seq2seq.types import Padded
         >>> encoded = Encoded(Padded(torch.ones(3, 5, 6), torch.tensor([5, 2, 1])), CellState(torch.ones(3, 1, 6)))
-        >>> bridge(encoded).c.shape
+        >>> bridge(encoded).others[0].shape
         torch.Size([3, 2, 4])
     """
 
@@ -148,7 +157,7 @@ class ZeroBridge(Bridge):
     """Start from zeros: the decoder learns of the source through attention alone.
 
     Example:
-        >>> bridge = ZeroBridge(EncoderShape(6, 1, 6, has_c=False), StateShape(1, 2, has_c=False))
+        >>> bridge = ZeroBridge(EncoderShape(6, 1, 6), StateShape(1, 2))
         >>> from lit_seq2seq.types import Padded
         >>> encoded = Encoded(Padded(torch.ones(1, 5, 6), torch.tensor([5])), CellState(torch.ones(1, 1, 6)))
         >>> bridge(encoded).h
@@ -165,7 +174,7 @@ class LearnedBridge(Bridge):
     """Start from learned vectors, the same for every source.
 
     Example:
-        >>> bridge = LearnedBridge(EncoderShape(6, 1, 6, has_c=False), StateShape(1, 2, has_c=False))
+        >>> bridge = LearnedBridge(EncoderShape(6, 1, 6), StateShape(1, 2))
         >>> from lit_seq2seq.types import Padded
         >>> encoded = Encoded(Padded(torch.ones(3, 5, 6), torch.tensor([5, 2, 1])), CellState(torch.ones(3, 1, 6)))
         >>> bridge.initial.shape, bridge(encoded).h.shape

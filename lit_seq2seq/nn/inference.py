@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from lit_seq2seq.nn.cells import LayerState, RecurrentLayer
+from lit_seq2seq.nn.cells import State
 from lit_seq2seq.nn.decoders.base import Combination
 from lit_seq2seq.nn.encoders.base import Encoder
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.nn.products import Linear
+from lit_seq2seq.nn.recurrent import RecurrentLayer
 from lit_seq2seq.types import Encoded, Source
 
 M = TypeVar("M", bound=nn.Module)
@@ -109,7 +110,10 @@ class Product(nn.Module):
 
     def _in_integers(self, x: Tensor) -> Tensor:
         values, scale = quantized(x)  # (N, I), (N, 1)
-        made = torch._int_mm(values, self.weight.t()).float().mul_(self.scale).mul_(scale)
+        weight = self.weight.t()
+        # of vectors of one unit `_int_mm` makes garbage on a CPU (PyTorch 2.13)
+        products = values.int() * weight if values.shape[1] == 1 else torch._int_mm(values, weight)
+        made = products.float().mul_(self.scale).mul_(scale)
         return made if self.bias is None else made.add_(self.bias)
 
 
@@ -151,21 +155,21 @@ class PackedLayer(RecurrentLayer):
             new.joined = Product(weight, bias, dtype)
         return new
 
-    def _cell(self, x: Tensor, state: LayerState, direction: int, mask: Tensor | None) -> LayerState:
+    def _cell(self, x: Tensor, state: State, direction: int, mask: Tensor | None) -> State:
         if direction or mask is not None:
             return super()._cell(x, state, direction, mask)
-        h, c = state
+        h, *c = state
         if self.cell == "gru":
             inputs, hidden = self.inputs(x), self.hidden(h)
             r, z = (inputs[:, : -h.shape[1]] + hidden[:, : -h.shape[1]]).sigmoid_().chunk(2, dim=1)
             n = torch.addcmul(inputs[:, -h.shape[1] :], r, hidden[:, -h.shape[1] :]).tanh_()
-            return torch.lerp(n, h, z), None
+            return (torch.lerp(n, h, z),)
         gates = self.joined(torch.cat([x, h], dim=1))
-        if c is None:
-            return gates.tanh_() if self.cell == "rnn_tanh" else gates.relu_(), None
+        if not c:
+            return (gates.tanh_() if self.cell == "rnn_tanh" else gates.relu_(),)
         i, f, g, o = gates.sigmoid_().chunk(4, dim=1)  # g is still to be doubled, less one
-        c = (f * c).sub_(i).addcmul_(i, g, value=2)
-        return (2 * c).sigmoid_().mul_(2).sub_(1).mul_(o), c
+        new = (f * c[0]).sub_(i).addcmul_(i, g, value=2)
+        return (2 * new).sigmoid_().mul_(2).sub_(1).mul_(o), new
 
 
 class PackedCombination(Combination):

@@ -1,4 +1,4 @@
-"""Recurrent layers over padded sequences as one operator, which an exported program keeps whole."""
+"""Recurrent layers over padded sequences as one operator each, which an exported program keeps whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops import scan
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lit_seq2seq.nn.cells import Cell, State
+from lit_seq2seq.nn.cells.base import real_positions
 
 _KERNELS: dict[str, Any] = {
     "lstm": torch.lstm,
@@ -55,3 +59,19 @@ def _shapes(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], cell: str) ->
     size = weights[1].shape[1] * len(weights) // 4
     h = x.new_empty(x.shape[0], size)
     return x.new_empty(x.shape[0], x.shape[1], size), h, torch.empty_like(h) if cell == "lstm" else x.new_empty(0)
+
+
+def scanned(cell: Cell, x: Tensor, state: State, lengths: Tensor | None, reverse: bool) -> tuple[Tensor, State]:
+    """Do what `cell.scan` does, as a scan over any number of steps, which becomes a node `Scan` in ONNX."""
+
+    def read(state: State, now: tuple[Tensor, Tensor]) -> tuple[State, Tensor]:
+        entered, keep = now  # (B, E), (B, 1)
+        new = cell.advance(entered, state)
+        held = tuple(torch.where(keep, *pair) for pair in zip(new, state, strict=True))
+        return held, new[0] * keep
+
+    real = real_positions(x, lengths)
+    real = x.new_ones(x.shape[:2], dtype=torch.bool) if real is None else real
+    over = cell.enter(x).transpose(0, 1), real.t()[..., None]  # (T, B, E), (T, B, 1)
+    final, outputs = scan(read, state, tuple(part.flip(0) for part in over) if reverse else over)
+    return (outputs.flip(0) if reverse else outputs).transpose(0, 1), final

@@ -9,15 +9,23 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.nn import (
+    GRU,
+    LSTM,
+    RGLRU,
+    SLSTM,
+    SRU,
     AdditiveAttention,
     Attention,
     Bridge,
+    Cell,
     ConditionalGRUDecoder,
     ConvEncoder,
     Decoder,
     DecoderState,
+    DeepTransition,
     DenseBridge,
     DotAttention,
+    Elman,
     Encoder,
     EncoderDecoder,
     EncoderShape,
@@ -27,11 +35,14 @@ from lit_seq2seq.nn import (
     LearnedBridge,
     LocationAwareAttention,
     MeanBridge,
+    MinGRU,
+    MinLSTM,
     MultiHeadAttention,
     ParallelDecoder,
     StateShape,
     TextEncoder,
     ZeroBridge,
+    Zoneout,
 )
 from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.types import CopySource, Padded, SpecialIds, Value
@@ -43,7 +54,27 @@ assert_close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 SOURCE_SIZE, TARGET_SIZE = 9, 8
 SIZES = {"embedding_dim": 5, "hidden_size": 6}
 
-CELLS: tuple[CellName, ...] = get_args(CellName)
+FUSED: tuple[CellName, ...] = get_args(CellName)
+CELLS: dict[str, Callable[[int, int], Cell]] = {
+    "LSTM": LSTM,
+    "GRU": GRU,
+    "Elman": Elman,
+    "rectified Elman": partial(Elman, activation="relu"),
+    "normalised LSTM": partial(LSTM, layer_norm=True),
+    "normalised GRU": partial(GRU, layer_norm=True),
+    "normalised Elman": partial(Elman, layer_norm=True),
+    "minGRU": MinGRU,
+    "minLSTM": MinLSTM,
+    "RG-LRU": RGLRU,
+    "sLSTM": SLSTM,
+    "SRU": SRU,
+    "zoneout": partial(Zoneout, probability=0.3),
+    "deep transition": partial(DeepTransition, depth=3),
+}
+KINDS_OF_CELLS: dict[str, CellName | Callable[[int, int], Cell]] = {
+    **{name: name for name in FUSED},
+    **{name: make for name, make in CELLS.items() if make(2, 2).kernel is None},
+}
 
 ATTENTIONS: dict[str, Callable[[int, int], Attention]] = {
     "dot": DotAttention,
@@ -63,8 +94,11 @@ BRIDGES: dict[str, Callable[[EncoderShape, StateShape], Bridge]] = {
     "learned": LearnedBridge,
 }
 ENCODERS: dict[str, Callable[[int], Encoder]] = {
-    **{f"bidirectional {cell}": partial(TextEncoder, cell=cell, **SIZES) for cell in CELLS},
-    **{f"forward {cell}": partial(TextEncoder, cell=cell, bidirectional=False, **SIZES) for cell in CELLS},
+    **{f"bidirectional {name}": partial(TextEncoder, cell=cell, **SIZES) for name, cell in KINDS_OF_CELLS.items()},
+    **{
+        f"forward {name}": partial(TextEncoder, cell=cell, bidirectional=False, **SIZES)
+        for name, cell in KINDS_OF_CELLS.items()
+    },
     "two layers": partial(TextEncoder, num_layers=2, **SIZES),
     "three layers": partial(TextEncoder, num_layers=3, cell="gru", **SIZES),
     "reverse": partial(TextEncoder, bidirectional=False, reverse=True, **SIZES),
@@ -110,7 +144,7 @@ DECODERS: dict[str, Callable[[int, EncoderShape], Decoder]] = {
 SETTINGS: dict[str, list[Any]] = {
     "kind": list(KINDS),
     "attention": ["none", *ATTENTIONS],
-    "cell": list(CELLS),
+    "cell": list(KINDS_OF_CELLS),
     "num_layers": [1, 2, 3],
     "combine": ["concat", "tanh", "deep"],
     "bridge": list(BRIDGES),
@@ -133,6 +167,7 @@ def works(setting: dict[str, Any]) -> bool:
 def decoder_of(setting: dict[str, Any]) -> Callable[[int, EncoderShape], Decoder]:
     """Make the factory that settings describe."""
     options = {**setting, "attention": ATTENTIONS.get(setting["attention"]), "bridge": BRIDGES[setting["bridge"]]}
+    options["cell"] = KINDS_OF_CELLS[setting["cell"]]
     kind = options.pop("kind")
     return partial(
         KINDS[kind], **{name: value for name, value in options.items() if (kind, name) != ("conditional", "cell")}

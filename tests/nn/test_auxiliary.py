@@ -44,7 +44,7 @@ def likelihood(frames: torch.Tensor, labels: list[int]) -> float:
 
 
 def test_the_loss_is_that_of_all_paths_of_the_target_without_eos() -> None:
-    ctc = disturb(CTC(EncoderShape(3, 1, 3, False), vocab_size=8, blank=0))
+    ctc = disturb(CTC(EncoderShape(3, 1, 3), vocab_size=8, blank=0))
     target = Padded(torch.tensor([[4, 4, 6, 3], [7, 3, 0, 0], [3, 0, 0, 0], [5, 3, 0, 0]]), torch.tensor([4, 2, 1, 2]))
     frames = ctc.frames(VECTORS).values
     expected = 0.0
@@ -79,7 +79,7 @@ def test_padding_and_batch_mates_change_nothing() -> None:
 
 
 def test_a_target_that_needs_more_positions_than_there_are_is_left_out_with_a_warning() -> None:
-    ctc = disturb(CTC(EncoderShape(3, 1, 3, False), vocab_size=8, blank=0))
+    ctc = disturb(CTC(EncoderShape(3, 1, 3), vocab_size=8, blank=0))
     fits = Padded(torch.tensor([[4, 6, 3]]), torch.tensor([3]))
     repeats = Padded(torch.tensor([[4, 4, 3]]), torch.tensor([3]))  # needs a blank between
     memory = row(VECTORS, 3)
@@ -97,7 +97,7 @@ def test_a_target_that_needs_more_positions_than_there_are_is_left_out_with_a_wa
 @pytest.mark.parametrize("weight", [0.0, -1, 1.1])
 def test_a_weight_out_of_range_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="weight of CTC must be above 0 and at most 1, got"):
-        CTC(EncoderShape(3, 1, 3, False), 8, 0, weight=weight)
+        CTC(EncoderShape(3, 1, 3), 8, 0, weight=weight)
 
 
 def test_copied_symbols_have_no_place_in_it() -> None:

@@ -9,28 +9,26 @@ from tests.nn.cases import BRIDGES, disturb, tensors
 LENGTHS = torch.tensor([4, 2, 0])
 
 
-def encoded(layers: int = 2, size: int = 6, has_c: bool = True) -> Encoded:
-    c = torch.randn(3, layers, size) if has_c else None
-    return Encoded(Padded(torch.randn(3, 4, 5), LENGTHS), CellState(torch.randn(3, layers, size), c))
+def encoded(layers: int = 2, others: tuple[int, ...] = (6,)) -> Encoded:
+    state = CellState.of(torch.randn(3, layers, size) for size in (6, *others))
+    return Encoded(Padded(torch.randn(3, 4, 5), LENGTHS), state)
 
 
 def shape(value: Encoded) -> EncoderShape:
-    return EncoderShape(5, *value.final.h.shape[1:], has_c=value.final.c is not None)
+    return EncoderShape(5, *value.final.h.shape[1:], others=tuple(part.shape[2] for part in value.final.others))
 
 
 @pytest.mark.parametrize("name", BRIDGES)
-@pytest.mark.parametrize("encoder_has_c", [False, True])
-@pytest.mark.parametrize("decoder_has_c", [False, True])
+@pytest.mark.parametrize("there", [(), (6,), (6, 2)])
+@pytest.mark.parametrize("here", [(), (6,), (6, 2, 3)])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_states_have_the_shape_asked_for(name: str, encoder_has_c: bool, decoder_has_c: bool, depth: int) -> None:
-    value = encoded(has_c=encoder_has_c)
-    state = disturb(BRIDGES[name](shape(value), StateShape(depth, 6, decoder_has_c)))(value)
-    assert state.h.shape == (3, depth, 6)
-    assert (state.c is not None) == decoder_has_c
-    for part in (state.h, state.c):
-        assert part is None or part.isfinite().all()
+def test_states_have_the_shape_asked_for(name: str, there: tuple[int, ...], here: tuple[int, ...], depth: int) -> None:
+    value = encoded(others=there)
+    state = disturb(BRIDGES[name](shape(value), StateShape(depth, 6, here)))(value)
+    assert [tuple(part.shape) for part in state.values] == [(3, depth, size) for size in (6, *here)]
+    assert all(part.isfinite().all() for part in state.values)
     order = torch.tensor([2, 0, 1])
-    moved = disturb(BRIDGES[name](shape(value), StateShape(depth, 6, decoder_has_c)), scale=0)
+    moved = disturb(BRIDGES[name](shape(value), StateShape(depth, 6, here)), scale=0)
     assert_close(moved(value.select(order)).h, moved(value).h[order])
 
 
@@ -40,42 +38,42 @@ def test_states_have_the_shape_asked_for(name: str, encoder_has_c: bool, decoder
 )
 def test_last_state_copies_layers(encoder_layers: int, decoder_layers: int, expected: list[int]) -> None:
     value = encoded(encoder_layers)
-    state = LastState(shape(value), StateShape(decoder_layers, 6, True))(value)
-    assert_close(tensors(state), [value.final.h[:, expected], value.final.c[:, expected]])
+    state = LastState(shape(value), StateShape(decoder_layers, 6, (6,)))(value)
+    assert_close(tensors(state), [value.final.h[:, expected], value.final.others[0][:, expected]])
 
 
 def test_last_state_starts_a_missing_cell_vector_at_zero() -> None:
-    value = encoded(has_c=False)
-    state = LastState(shape(value), StateShape(2, 6, True))(value)
+    value = encoded(others=())
+    state = LastState(shape(value), StateShape(2, 6, (6,)))(value)
     assert_close(state.h, value.final.h)
-    assert (state.c == 0).all()
+    assert (state.others[0] == 0).all()
 
 
 def test_last_state_refuses_unequal_sizes() -> None:
     with pytest.raises(ValueError, match=r"LastState.*states have 6 units and the decoder's 8: .*use the DenseBridge"):
-        LastState(shape(encoded()), StateShape(1, 8, True))
+        LastState(shape(encoded()), StateShape(1, 8, (8,)))
 
 
 def test_dense_bridge_projects_all_states() -> None:
     value = encoded()
-    bridge = DenseBridge(shape(value), StateShape(3, 4, True))
+    bridge = DenseBridge(shape(value), StateShape(3, 4, (4,)))
     state = bridge(value)
-    flat = torch.cat([value.final.h.flatten(1), value.final.c.flatten(1)], dim=1)
-    assert_close(torch.cat([state.h.flatten(1), state.c.flatten(1)], dim=1), bridge.dense(flat).tanh())
+    flat = torch.cat([value.final.h.flatten(1), value.final.others[0].flatten(1)], dim=1)
+    assert_close(torch.cat([state.h.flatten(1), state.others[0].flatten(1)], dim=1), bridge.dense(flat).tanh())
 
 
 def test_mean_bridge_projects_the_mean_of_real_positions() -> None:
     value = encoded()
-    bridge = disturb(MeanBridge(shape(value), StateShape(1, 4, False)))
+    bridge = disturb(MeanBridge(shape(value), StateShape(1, 4)))
     mean = torch.stack([value.memory.values[0].mean(0), value.memory.values[1, :2].mean(0), torch.zeros(5)])
     assert_close(bridge(value).h[:, 0], bridge.dense(mean).tanh())
 
 
 def test_zero_and_learned_states_are_the_same_for_all_sources() -> None:
     value = encoded()
-    assert (ZeroBridge(shape(value), StateShape(2, 4, True))(value).h == 0).all()
-    learned = LearnedBridge(shape(value), StateShape(2, 4, True))
-    assert (learned(value).c == 0).all()
+    assert (ZeroBridge(shape(value), StateShape(2, 4, (4,)))(value).h == 0).all()
+    learned = LearnedBridge(shape(value), StateShape(2, 4, (4,)))
+    assert (learned(value).others[0] == 0).all()
     state = disturb(learned)(value)
     assert_close(state.h, learned.initial[:8].view(1, 2, 4).expand(3, -1, -1))
-    assert_close(state.c, learned.initial[8:].view(1, 2, 4).expand(3, -1, -1))
+    assert_close(state.others[0], learned.initial[8:].view(1, 2, 4).expand(3, -1, -1))

@@ -7,23 +7,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lit_seq2seq.nn.cells import CellName, LayerState, RecurrentLayer, RecurrentStack, StackMasks
+from lit_seq2seq.nn.cells import CellName, State
 from lit_seq2seq.nn.ops import dropout_mask
+from lit_seq2seq.nn.recurrent import RecurrentLayer, RecurrentStack, StackMasks
 from lit_seq2seq.types import CellState
-from tests.nn.cases import CELLS, assert_close, disturb
+from tests.nn.cases import FUSED, assert_close, disturb
 
 LENGTHS = torch.tensor([5, 2, 0, 4])
 Array = NDArray[np.float32]
 both_directions = pytest.mark.parametrize("bidirectional", [False, True])
-all_cells = pytest.mark.parametrize("cell", CELLS)
+all_cells = pytest.mark.parametrize("cell", FUSED)
 
 
-def first_state(cell: CellName, size: int) -> LayerState:
-    return torch.randn(4, size), torch.randn(4, size) if cell == "lstm" else None
+def first_state(cell: CellName, size: int) -> State:
+    return tuple(torch.randn(4, size) for _ in range(2 if cell == "lstm" else 1))
 
 
-def rows(state: LayerState, index: int) -> LayerState:
-    return state[0][index, None], None if state[1] is None else state[1][index, None]
+def stack_state(cell: CellName, rows: int, depth: int) -> CellState:
+    return CellState.of(torch.randn(rows, depth, 4) for _ in range(2 if cell == "lstm" else 1))
+
+
+def rows(state: State, index: int) -> State:
+    return tuple(part[index, None] for part in state)
 
 
 @all_cells
@@ -62,7 +67,7 @@ def test_padding_is_not_read_and_an_empty_sequence_keeps_its_state(cell: CellNam
 @both_directions
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_a_stack_equals_torch(cell: CellName, bidirectional: bool, depth: int) -> None:
-    stack = disturb(RecurrentStack(3, 8, depth, cell, bidirectional))
+    stack = disturb(RecurrentStack(3, 8, depth, cell, bidirectional=bidirectional))
     kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}[cell]
     options = {"nonlinearity": cell[4:]} if kind is nn.RNN else {}
     directions = 2 if bidirectional else 1
@@ -75,12 +80,8 @@ def test_a_stack_equals_torch(cell: CellName, bidirectional: bool, depth: int) -
     packed, final = reference(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
     outputs, state = stack(x, lengths=lengths)
     assert_close(outputs, pad_packed_sequence(packed, batch_first=True)[0])
-    for ours, theirs in zip([state.h, state.c], final if cell == "lstm" else [final, None], strict=True):
-        if theirs is None:
-            assert ours is None
-        else:
-            theirs = theirs.unflatten(0, (depth, directions)).permute(2, 0, 1, 3).flatten(2)
-            assert_close(ours, theirs)
+    for ours, theirs in zip(state.values, final if cell == "lstm" else [final], strict=True):
+        assert_close(ours, theirs.unflatten(0, (depth, directions)).permute(2, 0, 1, 3).flatten(2))
 
 
 def sigmoid(x: Array) -> Array:
@@ -123,7 +124,7 @@ def test_a_layer_follows_the_equations_of_its_cell(equations: Callable[..., tupl
     for t in range(6):
         h, c = equations(weights, x[0, t].numpy(), h, c)
         np.testing.assert_allclose(outputs[0, t].detach().numpy(), h, rtol=1e-4, atol=1e-5)
-    if state[1] is not None:
+    if len(state) > 1:
         np.testing.assert_allclose(state[1][0].detach().numpy(), c, rtol=1e-4, atol=1e-5)
 
 
@@ -154,12 +155,12 @@ def test_a_stack_steps_like_it_runs(cell: CellName, options: dict[str, int], dep
     stack = disturb(RecurrentStack(4, 4, depth, cell, **options))  # type: ignore[arg-type]
     x = torch.randn(3, 5, 4)
     context = torch.randn(3, 5, 2) if "context_size" in options else None
-    state = CellState(torch.randn(3, depth, 4), torch.randn(3, depth, 4) if cell == "lstm" else None)
+    state = stack_state(cell, 3, depth)
     outputs, final = stack(x, state, context=context)
     for t in range(5):
         output, state = stack.step(x[:, t], state, None if context is None else context[:, t])
         assert_close(output, outputs[:, t])
-    assert_close((final.h, final.c), (state.h, state.c))
+    assert_close(final.values, state.values)
     assert outputs.shape == (3, 5, stack.output_size)
 
 
@@ -196,11 +197,11 @@ def test_state_dropout_uses_one_mask_per_sequence(cell: CellName, bidirectional:
 @all_cells
 def test_the_state_mask_drops_what_the_gates_see(cell: CellName) -> None:
     layer = disturb(RecurrentLayer(3, 4, cell))
-    x, (h, c) = torch.randn(4, 3), first_state(cell, 4)
+    x, (h, *c) = torch.randn(4, 3), first_state(cell, 4)
     nothing, other = torch.zeros(4, 4), torch.randn(4, 4)
     same = h if cell == "gru" else other  # a GRU carries its state past the gates, and that is never dropped
-    assert_close(layer.step(x, (h, c), nothing), layer.step(x, (same, c), nothing))
-    assert_close(layer.step(x, (h, c), torch.ones(4, 4)), layer.step(x, (h, c)))
+    assert_close(layer.step(x, (h, *c), nothing), layer.step(x, (same, *c), nothing))
+    assert_close(layer.step(x, (h, *c), torch.ones(4, 4)), layer.step(x, (h, *c)))
 
 
 @all_cells
@@ -246,7 +247,7 @@ def test_plain_dropout_differs_over_time() -> None:
 def test_stepping_with_masks_equals_the_locked_pass(cell: CellName) -> None:
     stack = disturb(RecurrentStack(4, 4, 2, cell, dropout=0.5, locked_dropout=True, state_dropout=0.5)).train()
     x = torch.randn(3, 5, 4)
-    state = CellState(torch.randn(3, 2, 4), torch.randn(3, 2, 4) if cell == "lstm" else None)
+    state = stack_state(cell, 3, 2)
     masks = stack.sample_masks(x)
     assert masks is not None
     assert masks.inputs[0] is None
@@ -254,7 +255,7 @@ def test_stepping_with_masks_equals_the_locked_pass(cell: CellName) -> None:
     hidden, expected = x, []
     for level, layer in enumerate(stack.layers):
         inputs = hidden if masks.inputs[level] is None else hidden * masks.inputs[level][:, None]
-        begin = state.h[:, level], None if state.c is None else state.c[:, level]
+        begin = tuple(part[:, level] for part in state.values)
         hidden, final = layer.forward_stepwise(inputs, begin, None, masks.states[level])
         expected.append(final[0])
     for t in range(5):

@@ -3,15 +3,14 @@
 import pytest
 import torch
 
-from lit_seq2seq.nn.cells import RecurrentLayer
+from lit_seq2seq.nn.recurrent import RecurrentLayer
 
 
 def outcomes(layer, x, lengths, state):
     """Outputs, final state and all gradients of a pass whose loss sees every real output and the state."""
     inputs = [x.clone().requires_grad_(), *(part.clone().requires_grad_() for part in state)]
-    start = None if not state else (inputs[1], inputs[2] if len(state) == 2 else None)
-    outputs, (h, c) = layer(inputs[0], start, lengths)
-    results = [outputs, h] + ([] if c is None else [c])
+    outputs, final = layer(inputs[0], tuple(inputs[1:]) or None, lengths)
+    results = [outputs, *final]
     weights = [torch.linspace(-1, 1, result.numel()).view_as(result) for result in results]
     loss = sum((result * weight).sum() for result, weight in zip(results, weights, strict=True))
     return results + list(torch.autograd.grad(loss, [*inputs, *layer.parameters()]))

@@ -29,7 +29,7 @@ from tests.nn.cases import (
     widen,
 )
 
-SHAPE = EncoderShape(memory_size=6, final_layers=1, final_size=6, has_c=True)
+SHAPE = EncoderShape(memory_size=6, final_layers=1, final_size=6, others=(6,))
 
 
 def start(model: EncoderDecoder, source: Padded = SOURCE) -> DecoderState:
@@ -103,7 +103,7 @@ def test_a_beam_shares_the_memory_of_its_source() -> None:
 @torch.no_grad()
 def test_the_summary_is_the_top_final_state_and_is_kept_only_where_needed() -> None:
     encoded = network("three layers encoder").encode(SOURCE)
-    shape = EncoderShape(memory_size=6, final_layers=3, final_size=6, has_c=False)
+    shape = EncoderShape(memory_size=6, final_layers=3, final_size=6)
     for attention, use_summary in [(None, False), (None, True), (DotAttention, True)]:
         decoder = ParallelDecoder(8, shape, attention=attention, use_summary=use_summary, **SIZES)
         assert_close(decoder.start(encoded).summary, encoded.final.h[:, 2])
@@ -227,7 +227,7 @@ def test_the_parallel_decoder_refuses_attention_that_depends_on_the_past() -> No
 
 
 def test_sizes_of_features() -> None:
-    shape = EncoderShape(memory_size=10, final_layers=1, final_size=6, has_c=True)
+    shape = EncoderShape(memory_size=10, final_layers=1, final_size=6, others=(6,))
     assert ParallelDecoder(8, shape, combine="concat", **SIZES).output_size == 6
     assert InputFeedingDecoder(8, shape, combine="concat", **SIZES).output_size == 16
     assert ConditionalGRUDecoder(8, shape, combine="concat", **SIZES).output_size == 16

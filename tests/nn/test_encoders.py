@@ -30,7 +30,7 @@ def test_sizes_are_as_promised(name: str) -> None:
     encoded, shape = encoder(SOURCE), encoder.shape
     assert encoded.memory.values.shape == (*SOURCE.values.shape, shape.memory_size)
     assert encoded.final.h.shape == (len(SOURCE.lengths), shape.final_layers, shape.final_size)
-    assert (encoded.final.c is not None) == shape.has_c
+    assert tuple(part.shape[-1] for part in encoded.final.values) == shape.sizes
 
 
 @all_encoders

@@ -24,7 +24,7 @@ def test_sizes_are_as_promised(name: str) -> None:
     assert encoded.memory.values.shape == (len(IMAGES.lengths), encoded.memory.lengths[0], shape.memory_size)
     assert encoded.memory.mask.all()
     assert encoded.final.h.shape == (len(IMAGES.lengths), shape.final_layers, shape.final_size)
-    assert (encoded.final.c is not None) == shape.has_c
+    assert tuple(part.shape[-1] for part in encoded.final.values) == shape.sizes
     assert encoder.token_embedding is None
 
 

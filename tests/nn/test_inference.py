@@ -1,19 +1,26 @@
 """A network arranged for inference computes what the network does."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_seq2seq.nn import Ensemble
+from lit_seq2seq.nn import Ensemble, InputFeedingDecoder, TextEncoder
 from lit_seq2seq.nn.inference import Product, prepare, quantized
 from lit_seq2seq.nn.ops import computes_in
 from tests.nn.cases import (
     DECODERS,
+    KINDS_OF_CELLS,
     MAIN,
+    SIZES,
     SOURCE,
+    SOURCE_SIZE,
     TARGET,
+    TARGET_SIZE,
     EncoderDecoder,
     assert_close,
+    disturb,
     network,
     row,
     step_log_probs,
@@ -34,6 +41,19 @@ def stepped(model: EncoderDecoder, index: int | None = None) -> Tensor:
 def test_single_precision_gives_the_same(decoder: str) -> None:
     model = network(decoder)
     assert_close(stepped(prepare(model)), stepped(model))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", KINDS_OF_CELLS)
+def test_any_cell_gives_nearly_the_same(name: str, dtype: torch.dtype) -> None:
+    options = {"cell": KINDS_OF_CELLS[name], "num_layers": 2, **SIZES}
+    made = EncoderDecoder(
+        SOURCE_SIZE, TARGET_SIZE, partial(TextEncoder, **options), partial(InputFeedingDecoder, **options)
+    )
+    model = disturb(made).eval()
+    fast = prepare(model, dtype)
+    assert (stepped(fast).exp() - stepped(model).exp()).abs().max() < {torch.float32: 1e-5}.get(dtype, 0.05)
+    assert not any(isinstance(module, nn.Linear) for module in fast.decoder.modules())
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -75,9 +95,10 @@ def test_an_ensemble_can_be_arranged_too() -> None:
         states = [plain.state, fast.state]
 
 
+@pytest.mark.parametrize("size", [1, 2, 37])
 @pytest.mark.parametrize("bias", [True, False])
-def test_integer_products_are_those_of_the_rounded_numbers_whatever_the_batch(bias: bool) -> None:
-    layer, x = nn.Linear(37, 65, bias=bias), torch.randn(3, 5, 37)
+def test_integer_products_are_those_of_the_rounded_numbers_whatever_the_batch(bias: bool, size: int) -> None:
+    layer, x = nn.Linear(size, 65, bias=bias), torch.randn(3, 5, size)
     x[0, 0] = 0
     product = Product(layer.weight, layer.bias, torch.int8)
     made = product(x)

@@ -102,8 +102,7 @@ def test_sizes_are_as_promised() -> None:
     assert encoded.memory.values.shape == (4, 5 + 4 + 2, shape.memory_size)
     assert encoded.memory.lengths.tolist() == [5 + 4 + 2, 2 + 4 + 1, 4 + 4 + 2, 1 + 4]
     assert encoded.final.h.shape == (4, shape.final_layers, shape.final_size)
-    assert encoded.final.c is None
-    assert not shape.has_c
+    assert encoded.final.others == shape.others == ()
 
 
 def test_the_memory_is_that_of_each_source_in_turn_projected() -> None:

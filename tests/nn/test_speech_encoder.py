@@ -53,7 +53,7 @@ def test_sizes_and_lengths_are_as_promised(name: str) -> None:
     assert encoded.memory.lengths.tolist() == [-(-length // factor) for length in (9, 2, 5, 1)]
     assert encoded.memory.values.shape == (4, -(-9 // factor), shape.memory_size)
     assert encoded.final.h.shape == (4, shape.final_layers, shape.final_size)
-    assert (encoded.final.c is not None) == shape.has_c
+    assert tuple(part.shape[-1] for part in encoded.final.values) == shape.sizes
 
 
 @all_cases

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from lit_seq2seq.nn.attention import Attention, AttentionHistory, AttentionMemory
 from lit_seq2seq.nn.bridges import Bridge, LastState, StateShape
-from lit_seq2seq.nn.cells import StackMasks
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.encoders.text import embed, new_embedding
 from lit_seq2seq.nn.ops import dropout
 from lit_seq2seq.nn.products import Linear, gathering_gradients
+from lit_seq2seq.nn.recurrent import StackMasks
 from lit_seq2seq.nn.shortlist import Candidates
 from lit_seq2seq.types import CellState, Copies, Encoded, Value
 
@@ -204,7 +204,7 @@ class Decoder(nn.Module, ABC):
         >>> from lit_seq2seq.nn import TextEncoder
         >>> from lit_seq2seq.types import Padded
         >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
-        >>> decoder = Bigrams(12, encoder.shape, StateShape(1, 6, has_c=False), embedding_dim=4)
+        >>> decoder = Bigrams(12, encoder.shape, StateShape(1, 6), embedding_dim=4)
         >>> state = decoder.start(encoder(Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))))
         >>> decoder(torch.tensor([[2, 7, 8]]), state).features.shape
         torch.Size([1, 3, 4])

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lit_seq2seq.nn.attention import AdditiveAttention, Attention
 from lit_seq2seq.nn.bridges import MeanBridge, StateShape
-from lit_seq2seq.nn.cells import RecurrentStack
 from lit_seq2seq.nn.decoders.base import (
     AttentionFactory,
     BridgeFactory,
@@ -20,6 +19,7 @@ from lit_seq2seq.nn.decoders.base import (
     DecoderState,
 )
 from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.nn.recurrent import RecurrentStack
 from lit_seq2seq.types import CellState
 
 
@@ -74,7 +74,7 @@ class ConditionalGRUDecoder(Decoder):
         super().__init__(
             vocab_size,
             encoder,
-            StateShape(num_layers, hidden_size, False),
+            StateShape(num_layers, hidden_size),
             embedding_dim,
             bridge,
             False,
@@ -90,13 +90,12 @@ class ConditionalGRUDecoder(Decoder):
             hidden_size,
             num_layers - 1,
             "gru",
-            False,
-            residual,
-            layer_norm,
-            dropout,
-            locked_dropout,
-            state_dropout,
-            context_size,
+            residual=residual,
+            layer_norm=layer_norm,
+            dropout=dropout,
+            locked_dropout=locked_dropout,
+            state_dropout=state_dropout,
+            context_size=context_size,
             drop_input=True,
         )
         self.combination = Combination(combine, hidden_size, context_size, embedding_dim)
@@ -114,11 +113,11 @@ class ConditionalGRUDecoder(Decoder):
     def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
         assert state.memory is not None
-        query, cells = self.read.step(embedded, CellState(state.cells.h[:, :1]))  # (N, H)
+        query, cells = self.read.step(embedded, state.cells.layers(0, 1))  # (N, H)
         context, weights = self.attention(state.per_source(query), state.memory, state.history)
         context, weights = context.flatten(0, 1), weights.flatten(0, 1)  # (N, C), (N, S)
         hidden, first = self.update.step(context, cells)
-        hidden, rest = self.above.step(hidden, CellState(state.cells.h[:, 1:]), context, state.masks)
+        hidden, rest = self.above.step(hidden, state.cells.layers(1), context, state.masks)
         features = self.drop(self.combination(hidden, context, embedded))  # (N, F)
         history = None if state.history is None else state.history.add(weights)
         cells = CellState(torch.cat([first.h, rest.h], dim=1))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_seq2seq.nn.attention import Attention, DotAttention, GeneralAttention
 from lit_seq2seq.nn.bridges import LastState, StateShape
-from lit_seq2seq.nn.cells import CellName, RecurrentStack
+from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.decoders.base import (
     AttentionFactory,
     BridgeFactory,
@@ -23,6 +23,7 @@ from lit_seq2seq.nn.decoders.feeding_loop import FeedingInputs, run_feeding_loop
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.ops import dropout_mask
 from lit_seq2seq.nn.products import linear
+from lit_seq2seq.nn.recurrent import CellFactory, RecurrentLayer, RecurrentStack, kernel_of
 from lit_seq2seq.types import Encoded
 
 
@@ -65,7 +66,7 @@ class InputFeedingDecoder(Decoder):
         embedding_dim: int = 256,
         hidden_size: int = 512,
         num_layers: int = 1,
-        cell: CellName = "lstm",
+        cell: CellName | CellFactory = "lstm",
         attention: AttentionFactory = GeneralAttention,
         bridge: BridgeFactory = LastState,
         combine: Combine = "tanh",
@@ -78,7 +79,7 @@ class InputFeedingDecoder(Decoder):
         super().__init__(
             vocab_size,
             encoder,
-            StateShape(num_layers, hidden_size, cell == "lstm"),
+            StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1]),
             embedding_dim,
             bridge,
             False,
@@ -93,12 +94,11 @@ class InputFeedingDecoder(Decoder):
             hidden_size,
             num_layers,
             cell,
-            False,
-            residual,
-            layer_norm,
-            dropout,
-            locked_dropout,
-            state_dropout,
+            residual=residual,
+            layer_norm=layer_norm,
+            dropout=dropout,
+            locked_dropout=locked_dropout,
+            state_dropout=state_dropout,
         )
         self._plain = num_layers == 1 and not (layer_norm or residual or state_dropout)
 
@@ -124,14 +124,15 @@ class InputFeedingDecoder(Decoder):
             or not isinstance(attention, DotAttention | GeneralAttention)
             or type(attention).__module__ != DotAttention.__module__
             or not self._plain
-            or state.cells.c is None
+            or not isinstance(layer := self.stack.recurrent_layers()[0], RecurrentLayer)
+            or layer.cell != "lstm"
             or torch.compiler.is_compiling()
         ):
             return super().forward(tokens, state)
         assert state.memory is not None
         assert state.fed is not None
         memory, embedded = state.memory, self.embed(tokens)  # (B, T, E)
-        w_x, w_h, b_x, b_h = self.stack.recurrent_layers()[0].weights()
+        w_x, w_h, b_x, b_h = layer.weights()
         symbols, joined = embedded.shape[-1], self.hidden_size + attention.context_size
         by_step = embedded.transpose(0, 1)  # (T, B, E)
         entering = linear(by_step, w_x[:, :symbols], b_x + b_h)
@@ -145,7 +146,7 @@ class InputFeedingDecoder(Decoder):
             recurrent=torch.cat([w_x[:, symbols:], w_h], dim=1).to(entering.dtype),
             fed=state.fed.to(entering.dtype),
             h=state.cells.h[:, 0].to(entering.dtype),
-            c=state.cells.c[:, 0],
+            c=state.cells.others[0][:, 0],
             keys=memory.keys * attention.scale,
             values=memory.values,
             mask=memory.mask,

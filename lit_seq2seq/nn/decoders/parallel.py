@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lit_seq2seq.nn.attention import Attention
 from lit_seq2seq.nn.bridges import LastState, StateShape
-from lit_seq2seq.nn.cells import CellName, RecurrentStack
+from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.decoders.base import (
     AttentionFactory,
     BridgeFactory,
@@ -21,6 +21,7 @@ from lit_seq2seq.nn.decoders.base import (
     DecoderState,
 )
 from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack, kernel_of
 from lit_seq2seq.types import CellState
 
 
@@ -68,7 +69,7 @@ class ParallelDecoder(Decoder):
         embedding_dim: int = 256,
         hidden_size: int = 512,
         num_layers: int = 1,
-        cell: CellName = "lstm",
+        cell: CellName | CellFactory = "lstm",
         attention: AttentionFactory | None = None,
         attention_after: Literal["first", "top"] = "top",
         bridge: BridgeFactory = LastState,
@@ -80,7 +81,7 @@ class ParallelDecoder(Decoder):
         locked_dropout: bool = False,
         state_dropout: float = 0.0,
     ) -> None:
-        shape = StateShape(num_layers, hidden_size, cell == "lstm")
+        shape = StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1])
         super().__init__(vocab_size, encoder, shape, embedding_dim, bridge, use_summary, dropout, locked_dropout)
         self.attention = None if attention is None else attention(hidden_size, encoder.memory_size)
         if self.attention is not None and self.attention.uses_history:
@@ -91,10 +92,16 @@ class ParallelDecoder(Decoder):
         context_size = 0 if self.attention is None else self.attention.context_size
         below = 1 if attention_after == "first" and self.attention is not None else num_layers
         inputs = embedding_dim + (encoder.final_size if use_summary else 0)
-        shared = (cell, False, residual, layer_norm, dropout, locked_dropout, state_dropout)
-        self.below = RecurrentStack(inputs, hidden_size, below, *shared)
+        shared: dict[str, Any] = {
+            "residual": residual,
+            "layer_norm": layer_norm,
+            "dropout": dropout,
+            "locked_dropout": locked_dropout,
+            "state_dropout": state_dropout,
+        }
+        self.below = RecurrentStack(inputs, hidden_size, below, cell, **shared)
         self.above = RecurrentStack(
-            hidden_size, hidden_size, num_layers - below, *shared, context_size, drop_input=True
+            hidden_size, hidden_size, num_layers - below, cell, **shared, context_size=context_size, drop_input=True
         )
         self.combination = Combination(combine, hidden_size, context_size, embedding_dim)
         self.output_size = self.combination.size
@@ -112,19 +119,19 @@ class ParallelDecoder(Decoder):
             summary = state.summaries(tokens.shape[0])[:, None].expand(-1, tokens.shape[1], -1)
             inputs = torch.cat([embedded, summary], dim=-1)
         cut = len(self.below.layers)
-        hidden, _ = self.below(inputs, _part(state.cells, 0, cut))  # (B, T, H)
+        hidden, _ = self.below(inputs, state.cells.layers(0, cut))  # (B, T, H)
         context, weights = None, None
         if self.attention is not None:
             assert state.memory is not None
             context, weights = self.attention(hidden, state.memory)  # (B, T, C), (B, T, S)
-        hidden, _ = self.above(hidden, _part(state.cells, cut, None), context=context)
+        hidden, _ = self.above(hidden, state.cells.layers(cut), context=context)
         return self._output(hidden, context, embedded, weights)
 
     def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
         inputs = torch.cat([embedded, state.summaries(embedded.shape[0])], dim=-1) if self.use_summary else embedded
         cut = len(self.below.layers)
-        hidden, lower = self.below.step(inputs, _part(state.cells, 0, cut))  # (N, H)
+        hidden, lower = self.below.step(inputs, state.cells.layers(0, cut))  # (N, H)
         context, weights = None, None
         if self.attention is not None:
             assert state.memory is not None
@@ -132,7 +139,7 @@ class ParallelDecoder(Decoder):
             context, weights = context.flatten(0, 1), weights.flatten(0, 1)
         cells = lower
         if len(self.above.layers):
-            hidden, upper = self.above.step(hidden, _part(state.cells, cut, None), context=context)
+            hidden, upper = self.above.step(hidden, state.cells.layers(cut), context=context)
             cells = _join(lower, upper)
         output = self._output(hidden, context, embedded, weights)
         return output, replace(state, cells=cells)
@@ -144,10 +151,5 @@ class ParallelDecoder(Decoder):
         return DecoderOutput(self.drop(features), weights, hidden, context, embedded)
 
 
-def _part(cells: CellState, start: int, stop: int | None) -> CellState:
-    return CellState(cells.h[:, start:stop], None if cells.c is None else cells.c[:, start:stop])
-
-
 def _join(lower: CellState, upper: CellState) -> CellState:
-    c = None if lower.c is None or upper.c is None else torch.cat([lower.c, upper.c], dim=1)
-    return CellState(torch.cat([lower.h, upper.h], dim=1), c)
+    return CellState.of(torch.cat(parts, dim=1) for parts in zip(lower.values, upper.values, strict=True))

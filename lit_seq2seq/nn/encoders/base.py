@@ -20,19 +20,24 @@ class EncoderShape:
     Attributes:
         memory_size: size M of the memory vectors.
         final_layers: number of layers whose final states are given.
-        final_size: size F of each final state.
-        has_c: whether the final states include LSTM cell vectors.
+        final_size: size F of each final output.
+        others: sizes of what else the final states hold, such as LSTM cell vectors.
 
     Example:
         >>> from lit_seq2seq.nn import TextEncoder
         >>> TextEncoder(10, embedding_dim=4, hidden_size=6).shape
-        EncoderShape(memory_size=6, final_layers=1, final_size=6, has_c=True)
+        EncoderShape(memory_size=6, final_layers=1, final_size=6, others=(6,))
     """
 
     memory_size: int
     final_layers: int
     final_size: int
-    has_c: bool
+    others: tuple[int, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of all vectors in the final state of a layer, that of its output first."""
+        return (self.final_size, *self.others)
 
 
 class Encoder(nn.Module, ABC):
@@ -42,7 +47,7 @@ class Encoder(nn.Module, ABC):
         >>> import torch
         >>> from lit_seq2seq.types import CellState
         >>> class WordVectors(Encoder):
-        ...     shape = EncoderShape(memory_size=4, final_layers=1, final_size=4, has_c=False)
+        ...     shape = EncoderShape(memory_size=4, final_layers=1, final_size=4)
         ...     def __init__(self, source_size):
         ...         super().__init__()
         ...         self.embedding = nn.Embedding(source_size, 4)

@@ -80,7 +80,7 @@ class ConvEncoder(Encoder):
         self.stages = nn.Sequential(*stages)
         self.project = Linear(widths[-1] + 2, hidden_size)
         self.dropout = dropout
-        self._shape = EncoderShape(hidden_size, 1, hidden_size, has_c=False)
+        self._shape = EncoderShape(hidden_size, 1, hidden_size)
 
     @property
     def shape(self) -> EncoderShape:

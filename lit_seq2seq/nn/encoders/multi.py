@@ -94,9 +94,9 @@ class MultiSourceEncoder(Encoder):
         self.projections = nn.ModuleDict(
             {name: Linear(shape.memory_size, hidden_size, bias=False) for name, shape in shapes.items()}
         )
-        finals = sum(shape.final_layers * shape.final_size * (1 + shape.has_c) for shape in shapes.values())
+        finals = sum(shape.final_layers * sum(shape.sizes) for shape in shapes.values())
         self.final = Linear(finals, hidden_size)
-        self._shape = EncoderShape(hidden_size, 1, hidden_size, has_c=False)
+        self._shape = EncoderShape(hidden_size, 1, hidden_size)
 
     def _encoder(self, name: str) -> Encoder:
         encoder = self.encoders[name]
@@ -121,8 +121,6 @@ class MultiSourceEncoder(Encoder):
             name: Padded(self.projections[name](part.memory.values), part.memory.lengths)
             for name, part in encoded.items()
         }
-        finals = [
-            state.flatten(1) for part in encoded.values() for state in (part.final.h, part.final.c) if state is not None
-        ]
+        finals = [state.flatten(1) for part in encoded.values() for state in part.final.values]
         final = torch.tanh(self.final(torch.cat(finals, dim=1)))  # (B, M)
         return Encoded(JoinedMemory.of(parts), CellState(final[:, None]))

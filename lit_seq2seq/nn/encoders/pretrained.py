@@ -58,7 +58,7 @@ class PretrainedEncoder(Encoder):
         freeze(self.backbone, trainable_blocks)
         self.project = Linear(_width(self.backbone.config) + self.extra, hidden_size)
         self.dropout = dropout
-        self._shape = EncoderShape(hidden_size, 1, hidden_size, has_c=False)
+        self._shape = EncoderShape(hidden_size, 1, hidden_size)
         self.check(source_size, name)
         self.train()
 

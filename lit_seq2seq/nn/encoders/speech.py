@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_seq2seq.nn.cells import CellName, RecurrentStack
+from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.ops import dropout
+from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack
 from lit_seq2seq.types import CellState, Encoded, Padded
 
 _STRIDE = 2
@@ -51,7 +52,7 @@ class PyramidalEncoder(Encoder):
         factors: Sequence[int] = (1, 2, 2),
         convolutions: int = 0,
         filters: int = 32,
-        cell: CellName = "lstm",
+        cell: CellName | CellFactory = "lstm",
         dropout: float = 0.0,
         layer_norm: bool = False,
     ) -> None:
@@ -69,11 +70,12 @@ class PyramidalEncoder(Encoder):
         for _ in range(convolutions):
             size = -(-size // _STRIDE)
         sizes = [size * filters if convolutions else size] + [hidden_size] * (len(factors) - 1)
-        self.layers = nn.ModuleList(
+        stacks = [
             RecurrentStack(width * factor, hidden_size, 1, cell, bidirectional=True, layer_norm=layer_norm)
             for width, factor in zip(sizes, self.factors, strict=True)
-        )
-        self._shape = EncoderShape(hidden_size, len(factors), hidden_size, has_c=cell == "lstm")
+        ]
+        self.layers = nn.ModuleList(stacks)
+        self._shape = EncoderShape(hidden_size, len(factors), hidden_size, stacks[0].others)
 
     @property
     def shape(self) -> EncoderShape:
@@ -89,9 +91,8 @@ class PyramidalEncoder(Encoder):
             outputs, final = layer(joined.values, lengths=joined.lengths)  # (B, S', H)
             source = _cleared(Padded(dropout(outputs, self.dropout, self.training), joined.lengths))
             finals.append(final)
-        cs = [final.c for final in finals if final.c is not None]
-        h = torch.cat([final.h for final in finals], dim=1)  # (B, L, H)
-        return Encoded(source, CellState(h, torch.cat(cs, dim=1) if cs else None))
+        parts = zip(*(final.values for final in finals), strict=True)
+        return Encoded(source, CellState.of(torch.cat(part, dim=1) for part in parts))  # (B, L, H)
 
     def _convolve(self, source: Padded) -> Padded:
         for index, convolution in enumerate(self.convolutions):

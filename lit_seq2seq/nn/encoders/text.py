@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lit_seq2seq.nn.cells import CellName, RecurrentStack
+from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.ops import dropout, dropout_mask
+from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack
 from lit_seq2seq.types import Encoded, Padded
 
 
@@ -67,7 +68,7 @@ class TextEncoder(Encoder):
         embedding_dim: int = 256,
         hidden_size: int = 512,
         num_layers: int = 1,
-        cell: CellName = "lstm",
+        cell: CellName | CellFactory = "lstm",
         bidirectional: bool = True,
         residual: bool = False,
         layer_norm: bool = False,
@@ -91,19 +92,19 @@ class TextEncoder(Encoder):
             hidden_size,
             num_layers,
             cell,
-            bidirectional,
-            residual,
-            layer_norm,
-            dropout,
-            locked_dropout,
-            state_dropout,
+            bidirectional=bidirectional,
+            residual=residual,
+            layer_norm=layer_norm,
+            dropout=dropout,
+            locked_dropout=locked_dropout,
+            state_dropout=state_dropout,
             chunk_size=chunk_size,
             truncate=truncate,
         )
         self.dropout = dropout
         self.locked_dropout = locked_dropout
         self.reverse = reverse
-        self._shape = EncoderShape(hidden_size, num_layers, hidden_size, self.stack.has_c)
+        self._shape = EncoderShape(hidden_size, num_layers, hidden_size, self.stack.others)
 
     @property
     def shape(self) -> EncoderShape:

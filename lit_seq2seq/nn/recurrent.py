@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from lit_seq2seq.nn.cells import Cell, CellName, State
+from lit_seq2seq.nn.cells.base import real_positions
 from lit_seq2seq.nn.chunks import holding, run_in_chunks
 from lit_seq2seq.nn.gates import gru_step, lstm_step
-from lit_seq2seq.nn.operators import recurrent
+from lit_seq2seq.nn.operators import recurrent, scanned
 from lit_seq2seq.nn.ops import dropout, dropout_mask
 from lit_seq2seq.types import CellState, Padded, Value
 
-CellName = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
-LayerState = tuple[Tensor, Tensor | None]
-"""h `(N, H)` and, for LSTMs, c `(N, H)`; both directions concatenated."""
+CellFactory = Callable[[int, int], Cell]
 
 
 class RecurrentLayer(nn.Module):
     """One LSTM (Hochreiter & Schmidhuber 1997), GRU (Cho et al. 2014) or Elman layer, in one or both directions.
+
+    It computes what `CellLayer` does with these cells, by the kernels of libraries.
 
     Input weights start Glorot-uniform (Glorot & Bengio 2010), recurrent weights orthogonal per gate (Saxe et al. 2014),
     biases at zero but for an LSTM's forget gate, which starts at 1 (Gers et al. 2000; Jozefowicz et al. 2015).
@@ -87,9 +90,7 @@ class RecurrentLayer(nn.Module):
                 if self.cell == "lstm" and "_ih_" in name:
                     parameter.data[self.hidden_size : 2 * self.hidden_size] = 1.0
 
-    def forward(
-        self, x: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, LayerState]:
+    def forward(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """Run over whole sequences.
 
         Args:
@@ -110,7 +111,7 @@ class RecurrentLayer(nn.Module):
         if torch.compiler.is_exporting() and lengths is not None and state is None:
             weights = [weight for direction in range(self.directions) for weight in self.weights(direction)]
             outputs, h, c = recurrent(x, lengths, weights, self.cell)
-            return outputs, (h, c if self.cell == "lstm" else None)
+            return outputs, (h, c) if self.cell == "lstm" else (h,)
         if lengths is not None and state is None and self.cell == "lstm" and x.device.type == "cpu":
             return self._forward_held(x, lengths)
         if state is None:
@@ -123,11 +124,10 @@ class RecurrentLayer(nn.Module):
         packed_outputs, final = self.rnn(packed, self._split(state))
         outputs, _ = pad_packed_sequence(packed_outputs, batch_first=True, total_length=x.shape[1])
         real = (lengths > 0)[:, None]  # (B, 1)
-        h, c = self._join(final)
-        c = None if c is None or state[1] is None else torch.where(real, c, state[1])
-        return outputs * real[..., None].to(outputs.dtype), (torch.where(real, h, state[0]), c)
+        ends = tuple(torch.where(real, new, old) for new, old in zip(self._join(final), state, strict=True))
+        return outputs * real[..., None].to(outputs.dtype), ends
 
-    def _forward_held(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, LayerState]:
+    def _forward_held(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, State]:
         """Run an LSTM from zero over padded sequences in one fused call, which CPUs have for unpacked input alone.
 
         See `holding` for what happens at padding.
@@ -144,12 +144,9 @@ class RecurrentLayer(nn.Module):
         h = torch.cat(
             [outputs.gather(1, last).transpose(0, 1), h[1:]]
         )  # what the forward direction gave before padding
-        final_h, final_c = self._join((h, c))
-        return outputs, (final_h, final_c)
+        return outputs, self._join((h, c))
 
-    def _forward_in_chunks(
-        self, x: Tensor, state: LayerState, lengths: Tensor | None, size: int
-    ) -> tuple[Tensor, LayerState]:
+    def _forward_in_chunks(self, x: Tensor, state: State, lengths: Tensor | None, size: int) -> tuple[Tensor, State]:
         """Do what `forward` does for training with little memory; see `run_in_chunks`."""
         full = torch.full((x.shape[0],), x.shape[1], device=x.device)
         lengths = full if lengths is None else lengths.to(x.device)
@@ -158,7 +155,7 @@ class RecurrentLayer(nn.Module):
         outputs, finals = [], []
         for direction in range(self.directions):
             part = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
-            start = tuple(vectors[:, part].contiguous() for vectors in state if vectors is not None)
+            start = tuple(vectors[:, part].contiguous() for vectors in state)
             inputs = marked.flip(1) if direction else marked
             made, final = run_in_chunks(inputs, start, self.weights(direction), self.cell, size, self.truncate)
             if direction:
@@ -167,79 +164,165 @@ class RecurrentLayer(nn.Module):
                 last = (lengths.clamp(min=1) - 1)[:, None, None].expand(-1, 1, self.hidden_size)
                 final = (made.gather(1, last)[:, 0], *final[1:])
             outputs.append(made)
-            finals.append([torch.where(lengths[:, None] > 0, *pair) for pair in zip(final, start, strict=True)])
-        h, *c = (torch.cat(parts, dim=-1) for parts in zip(*finals, strict=True))
+            finals.append(_where(lengths[:, None] > 0, final, start))
         joined = torch.cat(outputs, dim=-1)
-        return joined * real.to(joined.dtype), (h, c[0] if c else None)
+        return joined * real.to(joined.dtype), _joined(finals)
 
     def forward_stepwise(
         self,
         x: Tensor,
-        state: LayerState | None = None,
+        state: State | None = None,
         lengths: Tensor | None = None,
         state_mask: Tensor | None = None,
-    ) -> tuple[Tensor, LayerState]:
+    ) -> tuple[Tensor, State]:
         """Do what `forward` does with a masked loop over time, optionally dropping state units by `state_mask`."""
-        if state is None:
-            state = self._zeros(x)
-        steps = x.shape[1]
-        positions = torch.arange(steps, device=x.device)
-        real = None if lengths is None else positions[None] < lengths[:, None]  # (B, T)
+        state = self._zeros(x) if state is None else state
+        real = real_positions(x, lengths)
         outputs, finals = [], []
         for direction in range(self.directions):
             part = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
-            h, c = state[0][:, part], None if state[1] is None else state[1][:, part]
+            now = tuple(vectors[:, part] for vectors in state)
             mask = None if state_mask is None else state_mask[:, part]
-            hs: list[Tensor] = [h] * steps
-            for t in range(steps) if direction == 0 else range(steps - 1, -1, -1):
-                new_h, new_c = self._cell(x[:, t], (h, c), direction, mask)
+            hs: list[Tensor] = [now[0]] * x.shape[1]
+            for t in range(x.shape[1]) if direction == 0 else range(x.shape[1] - 1, -1, -1):
+                new = self._cell(x[:, t], now, direction, mask)
                 keep = None if real is None else real[:, t, None]  # (B, 1)
-                h = new_h if keep is None else torch.where(keep, new_h, h)
-                c = new_c if keep is None or new_c is None or c is None else torch.where(keep, new_c, c)
-                hs[t] = new_h if keep is None else new_h * keep
+                hs[t] = new[0] if keep is None else new[0] * keep
+                now = new if keep is None else _where(keep, new, now)
             outputs.append(torch.stack(hs, dim=1))  # (B, T, H)
-            finals.append((h, c))
-        cs = [c for _, c in finals if c is not None]
-        final_h = torch.cat([h for h, _ in finals], dim=-1)
-        return torch.cat(outputs, dim=-1), (final_h, torch.cat(cs, dim=-1) if cs else None)
+            finals.append(now)
+        return torch.cat(outputs, dim=-1), _joined(finals)
 
-    def step(self, x: Tensor, state: LayerState, state_mask: Tensor | None = None) -> tuple[Tensor, LayerState]:
+    def step(self, x: Tensor, state: State, state_mask: Tensor | None = None) -> tuple[Tensor, State]:
         """Advance a one-directional layer by one input `(N, D)`; return its output `(N, H)` and state."""
         new = self._cell(x, state, 0, state_mask)
         return new[0], new
 
-    def _zeros(self, x: Tensor) -> LayerState:
+    def _zeros(self, x: Tensor) -> State:
         zeros = x.new_zeros(x.shape[0], self.hidden_size * self.directions)
-        return zeros, zeros if self.cell == "lstm" else None
+        return (zeros, zeros) if self.cell == "lstm" else (zeros,)
 
     def weights(self, direction: int = 0) -> list[Tensor]:
         """Name the weights of a direction: `weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`, as in `torch.nn.LSTM`."""
         suffix = "_l0_reverse" if direction else "_l0"
         return [getattr(self.rnn, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
-    def _cell(self, x: Tensor, state: LayerState, direction: int, mask: Tensor | None) -> LayerState:
+    def _cell(self, x: Tensor, state: State, direction: int, mask: Tensor | None) -> State:
         weights = self.weights(direction)
-        h, c = state
+        h, *c = state
         dropped = h if mask is None else h * mask
         plain = x.device.type != "cpu" or torch.compiler.is_compiling()  # where PyTorch's cells are fused
-        if c is not None:
-            return torch.lstm_cell(x, (dropped, c), *weights) if plain else lstm_step(x, dropped, c, weights)
+        if c:
+            return torch.lstm_cell(x, (dropped, *c), *weights) if plain else lstm_step(x, dropped, c[0], weights)
         if self.cell == "gru" and not (plain and mask is None):
-            return gru_step(x, dropped, h, weights), None
+            return (gru_step(x, dropped, h, weights),)
         cells = {"gru": torch.gru_cell, "rnn_tanh": torch.rnn_tanh_cell, "rnn_relu": torch.rnn_relu_cell}
-        return cells[self.cell](x, dropped, *weights), None
+        return (cells[self.cell](x, dropped, *weights),)
 
-    def _split(self, state: LayerState) -> Tensor | tuple[Tensor, Tensor]:
+    def _split(self, state: State) -> Tensor | State:
         def split(tensor: Tensor) -> Tensor:  # (B, directions * H) -> (directions, B, H)
             return tensor.view(tensor.shape[0], self.directions, self.hidden_size).transpose(0, 1).contiguous()
 
-        return split(state[0]) if state[1] is None else (split(state[0]), split(state[1]))
+        return tuple(map(split, state)) if len(state) > 1 else split(state[0])
 
-    def _join(self, final: Tensor | tuple[Tensor, Tensor]) -> LayerState:
+    def _join(self, final: Tensor | State) -> State:
         def join(tensor: Tensor) -> Tensor:  # (directions, B, H) -> (B, directions * H)
             return tensor.transpose(0, 1).reshape(tensor.shape[1], -1)
 
-        return (join(final), None) if isinstance(final, Tensor) else (join(final[0]), join(final[1]))
+        return tuple(map(join, (final,) if isinstance(final, Tensor) else final))
+
+
+def kernel_of(
+    cell: CellName | CellFactory, input_size: int, hidden_size: int
+) -> tuple[CellName | None, tuple[int, ...]]:
+    """Return the fused kernel that there is for a cell, and the sizes of what its state holds beside the output."""
+    if isinstance(cell, str):
+        return cell, (hidden_size,) if cell == "lstm" else ()
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is drawn again for the layers
+        made = cell(input_size, hidden_size)
+    return made.kernel, made.others
+
+
+class CellLayer(nn.Module):
+    """One layer of any `Cell`, in one or both directions.
+
+    Args:
+        cells: one, or two of a kind, of which the second reads from the end to the start.
+        state_dropout: see `RecurrentLayer`.
+        chunk_size: see `RecurrentLayer`; these cells have none.
+        truncate: see `RecurrentLayer`.
+
+    Raises:
+        ValueError: a setting that these cells do not have.
+
+    Example:
+        >>> from lit_seq2seq.nn import MinGRU
+        >>> layer = CellLayer([MinGRU(3, 4), MinGRU(3, 4)])
+        >>> outputs, state = layer(torch.zeros(2, 5, 3), lengths=torch.tensor([5, 2]))
+        >>> outputs.shape, state[0].shape
+        (torch.Size([2, 5, 8]), torch.Size([2, 8]))
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        state_dropout: float = 0.0,
+        chunk_size: int | None = None,
+        truncate: bool = False,
+    ) -> None:
+        super().__init__()
+        if chunk_size is not None or truncate:
+            raise ValueError("chunk_size and truncate are for lstm and gru: leave them out")
+        if state_dropout and not cells[0].reads_output:
+            raise ValueError(
+                f"state_dropout drops what the gates of a cell read of its output, and those of "
+                f"{type(cells[0]).__name__} read nothing of it: leave it out"
+            )
+        self.cells: Sequence[Cell] = nn.ModuleList(cells)  # type: ignore[assignment]
+        self.state_dropout = state_dropout
+
+    def forward(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """Run over whole sequences; see `RecurrentLayer.forward`."""
+        cells, mask = self.cells, None
+        if self.training and self.state_dropout > 0:
+            mask = dropout_mask(x, (x.shape[0], sum(cell.hidden_size for cell in cells)), self.state_dropout)
+        starts = [cell.first(x) for cell in cells] if state is None else self._split(state)
+        masks = [None] * len(cells) if mask is None else mask.chunk(len(cells), dim=-1)
+        exporting = torch.compiler.is_exporting()
+        made = [
+            scanned(cell, x, start, lengths, reverse) if exporting else cell.scan(x, start, lengths, reverse, dropped)
+            for cell, start, reverse, dropped in zip(cells, starts, (False, True), masks, strict=False)
+        ]
+        return torch.cat([outputs for outputs, _ in made], dim=-1), _joined([final for _, final in made])
+
+    def step(self, x: Tensor, state: State, state_mask: Tensor | None = None) -> tuple[Tensor, State]:
+        """Advance a one-directional layer by one input `(N, D)`; return its output `(N, H)` and state."""
+        new = self.cells[0].step(x, state, state_mask)
+        return new[0], new
+
+    def _split(self, state: State) -> list[State]:
+        return list(zip(*(part.chunk(len(self.cells), dim=-1) for part in state), strict=True))
+
+
+def _make_layer(
+    input_size: int,
+    hidden_size: int,
+    cell: CellName | CellFactory,
+    directions: int,
+    options: tuple[float, int | None, bool],
+) -> RecurrentLayer | CellLayer:
+    if isinstance(cell, str):
+        return RecurrentLayer(input_size, hidden_size, cell, directions == 2, *options)
+    return CellLayer([cell(input_size, hidden_size) for _ in range(directions)], *options)
+
+
+def _joined(states: Sequence[State]) -> State:
+    """Concatenate the states of the directions."""
+    return states[0] if len(states) == 1 else tuple(torch.cat(parts, dim=-1) for parts in zip(*states, strict=True))
+
+
+def _where(keep: Tensor, new: State, old: State) -> State:
+    return tuple(torch.where(keep, *pair) for pair in zip(new, old, strict=True))
 
 
 @dataclass(frozen=True)
@@ -262,7 +345,8 @@ class RecurrentStack(nn.Module):
         input_size: size of the input vectors.
         hidden_size: size of each layer's output; with `bidirectional`, half of it goes to either direction.
         num_layers: depth, 0 or more (0 passes its input through).
-        cell: kind of cell.
+        cell: makes the cells from sizes of inputs and output: a class such as `SLSTM`, or the short name of one with
+            fused kernels.
         bidirectional: both directions in every layer.
         residual: add each layer's input to its output where their sizes agree (He et al. 2016; Wu et al. 2016).
         layer_norm: normalise each layer's output (Ba et al. 2016).
@@ -286,7 +370,8 @@ class RecurrentStack(nn.Module):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        cell: CellName = "lstm",
+        cell: CellName | CellFactory = "lstm",
+        *,
         bidirectional: bool = False,
         residual: bool = False,
         layer_norm: bool = False,
@@ -304,17 +389,17 @@ class RecurrentStack(nn.Module):
             raise ValueError(f"hidden_size must be even when bidirectional, got {hidden_size}")
         self.output_size = hidden_size if num_layers else input_size
         self.hidden_size = hidden_size
-        self.has_c = cell == "lstm"
         self.residual = residual
         self.dropout = dropout
         self.locked_dropout = locked_dropout
         self.first_dropped = 0 if drop_input else 1
         self.input_sizes = [input_size] + [hidden_size] * (num_layers - 1) if num_layers else []
+        size = hidden_size // directions
+        kernel, others = kernel_of(cell, input_size, size)
+        self.others = tuple(other * directions for other in others)
         self.layers = nn.ModuleList(
-            RecurrentLayer(
-                size + context_size, hidden_size // directions, cell, bidirectional, state_dropout, chunk_size, truncate
-            )
-            for size in self.input_sizes
+            _make_layer(inputs + context_size, size, kernel or cell, directions, (state_dropout, chunk_size, truncate))
+            for inputs in self.input_sizes
         )
         norm = nn.LayerNorm if layer_norm else nn.Identity
         self.state_dropout = state_dropout
@@ -372,9 +457,9 @@ class RecurrentStack(nn.Module):
         ]
         return StackMasks(tuple(inputs), tuple(states)) if any(m is not None for m in (*inputs, *states)) else None
 
-    def recurrent_layers(self) -> list[RecurrentLayer]:
+    def recurrent_layers(self) -> list[RecurrentLayer | CellLayer]:
         """The layers, lowest first."""
-        return cast(list[RecurrentLayer], list(self.layers))
+        return cast("list[RecurrentLayer | CellLayer]", list(self.layers))
 
     def _drop(self, x: Tensor, index: int, masks: StackMasks | None = None) -> Tensor:
         if index < self.first_dropped or not self.training or self.dropout == 0:
@@ -389,16 +474,11 @@ class RecurrentStack(nn.Module):
     def _finish(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         return outputs + inputs if self.residual and outputs.shape == inputs.shape else outputs
 
-    def _stack(self, finals: list[LayerState], like: Tensor) -> CellState:
+    def _stack(self, finals: list[State], like: Tensor) -> CellState:
         if not finals:
-            empty = like.new_zeros(like.shape[0], 0, self.hidden_size)
-            return CellState(empty, empty if self.has_c else None)
-        if len(finals) == 1:
-            h, c = finals[0]
-            return CellState(h[:, None], None if c is None else c[:, None])
-        cs = [c for _, c in finals if c is not None]
-        return CellState(torch.stack([h for h, _ in finals], dim=1), torch.stack(cs, dim=1) if cs else None)
+            return CellState.of(like.new_zeros(like.shape[0], 0, size) for size in (self.hidden_size, *self.others))
+        return CellState.of(torch.stack(parts, dim=1) for parts in zip(*finals, strict=True))
 
 
-def _layer(state: CellState, index: int) -> LayerState:
-    return state.h[:, index], None if state.c is None else state.c[:, index]
+def _layer(state: CellState, index: int) -> State:
+    return tuple(part[:, index] for part in state.values)

@@ -1,0 +1,47 @@
+"""Cells whose state enters linearly: all steps of a sequence run at once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.nn.cells.base import Cell, State, real_positions
+from lit_seq2seq.nn.scan import linear_scan
+
+
+class LinearCell(Cell):
+    """Base of cells with `h' = a h + b`, where a and b depend on the input alone."""
+
+    reads_output = False
+
+    @abstractmethod
+    def coefficients(self, entered: Tensor) -> tuple[Tensor, Tensor]:
+        """Make a and b `(..., H)`, a from 0 to 1."""
+
+    def advance(self, entered: Tensor, state: State, mask: Tensor | None = None) -> State:
+        """Make `a h + b`."""
+        keep, new = self.coefficients(entered)
+        return (keep * state[0] + new,)
+
+    def scan(
+        self, x: Tensor, state: State, lengths: Tensor | None = None, reverse: bool = False, mask: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Read whole sequences by one scan; see `Cell.scan`."""
+        keep, new = self.coefficients(self.enter(x))
+        real = real_positions(x, lengths)
+        if real is not None:  # padding holds the state
+            keep, new = keep.masked_fill(~real[..., None], 1.0), new * real[..., None]
+        if reverse:
+            keep, new = keep.flip(1), new.flip(1)
+        outputs = linear_scan(keep, new, state[0])
+        final = outputs[:, -1] if outputs.shape[1] else state[0]
+        if reverse:
+            outputs = outputs.flip(1)
+        return outputs if real is None else outputs * real[..., None].to(outputs.dtype), (final,)
+
+
+def positive(x: Tensor) -> Tensor:
+    """Make `x + 0.5` above 0 and `sigmoid(x)` below (Feng et al. 2024, appendix B.2): positive, and without a jump."""
+    return torch.where(x >= 0, x + 0.5, torch.sigmoid(x))

@@ -1,0 +1,36 @@
+"""The minimal gated recurrent unit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lit_seq2seq.nn.cells.linear import LinearCell, positive
+
+
+class MinGRU(LinearCell):
+    """GRU whose gate does not look at the state (Feng et al. 2024, section 3.1), so that all steps run at once.
+
+    `z = sigmoid(W x + b)`, `h' = (1 - z) h + z g(V x + b)`, where `g(x) = x + 0.5` above 0 and `sigmoid(x)` below
+    (https://arxiv.org/abs/2410.01201, appendix B.2).
+
+    Example:
+        >>> cell = MinGRU(3, 4)
+        >>> outputs, (h,) = cell.scan(torch.ones(2, 5, 3), cell.first(torch.ones(2, 3)))
+        >>> outputs.shape, torch.equal(outputs[:, -1], h)
+        (torch.Size([2, 5, 4]), True)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size)
+        self.inputs = nn.Linear(input_size, 2 * hidden_size)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Compute both products."""
+        entered: Tensor = self.inputs(x)
+        return entered
+
+    def coefficients(self, entered: Tensor) -> tuple[Tensor, Tensor]:
+        """Give `1 - z` and `z g`; see `LinearCell`."""
+        gate, new = entered.chunk(2, dim=-1)
+        return torch.sigmoid(-gate), torch.sigmoid(gate) * positive(new)

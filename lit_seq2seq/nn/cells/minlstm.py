@@ -1,0 +1,38 @@
+"""The minimal LSTM."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lit_seq2seq.nn.cells.linear import LinearCell, positive
+
+
+class MinLSTM(LinearCell):
+    """LSTM whose gates do not look at the state (Feng et al. 2024, section 3.2), so that all steps run at once.
+
+    `f, i = sigmoid(W x + b)`, `f' = f / (f + i)`, `i' = i / (f + i)`, `h' = f' h + i' g(V x + b)`, with `g` as in
+    `MinGRU` (https://arxiv.org/abs/2410.01201, appendix B.2).
+
+    Example:
+        >>> cell = MinLSTM(3, 4)
+        >>> outputs, (h,) = cell.scan(torch.ones(2, 5, 3), cell.first(torch.ones(2, 3)))
+        >>> outputs.shape, torch.equal(outputs[:, -1], h)
+        (torch.Size([2, 5, 4]), True)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size)
+        self.inputs = nn.Linear(input_size, 3 * hidden_size)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Compute the three products."""
+        entered: Tensor = self.inputs(x)
+        return entered
+
+    def coefficients(self, entered: Tensor) -> tuple[Tensor, Tensor]:
+        """Give `f'` and `i' g`; see `LinearCell`."""
+        forget, let_in, new = entered.chunk(3, dim=-1)
+        # f / (f + i) = sigmoid(log f - log i): no quotient of two small numbers
+        difference = nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(let_in)
+        return torch.sigmoid(difference), torch.sigmoid(-difference) * positive(new)
