@@ -175,10 +175,13 @@ def decoder_of(setting: dict[str, Any]) -> Callable[[int, EncoderShape], Decoder
 
 
 def pairwise(settings: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """Choose rows in which any two values of two settings that work together meet, each row for as many as it can."""
+    """Choose rows in which any two values of two settings that work together meet, each row for as many as it can.
+
+    Cells and attentions need not meet: neither sees the other.
+    """
     left = {
         ((a, x), (b, y)) for (a, xs), (b, ys) in combinations(settings.items(), 2) for x in xs for y in ys
-        if works({a: x, b: y})
+        if works({a: x, b: y}) and {a, b} != {"attention", "cell"}
     }  # fmt: skip
     rows = []
     while left:

@@ -66,5 +66,5 @@ class Zoneout(Cell):
 
     def _mixed(self, old: Tensor, new: Tensor) -> Tensor:
         if self.training:
-            return torch.where(torch.rand_like(new) < self.probability, old, new)
+            return torch.where(torch.rand(new.shape, device=new.device) < self.probability, old, new)
         return new + self.probability * (old - new)
