@@ -317,7 +317,7 @@ class CellState(Value):
 
     def layers(self, start: int | None, stop: int | None = None) -> Self:
         """Return the state of some of the layers, from the lowest."""
-        return self.map(lambda vectors: vectors[:, start:stop])
+        return type(self)(self.h[:, start:stop], tuple(part[:, start:stop] for part in self.others))
 
 
 @dataclass(frozen=True)

@@ -477,6 +477,8 @@ class RecurrentStack(nn.Module):
     def _stack(self, finals: list[State], like: Tensor) -> CellState:
         if not finals:
             return CellState.of(like.new_zeros(like.shape[0], 0, size) for size in (self.hidden_size, *self.others))
+        if len(finals) == 1:
+            return CellState.of(part[:, None] for part in finals[0])
         return CellState.of(torch.stack(parts, dim=1) for parts in zip(*finals, strict=True))
 
 
