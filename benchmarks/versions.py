@@ -52,7 +52,7 @@ def programs(trees: dict[str, Path], data: Path, model: Path, threads: int) -> d
 
 def start_of(tree: Path, arguments: list[str]) -> float:
     """Run Python once with a checkout's package; return the CPU seconds that it took."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *arguments], env=environment, cwd=tree, capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

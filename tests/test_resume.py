@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR,
 from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.callbacks import EMA, Checkpoint
 from lit_seq2seq.cli import main
+from lit_seq2seq.hub.folder import load_checkpoint
 from lit_seq2seq.metrics import BLEU, ExactMatch
 from lit_seq2seq.nn import DotAttention, GeneralAttention, ParallelDecoder, TextEncoder
 from lit_seq2seq.schedules import InverseSquareRoot, OneCycle
@@ -150,6 +151,20 @@ def test_killed_and_resumed(tmp_path):
     again = Seen()
     equal(run(folder, again, resume=folder / "last.ckpt", **options), whole)
     assert again.batches == after(seen.batches, min(again.batches))
+
+
+def test_a_checkpoint_of_0_1_whose_network_was_the_modules_own_is_resumed(tmp_path):
+    whole, folder = run(tmp_path / "whole", Seen(), every=2), tmp_path / "killed"
+    killed(folder, 3, every=2)
+    checkpoint = load_checkpoint(folder / "last.ckpt")
+    states = [name for name in ("state_dict", "current_model_state") if name in checkpoint]
+    for name in states:
+        old = {key.removeprefix("model."): value for key, value in checkpoint[name].items()}
+        assert old.keys() != checkpoint[name].keys()
+        checkpoint[name] = old
+    assert len(states) == 2
+    torch.save(checkpoint, folder / "last.ckpt")
+    equal(run(folder, Seen(), resume=folder / "last.ckpt", every=2), whole)
 
 
 # signals

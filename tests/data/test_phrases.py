@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from pkgutil import resolve_name
 
 import datasets
 import pytest
@@ -287,3 +288,7 @@ def test_wrong_arguments_name_the_choices():
         PhraseTranslation("de", "de")
     with pytest.raises(UserError, match=r"train_size from 1 to .* but it is 0"):
         PhraseTranslation(train_size=0)
+
+
+def test_recipes_of_0_1_find_it_by_its_old_name() -> None:
+    assert resolve_name("lit_seq2seq.data.synthetic.PhraseTranslation") is PhraseTranslation
