@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from lit_seq2seq.nn.cells import Cell, State
 from lit_seq2seq.nn.cells.base import real_positions
 
-_KERNELS: dict[str, Any] = {
+KERNELS: dict[str, Any] = {
     "lstm": torch.lstm,
     "gru": torch.gru,
     "rnn_tanh": torch.rnn_tanh,
@@ -48,7 +48,7 @@ def recurrent(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], cell: str) 
     both = len(weights) == 8
     zeros = x.new_zeros(2 if both else 1, x.shape[0], weights[1].shape[1])
     start = (zeros, zeros) if cell == "lstm" else zeros
-    data, *final = _KERNELS[cell](packed.data, packed.batch_sizes, start, weights, True, 1, 0.0, False, both)
+    data, *final = KERNELS[cell](packed.data, packed.batch_sizes, start, weights, True, 1, 0.0, False, both)
     outputs, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=x.shape[1])
     found = [state[:, packed.unsorted_indices].transpose(0, 1).flatten(1) for state in final]
     return outputs, found[0], found[1] if cell == "lstm" else x.new_empty(0)

@@ -12,13 +12,14 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lit_seq2seq.nn.cells import Cell, CellName, State
 from lit_seq2seq.nn.cells.base import real_positions
-from lit_seq2seq.nn.chunks import holding, run_in_chunks
+from lit_seq2seq.nn.chunks import Chunks, holding, run_in_chunks
 from lit_seq2seq.nn.gates import gru_step, lstm_step
-from lit_seq2seq.nn.operators import recurrent, scanned
+from lit_seq2seq.nn.operators import KERNELS, recurrent, scanned
 from lit_seq2seq.nn.ops import dropout, dropout_mask
 from lit_seq2seq.types import CellState, Padded, Value
 
 CellFactory = Callable[[int, int], Cell]
+Scanned = tuple[Tensor, State]
 
 
 class RecurrentLayer(nn.Module):
@@ -37,11 +38,11 @@ class RecurrentLayer(nn.Module):
         state_dropout: probability of dropping units of the recurrent state, with one mask per sequence
             (Gal & Ghahramani 2016). Above 0, training runs step by step, which is slower than the fused kernels.
         chunk_size: training keeps only the states between chunks of so many steps, and computes the rest again for the
-            gradient: less memory, a third more time. For LSTMs and GRUs. `None` keeps all.
+            gradient: less memory, a third more time. `None` keeps all.
         truncate: no gradient crosses the edges of chunks (truncated backpropagation, Williams & Peng 1990).
 
     Raises:
-        ValueError: chunks for a cell or with a dropout that they do not go with.
+        ValueError: a `chunk_size` below 1, or `truncate` without one.
 
     Example:
         >>> layer = RecurrentLayer(3, 4, bidirectional=True)
@@ -61,14 +62,7 @@ class RecurrentLayer(nn.Module):
         truncate: bool = False,
     ) -> None:
         super().__init__()
-        if chunk_size is not None and (chunk_size < 1 or cell not in ("lstm", "gru") or state_dropout > 0):
-            raise ValueError(
-                f"chunk_size is for lstm and gru without state_dropout, and at least 1, but it is {chunk_size} with "
-                f"cell {cell} and state_dropout {state_dropout}: leave it out"
-            )
-        if truncate and chunk_size is None:
-            raise ValueError("truncate stops gradients at the edges of chunks: set chunk_size")
-        self.chunk_size, self.truncate = chunk_size, truncate
+        self.chunks = _chunks(chunk_size, truncate)
         self.hidden_size = hidden_size
         self.directions = 2 if bidirectional else 1
         self.cell = cell
@@ -101,13 +95,13 @@ class RecurrentLayer(nn.Module):
         Returns:
             Outputs `(B, T, H * directions)`, zero at padding, and the state after each sequence's last real step.
         """
+        mask = None
         if self.training and self.state_dropout > 0:
             mask = dropout_mask(x, (x.shape[0], self.hidden_size * self.directions), self.state_dropout)
+        if self.chunks is not None and self.training and torch.is_grad_enabled():
+            return self._forward_in_chunks(x, state, lengths, mask)
+        if mask is not None:
             return self.forward_stepwise(x, state, lengths, mask)
-        # Padding before a reversed sequence holds c, but not h: only a start from zero stays as it is.
-        fits = self.training and torch.is_grad_enabled() and (state is None or self.directions == 1)
-        if self.chunk_size is not None and fits:
-            return self._forward_in_chunks(x, state or self._zeros(x), lengths, self.chunk_size)
         if torch.compiler.is_exporting() and lengths is not None and state is None:
             weights = [weight for direction in range(self.directions) for weight in self.weights(direction)]
             outputs, h, c = recurrent(x, lengths, weights, self.cell)
@@ -116,6 +110,10 @@ class RecurrentLayer(nn.Module):
             return self._forward_held(x, lengths)
         if state is None:
             state = self._zeros(x)
+        if lengths is not None and torch.is_grad_enabled() and x.device.type == "cpu":
+            # the gradient of packed input takes a time that grows with the square of its length
+            starts = enumerate(self._directions(state))
+            return _joined_directions([self._fused(x, start, lengths, direction) for direction, start in starts])
         if lengths is None:
             outputs, final = self.rnn(x, self._split(state))
             return outputs, self._join(final)
@@ -133,7 +131,7 @@ class RecurrentLayer(nn.Module):
         See `holding` for what happens at padding.
         """
         real = Padded(x, lengths).mask[..., None]  # (B, T, 1)
-        weights = [held for direction in range(self.directions) for held in holding(self.weights(direction), "lstm")]
+        weights = [held for direction in range(self.directions) for held in holding(self.weights(direction))]
         zeros = x.new_zeros(self.directions, x.shape[0], self.hidden_size)
         marked = torch.cat([x, (~real).to(x.dtype)], dim=-1)  # (B, T, D + 1)
         outputs, h, c = torch.lstm(
@@ -141,32 +139,40 @@ class RecurrentLayer(nn.Module):
         )
         outputs = outputs * real.to(outputs.dtype)
         last = (lengths.clamp(min=1) - 1)[:, None, None].expand(-1, 1, self.hidden_size)
-        h = torch.cat(
-            [outputs.gather(1, last).transpose(0, 1), h[1:]]
-        )  # what the forward direction gave before padding
+        h = torch.cat([outputs.gather(1, last).transpose(0, 1), h[1:]])  # before padding, forward
         return outputs, self._join((h, c))
 
-    def _forward_in_chunks(self, x: Tensor, state: State, lengths: Tensor | None, size: int) -> tuple[Tensor, State]:
+    def _forward_in_chunks(
+        self, x: Tensor, state: State | None, lengths: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, State]:
         """Do what `forward` does for training with little memory; see `run_in_chunks`."""
-        full = torch.full((x.shape[0],), x.shape[1], device=x.device)
-        lengths = full if lengths is None else lengths.to(x.device)
-        real = Padded(x, lengths).mask[..., None]  # (B, T, 1)
-        marked = torch.cat([x, (~real).to(x.dtype)], dim=-1)  # (B, T, D + 1)
-        outputs, finals = [], []
-        for direction in range(self.directions):
-            part = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
-            start = tuple(vectors[:, part].contiguous() for vectors in state)
-            inputs = marked.flip(1) if direction else marked
-            made, final = run_in_chunks(inputs, start, self.weights(direction), self.cell, size, self.truncate)
-            if direction:
-                made = made.flip(1)
-            else:  # what stood there before padding
-                last = (lengths.clamp(min=1) - 1)[:, None, None].expand(-1, 1, self.hidden_size)
-                final = (made.gather(1, last)[:, 0], *final[1:])
-            outputs.append(made)
-            finals.append(_where(lengths[:, None] > 0, final, start))
-        joined = torch.cat(outputs, dim=-1)
-        return joined * real.to(joined.dtype), _joined(finals)
+        assert self.chunks is not None
+        lengths = torch.full((x.shape[0],), x.shape[1], device=x.device) if lengths is None else lengths.to(x.device)
+        starts, masks = self._directions(state or self._zeros(x)), self._directions(() if mask is None else (mask,))
+        made = []
+        for direction, (start, dropped) in enumerate(zip(starts, masks, strict=True)):
+
+            def run(piece: Tensor, left: Tensor, now: State, to: int = direction, m: State = dropped) -> Scanned:
+                return self._loop(piece, now, left, to, *m) if m else self._fused(piece, now, left, to)
+
+            made.append(run_in_chunks(run, x, start, lengths, self.chunks._replace(reverse=direction == 1)))
+        return _joined_directions(made)
+
+    def _fused(self, x: Tensor, state: State, lengths: Tensor, direction: int) -> Scanned:
+        """Run a direction by its kernel over unpacked sequences, turned within their lengths: padding comes last."""
+        steps = torch.arange(x.shape[1], device=x.device)
+        real = (steps < lengths[:, None])[..., None]  # (B, T, 1)
+        turned = ((lengths[:, None] - 1 - steps) % max(1, x.shape[1]))[..., None]  # (B, T, 1)
+        x, weights = x.take_along_dim(turned, 1) if direction else x, self.weights(direction)
+        start = tuple(part[None].contiguous() for part in state)  # (1, B, H)
+        if self.cell == "lstm":
+            x, weights = torch.cat([x, (~real).to(x.dtype)], dim=-1), holding(weights)
+        begin = start if self.cell == "lstm" else start[0]
+        outputs, _, *others = KERNELS[self.cell](x, begin, weights, True, 1, 0.0, self.training, False, True)
+        h = outputs.take_along_dim((lengths.clamp(min=1) - 1)[:, None, None], 1)[:, 0]
+        outputs = outputs * real.to(outputs.dtype)
+        ends = _where(lengths[:, None] > 0, (h, *(part[0] for part in others)), state)
+        return outputs.take_along_dim(turned, 1) if direction else outputs, ends
 
     def forward_stepwise(
         self,
@@ -176,22 +182,29 @@ class RecurrentLayer(nn.Module):
         state_mask: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Do what `forward` does with a masked loop over time, optionally dropping state units by `state_mask`."""
-        state = self._zeros(x) if state is None else state
+        starts = self._directions(self._zeros(x) if state is None else state)
+        masks = self._directions(() if state_mask is None else (state_mask,))
+        made = [
+            self._loop(x, start, lengths, to, *mask) for to, (start, mask) in enumerate(zip(starts, masks, strict=True))
+        ]
+        return _joined_directions(made)
+
+    def _loop(
+        self, x: Tensor, state: State, lengths: Tensor | None, direction: int, mask: Tensor | None = None
+    ) -> Scanned:
         real = real_positions(x, lengths)
-        outputs, finals = [], []
-        for direction in range(self.directions):
-            part = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
-            now = tuple(vectors[:, part] for vectors in state)
-            mask = None if state_mask is None else state_mask[:, part]
-            hs: list[Tensor] = [now[0]] * x.shape[1]
-            for t in range(x.shape[1]) if direction == 0 else range(x.shape[1] - 1, -1, -1):
-                new = self._cell(x[:, t], now, direction, mask)
-                keep = None if real is None else real[:, t, None]  # (B, 1)
-                hs[t] = new[0] if keep is None else new[0] * keep
-                now = new if keep is None else _where(keep, new, now)
-            outputs.append(torch.stack(hs, dim=1))  # (B, T, H)
-            finals.append(now)
-        return torch.cat(outputs, dim=-1), _joined(finals)
+        hs: list[Tensor] = [state[0]] * x.shape[1]
+        for t in range(x.shape[1]) if direction == 0 else range(x.shape[1] - 1, -1, -1):
+            new = self._cell(x[:, t], state, direction, mask)
+            keep = None if real is None else real[:, t, None]  # (B, 1)
+            hs[t] = new[0] if keep is None else new[0] * keep
+            state = new if keep is None else _where(keep, new, state)
+        return torch.stack(hs, dim=1), state  # (B, T, H)
+
+    def _directions(self, state: State) -> list[State]:
+        """Take the parts `(B, directions * H)` of a state apart."""
+        size = self.hidden_size
+        return [tuple(part[:, d * size : (d + 1) * size] for part in state) for d in range(self.directions)]
 
     def step(self, x: Tensor, state: State, state_mask: Tensor | None = None) -> tuple[Tensor, State]:
         """Advance a one-directional layer by one input `(N, D)`; return its output `(N, H)` and state."""
@@ -249,11 +262,11 @@ class CellLayer(nn.Module):
     Args:
         cells: one, or two of a kind, of which the second reads from the end to the start.
         state_dropout: see `RecurrentLayer`.
-        chunk_size: see `RecurrentLayer`; these cells have none.
+        chunk_size: see `RecurrentLayer`.
         truncate: see `RecurrentLayer`.
 
     Raises:
-        ValueError: a setting that these cells do not have.
+        ValueError: as for `RecurrentLayer`; a `state_dropout` that these cells do not have.
 
     Example:
         >>> from lit_seq2seq.nn import MinGRU
@@ -271,8 +284,7 @@ class CellLayer(nn.Module):
         truncate: bool = False,
     ) -> None:
         super().__init__()
-        if chunk_size is not None or truncate:
-            raise ValueError("chunk_size and truncate are for lstm and gru: leave them out")
+        self.chunks = _chunks(chunk_size, truncate)
         if state_dropout and not cells[0].reads_output:
             raise ValueError(
                 f"state_dropout drops what the gates of a cell read of its output, and those of "
@@ -288,12 +300,25 @@ class CellLayer(nn.Module):
             mask = dropout_mask(x, (x.shape[0], sum(cell.hidden_size for cell in cells)), self.state_dropout)
         starts = [cell.first(x) for cell in cells] if state is None else self._split(state)
         masks = [None] * len(cells) if mask is None else mask.chunk(len(cells), dim=-1)
-        exporting = torch.compiler.is_exporting()
         made = [
-            scanned(cell, x, start, lengths, reverse) if exporting else cell.scan(x, start, lengths, reverse, dropped)
-            for cell, start, reverse, dropped in zip(cells, starts, (False, True), masks, strict=False)
+            self._run(direction, x, start, lengths=lengths, mask=dropped)
+            for direction, (start, dropped) in enumerate(zip(starts, masks, strict=True))
         ]
-        return torch.cat([outputs for outputs, _ in made], dim=-1), _joined([final for _, final in made])
+        return _joined_directions(made)
+
+    def _run(self, direction: int, x: Tensor, start: State, *, lengths: Tensor | None, mask: Tensor | None) -> Scanned:
+        cell, reverse = self.cells[direction], direction == 1
+        if torch.compiler.is_exporting():
+            return scanned(cell, x, start, lengths, reverse)
+        if self.chunks is None or not (self.training and torch.is_grad_enabled()):
+            return cell.scan(x, start, lengths, reverse, mask)
+        if lengths is None:
+            lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
+
+        def run(piece: Tensor, left: Tensor, state: State) -> Scanned:
+            return cell.scan(piece, state, left, reverse, mask)
+
+        return run_in_chunks(run, x, start, lengths.to(x.device), self.chunks._replace(reverse=reverse))
 
     def step(self, x: Tensor, state: State, state_mask: Tensor | None = None) -> tuple[Tensor, State]:
         """Advance a one-directional layer by one input `(N, D)`; return its output `(N, H)` and state."""
@@ -302,6 +327,14 @@ class CellLayer(nn.Module):
 
     def _split(self, state: State) -> list[State]:
         return list(zip(*(part.chunk(len(self.cells), dim=-1) for part in state), strict=True))
+
+
+def _chunks(size: int | None, truncate: bool) -> Chunks | None:
+    if size is None and truncate:
+        raise ValueError("truncate stops gradients at the edges of chunks: set chunk_size")
+    if size is not None and size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {size}: leave it out to keep all states")
+    return None if size is None else Chunks(size, truncate)
 
 
 def _make_layer(
@@ -314,6 +347,10 @@ def _make_layer(
     if isinstance(cell, str):
         return RecurrentLayer(input_size, hidden_size, cell, directions == 2, *options)
     return CellLayer([cell(input_size, hidden_size) for _ in range(directions)], *options)
+
+
+def _joined_directions(made: Sequence[Scanned]) -> Scanned:
+    return torch.cat([outputs for outputs, _ in made], dim=-1), _joined([final for _, final in made])
 
 
 def _joined(states: Sequence[State]) -> State:

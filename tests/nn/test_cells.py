@@ -6,6 +6,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lit_seq2seq.nn.cells import CellName, State
 from lit_seq2seq.nn.ops import dropout_mask
@@ -275,3 +277,27 @@ def test_there_are_no_masks_without_locked_dropout_or_outside_training() -> None
 def test_an_odd_size_in_two_directions_is_refused() -> None:
     with pytest.raises(ValueError, match="hidden_size must be even when bidirectional, got 5"):
         RecurrentStack(3, 5, bidirectional=True)
+
+
+class Work(TorchDispatchMode):
+    """Counts the numbers that operators write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = func(*args, **(kwargs or {}))
+        self.written += sum(part.numel() for part in tree_leaves(made) if isinstance(part, Tensor))
+        return made
+
+
+@pytest.mark.parametrize("cell", FUSED)
+def test_the_work_of_a_gradient_grows_with_the_length_and_not_with_its_square(cell: CellName) -> None:
+    layer, found = RecurrentLayer(4, 4, cell, bidirectional=True), []
+    for steps in (64, 256):
+        outputs, _ = layer(torch.randn(2, steps, 4, requires_grad=True), None, torch.tensor([steps, steps // 2]))
+        with Work() as work:
+            outputs.sum().backward()
+        found.append(work.written)
+    assert found[1] < 5 * found[0]

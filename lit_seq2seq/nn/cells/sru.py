@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.cells.base import Cell, State
+from lit_seq2seq.nn.scan import elementwise_scan
+from lit_seq2seq.types import Padded
+
+SHUT = 1e4  # in a gate, what makes it exactly 1
 
 
 class SRU(Cell):
@@ -42,9 +46,29 @@ class SRU(Cell):
 
     def advance(self, entered: Tensor, state: State, mask: Tensor | None = None) -> State:
         """Make h and c; see `Cell.advance`."""
-        _, c = state
         new, forget, reset, passing = entered.chunk(4, dim=-1)
-        forget = torch.sigmoid(forget + self.peep[0] * c + self.bias[0])
-        reset = torch.sigmoid(reset + self.peep[1] * c + self.bias[1])
-        c = new + forget * (c - new)
-        return passing + reset * (c - passing), c
+        c = _next(state[1], new, forget + self.bias[0], self.peep[0])
+        return self._output(c, state[1], reset, passing), c
+
+    def scan(
+        self, x: Tensor, state: State, lengths: Tensor | None = None, reverse: bool = False, mask: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Read whole sequences by a loop over the cell vector alone; see `Cell.scan`."""
+        real = Padded(x, torch.full((len(x),), x.shape[1]) if lengths is None else lengths).mask[..., None]  # (B, T, 1)
+        entered = self.enter(x)
+        if reverse:
+            entered, real = entered.flip(1), real.flip(1)
+        new, forget, reset, passing = entered.chunk(4, dim=-1)
+        forget = (forget + self.bias[0]).masked_fill(~real, SHUT)  # padding holds the cell vector
+        cs = elementwise_scan(_next, state[1], [new * real, forget], [self.peep[0]])
+        outputs = self._output(cs, torch.cat([state[1][:, None], cs[:, :-1]], dim=1), reset, passing) * real
+        last = (real * torch.arange(x.shape[1], device=x.device)[:, None]).argmax(dim=1, keepdim=True)  # (B, 1, 1)
+        h = torch.where(real.any(dim=1), outputs.gather(1, last.expand(-1, -1, self.hidden_size))[:, 0], state[0])
+        return outputs.flip(1) if reverse else outputs, (h, cs[:, -1])
+
+    def _output(self, c: Tensor, before: Tensor, reset: Tensor, passing: Tensor) -> Tensor:
+        return passing + torch.sigmoid(reset + self.peep[1] * before + self.bias[1]) * (c - passing)
+
+
+def _next(c: Tensor, new: Tensor, forget: Tensor, peep: Tensor) -> Tensor:
+    return new + torch.sigmoid(forget + peep * c) * (c - new)
