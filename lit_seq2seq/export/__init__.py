@@ -21,7 +21,7 @@ from lit_seq2seq.files.paths import expect_own, local_path
 from lit_seq2seq.files.untrusted import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn import Encoder, EncoderDecoder, OutputLayer
-from lit_seq2seq.nn.products import Linear
+from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.reranking import SlotCoverage
 from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import Padded, Sources, UserError, install

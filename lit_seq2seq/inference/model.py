@@ -24,7 +24,7 @@ from lit_seq2seq.hub.card import Provenance, model_card
 from lit_seq2seq.hub.folder import ModelFolder, load_folder, push_folder, save_folder
 from lit_seq2seq.inference.out_of_memory import lacks_memory, release_memory
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
-from lit_seq2seq.nn.inference import prepare
+from lit_seq2seq.nn.kernels.packed import prepare
 from lit_seq2seq.nn.network import (
     AttentionLossFactory,
     AuxiliaryFactory,
@@ -240,7 +240,7 @@ class Seq2SeqModel(nn.Module):
                 rank_zero_info(f"the {side} vocabulary is another one: it starts anew")
 
     def prepared(self, dtype: torch.dtype = torch.float32) -> Self:
-        """Make a copy that decodes faster on a CPU; see `lit_seq2seq.nn.inference.prepare`."""
+        """Make a copy that decodes faster on a CPU; see `lit_seq2seq.nn.kernels.packed.prepare`."""
         model = copy.copy(self)
         model._modules = {**self._modules, "network": prepare(self.searched, dtype)}
         return model

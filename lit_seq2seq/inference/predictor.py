@@ -73,8 +73,8 @@ class Predictor:
         model: trained model.
         device: where to run.
         dtype: what matrix products are computed in, on a CPU and from the weights as they are now: `torch.float32`,
-            also for `None`, `torch.bfloat16`, or `torch.int8`; see `lit_seq2seq.nn.inference.prepare`. On other devices
-            `torch.bfloat16` or `torch.float16` run the network under autocast.
+            also for `None`, `torch.bfloat16`, or `torch.int8`; see `lit_seq2seq.nn.kernels.packed.prepare`. On other
+            devices `torch.bfloat16` or `torch.float16` run the network under autocast.
         max_tokens: size of a batch, in padded source positions.
         max_source_length: longer sources are cut; `None` for no limit, `auto` for 1,024 where the source is text.
 

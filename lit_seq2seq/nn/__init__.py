@@ -37,7 +37,7 @@ from lit_seq2seq.nn.encoders import (
 )
 from lit_seq2seq.nn.ensemble import Ensemble
 from lit_seq2seq.nn.hierarchical import HierarchicalAttention, HierarchicalMemory
-from lit_seq2seq.nn.losses import projected_cross_entropy
+from lit_seq2seq.nn.kernels.cross_entropy import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
 from lit_seq2seq.nn.output import CopyOutput, Output, OutputLayer
 from lit_seq2seq.nn.recurrent import CellLayer, RecurrentLayer, RecurrentStack

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lit_seq2seq.nn.kernels.products import Linear, average, compare
 from lit_seq2seq.nn.ops import masked_softmax
-from lit_seq2seq.nn.products import Linear, average, compare
 from lit_seq2seq.types import Padded, Value
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import wide
-from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import Padded
 
 

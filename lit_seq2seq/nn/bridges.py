@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import masked_mean
-from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import CellState, Encoded
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lit_seq2seq.nn.attention import Attention, AttentionHistory, AttentionMemory
 from lit_seq2seq.nn.encoders.multi import JoinedMemory
+from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import masked_softmax
-from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import Padded, UserError
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_seq2seq.nn.decoders.base import DecoderOutput, DecoderShape
-from lit_seq2seq.nn.losses import projected_cross_entropy
+from lit_seq2seq.nn.kernels.cross_entropy import projected_cross_entropy
+from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import wide
-from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import Copies, Padded, UserError
 
 _LEAST = 1e-30  # probability of copying that counts as none: its logarithm and gradient stay finite

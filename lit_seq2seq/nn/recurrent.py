@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from lit_seq2seq.nn.cells import Cell, CellName, State
 from lit_seq2seq.nn.cells.base import real_positions
 from lit_seq2seq.nn.chunks import Chunks, holding, run_in_chunks
-from lit_seq2seq.nn.gates import gru_step, lstm_step
+from lit_seq2seq.nn.kernels.gates import gru_step, lstm_step
 from lit_seq2seq.nn.operators import KERNELS, recurrent, scanned
 from lit_seq2seq.nn.ops import dropout, dropout_mask
 from lit_seq2seq.types import CellState, Padded, Value

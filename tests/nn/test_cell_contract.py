@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lit_seq2seq.nn import SLSTM, Cell, CellLayer, DeepTransition, Elman, MinGRU, RecurrentLayer, Zoneout
 from lit_seq2seq.nn.cells import State
-from lit_seq2seq.nn.scan import in_rounds, linear_scan
 from tests.nn.cases import CELLS, assert_close, disturb
 
 LENGTHS = torch.tensor([7, 3, 0, 5])
@@ -173,15 +172,6 @@ def test_an_sru_of_equal_sizes_passes_its_input_by() -> None:
     cell.get_parameter("bias").data[1] = -1e4  # r = 0
     x = torch.randn(2, 5, 4).double()
     assert_close(cell.scan(x, cell.first(x[:, 0]))[0], x)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 7, 8])
-def test_rounds_over_all_steps_equal_the_loop(steps: int) -> None:
-    a, b = torch.rand(3, steps, 4, dtype=torch.double), torch.randn(3, steps, 4, dtype=torch.double)
-    first = torch.randn(3, 4, dtype=torch.double)
-    assert_close(in_rounds(a, b, first), linear_scan(a, b, first))
-    inputs = [tensor.requires_grad_() for tensor in (a, b, first)]
-    assert torch.autograd.gradcheck(linear_scan, inputs)
 
 
 @every_cell

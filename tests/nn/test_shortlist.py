@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.nn import Ensemble
-from lit_seq2seq.nn.inference import prepare
+from lit_seq2seq.nn.kernels.packed import prepare
 from lit_seq2seq.runtime import shortlist
 from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.search import GenerationConfig, including, search
 from lit_seq2seq.types import Padded, UserError
 from tests.nn.cases import MAIN, SOURCE, SPECIALS, TARGET_SIZE, EncoderDecoder, assert_close, network
-from tests.nn.test_inference import ROUNDING, TYPES
+from tests.nn.kernels.test_packed import ROUNDING, TYPES
 
 LISTED = Padded(
     torch.tensor([[0, 1, 2, 3, 5, 7], [0, 1, 2, 3, 6, 0], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 0, 0]]),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.nn.cells.base import Cell, State, real_positions
-from lit_seq2seq.nn.scan import linear_scan
+from lit_seq2seq.nn.kernels.scan import linear_scan
 
 
 class LinearCell(Cell):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.cells.base import Cell, State
-from lit_seq2seq.nn.scan import elementwise_scan
+from lit_seq2seq.nn.kernels.scan import elementwise_scan
 from lit_seq2seq.types import Padded
 
 SHUT = 1e4  # in a gate, what makes it exactly 1

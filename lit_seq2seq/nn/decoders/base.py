@@ -14,8 +14,8 @@ from lit_seq2seq.nn.attention import Attention, AttentionHistory, AttentionMemor
 from lit_seq2seq.nn.bridges import Bridge, LastState, StateShape
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.encoders.text import embed, new_embedding
+from lit_seq2seq.nn.kernels.products import Linear, gathering_gradients
 from lit_seq2seq.nn.ops import dropout
-from lit_seq2seq.nn.products import Linear, gathering_gradients
 from lit_seq2seq.nn.recurrent import StackMasks
 from lit_seq2seq.nn.shortlist import Candidates
 from lit_seq2seq.types import CellState, Copies, Encoded, Value

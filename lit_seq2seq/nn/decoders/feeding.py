@@ -19,10 +19,10 @@ from lit_seq2seq.nn.decoders.base import (
     DecoderOutput,
     DecoderState,
 )
-from lit_seq2seq.nn.decoders.feeding_loop import FeedingInputs, run_feeding_loop
 from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.nn.kernels.feeding import FeedingInputs, run_feeding_loop
+from lit_seq2seq.nn.kernels.products import linear
 from lit_seq2seq.nn.ops import dropout_mask
-from lit_seq2seq.nn.products import linear
 from lit_seq2seq.nn.recurrent import CellFactory, RecurrentLayer, RecurrentStack, kernel_of
 from lit_seq2seq.types import Encoded
 

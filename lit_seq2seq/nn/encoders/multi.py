@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
-from lit_seq2seq.nn.products import Linear
+from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.types import CellState, Encoded, Padded, Sources
 
 _BEYOND = 1 << 40

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
+from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import dropout, masked_mean
 from lit_seq2seq.nn.parts import longest_list
-from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.types import CellState, Encoded, Padded, UserError, install
 
 

@@ -4,8 +4,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lit_seq2seq.nn import products
-from lit_seq2seq.nn.products import Linear, average, compare, gathering_gradients, linear, product
+from lit_seq2seq.nn.kernels import products
+from lit_seq2seq.nn.kernels.products import Linear, average, compare, gathering_gradients, linear, product
 
 
 def test_products_equal_those_of_torch_in_any_layout() -> None:

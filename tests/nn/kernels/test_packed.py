@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn import Ensemble, InputFeedingDecoder, TextEncoder
-from lit_seq2seq.nn.inference import Product, prepare, quantized
+from lit_seq2seq.nn.kernels.packed import Product, prepare, quantized
 from lit_seq2seq.nn.ops import computes_in
 from tests.nn.cases import (
     DECODERS,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_seq2seq.nn.gates import lstm_backward, lstm_forward
-from lit_seq2seq.nn.products import product
+from lit_seq2seq.nn.kernels.gates import lstm_backward, lstm_forward
+from lit_seq2seq.nn.kernels.products import product
 
 
 class FeedingInputs(NamedTuple):

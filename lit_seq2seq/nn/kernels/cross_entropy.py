@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lit_seq2seq.nn.products import product
+from lit_seq2seq.nn.kernels.products import product
 
 BLOCK_SCORES = 1 << 24
 """Scores held at a time, in the type of the features: enough for a fast matrix product."""

@@ -15,8 +15,8 @@ from torch.nn.functional import linear
 from lit_seq2seq.nn.cells import State
 from lit_seq2seq.nn.decoders.base import Combination
 from lit_seq2seq.nn.encoders.base import Encoder
+from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import computes_in
-from lit_seq2seq.nn.products import Linear
 from lit_seq2seq.nn.recurrent import RecurrentLayer
 from lit_seq2seq.types import Encoded, Source
 

@@ -8,7 +8,7 @@ from lit_seq2seq.nn import DenseBridge, DotAttention, GeneralAttention, InputFee
 from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.decoders import feeding
 from lit_seq2seq.nn.decoders.base import AttentionFactory, Combine, Decoder, DecoderOutput
-from lit_seq2seq.nn.decoders.feeding_loop import FeedingInputs, run_feeding_loop
+from lit_seq2seq.nn.kernels.feeding import FeedingInputs, run_feeding_loop
 from tests.nn.cases import SOURCE, SOURCE_SIZE, TARGET_SIZE, assert_close, disturb
 from tests.tiny import needs_bfloat16
 

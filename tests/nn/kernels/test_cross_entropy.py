@@ -4,14 +4,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lit_seq2seq.nn import losses, projected_cross_entropy
+from lit_seq2seq.nn import projected_cross_entropy
+from lit_seq2seq.nn.kernels import cross_entropy
 
 TOKENS, SIZE, VOCAB = 23, 6, 11
 
 
 @pytest.fixture(params=[1 << 20, 4 * VOCAB, 1], ids=["one chunk", "chunks of four", "chunks of one"])
 def _chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "CHUNK_SCORES", request.param)
+    monkeypatch.setattr(cross_entropy, "CHUNK_SCORES", request.param)
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], Tensor]:
@@ -36,7 +37,7 @@ def test_loss_and_gradients_equal_cross_entropy(smoothing: float) -> None:
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 65, 127])
 @pytest.mark.parametrize("block", [1 << 24, 40 * VOCAB], ids=["one block", "blocks of forty"])
 def test_any_number_of_rows_is_padded_without_effect(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "BLOCK_SCORES", block)
+    monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", block)
     values, _ = inputs()
     values[0], targets = torch.randn(rows, SIZE, requires_grad=True), torch.randint(VOCAB, (rows,))
     loss, _ = projected_cross_entropy(*values, targets, 0.1)
@@ -47,7 +48,7 @@ def test_any_number_of_rows_is_padded_without_effect(rows: int, block: int, monk
 
 
 def test_few_numbers_of_rows_are_multiplied() -> None:
-    rounded = [losses._rounded(rows) for rows in range(1, 4097)]
+    rounded = [cross_entropy._rounded(rows) for rows in range(1, 4097)]
     assert all(rows <= made < rows * 17 / 16 for rows, made in enumerate(rounded, 1))
     assert len(set(rounded)) < 32 + 16 * 8
 
