@@ -117,14 +117,7 @@ def check_factors(optimizer: Optimizer) -> None:
 
 
 def length_of(scheduler: LRScheduler) -> int | None:
-    """Return the steps after which a schedule has come to its end; `None` if it has none, or does not tell.
-
-    Example:
-        >>> import torch
-        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-        >>> length_of(OneCycle(optimizer, 10)), length_of(InverseSquareRoot(optimizer))
-        (10, None)
-    """
+    """Return the steps after which a schedule has come to its end; `None` if it has none, or does not tell."""
     lengths = (getattr(scheduler, name, None) for name in ("total_steps", "T_max", "total_iters"))
     return next((length for length in lengths if isinstance(length, int)), None)
 

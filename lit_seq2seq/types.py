@@ -77,8 +77,6 @@ class Padded(Value):
         lengths: `(B,)` integers, each from 0 to S.
 
     Example:
-        >>> import torch
-        >>> from lit_seq2seq.types import Padded
         >>> Padded(torch.tensor([[4, 5], [6, 0]]), torch.tensor([2, 1])).mask
         tensor([[ True,  True],
                 [ True, False]])
@@ -148,13 +146,6 @@ class CopySource(Padded):
     Attributes:
         ids: `(B, S)` the ids of `Copies`.
         symbols: per source the symbols V, V + 1, ... as the target's tokenizer writes them.
-
-    Example:
-        >>> import torch
-        >>> from lit_seq2seq.types import CopySource
-        >>> source = CopySource(torch.tensor([[5, 1]]), torch.tensor([2]), torch.tensor([[5, 9]]), (("Wiseau",),))
-        >>> source.copies.extra, source.extra(0)
-        (1, ('Wiseau',))
     """
 
     ids: Tensor
@@ -185,12 +176,6 @@ class Sources(Value):
 
     Attributes:
         parts: each by its name.
-
-    Example:
-        >>> text = Padded(torch.tensor([[4, 5], [6, 0]]), torch.tensor([2, 1]))
-        >>> tags = Padded(torch.tensor([[7], [8]]), torch.tensor([1, 1]))
-        >>> Sources({"text": text, "tags": tags}).lengths
-        tensor([3, 2])
     """
 
     parts: Mapping[str, Padded]
@@ -270,12 +255,6 @@ class Batch(Value):
         rows: `(B,)` index of each example in its split, so that predictions can be put back in order.
         references: per example the tuple of reference texts, for metrics; empty when predicting.
         texts: per example the source for display, a text or a few words about it; empty when training.
-
-    Example:
-        >>> source = Padded(torch.tensor([[4, 5], [6, 0]]), torch.tensor([2, 1]))
-        >>> batch = Batch(source, target=None, rows=torch.tensor([8, 9]))
-        >>> len(batch), batch.select(torch.tensor([1])).rows
-        (2, tensor([9]))
     """
 
     source: Source
@@ -295,10 +274,6 @@ class CellState(Value):
     Attributes:
         h: `(N, L, H)` outputs of the layers.
         others: `(N, L, H_i)` each, what else their cells carry, such as an LSTM's cell vectors.
-
-    Example:
-        >>> CellState(torch.zeros(2, 1, 4)).repeat(3).h.shape
-        torch.Size([6, 1, 4])
     """
 
     h: Tensor
@@ -330,12 +305,6 @@ class Encoded(Value):
         copies: what can be copied from the source; `None` where nothing can.
         candidates: `(B, C)` the target ids among which a search with a shortlist chooses: padding, unknown, BOS and EOS
             first; `None` without one.
-
-    Example:
-        >>> memory = Padded(torch.zeros(2, 5, 4), torch.tensor([5, 3]))
-        >>> encoded = Encoded(memory, CellState(torch.zeros(2, 1, 4)))
-        >>> encoded.select(torch.tensor([1])).memory.lengths
-        tensor([3])
     """
 
     memory: Padded
@@ -356,12 +325,6 @@ class Hypothesis:
         attention: `(T or T + 1, S)` attention weights beside `token_scores`; `None` for models without attention.
         text: what the tokens say, for people; a model fills it in, search alone leaves it empty.
         regions: of several sources how many of the attended positions each has, in their order.
-
-    Example:
-        >>> scores = torch.tensor([-0.2, -0.3, -0.4])  # of two tokens and EOS
-        >>> one = Hypothesis(torch.tensor([7, 4]), score=-0.3, log_prob=-0.9, token_scores=scores)
-        >>> len(one.tokens), len(one.token_scores)
-        (2, 3)
     """
 
     tokens: Tensor
@@ -374,12 +337,7 @@ class Hypothesis:
 
 
 class PredictedText(TypedDict):
-    """One hypothesis of a prediction, as text.
-
-    Example:
-        >>> PredictedText(text="one two", score=-0.3)["text"]
-        'one two'
-    """
+    """One hypothesis of a prediction, as text."""
 
     text: str
     score: float
@@ -393,12 +351,6 @@ class Prediction(TypedDict):
         source: its source as it is shown.
         references: what the dataset has to compare with, if anything.
         hypotheses: the outputs, best first.
-
-    Example:
-        >>> best = PredictedText(text="one two", score=-0.3)
-        >>> prediction = Prediction(row=0, source="eins zwei", references=[], hypotheses=[best])
-        >>> prediction["hypotheses"][0]["text"]
-        'one two'
     """
 
     row: int
@@ -408,17 +360,7 @@ class Prediction(TypedDict):
 
 
 class SearchState(Protocol):
-    """What search asks of a decoding state: to be reordered, nothing more.
-
-    Example:
-        >>> @dataclass(frozen=True)
-        ... class Previous(Value):
-        ...     tokens: Tensor
-        ...     def select(self, index):
-        ...         return super().select(index.flatten())
-        >>> Previous(torch.tensor([7, 8])).select(torch.tensor([[1, 0]])).tokens
-        tensor([8, 7])
-    """
+    """What search asks of a decoding state: to be reordered, nothing more."""
 
     def select(self, index: Tensor) -> Self:
         """Return the state whose hypotheses are `index`.
@@ -442,11 +384,6 @@ class StepOutput(Generic[S]):
         state: the state after the step.
         attention: `(N, S)` weights over source positions, or `None`.
         fresh: whether nobody else holds `log_probs`, so that search may overwrite them.
-
-    Example:
-        >>> output = StepOutput(torch.tensor([[0.25, 0.75]]).log(), CellState(torch.zeros(1, 1, 4)))
-        >>> output.log_probs.argmax(dim=-1)
-        tensor([1])
     """
 
     log_probs: Tensor
@@ -456,15 +393,7 @@ class StepOutput(Generic[S]):
 
 
 class StepFunction(Protocol[S]):
-    """`step(tokens (N,), state) -> StepOutput`: all that search knows of a model.
-
-    Example:
-        >>> table = torch.eye(4).roll(1, dims=1).log()  # each token is followed by the next
-        >>> def step(tokens, state):
-        ...     return StepOutput(table[tokens], state)
-        >>> step(torch.tensor([2]), CellState(torch.zeros(1, 1, 4))).log_probs.argmax(dim=-1)
-        tensor([3])
-    """
+    """`step(tokens (N,), state) -> StepOutput`: all that search knows of a model."""
 
     def __call__(self, tokens: Tensor, state: S) -> StepOutput[S]:
         """Advance every hypothesis by the token `tokens (N,)` it just received."""

@@ -211,11 +211,6 @@ class Dialogues(GeneratedDataset):
 
     Raises:
         UserError: if a number is out of range.
-
-    Example:
-        >>> splits = Dialogues(train_size=50, validation_size=10, test_size=10).load()
-        >>> sorted(splits["train"].column_names)
-        ['choices', 'continuation', 'prompt']
     """
 
     generate = staticmethod(generate)

@@ -171,12 +171,6 @@ class DocstringSummaries(GeneratedDataset):
 
     Raises:
         UserError: for a folder that does not exist, or if there are fewer rows than asked for.
-
-    Example:
-        >>> from lit_seq2seq.builtin import DocstringSummaries
-        >>> DocstringSummaries(train_size=0)
-        Traceback (most recent call last):
-        lit_seq2seq.runtime.errors.UserError: expected train_size from 1 to 10000000, but it is 0
     """
 
     generate = staticmethod(generate)

@@ -93,12 +93,6 @@ class SceneTranslation(DrawnDataset):
 
     Raises:
         UserError: a size that is not from 1 to 100,000.
-
-    Example:
-        >>> from lit_seq2seq.builtin import SceneTranslation
-        >>> row = SceneTranslation(train_size=4, validation_size=2, test_size=2).load()["train"][0]
-        >>> sorted(row), row["image"].size
-        (['english', 'french', 'image'], (64, 64))
     """
 
     generate = staticmethod(generate)

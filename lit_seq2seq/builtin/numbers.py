@@ -65,12 +65,6 @@ class SpelledNumbers(GeneratedDataset):
 
     Raises:
         UserError: for an unknown language, or more rows than there are.
-
-    Example:
-        >>> from lit_seq2seq.builtin import SpelledNumbers
-        >>> splits = SpelledNumbers(["en"], train_size=50, validation_size=5, test_size=5).load()
-        >>> splits["train"].column_names
-        ['number', 'language', 'form', 'spelled']
     """
 
     generate = staticmethod(generate)

@@ -66,12 +66,6 @@ class PhraseTranslation(GeneratedDataset):
 
     Raises:
         UserError: for an unknown language, equal languages, or more rows than there are distinct pairs.
-
-    Example:
-        >>> from lit_seq2seq.builtin import PhraseTranslation
-        >>> splits = PhraseTranslation("en", "de", train_size=100, validation_size=20, test_size=20).load()
-        >>> splits["train"].column_names
-        ['en', 'de', 'kind']
     """
 
     generate = staticmethod(generate)

@@ -223,11 +223,6 @@ class WeatherAndCalendar(GeneratedDataset):
 
     Raises:
         UserError: if a number is out of range.
-
-    Example:
-        >>> splits = WeatherAndCalendar(train_size=100, validation_size=20, test_size=20).load()
-        >>> splits["train"].num_rows, splits["test"].num_rows
-        (200, 80)
     """
 
     generate = staticmethod(generate)

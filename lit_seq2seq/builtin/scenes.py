@@ -203,12 +203,6 @@ class ShapeScenes(DrawnDataset):
 
     Raises:
         UserError: a size that is not from 1 to 100,000.
-
-    Example:
-        >>> from lit_seq2seq.builtin import ShapeScenes
-        >>> row = ShapeScenes(train_size=4, validation_size=2, test_size=2).load()["test"][0]
-        >>> row["image"].size, len(row["captions"])
-        ((64, 64), 2)
     """
 
     generate = staticmethod(generate)

@@ -83,13 +83,6 @@ class SequenceTask(GeneratedDataset):
 
     Raises:
         UserError: for a length or a size below 1.
-
-    Example:
-        >>> from lit_seq2seq.builtin import SequenceTask
-        >>> splits = SequenceTask("reverse", max_length=5, train_size=50, validation_size=5, test_size=5).load()
-        >>> row = splits["train"][0]
-        >>> row["target"] == row["source"][::-1]
-        True
     """
 
     generate = staticmethod(generate)

@@ -75,11 +75,6 @@ class TelephoneKeys(GeneratedDataset):
 
     Raises:
         UserError: an argument is out of its range.
-
-    Example:
-        >>> splits = TelephoneKeys(train_size=3, validation_size=2, test_size=2).load()
-        >>> splits["train"].column_names
-        ['audio', 'digits']
     """
 
     generate = staticmethod(generate)

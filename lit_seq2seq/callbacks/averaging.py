@@ -40,13 +40,6 @@ class EMA(WeightAveraging):
 
     Raises:
         UserError: if the decay is out of range, or the weights are kept in 16 bits, which cannot take its small steps.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> from lit_seq2seq.callbacks import EMA
-        >>> trainer = Trainer(callbacks=[EMA(decay=0.999)], accelerator="cpu", logger=False, barebones=False)
-        >>> trainer.callbacks[0].decay_at(0), trainer.callbacks[0].decay_at(100_000)
-        (0.1, 0.999)
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -119,15 +112,6 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Tensor]:
 
     Raises:
         UserError: if a file is missing or damaged, or the checkpoints are not of one model and one vocabulary.
-
-    Example:
-        >>> import pathlib, tempfile, torch
-        >>> from lit_seq2seq.callbacks import average_checkpoints
-        >>> paths = [pathlib.Path(tempfile.mkdtemp()) / "one.ckpt" for _ in range(2)]
-        >>> for value, path in enumerate(paths):
-        ...     torch.save({"state_dict": {"weight": torch.full((2,), float(value))}}, path)
-        >>> average_checkpoints(paths)
-        {'weight': tensor([0.5000, 0.5000])}
     """
     if not paths:
         raise UserError("average_checkpoints expects one or more checkpoint files, but got none")

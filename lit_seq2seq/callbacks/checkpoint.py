@@ -59,10 +59,6 @@ class Checkpoint(ModelCheckpoint):
 
     Raises:
         UserError: a number is below what makes sense.
-
-    Example:
-        >>> Checkpoint("val_bleu", "max").monitor
-        'val_bleu'
     """
 
     def __init__(

@@ -29,11 +29,6 @@ class NonFiniteLoss(Callback):
     Args:
         every_n_steps: batches between two looks on a GPU, at least 1.
         max_skipped: greatest number of bad steps in a row to leave out.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> from lit_seq2seq.callbacks import NonFiniteLoss
-        >>> trainer = Trainer(callbacks=[NonFiniteLoss(every_n_steps=100)], accelerator="cpu", logger=False)
     """
 
     def __init__(self, every_n_steps: int = 50, max_skipped: int = 0) -> None:

@@ -29,11 +29,6 @@ class ExactMatchByLength(Callback):
 
     Attributes:
         rows: per group its shortest and longest length, the number of sources, and the percentage of right outputs.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> from lit_seq2seq.callbacks import ExactMatchByLength
-        >>> trainer = Trainer(callbacks=[ExactMatchByLength(width=5)], accelerator="cpu", logger=False)
     """
 
     def __init__(self, width: int = 1, trained: int = 0) -> None:

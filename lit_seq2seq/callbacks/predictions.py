@@ -30,12 +30,6 @@ class PredictionWriter(Callback):
             without a prediction become empty lines); "jsonl" writes one object per row: `row`, `source`, `references`
             where the dataset has some, and all `hypotheses` with their scores; if `None`, the ending of `path` tells,
             and without a path it is "text".
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> from lit_seq2seq.callbacks import PredictionWriter
-        >>> writer = PredictionWriter("translations.jsonl", format="jsonl")
-        >>> trainer = Trainer(callbacks=[writer], accelerator="cpu", logger=False)
     """
 
     def __init__(self, path: str | None = None, format: Literal["text", "jsonl"] | None = None) -> None:

@@ -25,11 +25,6 @@ class Seq2SeqProgressBar(ProgressBar):
     Args:
         line_seconds: seconds between two lines where there is no terminal.
         refresh_seconds: seconds between two updates of the bar on a terminal.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> from lit_seq2seq.callbacks import Seq2SeqProgressBar
-        >>> trainer = Trainer(callbacks=[Seq2SeqProgressBar(line_seconds=60)], accelerator="cpu", logger=False)
     """
 
     def __init__(self, line_seconds: float = 30.0, refresh_seconds: float = 0.5) -> None:
@@ -187,14 +182,6 @@ class TokenRate:
 
     Args:
         window: number of readings that are averaged over.
-
-    Example:
-        >>> from lit_seq2seq.callbacks.progress import TokenRate
-        >>> rate = TokenRate()
-        >>> rate.restart()
-        >>> rate.add(100)
-        >>> rate.read() > 0
-        True
     """
 
     def __init__(self, window: int = 20) -> None:

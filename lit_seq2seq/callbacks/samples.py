@@ -29,11 +29,6 @@ class SampleOutputs(Callback):
 
     Args:
         count: how many rows, at least 1.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> from lit_seq2seq.callbacks import SampleOutputs
-        >>> trainer = Trainer(callbacks=[SampleOutputs(count=2)], accelerator="cpu", logger=False)
     """
 
     def __init__(self, count: int = 4) -> None:

@@ -110,12 +110,6 @@ class LogMel(Recordings):
 
     Raises:
         UserError: a setting is out of its range.
-
-    Example:
-        >>> import numpy as np
-        >>> feature = LogMel(sampling_rate=8000, n_mels=40)
-        >>> feature.encode([np.sin(np.arange(8000) / 3)])[0].shape
-        (98, 40)
     """
 
     def __init__(
@@ -177,11 +171,6 @@ class Waveform(Recordings):
         normalize: see `VectorFeature`; `utterance` is what wav2vec 2.0 and its kin expect.
         store: see `VectorFeature`.
         max_seconds: longer recordings are refused before they are decoded.
-
-    Example:
-        >>> import numpy as np
-        >>> Waveform(sampling_rate=8000).encode([np.sin(np.arange(800) / 3)])[0].shape
-        (800, 1)
     """
 
     def __init__(

@@ -29,12 +29,6 @@ class SpecAugment:
 
     Raises:
         UserError: a value is out of its range.
-
-    Example:
-        >>> import numpy as np
-        >>> masked = SpecAugment(time_masks=1, time_width=3)(np.arange(20.0, dtype=np.float32).reshape(10, 2), 2)
-        >>> masked.shape
-        (10, 2)
     """
 
     time_masks: int = 2
@@ -84,7 +78,6 @@ def stretched(array: FloatArray, factor: float) -> FloatArray:
         A new array `(max(1, round(factor * T)), F)` that begins and ends as the given one.
 
     Example:
-        >>> import numpy as np
         >>> stretched(np.array([[0.0], [2.0], [4.0]], dtype=np.float32), 5 / 3)[:, 0].tolist()
         [0.0, 1.0, 2.0, 3.0, 4.0]
     """

@@ -44,14 +44,6 @@ class Feature(ABC):
         input_limit: greatest number of positions of an input when predicting, unless the user says otherwise.
         one_size: whether all arrays have one size. Then batches are not made of examples of similar length: what is
             said in few words looks different, and batch normalisation must see all kinds together.
-
-    Example:
-        >>> from lit_seq2seq.features import Frames
-        >>> feature = Frames(channels=2)
-        >>> arrays = feature.encode([[[1.0, 2.0]], [[3.0, 4.0], [5.0, 6.0]]])
-        >>> batch = feature.collate(arrays)
-        >>> batch.values.shape, batch.lengths
-        (torch.Size([2, 2, 2]), tensor([1, 2]))
     """
 
     config: dict[str, Any]

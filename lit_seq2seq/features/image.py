@@ -45,12 +45,6 @@ class Image(Feature):
 
     Raises:
         UserError: a setting is out of its range.
-
-    Example:
-        >>> feature = Image(size=8)
-        >>> picture = PIL.Image.new("L", (20, 10), 255)
-        >>> feature.collate(feature.encode([picture])).values.shape
-        torch.Size([1, 8, 8, 3])
     """
 
     column_kind: ClassVar[str] = "images (an Image column, bytes or paths)"

@@ -26,13 +26,6 @@ class PretrainedTokenizer(Feature):
 
     Raises:
         UserError: transformers is not installed, or there is no such tokenizer, or none with a `tokenizer.json`.
-
-    Example:
-        >>> words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1, "eins": 2}, "[UNK]"))
-        >>> words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-        >>> saved = {"config": {"name": "tiny"}, "tokenizer": json.loads(words.to_str()), "pad": 0}
-        >>> PretrainedTokenizer.from_dict(saved).encode(["eins zwei"])[0].tolist()
-        [2, 1]
     """
 
     column_kind: ClassVar[str] = "text"

@@ -28,13 +28,6 @@ class Processor:
 
     Raises:
         UserError: there is nothing to copy because sources are not text.
-
-    Example:
-        >>> from lit_seq2seq.features import Processor, Tokenizer
-        >>> tokenizer = Tokenizer(model="char")
-        >>> tokenizer.train(["abc"])
-        >>> Processor(tokenizer, tokenizer).source(["ab", "c"]).values.tolist()
-        [[4, 5, 3], [6, 3, 0]]
     """
 
     FILES: ClassVar[tuple[str, ...]] = (

@@ -180,11 +180,6 @@ class Frames(VectorFeature):
 
     Raises:
         UserError: a setting is out of its range.
-
-    Example:
-        >>> feature = Frames(channels=2, deltas=1, stack=2)
-        >>> feature.collate(feature.encode([[[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]]])).values.shape
-        torch.Size([1, 2, 8])
     """
 
     column_kind: ClassVar[str] = "a list of frames, each a list of numbers,"

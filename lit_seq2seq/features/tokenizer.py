@@ -64,7 +64,6 @@ class Tokenizer(Feature):
         UserError: if an argument is out of range, or `file` is missing, unreadable or without special symbols.
 
     Example:
-        >>> from lit_seq2seq.features import Tokenizer
         >>> tokenizer = Tokenizer(model="char")
         >>> tokenizer.train(["ein Mann"])
         >>> tokenizer.decode(tokenizer.encode_batch(["Mann"])[0])

@@ -124,15 +124,6 @@ class TokenAverage(Metric):
 
     Perplexity is the exponential of the mean negative log-likelihood. The sum is compensated (Neumaier, 1974), so
     that single precision holds over millions of tokens, on every device.
-
-    Example:
-        >>> import torch
-        >>> from lit_seq2seq.metrics import TokenAverage
-        >>> nll = TokenAverage()
-        >>> nll.update(torch.tensor(6.0), torch.tensor(2))
-        >>> nll.update(torch.tensor(2.0), torch.tensor(2))
-        >>> nll.compute()
-        tensor(2.)
     """
 
     is_differentiable = False

@@ -47,7 +47,6 @@ class CIDErD(TextMetric):
         tokenize: split into `words` without punctuation, or at spaces only (`none`), for texts that are tokenised.
 
     Example:
-        >>> from lit_seq2seq.metrics import CIDErD
         >>> cider = CIDErD()
         >>> cider.update(["a dog runs", "two men"], [["A dog runs."], ["two men sit", "men"]])
         >>> cider.compute()

@@ -24,7 +24,6 @@ class Distinct1(TextMetric):
     between outputs for the same inputs. References are not looked at, but are measured alike when given as outputs.
 
     Example:
-        >>> from lit_seq2seq.metrics import Distinct1
         >>> distinct = Distinct1()
         >>> distinct.update(["I am fine.", "I am not."], [["unused"], ["unused"]])
         >>> distinct.compute()
@@ -76,14 +75,7 @@ class Distinct1(TextMetric):
 
 
 class Distinct2(Distinct1):
-    """Different pairs of neighbouring words of all outputs, per pair, in percent; see `Distinct1`.
-
-    Example:
-        >>> distinct = Distinct2()
-        >>> distinct.update(["I am fine.", "I am not."], [["unused"], ["unused"]])
-        >>> round(distinct.compute().item(), 2)
-        83.33
-    """
+    """Different pairs of neighbouring words of all outputs, per pair, in percent; see `Distinct1`."""
 
     name = "distinct2"
     order = 2

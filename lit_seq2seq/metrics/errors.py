@@ -15,13 +15,6 @@ class ExactMatch(TextMetric):
 
     Args:
         lowercase: compare without case.
-
-    Example:
-        >>> from lit_seq2seq.metrics import ExactMatch
-        >>> match = ExactMatch()
-        >>> match.update(["one", "two"], [["one"], ["three", "3"]])
-        >>> match.compute()
-        tensor(50.)
     """
 
     name = "exact_match"
@@ -53,13 +46,6 @@ class SequenceErrorRate(ExactMatch):
 
     Args:
         lowercase: compare without case.
-
-    Example:
-        >>> from lit_seq2seq.metrics import SequenceErrorRate
-        >>> rate = SequenceErrorRate()
-        >>> rate.update(["ʃ a", "ʃ j ɛ̃", "v a"], [["ʃ a"], ["ʃ j ɛ̃"], ["v a ʃ"]])
-        >>> rate.compute()
-        tensor(33.3333)
     """
 
     name = "sequence_error_rate"
@@ -115,7 +101,6 @@ class WER(_ErrorRate):
         lowercase: compare without case.
 
     Example:
-        >>> from lit_seq2seq.metrics import WER
         >>> wer = WER()
         >>> wer.update(["the cat sat"], [["the cat sat down"]])
         >>> wer.compute()
@@ -137,13 +122,6 @@ class PER(WER):
 
     Args:
         lowercase: compare without case.
-
-    Example:
-        >>> from lit_seq2seq.metrics import PER
-        >>> per = PER()
-        >>> per.update(["ʃ i ɛ̃"], [["ʃ j ɛ̃"]])
-        >>> per.compute()
-        tensor(33.3333)
     """
 
     name = "per"
@@ -156,13 +134,6 @@ class CER(_ErrorRate):
 
     Args:
         lowercase: compare without case.
-
-    Example:
-        >>> from lit_seq2seq.metrics import CER
-        >>> cer = CER()
-        >>> cer.update(["hat"], [["heat"]])
-        >>> cer.compute()
-        tensor(25.)
     """
 
     name = "cer"
@@ -180,11 +151,6 @@ def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
 
     Returns:
         An integer from 0 to max(S, T).
-
-    Example:
-        >>> from lit_seq2seq.metrics import edit_distance
-        >>> edit_distance("kitten", "sitting")
-        3
     """
     index: dict[str, int] = {}
     target = np.array([index.setdefault(unit, len(index)) for unit in second], dtype=np.int64)  # (T,)

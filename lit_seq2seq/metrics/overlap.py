@@ -97,7 +97,6 @@ class BLEU(_SacreBLEU):
         UserError: if the tokenizer's package is not installed, or there is no such tokenizer.
 
     Example:
-        >>> from lit_seq2seq.metrics import BLEU
         >>> bleu = BLEU(lowercase=True)
         >>> bleu.update(["The cat sat on the mat."], [["the cat sat on a mat.", "the cat sat on the mat ."]])
         >>> round(bleu.compute().item(), 1)
@@ -161,13 +160,6 @@ class BLEU1(BLEU):
         lowercase: see `BLEU`.
         tokenize: see `BLEU`.
         smooth_method: see `BLEU`.
-
-    Example:
-        >>> from lit_seq2seq.metrics import BLEU1
-        >>> bleu = BLEU1()
-        >>> bleu.update(["a man sleeps"], [["a man reads", "the man"]])
-        >>> round(bleu.compute().item(), 1)
-        66.7
     """
 
     name = "bleu1"
@@ -181,12 +173,6 @@ class BLEU2(BLEU):
         lowercase: see `BLEU`.
         tokenize: see `BLEU`.
         smooth_method: see `BLEU`.
-
-    Example:
-        >>> bleu = BLEU2()
-        >>> bleu.update(["a man sleeps now"], [["a man sleeps here"]])
-        >>> round(bleu.compute().item(), 1)
-        70.7
     """
 
     name = "bleu2"
@@ -200,12 +186,6 @@ class BLEU3(BLEU):
         lowercase: see `BLEU`.
         tokenize: see `BLEU`.
         smooth_method: see `BLEU`.
-
-    Example:
-        >>> bleu = BLEU3()
-        >>> bleu.update(["a man sleeps now"], [["a man sleeps here"]])
-        >>> round(bleu.compute().item(), 1)
-        63.0
     """
 
     name = "bleu3"
@@ -220,13 +200,6 @@ class ChrF(_SacreBLEU):
     Args:
         word_order: longest word n-gram that is counted beside the characters; 0 for chrF, 2 for chrF++.
         lowercase: compare without case.
-
-    Example:
-        >>> from lit_seq2seq.metrics import ChrF
-        >>> chrf = ChrF()
-        >>> chrf.update(["a man sleeps"], [["a man sleeps", "a man is asleep"]])
-        >>> chrf.compute()
-        tensor(100.)
     """
 
     name = "chrf"

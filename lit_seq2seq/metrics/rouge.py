@@ -86,7 +86,6 @@ class ROUGE1(_ROUGE):
         UserError: rouge-score is not installed.
 
     Example:
-        >>> from lit_seq2seq.metrics import ROUGE1
         >>> rouge = ROUGE1()
         >>> rouge.update(["the dogs bark"], [["a dog barked", "birds sing"]])
         >>> round(rouge.compute().item(), 2)
@@ -104,12 +103,6 @@ class ROUGE2(_ROUGE):
 
     Raises:
         UserError: rouge-score is not installed.
-
-    Example:
-        >>> rouge = ROUGE2()
-        >>> rouge.update(["the dogs bark"], [["the dog barked", "birds sing"]])
-        >>> round(rouge.compute().item(), 2)
-        100.0
     """
 
     name = kind = "rouge2"
@@ -123,12 +116,6 @@ class ROUGEL(_ROUGE):
 
     Raises:
         UserError: rouge-score is not installed.
-
-    Example:
-        >>> rouge = ROUGEL()
-        >>> rouge.update(["dogs bark at night"], [["at night a dog barks"]])
-        >>> round(rouge.compute().item(), 2)
-        44.44
     """
 
     name = kind = "rougeL"

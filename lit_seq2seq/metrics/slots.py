@@ -24,7 +24,6 @@ class SlotErrorRate(TextMetric):
             a mapping, each value has the list of all the phrases that say it.
 
     Example:
-        >>> from lit_seq2seq.metrics import SlotErrorRate
         >>> rate = SlotErrorRate(values={"food": ["French", "Thai"], "kids": {"yes": ["child friendly"]}})
         >>> rate.update(["Child-friendly Thai food."], [["unused"]], ["food[French], kids[yes]"])
         >>> rate.compute()

@@ -87,15 +87,6 @@ class CTC(Auxiliary):
 
     Raises:
         ValueError: the weight is out of its range.
-
-    Example:
-        >>> from lit_seq2seq.nn import EncoderShape
-        >>> ctc = CTC(EncoderShape(memory_size=4, final_layers=1, final_size=4), vocab_size=6, blank=0)
-        >>> memory = Padded(torch.zeros(1, 2, 4), torch.tensor([2]))
-        >>> ctc.frames(memory).values.shape
-        torch.Size([1, 2, 6])
-        >>> ctc.loss(memory, Padded(torch.tensor([[5, 3]]), torch.tensor([2]))).shape
-        torch.Size([])
     """
 
     def __init__(self, encoder: EncoderShape, vocab_size: int, blank: int, weight: float = 0.3) -> None:

@@ -16,12 +16,7 @@ from lit_seq2seq.types import CellState, Encoded
 
 @dataclass(frozen=True)
 class StateShape:
-    """Shape of a decoder's recurrent state: `num_layers` vectors of `hidden_size`, and as many of each of `others`.
-
-    Example:
-        >>> StateShape(num_layers=2, hidden_size=256, others=(256,))  # a decoder of two LSTM layers
-        StateShape(num_layers=2, hidden_size=256, others=(256,))
-    """
+    """Shape of a decoder's recurrent state: `num_layers` vectors of `hidden_size`, and as many of each of `others`."""
 
     num_layers: int
     hidden_size: int
@@ -112,15 +107,7 @@ class LastState(Bridge):
 
 
 class DenseBridge(Bridge):
-    """Project all final states of the encoder by one dense layer with tanh (Cho et al. 2014, appendix A.1.1).
-
-    Example:
-        >>> bridge = DenseBridge(EncoderShape(6, 1, 6), StateShape(2, 4, (4,)))
-        >>> from lit_seq2seq.types import Padded
-        >>> encoded = Encoded(Padded(torch.ones(3, 5, 6), torch.tensor([5, 2, 1])), CellState(torch.ones(3, 1, 6)))
-        >>> bridge(encoded).others[0].shape
-        torch.Size([3, 2, 4])
-    """
+    """Project all final states of the encoder by one dense layer with tanh (Cho et al. 2014, appendix A.1.1)."""
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__(encoder, state)
@@ -134,15 +121,7 @@ class DenseBridge(Bridge):
 
 
 class MeanBridge(Bridge):
-    """Project the mean of the memory by one dense layer with tanh (Sennrich et al. 2017).
-
-    Example:
-        >>> bridge = MeanBridge(EncoderShape(6, 1, 6), StateShape(2, 4, (4,)))
-        >>> from lit_seq2seq.types import Padded
-        >>> encoded = Encoded(Padded(torch.ones(3, 5, 6), torch.tensor([5, 2, 1])), CellState(torch.ones(3, 1, 6)))
-        >>> bridge(encoded).others[0].shape
-        torch.Size([3, 2, 4])
-    """
+    """Project the mean of the memory by one dense layer with tanh (Sennrich et al. 2017)."""
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__(encoder, state)
@@ -154,15 +133,7 @@ class MeanBridge(Bridge):
 
 
 class ZeroBridge(Bridge):
-    """Start from zeros: the decoder learns of the source through attention alone.
-
-    Example:
-        >>> bridge = ZeroBridge(EncoderShape(6, 1, 6), StateShape(1, 2))
-        >>> from lit_seq2seq.types import Padded
-        >>> encoded = Encoded(Padded(torch.ones(1, 5, 6), torch.tensor([5])), CellState(torch.ones(1, 1, 6)))
-        >>> bridge(encoded).h
-        tensor([[[0., 0.]]])
-    """
+    """Start from zeros: the decoder learns of the source through attention alone."""
 
     def forward(self, encoded: Encoded) -> CellState:
         """Make zeros."""
@@ -171,15 +142,7 @@ class ZeroBridge(Bridge):
 
 
 class LearnedBridge(Bridge):
-    """Start from learned vectors, the same for every source.
-
-    Example:
-        >>> bridge = LearnedBridge(EncoderShape(6, 1, 6), StateShape(1, 2))
-        >>> from lit_seq2seq.types import Padded
-        >>> encoded = Encoded(Padded(torch.ones(3, 5, 6), torch.tensor([5, 2, 1])), CellState(torch.ones(3, 1, 6)))
-        >>> bridge.initial.shape, bridge(encoded).h.shape
-        (torch.Size([2]), torch.Size([3, 1, 2]))
-    """
+    """Start from learned vectors, the same for every source."""
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__(encoder, state)

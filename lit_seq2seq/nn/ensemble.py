@@ -53,17 +53,6 @@ class Ensemble(Network):
 
     Raises:
         ValueError: networks of different vocabularies, or none.
-
-    Example:
-        >>> from functools import partial
-        >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
-        >>> small = dict(embedding_dim=4, hidden_size=6)
-        >>> parts = partial(TextEncoder, **small), partial(ParallelDecoder, **small)
-        >>> ensemble = Ensemble([EncoderDecoder(10, 12, *parts) for _ in range(3)])
-        >>> source = Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))
-        >>> state = ensemble.start(ensemble.encode(source))
-        >>> ensemble.step(torch.tensor([2]), state).log_probs.exp().sum().round(decimals=4)
-        tensor(1., grad_fn=<RoundBackward1>)
     """
 
     def __init__(self, networks: Sequence[EncoderDecoder]) -> None:

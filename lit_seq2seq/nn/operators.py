@@ -37,12 +37,6 @@ def recurrent(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], cell: str) 
     Returns:
         Outputs `(B, T, H * directions)`, zero at padding; last h and, for LSTMs, last c, both `(B, H * directions)`;
         for other cells c is empty.
-
-    Example:
-        >>> weights = [torch.zeros(12, 2), torch.zeros(12, 3), torch.zeros(12), torch.zeros(12)]
-        >>> outputs, h, c = recurrent(torch.zeros(4, 5, 2), torch.tensor([5, 1, 2, 3]), weights, "lstm")
-        >>> outputs.shape, c.shape
-        (torch.Size([4, 5, 3]), torch.Size([4, 3]))
     """
     packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
     both = len(weights) == 8

@@ -18,10 +18,6 @@ def computes_in(dtype: torch.dtype, device_type: str) -> bool:
     Args:
         dtype: `torch.bfloat16`, `torch.float16`, `torch.float32`, or `torch.int8` for products of integers.
         device_type: "cpu", "cuda", ...
-
-    Example:
-        >>> computes_in(torch.float32, "cpu")
-        True
     """
     if dtype == torch.float32:
         return True
@@ -76,10 +72,6 @@ def dropout(x: Tensor, probability: float, training: bool = True) -> Tensor:
         x: any shape.
         probability: from 0 to below 1.
         training: without it, `x` comes back unchanged.
-
-    Example:
-        >>> dropout(torch.ones(2), 0.5, training=False)
-        tensor([1., 1.])
     """
     if not training or probability == 0:
         return x

@@ -85,10 +85,6 @@ class OutputLayer(Output):
         shape: see `Output`.
         vocab_size: see `Output`.
         embedding: see `Output`.
-
-    Example:
-        >>> OutputLayer(DecoderShape(features=8), vocab_size=20)(torch.zeros(2, 5, 8)).shape
-        torch.Size([2, 5, 20])
     """
 
     def __init__(self, shape: DecoderShape, vocab_size: int, embedding: nn.Embedding | None = None) -> None:
@@ -157,14 +153,6 @@ class CopyOutput(Output):
 
     Raises:
         ValueError: the decoder has no attention.
-
-    Example:
-        >>> layer = CopyOutput(DecoderShape(features=4, hidden=4, context=6, embedded=3), vocab_size=8)
-        >>> parts = [torch.randn(1, size) for size in (4, 2, 4, 6, 3)]
-        >>> parts[1] = torch.tensor([[0.25, 0.75]])
-        >>> log_probs = layer.log_probs(DecoderOutput(*parts), Copies.of(torch.tensor([[5, 8]]), extra=1))
-        >>> log_probs.shape, round(log_probs.exp().sum().item(), 4)
-        (torch.Size([1, 9]), 1.0)
     """
 
     copies = True

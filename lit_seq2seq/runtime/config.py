@@ -63,11 +63,6 @@ class GenerationConfig:
 
     Raises:
         UserError: an option is out of its range.
-
-    Example:
-        >>> from lit_seq2seq.search import GenerationConfig
-        >>> GenerationConfig(num_beams=5, length_penalty=0.6).num_beams
-        5
     """
 
     num_beams: int = 1
@@ -161,10 +156,6 @@ class GenerationConfig:
 
         Raises:
             UserError: there is no such option, or one is out of its range.
-
-        Example:
-            >>> GenerationConfig().changed({"num_beams": 5}).num_beams
-            5
         """
         known = [field.name for field in fields(self)]
         for name in options:

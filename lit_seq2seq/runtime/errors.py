@@ -6,13 +6,6 @@ class UserError(Exception):
 
     The message is one line that says what was expected, what came, and what to change. Command-line entry points print
     it without a traceback and exit with a non-zero status.
-
-    Example:
-        >>> try:
-        ...     raise UserError("expected a column 'german', but the columns are source, target: set source_column")
-        ... except UserError as error:
-        ...     print(f"error: {error}")
-        error: expected a column 'german', but the columns are source, target: set source_column
     """
 
 

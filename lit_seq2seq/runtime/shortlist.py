@@ -88,13 +88,7 @@ class Scored(NamedTuple):
 
     @classmethod
     def of(cls, candidates: Candidates, size: int) -> Scored:
-        """Make it from the candidates of each source and the number of all symbols.
-
-        Example:
-            >>> scored = Scored.of(Candidates(np.array([[0, 1, 2, 3, 5]]), np.array([5])), size=8)
-            >>> scored.shares[0].round(2).tolist()[5:]  # of each symbol, as there are fewer than `SAMPLE`
-            [-inf, -inf, -inf, -inf, 0.0, -inf, 0.0, 0.0]
-        """
+        """Make it from the candidates of each source and the number of all symbols."""
         ids = candidates.ids
         real = np.arange(ids.shape[1]) < candidates.lengths[:, None]
         special = ids[:, _RANKS]

@@ -18,12 +18,7 @@ from .untrusted import check_tokenizer, tokenizing
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Integer ids of the four special symbols of a vocabulary.
-
-    Example:
-        >>> SpecialIds(bos=5).bos, SpecialIds().eos
-        (5, 3)
-    """
+    """Integer ids of the four special symbols of a vocabulary."""
 
     pad: int = 0
     unk: int = 1

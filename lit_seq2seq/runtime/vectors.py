@@ -18,10 +18,6 @@ def check_frames(raw: Any, channels: int) -> FloatArray:
 
     Raises:
         UserError: they are not numbers, not finite, or of another shape.
-
-    Example:
-        >>> check_frames([[0.0, 1.0]], 2).shape
-        (1, 2)
     """
     try:
         array = np.asarray(raw, dtype=np.float32)
@@ -86,7 +82,6 @@ def deltas(frames: FloatArray, width: int = 2) -> FloatArray:
         `(T, F)`.
 
     Example:
-        >>> import numpy as np
         >>> deltas(np.arange(6, dtype=np.float32)[:, None])[2:4, 0].tolist()
         [1.0, 1.0]
     """

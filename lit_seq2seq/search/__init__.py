@@ -72,8 +72,6 @@ def search(
         UserError: the prefix is malformed, there is a coverage penalty but no attention, or a CTC weight but no CTC.
 
     Example:
-        >>> import torch
-        >>> from lit_seq2seq.search import GenerationConfig, search
         >>> from lit_seq2seq.types import SpecialIds, StepOutput, Value
         >>> table = torch.eye(6).roll(1, dims=1).log()  # each token is followed by the next
         >>> class Nothing(Value):

@@ -55,20 +55,6 @@ def beam_search(
 
     Raises:
         UserError: the prefix is malformed, or there is a coverage penalty but no attention.
-
-    Example:
-        >>> import torch
-        >>> from lit_seq2seq.search import GenerationConfig, beam_search
-        >>> from lit_seq2seq.types import SpecialIds, StepOutput, Value
-        >>> table = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-        >>> config = GenerationConfig(num_beams=3, num_return_sequences=2, max_new_tokens=4)
-        >>> class Nothing(Value):
-        ...     pass
-        >>> def step(tokens, state):
-        ...     return StepOutput(table[tokens], state)
-        >>> [best, second], = beam_search(step, Nothing(), batch_size=1, specials=SpecialIds(), config=config)
-        >>> best.score >= second.score
-        True
     """
     rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
     history = History(return_attention)

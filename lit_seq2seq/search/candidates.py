@@ -16,7 +16,6 @@ def including(candidates: Padded, prefix: Tensor, specials: SpecialIds) -> Padde
     """Add the tokens with which outputs must begin, `(B, P)`, to the candidates of each sentence.
 
     Example:
-        >>> import torch
         >>> candidates = Padded(torch.tensor([[0, 1, 2, 3, 7], [0, 1, 2, 3, 0]]), torch.tensor([5, 4]))
         >>> including(candidates, torch.tensor([[7, 9], [8, 8]]), SpecialIds()).values
         tensor([[0, 1, 2, 3, 7, 9],

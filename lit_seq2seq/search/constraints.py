@@ -19,7 +19,6 @@ def block_repeated_ngrams(log_probs: Tensor, paths: Tensor, size: int, unused: i
         `log_probs`, with minus infinity at banned tokens.
 
     Example:
-        >>> import torch
         >>> block_repeated_ngrams(torch.zeros(1, 6), torch.tensor([[4, 5, 4]]), size=2, unused=0)
         tensor([[-inf, 0., 0., 0., 0., -inf]])
     """
@@ -43,7 +42,6 @@ def keep_top_k(log_probs: Tensor, k: int) -> Tensor:
         `(..., V)` the filtered values.
 
     Example:
-        >>> import torch
         >>> keep_top_k(torch.tensor([[1.0, 3.0, 2.0]]), k=2)
         tensor([[-inf, 3., 2.]])
     """
@@ -64,7 +62,6 @@ def keep_top_p(log_probs: Tensor, p: float) -> Tensor:
         `(..., V)` the given values, minus infinity outside the nucleus.
 
     Example:
-        >>> import torch
         >>> keep_top_p(torch.tensor([[0.2, 0.7, 0.1]]).log(), p=0.8).exp()
         tensor([[0.2000, 0.7000, 0.0000]])
     """

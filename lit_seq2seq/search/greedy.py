@@ -56,19 +56,6 @@ def greedy_search(
 
     Raises:
         UserError: the prefix is malformed, or there is a coverage penalty but no attention.
-
-    Example:
-        >>> import torch
-        >>> from lit_seq2seq.search import GenerationConfig, greedy_search
-        >>> from lit_seq2seq.types import SpecialIds, StepOutput, Value
-        >>> table = torch.eye(6).roll(1, dims=1).log()  # each token is followed by the next
-        >>> class Nothing(Value):
-        ...     pass
-        >>> def step(tokens, state):
-        ...     return StepOutput(table[tokens], state)
-        >>> specials = SpecialIds(bos=2, eos=5)
-        >>> greedy_search(step, Nothing(), batch_size=1, specials=specials, config=GenerationConfig())[0][0].tokens
-        tensor([3, 4])
     """
     rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
     return follow(step, state, most_probable, rules, 1, return_attention)

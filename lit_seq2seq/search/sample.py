@@ -51,21 +51,6 @@ def sample_search(
 
     Raises:
         UserError: the prefix is malformed, or there is a coverage penalty but no attention.
-
-    Example:
-        >>> import torch
-        >>> from lit_seq2seq.search import GenerationConfig, sample_search
-        >>> from lit_seq2seq.types import SpecialIds, StepOutput, Value
-        >>> table = torch.zeros(6, 6).log_softmax(-1)
-        >>> config = GenerationConfig(do_sample=True, num_return_sequences=3, max_new_tokens=4, seed=1)
-        >>> class Nothing(Value):
-        ...     pass
-        >>> def step(tokens, state):
-        ...     return StepOutput(table[tokens].expand(len(tokens), 6), state)
-        >>> def draw():
-        ...     return sample_search(step, Nothing(), batch_size=1, specials=SpecialIds(), config=config)[0]
-        >>> [hypothesis.tokens.tolist() for hypothesis in draw()] == [again.tokens.tolist() for again in draw()]
-        True
     """
     rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
     choose = sampler(config, batch_size, device)
@@ -114,7 +99,6 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
         `(...)` tokens; those of probability 0 are never drawn.
 
     Example:
-        >>> import torch
         >>> draw(torch.tensor([[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]), torch.tensor([0.4, 0.5]))
         tensor([0, 2])
     """

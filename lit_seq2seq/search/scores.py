@@ -23,7 +23,6 @@ def length_divisor(lengths: Tensor, normalization: LengthNormalization, penalty:
         The divisors, positive and finite, in the shape of `lengths`.
 
     Example:
-        >>> import torch
         >>> length_divisor(torch.tensor([1.0, 4.0]), "power", 0.5)
         tensor([1., 2.])
     """
@@ -61,7 +60,6 @@ def best_reachable(
         The bounds, in the shape of `log_probs`.
 
     Example:
-        >>> import torch
         >>> best_reachable(torch.tensor([-4.0]), torch.tensor([2.0]), torch.tensor([8.0]), "average", 1.0)
         tensor([-0.5000])
     """
@@ -83,7 +81,6 @@ def coverage_score(attention: Tensor, source_mask: Tensor | None, penalty: float
         weight counts as the smallest positive number, so that scores stay finite.
 
     Example:
-        >>> import torch
         >>> coverage_score(torch.tensor([[1.5, 1.0], [1.0, 0.5]]), None, penalty=1.0)
         tensor([ 0.0000, -0.6931])
     """

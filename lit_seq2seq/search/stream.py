@@ -45,16 +45,6 @@ def stream(
 
     Raises:
         UserError: the options ask for several beams or outputs, of which none is known before the end.
-
-    Example:
-        >>> from lit_seq2seq.types import StepOutput, Value
-        >>> table = torch.eye(6).roll(1, dims=1).log()  # each token is followed by the next
-        >>> class Nothing(Value):
-        ...     pass
-        >>> def step(tokens, state):
-        ...     return StepOutput(table[tokens], state)
-        >>> list(stream(step, Nothing(), specials=SpecialIds(bos=2, eos=5), config=GenerationConfig()))
-        [3, 4]
     """
     for name in ("num_beams", "num_return_sequences"):
         if getattr(config, name) > 1:

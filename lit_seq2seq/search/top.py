@@ -27,7 +27,6 @@ def top(log_probs: Tensor, offsets: Tensor, count: int) -> tuple[Tensor, Tensor,
         `(B, C)` sums, best first, their hypotheses, from 0 to K - 1, and their tokens.
 
     Example:
-        >>> import torch
         >>> log_probs = torch.tensor([[[0.1, 0.6, 0.3], [0.2, 0.2, 0.6]]]).log()
         >>> values, hypotheses, tokens = top(log_probs, torch.tensor([[0.0, -9.0]]), 2)
         >>> hypotheses, tokens

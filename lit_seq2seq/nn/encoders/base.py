@@ -22,11 +22,6 @@ class EncoderShape:
         final_layers: number of layers whose final states are given.
         final_size: size F of each final output.
         others: sizes of what else the final states hold, such as LSTM cell vectors.
-
-    Example:
-        >>> from lit_seq2seq.nn import TextEncoder
-        >>> TextEncoder(10, embedding_dim=4, hidden_size=6).shape
-        EncoderShape(memory_size=6, final_layers=1, final_size=6, others=(6,))
     """
 
     memory_size: int

@@ -51,12 +51,6 @@ class ConvEncoder(Encoder):
 
     Raises:
         ValueError: no stage, or a width or number of blocks below 1.
-
-    Example:
-        >>> encoder = ConvEncoder(3, hidden_size=6, widths=[16, 16], blocks=1)
-        >>> encoded = encoder(Padded(torch.zeros(2, 12, 12, 3), torch.tensor([12, 12])))
-        >>> encoded.memory.values.shape, encoded.final.h.shape
-        (torch.Size([2, 9, 6]), torch.Size([2, 1, 6]))
     """
 
     dimensions = 4

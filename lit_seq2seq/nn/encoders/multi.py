@@ -66,17 +66,6 @@ class MultiSourceEncoder(Encoder):
 
     Raises:
         ValueError: the names are others than those of the sources.
-
-    Example:
-        >>> from functools import partial
-        >>> from lit_seq2seq.nn import TextEncoder
-        >>> small = partial(TextEncoder, embedding_dim=4, hidden_size=6)
-        >>> encoder = MultiSourceEncoder({"text": 10, "tags": 7}, {"text": small, "tags": small}, hidden_size=8)
-        >>> text = Padded(torch.tensor([[4, 5, 6], [7, 3, 0]]), torch.tensor([3, 2]))
-        >>> tags = Padded(torch.tensor([[4], [5]]), torch.tensor([1, 1]))
-        >>> encoded = encoder(Sources({"text": text, "tags": tags}))
-        >>> encoded.memory.values.shape, encoded.memory.lengths, encoded.final.h.shape
-        (torch.Size([2, 4, 8]), tensor([4, 3]), torch.Size([2, 1, 8]))
     """
 
     def __init__(

@@ -35,12 +35,6 @@ class PyramidalEncoder(Encoder):
 
     Raises:
         ValueError: a size is out of its range.
-
-    Example:
-        >>> encoder = PyramidalEncoder(5, hidden_size=6, factors=[1, 2])
-        >>> encoded = encoder(Padded(torch.zeros(2, 7, 5), torch.tensor([7, 2])))
-        >>> encoded.memory.values.shape, encoded.memory.lengths.tolist()
-        (torch.Size([2, 4, 6]), [4, 1])
     """
 
     dimensions = 3

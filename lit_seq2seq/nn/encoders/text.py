@@ -51,13 +51,6 @@ class TextEncoder(Encoder):
         reverse: feed the source last symbol first (Sutskever et al. 2014, section 3.3); for one direction only.
         chunk_size: for long sources, see `RecurrentLayer`.
         truncate: see `RecurrentLayer`.
-
-    Example:
-        >>> import torch
-        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
-        >>> encoded = encoder(Padded(torch.tensor([[4, 5, 6], [7, 0, 0]]), torch.tensor([3, 1])))
-        >>> encoded.memory.values.shape, encoded.final.h.shape
-        (torch.Size([2, 3, 6]), torch.Size([2, 1, 6]))
     """
 
     dimensions = 2

@@ -50,12 +50,7 @@ class VisionBackbone(PretrainedEncoder):
 
 
 def as_grid(states: Tensor) -> Tensor:
-    """Bring last states `(B, D, H, W)` or `(B, extra + n * n, D)` into a grid `(B, D, H, W)`.
-
-    Example:
-        >>> as_grid(torch.zeros(2, 1 + 9, 5)).shape
-        torch.Size([2, 5, 3, 3])
-    """
+    """Bring last states `(B, D, H, W)` or `(B, extra + n * n, D)` into a grid `(B, D, H, W)`."""
     if states.dim() == 4:
         return states
     side = int(states.shape[1] ** 0.5)

@@ -51,12 +51,6 @@ def projected_cross_entropy(
 
     Returns:
         The sum to minimise, and, without gradient, the sum of plain negative log-likelihoods in nats.
-
-    Example:
-        >>> x, targets = torch.zeros(3, 2), torch.tensor([0, 1, 2])
-        >>> loss, nll = projected_cross_entropy(x, torch.zeros(4, 2), torch.zeros(4), targets, smoothing=0.1)
-        >>> round(loss.item() / 3, 4), round(nll.item() / 3, 4)
-        (1.3863, 1.3863)
     """
     log_share, log_other = (None, None) if mixture is None else mixture
     arguments = (features, weight, bias, targets, smoothing, log_share, log_other, torch.is_grad_enabled())

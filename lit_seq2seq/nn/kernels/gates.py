@@ -25,12 +25,6 @@ def lstm_step(x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -> tup
 
     Returns:
         New h and c.
-
-    Example:
-        >>> cell = torch.nn.LSTMCell(2, 3)
-        >>> x, h, c = torch.randn(4, 2), torch.randn(4, 3), torch.randn(4, 3)
-        >>> torch.allclose(lstm_step(x, h, c, list(cell.parameters()))[0], cell(x, (h, c))[0], atol=1e-5)
-        True
     """
     w_x, w_h, b_x, b_h = weights
     gates = linear(x, w_x, b_x) + linear(h, w_h, b_h)  # (N, 4 H)
@@ -51,12 +45,6 @@ def gru_step(x: Tensor, h: Tensor, carried: Tensor, weights: Sequence[Tensor]) -
 
     Returns:
         New h.
-
-    Example:
-        >>> cell = torch.nn.GRUCell(2, 3)
-        >>> x, h = torch.randn(4, 2), torch.randn(4, 3)
-        >>> torch.allclose(gru_step(x, h, h, list(cell.parameters())), cell(x, h), atol=1e-5)
-        True
     """
     w_x, w_h, b_x, b_h = weights
     size = h.shape[-1]

@@ -34,14 +34,6 @@ def prepare(network: M, dtype: torch.dtype = torch.float32) -> M:
         network: an `EncoderDecoder` or an `Ensemble` of them, in evaluation mode.
         dtype: `torch.float32`, `torch.bfloat16`, or `torch.int8`: 8-bit integers with a scale for each row of the
             weights and, found anew at each product, for each input vector, so that no batch mate changes it.
-
-    Example:
-        >>> from lit_seq2seq.nn.decoders.base import Combination
-        >>> layer = Combination("tanh", 6, 0, 4)
-        >>> x = torch.ones(2, 6)
-        >>> with torch.inference_mode():
-        ...     bool((prepare(layer)(x, None, x) - layer(x, None, x)).abs().max() < 1e-6)
-        True
     """
     return cast(M, _rebuilt(network, dtype))
 

@@ -40,12 +40,7 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute `a @ b + bias` for `a (N, D)`, `b (D, K)` and `bias (K,)` or `(N, K)`; without gradient.
-
-    Example:
-        >>> product(torch.ones(2, 3), torch.ones(3, 1)).tolist()
-        [[3.0], [3.0]]
-    """
+    """Compute `a @ b + bias` for `a (N, D)`, `b (D, K)` and `bias (K,)` or `(N, K)`; without gradient."""
     rows = bias is not None and bias.dim() == 2
     adds = bias is not None and not rows  # PyTorch's own product in bf16 first writes the bias to every row
     if _takes(a, b, bias) or (adds and _takes(a, b, bias, dtype=torch.bfloat16)):
@@ -66,10 +61,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Returns:
         `x W' + b`, `(..., K)`.
-
-    Example:
-        >>> linear(torch.ones(2, 3), torch.ones(1, 3)).tolist()
-        [[3.0], [3.0]]
     """
     if _gathered.get() is None and not _takes(x, weight, bias):
         return F.linear(x, weight, bias)
@@ -78,12 +69,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` by `linear`.
-
-    Example:
-        >>> Linear(3, 2)(torch.zeros(4, 5, 3)).shape
-        torch.Size([4, 5, 2])
-    """
+    """`torch.nn.Linear` by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., D)` to `(..., K)`."""

@@ -60,11 +60,6 @@ def elementwise_scan(
 
     Returns:
         `(B, T, H)`.
-
-    Example:
-        >>> half = lambda h, b: torch.tanh(0.5 * h + b)
-        >>> elementwise_scan(half, torch.zeros(1, 1), [torch.ones(1, 3, 1)]).shape
-        torch.Size([1, 3, 1])
     """
     made: Tensor = _Elementwise.apply(step, len(by_step), first, *by_step, *shared)  # type: ignore[no-untyped-call]
     return made
