@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 @cache
 def _has_kernel() -> bool:
-    """Whether this build and CPU have oneDNN's product for AVX-512, which is twice as fast as MKL's on AMD's."""
+    """Whether this build and CPU have oneDNN's product for AVX-512."""
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -24,11 +24,19 @@ def _has_kernel() -> bool:
     )
 
 
+@cache
+def _beats_mkl() -> bool:
+    """Whether oneDNN is the faster one in 32 bits: twice as fast on AMD's CPUs, up to half as fast on Intel's."""
+    known = getattr(torch.cpu, "get_capabilities", dict[str, object])()  # older versions of torch lack it
+    return "Intel" not in str(known.get("cpu_name", ""))
+
+
 def _takes(*tensors: Tensor | None, dtype: torch.dtype = torch.float32) -> bool:
     """Whether oneDNN multiplies these; traced programs keep the operators of PyTorch."""
     return (
         all(one is None or (one.dtype is dtype and one.device.type == "cpu" and one.numel()) for one in tensors)
         and _has_kernel()
+        and (dtype is not torch.float32 or _beats_mkl())
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )

@@ -8,6 +8,11 @@ from lit_seq2seq.nn.kernels import products
 from lit_seq2seq.nn.kernels.products import Linear, average, compare, gathering_gradients, linear, product
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["oneDNN", "MKL"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_beats_mkl", lambda: request.param)
+
+
 def test_products_equal_those_of_torch_in_any_layout() -> None:
     a, b, bias = torch.randn(7, 5), torch.randn(5, 3), torch.randn(3)
     assert_close(product(a, b), a @ b)
