@@ -95,6 +95,10 @@ class TextMetric(Metric, ABC):
             rows = self._count_all(hypotheses, references, sources or ())
             # not in place: under ddp_spawn on a CPU the processes share the memory of the first state
             self.counts = self.counts + torch.tensor(rows, device=self.counts.device).sum(dim=0)  # (C,)
+            self._note(hypotheses, references)
+
+    def _note(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        """Keep what the score needs beside counts, if anything."""
 
     def _count_all(
         self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str]

@@ -63,14 +63,7 @@ class CIDErD(TextMetric):
         self.lowercase, self.tokenize = lowercase, tokenize
         self.add_state("texts", [], dist_reduce_fx="cat")
 
-    def update(
-        self,
-        hypotheses: Sequence[str],
-        references: Sequence[Sequence[str]],
-        sources: Sequence[str] | None = None,
-    ) -> None:
-        """Add segments to the corpus; see `TextMetric.update`."""
-        super().update(hypotheses, references, sources)
+    def _note(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         pairs = zip(hypotheses, references, strict=True)
         lines = "".join(json.dumps([hypothesis, *row]) + "\n" for hypothesis, row in pairs)
         # bytes of text as a tensor: what processes exchange

@@ -40,14 +40,7 @@ class Distinct1(TextMetric):
         super().__init__(1)
         self.add_state("found", [], dist_reduce_fx="cat")
 
-    def update(
-        self,
-        hypotheses: Sequence[str],
-        references: Sequence[Sequence[str]],
-        sources: Sequence[str] | None = None,
-    ) -> None:
-        """Add segments to the corpus; see `TextMetric.update`."""
-        super().update(hypotheses, references, sources)
+    def _note(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         keys = {_key(gram) for hypothesis in hypotheses for gram in self._grams(hypothesis)}
         assert isinstance(self.found, list)
         self.found.append(torch.tensor(sorted(keys), dtype=torch.int64, device=self.counts.device))

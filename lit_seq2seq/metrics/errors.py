@@ -26,7 +26,7 @@ class ExactMatch(TextMetric):
 
     def signature(self) -> str:
         """Return the metric's name and its treatment of case."""
-        return f"ExactMatch|case:{case_of(self.lowercase)}"
+        return f"{type(self).__name__}|case:{case_of(self.lowercase)}"
 
     def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:
         if self.lowercase:
@@ -43,17 +43,10 @@ class SequenceErrorRate(ExactMatch):
 
     Work on grapheme-to-phoneme conversion calls this the word error rate, since its outputs are words (Gorman et al.,
     2020, https://aclanthology.org/2020.sigmorphon-1.2, section 5); speech recognition calls it the sentence error rate.
-
-    Args:
-        lowercase: compare without case.
     """
 
     name = "sequence_error_rate"
     higher_is_better = False
-
-    def signature(self) -> str:
-        """Return the metric's name and its treatment of case."""
-        return f"SequenceErrorRate|case:{case_of(self.lowercase)}"
 
     def _score(self, counts: list[int]) -> float:
         correct, segments = counts
@@ -61,7 +54,11 @@ class SequenceErrorRate(ExactMatch):
 
 
 class _ErrorRate(TextMetric):
-    """Edits per unit of reference text, in percent."""
+    """Edits per unit of reference text, in percent.
+
+    Args:
+        lowercase: compare without case.
+    """
 
     higher_is_better = False
 
@@ -97,9 +94,6 @@ class WER(_ErrorRate):
 
     Words are what stands between white space. Of several references the one with the lowest rate counts.
 
-    Args:
-        lowercase: compare without case.
-
     Example:
         >>> wer = WER()
         >>> wer.update(["the cat sat"], [["the cat sat down"]])
@@ -119,9 +113,6 @@ class PER(WER):
 
     Phones are what stands between white space, as in `"ʃ j ɛ̃"`: the same count as `WER`, under the name that work on
     pronunciation gives it.
-
-    Args:
-        lowercase: compare without case.
     """
 
     name = "per"
@@ -131,9 +122,6 @@ class CER(_ErrorRate):
     """Character error rate: insertions, deletions and substitutions per reference character, in percent.
 
     Characters are Unicode code points, spaces included. Of several references the one with the lowest rate counts.
-
-    Args:
-        lowercase: compare without case.
     """
 
     name = "cer"

@@ -38,18 +38,10 @@ class _SacreBLEU(TextMetric):
         self.add_state("fewest_references", torch.tensor(limit), dist_reduce_fx="min")
         self.add_state("most_references", torch.tensor(0), dist_reduce_fx="max")
 
-    def update(
-        self,
-        hypotheses: Sequence[str],
-        references: Sequence[Sequence[str]],
-        sources: Sequence[str] | None = None,
-    ) -> None:
-        """Add segments to the corpus; see `TextMetric.update`."""
-        super().update(hypotheses, references, sources)
-        if references:
-            numbers = [len(row) for row in references]
-            self.fewest_references = self.fewest_references.clamp(max=min(numbers))
-            self.most_references = self.most_references.clamp(min=max(numbers))
+    def _note(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        numbers = [len(row) for row in references]
+        self.fewest_references = self.fewest_references.clamp(max=min(numbers))
+        self.most_references = self.most_references.clamp(min=max(numbers))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "scorers": []}  # MeCab's cannot be copied
@@ -154,39 +146,21 @@ def _is_installed(tokenization: str) -> bool:
 
 
 class BLEU1(BLEU):
-    """BLEU of single words, n = 1 only; see `BLEU`.
-
-    Args:
-        lowercase: see `BLEU`.
-        tokenize: see `BLEU`.
-        smooth_method: see `BLEU`.
-    """
+    """BLEU of single words, n = 1 only; see `BLEU`."""
 
     name = "bleu1"
     order = 1
 
 
 class BLEU2(BLEU):
-    """BLEU of n-grams, n = 1 and 2; see `BLEU`.
-
-    Args:
-        lowercase: see `BLEU`.
-        tokenize: see `BLEU`.
-        smooth_method: see `BLEU`.
-    """
+    """BLEU of n-grams, n = 1 and 2; see `BLEU`."""
 
     name = "bleu2"
     order = 2
 
 
 class BLEU3(BLEU):
-    """BLEU of n-grams, n = 1 to 3; see `BLEU`.
-
-    Args:
-        lowercase: see `BLEU`.
-        tokenize: see `BLEU`.
-        smooth_method: see `BLEU`.
-    """
+    """BLEU of n-grams, n = 1 to 3; see `BLEU`."""
 
     name = "bleu3"
     order = 3

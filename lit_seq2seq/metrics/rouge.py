@@ -19,6 +19,12 @@ class _ROUGE(TextMetric):
     Each F-score is rounded once to a multiple of 2^-40 and the integers are summed, so that the mean does not depend on
     batches or processes; 2^23 segments fit. With several references the best one counts. Words are the runs of a-z and
     0-9 after lowercasing: other scripts vanish.
+
+    Args:
+        stem: compare words without their endings (Porter's stemmer), as most papers do.
+
+    Raises:
+        UserError: rouge-score is not installed.
     """
 
     higher_is_better = True
@@ -79,12 +85,6 @@ class ROUGE1(_ROUGE):
     Lin (2004, https://aclanthology.org/W04-1013), as the package rouge-score computes it; see there for stemming. With
     several references the best one counts. Needs `pip install -e ".[summarization]"`, and no download.
 
-    Args:
-        stem: compare words without their endings (Porter's stemmer), as most papers do.
-
-    Raises:
-        UserError: rouge-score is not installed.
-
     Example:
         >>> rouge = ROUGE1()
         >>> rouge.update(["the dogs bark"], [["a dog barked", "birds sing"]])
@@ -96,39 +96,19 @@ class ROUGE1(_ROUGE):
 
 
 class ROUGE2(_ROUGE):
-    """ROUGE-2: as `ROUGE1`, of pairs of neighbouring words.
-
-    Args:
-        stem: compare words without their endings (Porter's stemmer), as most papers do.
-
-    Raises:
-        UserError: rouge-score is not installed.
-    """
+    """ROUGE-2: as `ROUGE1`, of pairs of neighbouring words."""
 
     name = kind = "rouge2"
 
 
 class ROUGEL(_ROUGE):
-    """ROUGE-L: as `ROUGE1`, of the longest common subsequence of words.
-
-    Args:
-        stem: compare words without their endings (Porter's stemmer), as most papers do.
-
-    Raises:
-        UserError: rouge-score is not installed.
-    """
+    """ROUGE-L: as `ROUGE1`, of the longest common subsequence of words."""
 
     name = kind = "rougeL"
 
 
 class ROUGELsum(_ROUGE):
     r"""ROUGE-Lsum: as `ROUGEL`, by sentence, a sentence being a line; without line breaks it equals ROUGE-L.
-
-    Args:
-        stem: compare words without their endings (Porter's stemmer), as most papers do.
-
-    Raises:
-        UserError: rouge-score is not installed.
 
     Example:
         >>> rouge = ROUGELsum()

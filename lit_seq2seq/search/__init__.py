@@ -56,8 +56,9 @@ def search(
         batch_size: number of sentences B.
         specials: ids of the special symbols.
         config: the options.
-        prefix: see `beam_search`.
-        source_mask: see `beam_search`.
+        prefix: `(B, P)` tokens with which each output must begin, without BOS, padded at the end. They are returned as
+            part of the hypothesis; being given, they have log-probability 0 and do not count in its length.
+        source_mask: `(B, S)` true at real source positions; for the coverage penalty.
         frames: `(B, S, V)` log-probabilities that CTC gives symbols and the blank (padding) at each position, for
             `ctc_weight`.
         candidates: `(B, C)` the ids whose places among them `step` takes and scores: padding, unknown, BOS and EOS

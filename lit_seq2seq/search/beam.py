@@ -37,24 +37,11 @@ def beam_search(
     batch as soon as `config.early_stopping` allows; finding out which do is the only wait for the device within a step.
     With one beam the first end is the result, which makes it greedy search.
 
-    Args:
-        step: advances every hypothesis by one token.
-        state: state before BOS, one hypothesis per sentence.
-        batch_size: number of sentences B.
-        specials: ids of the special symbols.
-        config: the options.
-        prefix: `(B, P)` tokens with which each output must begin, without BOS, padded at the end. They are returned as
-            part of the hypothesis; being given, they have log-probability 0 and do not count in its length.
-        source_mask: `(B, S)` true at real source positions; for the coverage penalty.
-        device: where the tokens are kept.
-        return_attention: whether hypotheses carry their attention weights.
+    For the arguments see `search`.
 
     Returns:
         For each sentence up to `num_return_sequences` hypotheses, best first: at least one, and fewer than asked only
         where fewer outputs are possible.
-
-    Raises:
-        UserError: the prefix is malformed, or there is a coverage penalty but no attention.
     """
     rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
     history = History(return_attention)

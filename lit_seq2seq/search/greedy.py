@@ -40,22 +40,7 @@ def greedy_search(
 ) -> list[list[Hypothesis]]:
     """Take the most probable token at each step: `beam_search` with one beam, without its bookkeeping.
 
-    Args:
-        step: advances every hypothesis by one token.
-        state: state before BOS, one hypothesis per sentence.
-        batch_size: number of sentences B.
-        specials: ids of the special symbols.
-        config: the options; `num_beams` and those of sampling are not looked at.
-        prefix: see `beam_search`.
-        source_mask: see `beam_search`.
-        device: where the tokens are kept.
-        return_attention: whether hypotheses carry their attention weights.
-
-    Returns:
-        For each sentence a list of one hypothesis.
-
-    Raises:
-        UserError: the prefix is malformed, or there is a coverage penalty but no attention.
+    For the arguments see `search`; `num_beams` and the options of sampling are not looked at.
     """
     rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
     return follow(step, state, most_probable, rules, 1, return_attention)

@@ -35,22 +35,7 @@ def sample_search(
     random numbers are drawn on the CPU for the whole batch, so that an output depends on the seed and on the sentence's
     place in the batch, but neither on its batch mates nor on the device.
 
-    Args:
-        step: advances every hypothesis by one token.
-        state: state before BOS, one hypothesis per sentence.
-        batch_size: number of sentences B.
-        specials: ids of the special symbols.
-        config: the options.
-        prefix: see `beam_search`.
-        source_mask: see `beam_search`.
-        device: where the tokens are kept.
-        return_attention: whether hypotheses carry their attention weights.
-
-    Returns:
-        For each sentence `num_return_sequences` hypotheses, best first; the same output may occur more than once.
-
-    Raises:
-        UserError: the prefix is malformed, or there is a coverage penalty but no attention.
+    For the arguments see `search`. The same output may occur more than once in the result.
     """
     rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
     choose = sampler(config, batch_size, device)

@@ -32,16 +32,7 @@ def stream(
 ) -> Iterator[int]:
     """Yield the tokens of one sentence's output as soon as each is chosen, greedily or by sampling, without EOS.
 
-    Args:
-        step: advances every hypothesis by one token.
-        state: state before BOS of a single hypothesis.
-        specials: ids of the special symbols.
-        config: the options.
-        prefix: see `beam_search`.
-        source_mask: see `beam_search`.
-        frames: see `search`.
-        candidates: see `search`.
-        device: where the tokens are kept.
+    For the arguments see `search`; `state` is that of a single hypothesis.
 
     Raises:
         UserError: the options ask for several beams or outputs, of which none is known before the end.
