@@ -227,12 +227,13 @@ def _dynamic_input(value: Tensor, alone: bool) -> dict[int, Any]:
 
 
 def _dynamic(name: str, value: Tensor) -> dict[int, Any]:
-    """Tell which sizes differ: sources, then positions or hypotheses, and the positions of a history."""
+    """Tell which sizes differ: sources, then positions or hypotheses, and maybe those of what attention remembers."""
     if name.startswith("memory.parts."):
         return {0: _SOURCES, 1: Dim.DYNAMIC}
     if name.startswith(_PER_SOURCE):
         return {0: _SOURCES} | ({} if name == "summary" else {1: _POSITIONS})
-    return {0: _SOURCES, 1: _HYPOTHESES} | ({2: _POSITIONS} if name.startswith("history") else {})
+    places = range(2, value.dim()) if name.startswith("attention.") else ()
+    return {0: _SOURCES, 1: _HYPOTHESES} | dict.fromkeys(places, Dim.AUTO)
 
 
 def _trace(module: nn.Module, example: tuple[Tensor, ...], shapes: Any, inputs: Names) -> Graph:

@@ -3,11 +3,13 @@
 from lit_seq2seq.nn.attention import (
     AdditiveAttention,
     Attention,
-    AttentionHistory,
     AttentionMemory,
     DotAttention,
     GeneralAttention,
+    HierarchicalAttention,
+    HierarchicalMemory,
     LocationAwareAttention,
+    Looked,
     MultiHeadAttention,
 )
 from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss, DoublyStochasticLoss
@@ -36,7 +38,6 @@ from lit_seq2seq.nn.encoders import (
     VisionBackbone,
 )
 from lit_seq2seq.nn.ensemble import Ensemble
-from lit_seq2seq.nn.hierarchical import HierarchicalAttention, HierarchicalMemory
 from lit_seq2seq.nn.kernels.cross_entropy import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
 from lit_seq2seq.nn.output import CopyOutput, Output, OutputLayer
@@ -52,7 +53,6 @@ __all__ = [
     "SRU",
     "AdditiveAttention",
     "Attention",
-    "AttentionHistory",
     "AttentionLoss",
     "AttentionMemory",
     "Auxiliary",
@@ -84,6 +84,7 @@ __all__ = [
     "LastState",
     "LearnedBridge",
     "LocationAwareAttention",
+    "Looked",
     "MeanBridge",
     "MinGRU",
     "MinLSTM",

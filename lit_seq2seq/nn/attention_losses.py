@@ -24,7 +24,7 @@ class AttentionLoss(nn.Module, ABC):
         """Compute the term.
 
         Args:
-            weights: `(B, T, S)` attention weights, zero at padding of the source; they can be zero elsewhere, too.
+            weights: `(B, T, S)` attention weights; zeros are no sign of padding.
             target_mask: `(B, T)` booleans, true at real target tokens.
             source_mask: `(B, S)` booleans, true at real source positions; `None` if all are real.
 
@@ -56,7 +56,7 @@ class CoverageLoss(AttentionLoss):
 
     def forward(self, weights: Tensor, target_mask: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """Compute the term; see `AttentionLoss.forward`."""
-        weights = weights.float()
+        weights = weights.float() if source_mask is None else weights.float() * source_mask[:, None]
         coverage = weights.cumsum(dim=1) - weights  # (B, T, S)
         repeated = torch.minimum(weights, coverage).sum(dim=-1)  # (B, T)
         return self.weight * (repeated * target_mask).sum()

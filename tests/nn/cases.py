@@ -117,11 +117,6 @@ KINDS: dict[str, Callable[..., Decoder]] = {
 }
 
 
-def works_together(kind: str, attention: str) -> bool:
-    """Whether the decoder can give the attention what it asks for."""
-    return not (kind.startswith("parallel") and ATTENTIONS[attention](2, 2).uses_history)
-
-
 DECODERS: dict[str, Callable[[int, EncoderShape], Decoder]] = {
     "parallel no attention": KINDS["parallel"],
     "parallel summary no attention": KINDS["parallel summary"],
@@ -133,7 +128,9 @@ DECODERS: dict[str, Callable[[int, EncoderShape], Decoder]] = {
         for kind, attention in [
             ("parallel", "general"),
             ("parallel", "multi-head"),
+            ("parallel", "location cumulative"),
             ("parallel first", "additive"),
+            ("parallel first", "additive coverage"),
             ("feeding", "general"),
             ("feeding", "location"),
             ("feeding", "additive coverage"),
@@ -157,11 +154,7 @@ def works(setting: dict[str, Any]) -> bool:
     """Whether a decoder has all of these settings, or those of them that are chosen so far."""
     kind, attention = setting.get("kind", ""), setting.get("attention")
     blind = kind not in ("", "parallel", "parallel summary") or setting.get("bridge") in ("zero", "learned")
-    return not (
-        (attention == "none" and blind)
-        or (attention not in ("none", None) and kind and not works_together(kind, attention))
-        or (kind == "conditional" and setting.get("cell", "gru") != "gru")
-    )
+    return not ((attention == "none" and blind) or (kind == "conditional" and setting.get("cell", "gru") != "gru"))
 
 
 def decoder_of(setting: dict[str, Any]) -> Callable[[int, EncoderShape], Decoder]:

@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 from lit_seq2seq.nn import (
     AdditiveAttention,
     Attention,
-    AttentionHistory,
+    AttentionMemory,
     DotAttention,
     LocationAwareAttention,
+    Looked,
     MultiHeadAttention,
 )
-from lit_seq2seq.types import Padded
-from tests.nn.cases import ATTENTIONS, assert_close, disturb
+from lit_seq2seq.types import Padded, Value
+from tests.nn.cases import ATTENTIONS, assert_close, disturb, tensors
 
 Array = NDArray[np.float64]
 Weights = dict[str, Array]
-Score = Callable[[Weights, Array, Array, Array, Array], float]
 QUERY_SIZE, MEMORY_SIZE, BATCH, QUERIES = 6, 4, 3, 2
 LENGTHS = torch.tensor([5, 2, 3])
 all_attentions = pytest.mark.parametrize("name", ATTENTIONS)
@@ -28,53 +28,56 @@ def build(name: str, memory_size: int = MEMORY_SIZE) -> Attention:
     return disturb(ATTENTIONS[name](QUERY_SIZE, memory_size))
 
 
-def inputs(memory_size: int = MEMORY_SIZE) -> tuple[torch.Tensor, Padded, AttentionHistory]:
-    """Queries, memory with arbitrary padding, and a history of three steps."""
-    memory = Padded(torch.randn(BATCH, 5, memory_size), LENGTHS)
-    past = torch.rand(3, BATCH * QUERIES, 5) * memory.mask.repeat_interleave(QUERIES, dim=0)
-    past = past / past.sum(dim=-1, keepdim=True)
-    return torch.randn(BATCH, QUERIES, QUERY_SIZE), memory, AttentionHistory(past[-1], past.sum(dim=0))
+def inputs(memory_size: int = MEMORY_SIZE) -> tuple[torch.Tensor, Padded]:
+    """Queries, and memory with arbitrary padding."""
+    return torch.randn(BATCH, QUERIES, QUERY_SIZE), Padded(torch.randn(BATCH, 5, memory_size), LENGTHS)
 
 
-def dot(w: Weights, q: Array, v: Array, last: Array, total: Array) -> Array:
+def under_way(attention: Attention, memory: Padded, queries: int = QUERIES) -> tuple[AttentionMemory, Value | None]:
+    """What the source is attended by, and the state after three steps of each hypothesis."""
+    ready = attention.prepare(memory)
+    state = attention.start(ready)
+    state = None if state is None else state.repeat(queries)
+    for query in torch.randn(3, BATCH, queries, QUERY_SIZE, generator=torch.Generator().manual_seed(0)):
+        state = attention(query, ready, state)[2]
+    return ready, state
+
+
+def dot(w: Weights, q: Array, v: Array, seen: Array) -> Array:
     return (v @ w["key.weight"].T) @ q
 
 
-def scaled_dot(w: Weights, q: Array, v: Array, last: Array, total: Array) -> Array:
-    return dot(w, q, v, last, total) / np.sqrt(len(q))
+def scaled_dot(w: Weights, q: Array, v: Array, seen: Array) -> Array:
+    return dot(w, q, v, seen) / np.sqrt(len(q))
 
 
-def additive(w: Weights, q: Array, v: Array, last: Array, total: Array) -> Array:
+def additive(w: Weights, q: Array, v: Array, seen: Array) -> Array:
     inner = w["query.weight"] @ q + w["query.bias"] + v @ w["key.weight"].T
     return np.tanh(inner) @ w["energy.weight"][0]
 
 
-def additive_coverage(w: Weights, q: Array, v: Array, last: Array, total: Array) -> Array:
+def additive_coverage(w: Weights, q: Array, v: Array, seen: Array) -> Array:
     inner = w["query.weight"] @ q + w["query.bias"] + v @ w["key.weight"].T
-    return np.tanh(inner + total[:, None] * w["coverage.weight"][:, 0]) @ w["energy.weight"][0]
+    return np.tanh(inner + seen[:, None] * w["coverage.weight"][:, 0]) @ w["energy.weight"][0]
 
 
-def location(w: Weights, q: Array, v: Array, last: Array, total: Array) -> Array:
+def location(w: Weights, q: Array, v: Array, seen: Array) -> Array:
     kernel = w["convolution.weight"][:, 0]  # (filters, width)
     half = kernel.shape[1] // 2
-    padded = np.pad(last, half)
-    seen = np.stack([kernel @ padded[s : s + kernel.shape[1]] for s in range(len(last))])  # (S, filters)
-    inner = w["query.weight"] @ q + w["query.bias"] + v @ w["key.weight"].T + seen @ w["location.weight"].T
+    padded = np.pad(seen, half)
+    convolved = np.stack([kernel @ padded[s : s + kernel.shape[1]] for s in range(len(seen))])  # (S, filters)
+    inner = w["query.weight"] @ q + w["query.bias"] + v @ w["key.weight"].T + convolved @ w["location.weight"].T
     return np.tanh(inner) @ w["energy.weight"][0]
 
 
-def location_cumulative(w: Weights, q: Array, v: Array, last: Array, total: Array) -> Array:
-    return location(w, q, v, total, total)
-
-
-SCORES: dict[str, Callable[[Weights, Array, Array, Array, Array], Array]] = {
+SCORES: dict[str, Callable[[Weights, Array, Array, Array], Array]] = {
     "dot": dot,
     "scaled dot": scaled_dot,
     "general": dot,
     "additive": additive,
     "additive coverage": additive_coverage,
     "location": location,
-    "location cumulative": location_cumulative,
+    "location cumulative": location,
 }
 
 
@@ -87,25 +90,26 @@ def softmax(x: Array) -> Array:
 @pytest.mark.parametrize("name", SCORES)
 def test_attention_equals_numpy(name: str) -> None:
     attention = build(name)
-    query, memory, history = inputs()
+    query, memory = inputs()
+    ready, state = under_way(attention, memory)
+    seen = state.weights.detach() if isinstance(state, Looked) else torch.zeros(BATCH * QUERIES, 5)
     weights = {key: value.double().numpy() for key, value in attention.state_dict().items()}
-    context, attended = attention(query, attention.prepare(memory), history)
+    context, attended, _ = attention(query, ready, state)
     for b in range(BATCH):
         size = int(LENGTHS[b])
         values = memory.values[b, :size].double().numpy()
         for k in range(QUERIES):
-            row = b * QUERIES + k
-            last, total = (h[row, :size].double().numpy() for h in (history.last, history.total))
-            expected = softmax(SCORES[name](weights, query[b, k].double().numpy(), values, last, total))
+            before = seen[b * QUERIES + k, :size].double().numpy()
+            expected = softmax(SCORES[name](weights, query[b, k].double().numpy(), values, before))
             np.testing.assert_allclose(attended[b, k, :size].detach().numpy(), expected, rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(context[b, k].detach().numpy(), expected @ values, rtol=1e-4, atol=1e-5)
 
 
 def test_multi_head_attention_equals_numpy() -> None:
     attention = build("multi-head")
-    query, memory, _ = inputs()
+    query, memory = inputs()
     w = {key: value.double().numpy() for key, value in attention.state_dict().items()}
-    context, attended = attention(query, attention.prepare(memory))
+    context, attended, _ = attention(query, attention.prepare(memory))
     for b in range(BATCH):
         size = int(LENGTHS[b])
         values = memory.values[b, :size].double().numpy()
@@ -128,8 +132,8 @@ def test_every_attention_has_a_reference() -> None:
 @all_attentions
 def test_weights_are_a_distribution_over_real_positions(name: str) -> None:
     attention = build(name)
-    query, memory, history = inputs()
-    context, weights = attention(query, attention.prepare(memory), history)
+    query, memory = inputs()
+    context, weights, _ = attention(query, *under_way(attention, memory))
     assert_close(weights.sum(dim=-1), torch.ones(BATCH, QUERIES))
     assert (weights.masked_select(~memory.mask[:, None]) == 0).all()
     assert (weights.masked_select(memory.mask[:, None]) > 0).all()
@@ -139,28 +143,58 @@ def test_weights_are_a_distribution_over_real_positions(name: str) -> None:
 @all_attentions
 def test_queries_of_one_source_do_not_touch_each_other(name: str) -> None:
     attention = build(name)
-    query, memory, history = inputs()
-    context, weights = attention(query, attention.prepare(memory), history)
+    query, memory = inputs()
+    ready, state = under_way(attention, memory)
+    mask = torch.rand(BATCH, QUERIES, 5) < 0.7
+    context, weights, after = attention(query, ready, state, mask)
     for k in range(QUERIES):
-        own = history.select(torch.arange(BATCH) * QUERIES + k)
-        alone, alone_weights = attention(query[:, k : k + 1], attention.prepare(memory), own)
+        rows = torch.arange(BATCH) * QUERIES + k
+        own = None if state is None else state.select(rows)
+        alone, alone_weights, alone_after = attention(query[:, k : k + 1], ready, own, mask[:, k : k + 1])
         assert_close(context[:, k : k + 1], alone)
         assert_close(weights[:, k : k + 1], alone_weights)
+        assert_close(tensors(after.select(rows)) if after else [], tensors(alone_after) if alone_after else [])
+
+
+@all_attentions
+def test_one_call_for_all_steps_equals_a_call_for_each(name: str) -> None:
+    attention, (query, memory) = build(name), inputs()
+    ready = attention.prepare(memory)
+    for mask in (None, torch.rand(BATCH, QUERIES, 5) < 0.7):
+        contexts, weights = attention.scan(query, ready, attention.start(ready), mask)
+        state = attention.start(ready)
+        for t in range(QUERIES):
+            column = None if mask is None else mask[:, t : t + 1]
+            context, weight, state = attention(query[:, t : t + 1], ready, state, column)
+            assert_close(contexts[:, t : t + 1], context)
+            assert_close(weights[:, t : t + 1], weight)
+
+
+@all_attentions
+def test_a_query_looks_only_where_it_may(name: str) -> None:
+    attention, (query, memory) = build(name), inputs()
+    ready, state = under_way(attention, memory)
+    reach = torch.tensor([3, 1])  # of each query, as by a policy that reads as it writes
+    mask = (torch.arange(5) < reach[:, None]).expand(BATCH, -1, -1)
+    _, weights, _ = attention(query, ready, state, mask)
+    assert not weights.masked_select(~mask).any()
+    assert_close(weights.sum(dim=-1), torch.ones(BATCH, QUERIES))
+    later = Padded(memory.values.masked_fill(~mask.any(dim=1)[..., None], 9.0), memory.lengths)
+    assert_close(attention(query, attention.prepare(later), state, mask)[1], weights)
 
 
 @all_attentions
 def test_padding_changes_nothing_and_has_no_gradient(name: str) -> None:
     attention = build(name)
-    query, memory, history = inputs()
+    query, memory = inputs()
     values = memory.values.requires_grad_()
-    context, weights = attention(query, attention.prepare(memory), history)
+    context, weights, _ = attention(query, *under_way(attention, memory))
     (gradient,) = torch.autograd.grad(context.square().sum() + weights.square().sum(), values)
     assert (gradient[~memory.mask] == 0).all()
     assert (gradient[memory.mask] != 0).any()
 
     wide = Padded(torch.cat([values.where(memory.mask[..., None], 9.0), torch.ones(BATCH, 2, MEMORY_SIZE)], 1), LENGTHS)
-    longer = AttentionHistory(*(torch.nn.functional.pad(h, (0, 2)) for h in (history.last, history.total)))
-    wide_context, wide_weights = attention(query, attention.prepare(wide), longer)
+    wide_context, wide_weights, _ = attention(query, *under_way(attention, wide))
     assert_close(wide_context, context)
     assert_close(wide_weights[..., :5], weights)
 
@@ -168,8 +202,8 @@ def test_padding_changes_nothing_and_has_no_gradient(name: str) -> None:
 @all_attentions
 def test_an_empty_source_gives_zero_weights(name: str) -> None:
     attention = build(name)
-    query, memory, history = inputs()
-    context, weights = attention(query, attention.prepare(Padded(memory.values, LENGTHS * 0)), history)
+    query, memory = inputs()
+    context, weights, _ = attention(query, *under_way(attention, Padded(memory.values, LENGTHS * 0)))
     assert (weights == 0).all()
     assert (context == 0).all()
 
@@ -178,8 +212,8 @@ def test_an_empty_source_gives_zero_weights(name: str) -> None:
 @pytest.mark.parametrize("memory_size", [MEMORY_SIZE, QUERY_SIZE])
 def test_any_memory_size_will_do(name: str, memory_size: int) -> None:
     attention = build(name, memory_size)
-    query, memory, history = inputs(memory_size)
-    context, _ = attention(query, attention.prepare(memory), history)
+    query, memory = inputs(memory_size)
+    context, *_ = attention(query, *under_way(attention, memory))
     assert context.shape[-1] == attention.context_size == (QUERY_SIZE if name == "multi-head" else memory_size)
 
 
@@ -187,20 +221,21 @@ def test_dot_attention_of_equal_sizes_has_no_parameters() -> None:
     assert not list(DotAttention(4, 4).parameters())
 
 
-def test_history_adds_up() -> None:
-    history = AttentionHistory(torch.zeros(1, 2), torch.zeros(1, 2))
-    for weights in ([[0.25, 0.75]], [[0.5, 0.5]]):
-        history = history.add(torch.tensor(weights))
-    assert history.last.tolist() == [[0.5, 0.5]]
-    assert history.total.tolist() == [[0.75, 1.25]]
+@pytest.mark.parametrize(("name", "cumulative"), [("location", False), ("location cumulative", True)])
+def test_what_is_remembered(name: str, cumulative: bool) -> None:
+    attention, (query, memory) = build(name), inputs()
+    ready, before = under_way(attention, memory)
+    _, weights, after = attention(query, ready, before)
+    assert isinstance(before, Looked)
+    assert isinstance(after, Looked)
+    assert_close(after.weights, weights.flatten(0, 1) + (before.weights if cumulative else 0))
 
 
 @pytest.mark.parametrize("name", ["additive coverage", "location", "location cumulative"])
-def test_a_missing_history_is_named(name: str) -> None:
+def test_a_missing_state_is_named(name: str) -> None:
     attention = build(name)
-    query, memory, _ = inputs()
-    assert attention.uses_history
-    with pytest.raises(ValueError, match=f"{type(attention).__name__} needs the history of earlier weights, got None"):
+    query, memory = inputs()
+    with pytest.raises(ValueError, match="expected the state that start or the step before has returned, got None"):
         attention(query, attention.prepare(memory))
 
 

@@ -7,14 +7,15 @@ from torch import Tensor
 from lit_seq2seq.nn import (
     AdditiveAttention,
     ConvEncoder,
+    CoverageLoss,
     DoublyStochasticLoss,
     EncoderDecoder,
     MeanBridge,
     ParallelDecoder,
     TextEncoder,
 )
-from lit_seq2seq.nn.attention import AttentionHistory, AttentionMemory
-from lit_seq2seq.types import Padded
+from lit_seq2seq.nn.attention import AttentionMemory
+from lit_seq2seq.types import Padded, Value
 from tests.nn.cases import IMAGES, SIZES, assert_close, widen
 
 
@@ -47,10 +48,16 @@ def test_a_real_place_without_weight_is_no_padding(weights: object, source: obje
     assert DoublyStochasticLoss()(term, torch.ones(len(term), 1, dtype=torch.bool), mask).item() == expected
 
 
+def test_padding_is_not_covered() -> None:
+    weights, target = torch.full((2, 3, 4), 0.25), torch.ones(2, 3, dtype=torch.bool)
+    source = Padded(torch.zeros(2, 4), torch.tensor([4, 1])).mask
+    assert CoverageLoss()(weights, target, source).item() == pytest.approx(0.25 * 2 * (4 + 1))
+
+
 def test_a_network_tells_its_losses_which_places_are_real() -> None:
     class Peaked(AdditiveAttention):
-        def scores(self, query: Tensor, memory: AttentionMemory, history: AttentionHistory | None) -> Tensor:
-            scores = super().scores(query, memory, history) * 0
+        def scores(self, query: Tensor, memory: AttentionMemory, state: Value | None) -> Tensor:
+            scores = super().scores(query, memory, state) * 0
             return scores.index_fill(2, torch.tensor([0]), 1e4)  # all other weights underflow to zero
 
     encoder = partial(TextEncoder, bidirectional=False, **SIZES)

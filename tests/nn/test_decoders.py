@@ -10,7 +10,6 @@ from lit_seq2seq.nn import (
     EncoderDecoder,
     EncoderShape,
     InputFeedingDecoder,
-    LocationAwareAttention,
     ParallelDecoder,
 )
 from lit_seq2seq.types import Padded
@@ -219,11 +218,6 @@ def test_stepping_decoders_hold_their_masks_over_a_sequence(name: str) -> None:
 def test_a_decoder_without_layers_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
         KINDS[kind](8, SHAPE, num_layers=0)
-
-
-def test_the_parallel_decoder_refuses_attention_that_depends_on_the_past() -> None:
-    with pytest.raises(ValueError, match=r"LocationAwareAttention depends on earlier weights.*use InputFeedingDecoder"):
-        ParallelDecoder(8, SHAPE, attention=LocationAwareAttention, **SIZES)
 
 
 def test_sizes_of_features() -> None:

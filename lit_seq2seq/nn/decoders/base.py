@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Self, overload
 import torch
 from torch import Tensor, nn
 
-from lit_seq2seq.nn.attention import Attention, AttentionHistory, AttentionMemory
+from lit_seq2seq.nn.attention import Attention, AttentionMemory
 from lit_seq2seq.nn.bridges import Bridge, LastState, StateShape
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.encoders.text import embed, new_embedding
@@ -85,7 +85,7 @@ class DecoderState(Value):
         summary: `(B, F)` fixed-length vector of each source, for decoders that see it at every step.
         cells: `(N, L, H)` recurrent state.
         fed: `(N, F)` features of the step before, for decoders that feed them back.
-        history: attention weights so far, for attentions that use them.
+        attention: state of the attention, where it has one.
         masks: dropout masks held fixed over the sequence while training; `None` otherwise.
         copies: what can be copied from each *source*.
         candidates: the symbols that may be produced for each *source*, if not all.
@@ -105,7 +105,7 @@ class DecoderState(Value):
     summary: Tensor | None
     cells: CellState
     fed: Tensor | None = None
-    history: AttentionHistory | None = None
+    attention: Value | None = None
     masks: StackMasks | None = None
     copies: Copies | None = None
     candidates: Candidates | None = None
@@ -117,7 +117,7 @@ class DecoderState(Value):
             self,
             cells=self.cells.select(flat),
             fed=None if self.fed is None else self.fed.index_select(0, flat),
-            history=None if self.history is None else self.history.select(flat),
+            attention=None if self.attention is None else self.attention.select(flat),
             masks=None if self.masks is None else self.masks.select(flat),
         )
         sources = self._sources
@@ -239,12 +239,9 @@ class Decoder(nn.Module, ABC):
         attention = self.attention_module
         memory = None if attention is None else attention.prepare(encoded.memory)
         keep_summary = self.use_summary or memory is None
-        history = None
-        if attention is not None and attention.uses_history:
-            zeros = encoded.memory.mask.to(encoded.memory.values.dtype) * 0.0  # (B, S)
-            history = AttentionHistory(zeros, zeros)
+        started = None if attention is None or memory is None else attention.start(memory)
         summary = encoded.final.h[:, -1] if keep_summary else None
-        return DecoderState(memory, summary, self.bridge(encoded), history=history, copies=encoded.copies)
+        return DecoderState(memory, summary, self.bridge(encoded), attention=started, copies=encoded.copies)
 
     @property
     def shape(self) -> DecoderShape:
@@ -281,6 +278,13 @@ class Decoder(nn.Module, ABC):
                 outputs.append(output)
         features, attention, hidden, context, _ = zip(*outputs, strict=True)
         return DecoderOutput(_stack(features), _stack(attention), _stack(hidden), _stack(context), embedded)
+
+    def attend(self, query: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, Value | None]:
+        """Attend with one query per hypothesis, `(N, D)`: context `(N, C)`, weights `(N, S)`, attention's state."""
+        assert self.attention_module is not None
+        assert state.memory is not None
+        context, weights, after = self.attention_module(state.per_source(query), state.memory, state.attention)
+        return context.flatten(0, 1), weights.flatten(0, 1), after
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Look up target symbols `(B, T)`: `(B, T, E)`."""

@@ -112,14 +112,11 @@ class ConditionalGRUDecoder(Decoder):
 
     def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
-        assert state.memory is not None
         query, cells = self.read.step(embedded, state.cells.layers(0, 1))  # (N, H)
-        context, weights = self.attention(state.per_source(query), state.memory, state.history)
-        context, weights = context.flatten(0, 1), weights.flatten(0, 1)  # (N, C), (N, S)
+        context, weights, attention = self.attend(query, state)  # (N, C), (N, S)
         hidden, first = self.update.step(context, cells)
         hidden, rest = self.above.step(hidden, state.cells.layers(1), context, state.masks)
         features = self.drop(self.combination(hidden, context, embedded))  # (N, F)
-        history = None if state.history is None else state.history.add(weights)
         cells = CellState(torch.cat([first.h, rest.h], dim=1))
         output = DecoderOutput(features, weights, hidden, context, embedded)
-        return output, replace(state, cells=cells, history=history)
+        return output, replace(state, cells=cells, attention=attention)

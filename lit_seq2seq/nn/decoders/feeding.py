@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lit_seq2seq.nn.attention import Attention, DotAttention, GeneralAttention
+from lit_seq2seq.nn.attention import Attention, GeneralAttention
 from lit_seq2seq.nn.bridges import LastState, StateShape
 from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.decoders.base import (
@@ -30,7 +30,7 @@ from lit_seq2seq.types import Encoded
 class InputFeedingDecoder(Decoder):
     """Attention on top, whose vector `h~ = tanh(W [h; c])` joins the next input (Luong et al. 2015, section 3.3).
 
-    Each step needs the one before, so training is a loop over time. Attentions with a history work here.
+    Each step needs the one before, so training is a loop over time.
 
     Args:
         vocab_size: number of target symbols.
@@ -118,11 +118,10 @@ class InputFeedingDecoder(Decoder):
 
     def forward(self, tokens: Tensor, state: DecoderState) -> DecoderOutput:
         """Read whole targets `(B, T)`; see `Decoder.forward`."""
-        attention, dense = self.attention, self.combination.dense
+        dense, scale = self.combination.dense, self.attention.product_scale
         if (
             not isinstance(dense, nn.Linear)
-            or not isinstance(attention, DotAttention | GeneralAttention)
-            or type(attention).__module__ != DotAttention.__module__
+            or scale is None
             or not self._plain
             or not isinstance(layer := self.stack.recurrent_layers()[0], RecurrentLayer)
             or layer.cell != "lstm"
@@ -133,7 +132,7 @@ class InputFeedingDecoder(Decoder):
         assert state.fed is not None
         memory, embedded = state.memory, self.embed(tokens)  # (B, T, E)
         w_x, w_h, b_x, b_h = layer.weights()
-        symbols, joined = embedded.shape[-1], self.hidden_size + attention.context_size
+        symbols, joined = embedded.shape[-1], self.hidden_size + self.attention.context_size
         by_step = embedded.transpose(0, 1)  # (T, B, E)
         entering = linear(by_step, w_x[:, :symbols], b_x + b_h)
         steps, batch, _ = by_step.shape
@@ -147,7 +146,7 @@ class InputFeedingDecoder(Decoder):
             fed=state.fed.to(entering.dtype),
             h=state.cells.h[:, 0].to(entering.dtype),
             c=state.cells.others[0][:, 0],
-            keys=memory.keys * attention.scale,
+            keys=memory.keys * scale,
             values=memory.values,
             mask=memory.mask,
             offset=offset,
@@ -160,12 +159,9 @@ class InputFeedingDecoder(Decoder):
     def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
         assert state.fed is not None
-        assert state.memory is not None
         inputs = torch.cat([embedded, state.fed.to(embedded.dtype)], dim=-1)
         hidden, cells = self.stack.step(inputs, state.cells, masks=state.masks)  # (N, H)
-        context, weights = self.attention(state.per_source(hidden), state.memory, state.history)
-        context, weights = context.flatten(0, 1), weights.flatten(0, 1)  # (N, C), (N, S)
+        context, weights, attention = self.attend(hidden, state)  # (N, C), (N, S)
         features = self.drop(self.combination(hidden, context, embedded))  # (N, F)
-        history = None if state.history is None else state.history.add(weights)
         output = DecoderOutput(features, weights, hidden, context, embedded)
-        return output, replace(state, cells=cells, fed=features, history=history)
+        return output, replace(state, cells=cells, fed=features, attention=attention)

@@ -84,11 +84,6 @@ class ParallelDecoder(Decoder):
         shape = StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1])
         super().__init__(vocab_size, encoder, shape, embedding_dim, bridge, use_summary, dropout, locked_dropout)
         self.attention = None if attention is None else attention(hidden_size, encoder.memory_size)
-        if self.attention is not None and self.attention.uses_history:
-            raise ValueError(
-                f"{type(self.attention).__name__} depends on earlier weights, which the ParallelDecoder cannot give: "
-                "use InputFeedingDecoder or ConditionalGRUDecoder"
-            )
         context_size = 0 if self.attention is None else self.attention.context_size
         below = 1 if attention_after == "first" and self.attention is not None else num_layers
         inputs = embedding_dim + (encoder.final_size if use_summary else 0)
@@ -123,7 +118,7 @@ class ParallelDecoder(Decoder):
         context, weights = None, None
         if self.attention is not None:
             assert state.memory is not None
-            context, weights = self.attention(hidden, state.memory)  # (B, T, C), (B, T, S)
+            context, weights = self.attention.scan(hidden, state.memory, state.attention)  # (B, T, C), (B, T, S)
         hidden, _ = self.above(hidden, state.cells.layers(cut), context=context)
         return self._output(hidden, context, embedded, weights)
 
@@ -132,17 +127,15 @@ class ParallelDecoder(Decoder):
         inputs = torch.cat([embedded, state.summaries(embedded.shape[0])], dim=-1) if self.use_summary else embedded
         cut = len(self.below.layers)
         hidden, lower = self.below.step(inputs, state.cells.layers(0, cut))  # (N, H)
-        context, weights = None, None
+        context, weights, attention = None, None, None
         if self.attention is not None:
-            assert state.memory is not None
-            context, weights = self.attention(state.per_source(hidden), state.memory)  # (B, K, C), (B, K, S)
-            context, weights = context.flatten(0, 1), weights.flatten(0, 1)
+            context, weights, attention = self.attend(hidden, state)  # (N, C), (N, S)
         cells = lower
         if len(self.above.layers):
             hidden, upper = self.above.step(hidden, state.cells.layers(cut), context=context)
             cells = _join(lower, upper)
         output = self._output(hidden, context, embedded, weights)
-        return output, replace(state, cells=cells)
+        return output, replace(state, cells=cells, attention=attention)
 
     def _output(
         self, hidden: Tensor, context: Tensor | None, embedded: Tensor, weights: Tensor | None

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lit_seq2seq.nn.attention import Attention, AttentionHistory, AttentionMemory
+from lit_seq2seq.nn.attention.base import Attention, AttentionMemory, visible
 from lit_seq2seq.nn.encoders.multi import JoinedMemory
 from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import masked_softmax
-from lit_seq2seq.types import Padded, UserError
+from lit_seq2seq.types import Padded, UserError, Value
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,22 @@ class HierarchicalMemory(AttentionMemory):
     order: Tensor
 
 
+@dataclass(frozen=True)
+class HierarchicalState(Value):
+    """States of the attentions to the sources, by their names; of those that have one.
+
+    Example:
+        >>> from lit_seq2seq.nn import AdditiveAttention, LocationAwareAttention
+        >>> text, image = (Padded(torch.randn(2, s, 4), torch.tensor([s, 2])) for s in (5, 3))
+        >>> attention = HierarchicalAttention(4, 4, {"text": LocationAwareAttention, "image": AdditiveAttention})
+        >>> state = attention.start(attention.prepare(JoinedMemory.of({"text": text, "image": image})))
+        >>> {name: part.weights.shape for name, part in state.parts.items()}
+        {'text': torch.Size([2, 5])}
+    """
+
+    parts: Mapping[str, Value]
+
+
 class HierarchicalAttention(Attention):
     """Attends to each source by itself, then to the contexts found (Libovicky & Helcl 2017, hierarchical combination).
 
@@ -50,7 +66,7 @@ class HierarchicalAttention(Attention):
         attention_size: size of the layer inside tanh; the query size if `None`.
 
     Raises:
-        ValueError: an attention that needs a history, or contexts of several sizes.
+        ValueError: contexts of several sizes.
         UserError: the encoder's sources have other names, or it has only one.
 
     Example:
@@ -58,7 +74,7 @@ class HierarchicalAttention(Attention):
         >>> text, image = (Padded(torch.randn(2, s, 4), torch.tensor([s, 2])) for s in (5, 3))
         >>> attention = HierarchicalAttention(3, 4, {"text": AdditiveAttention, "image": AdditiveAttention})
         >>> memory = attention.prepare(JoinedMemory.of({"text": text, "image": image}))
-        >>> context, weights = attention(torch.randn(2, 7, 3), memory)
+        >>> context, weights, _ = attention(torch.randn(2, 7, 3), memory)
         >>> context.shape, weights.shape
         (torch.Size([2, 7, 4]), torch.Size([2, 7, 8]))
     """
@@ -77,8 +93,6 @@ class HierarchicalAttention(Attention):
             raise ValueError(
                 f"HierarchicalAttention needs attentions whose contexts have one size, but they have {sorted(sizes)}"
             )
-        if any(attention.uses_history for attention in made.values()):
-            raise ValueError("HierarchicalAttention takes no attention that depends on earlier weights: choose another")
         self.context_size = sizes.pop()
         self.attentions = nn.ModuleDict(made)
         size = attention_size or query_size
@@ -102,25 +116,47 @@ class HierarchicalAttention(Attention):
         assert isinstance(attention, Attention)
         return attention
 
-    def scores(self, query: Tensor, memory: AttentionMemory, history: AttentionHistory | None) -> Tensor:
-        """Logarithms of the weights, `(B, Q, S)`, as they are not made by a single softmax."""
-        weights: Tensor = self(query, memory)[1]
+    def start(self, memory: AttentionMemory) -> HierarchicalState | None:
+        """Start the attentions to the sources."""
+        assert isinstance(memory, HierarchicalMemory)
+        started = {name: self._attention(name).start(part) for name, part in memory.parts.items()}
+        parts = {name: state for name, state in started.items() if state is not None}
+        return HierarchicalState(parts) if parts else None
+
+    def scores(self, query: Tensor, memory: AttentionMemory, state: Value | None) -> Tensor:
+        """Logarithms of the weights, `(B, K, S)`, as they are not made by a single softmax."""
+        weights: Tensor = self(query, memory, state)[1]
         return weights.log()
 
     def forward(
-        self, query: Tensor, memory: AttentionMemory, history: AttentionHistory | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, query: Tensor, memory: AttentionMemory, state: Value | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, HierarchicalState | None]:
         """Attend; see `Attention.forward`."""
         assert isinstance(memory, HierarchicalMemory)
-        contexts, weights, energies = [], [], []
-        inner = self.query(query)  # (B, Q, A)
+        before = state.parts if isinstance(state, HierarchicalState) else {}
+        masks = _split(mask, memory)
+        contexts, weights, energies, after = [], [], [], {}
+        inner = self.query(query)  # (B, K, A)
         for name, part in memory.parts.items():
-            context, weight = self._attention(name)(query, part)  # (B, Q, C), (B, Q, S_k)
-            energies.append(self.energy(torch.tanh(inner + self.key[name](context))))  # (B, Q, 1)
-            contexts.append(context)
-            weights.append(weight)
-        present = torch.stack([part.mask.any(dim=1) for part in memory.parts.values()], dim=-1)  # (B, K)
-        beta = masked_softmax(torch.cat(energies, dim=-1), present[:, None])  # (B, Q, K)
+            context, weight, changed = self._attention(name)(query, part, before.get(name), masks.get(name))
+            if changed is not None:
+                after[name] = changed
+            energies.append(self.energy(torch.tanh(inner + self.key[name](context))))  # (B, K, 1)
+            contexts.append(context)  # (B, K, C)
+            weights.append(weight)  # (B, K, S_k)
+        seen = [visible(part, masks.get(name)).any(dim=2) for name, part in memory.parts.items()]
+        beta = masked_softmax(torch.cat(energies, dim=-1), torch.stack(seen, dim=-1))  # (B, K, P)
         context = (beta[..., None] * torch.stack(contexts, dim=2)).sum(dim=2)
-        joined = torch.cat([beta[..., k : k + 1] * weight for k, weight in enumerate(weights)], dim=-1)  # (B, Q, S)
-        return context, joined.gather(-1, memory.order[:, None].expand(-1, joined.shape[1], -1))
+        joined = torch.cat([beta[..., k : k + 1] * weight for k, weight in enumerate(weights)], dim=-1)  # (B, K, S)
+        joined = joined.gather(-1, memory.order[:, None].expand(-1, joined.shape[1], -1))
+        return context, joined, HierarchicalState(after) if after else None
+
+
+def _split(mask: Tensor | None, memory: HierarchicalMemory) -> dict[str, Tensor]:
+    """Cut a mask of the joined positions, `(B, K, S)`, into those of each source."""
+    if mask is None:
+        return {}
+    order = memory.order[:, None].expand(mask.shape)
+    beside = torch.zeros_like(mask).scatter(2, order, mask)  # of the padded sources side by side
+    sizes = [part.mask.shape[1] for part in memory.parts.values()]
+    return dict(zip(memory.parts, beside.split(sizes, dim=2), strict=True))
