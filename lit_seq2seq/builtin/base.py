@@ -32,8 +32,8 @@ class BuiltinDataset(ABC):
 class GeneratedDataset(BuiltinDataset):
     """Splits whose rows a function yields; `datasets` keeps them in its cache by that function and its arguments.
 
-    A subclass names the function in `generate`, and in `arguments` what it takes beside `split`, `size` and `seed`; a
-    version among them gives new rows when the code changes.
+    A subclass names the function in `generate`, and passes on in `added` what it takes beside `split`, `size` and
+    `seed`; a version among them gives new rows when the code changes.
 
     Args:
         train_size: rows of the train split.
@@ -41,6 +41,7 @@ class GeneratedDataset(BuiltinDataset):
         test_size: rows of the test split.
         seed: draws the rows.
         most: greatest number of rows of a split: one for all, or one for each.
+        added: what `generate` takes beside `split`, `size` and `seed`, the same for all splits.
 
     Raises:
         UserError: a size that is not from 1 to `most`.
@@ -56,9 +57,10 @@ class GeneratedDataset(BuiltinDataset):
         test_size: int,
         seed: int,
         most: int | Mapping[str, int] = 10_000_000,
+        **added: Any,
     ) -> None:
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        self.seed = seed
+        self.seed, self.added = seed, added
         for split, size in self.sizes.items():
             limit = most if isinstance(most, int) else most[split]
             if not 1 <= size <= limit:
@@ -66,7 +68,7 @@ class GeneratedDataset(BuiltinDataset):
 
     def arguments(self, split: str) -> dict[str, Any]:
         """Return the arguments of `generate` for a split."""
-        return {"split": split, "size": self.sizes[split], "seed": self.seed}
+        return {"split": split, "size": self.sizes[split], "seed": self.seed, **self.added}
 
     def load(self) -> DatasetDict:
         """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""

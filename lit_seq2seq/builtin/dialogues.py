@@ -7,7 +7,6 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from typing import Any
 
 from babel.dates import format_time, get_day_names
 from babel.numbers import format_currency
@@ -218,9 +217,5 @@ class Dialogues(GeneratedDataset):
     def __init__(
         self, train_size: int = 6_000, validation_size: int = 200, test_size: int = 300, seed: int = 0
     ) -> None:
-        super().__init__(train_size, validation_size, test_size, seed, LARGEST)
-
-    def arguments(self, split: str) -> dict[str, Any]:
-        """Return the arguments of `generate` for a split."""
         makers = f"{VERSION} babel {version('babel')} num2words {version('num2words')}"
-        return super().arguments(split) | {"makers": makers}
+        super().__init__(train_size, validation_size, test_size, seed, LARGEST, makers=makers)

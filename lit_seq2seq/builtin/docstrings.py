@@ -163,9 +163,6 @@ class DocstringSummaries(GeneratedDataset):
     the same rows; they are kept in the cache of `datasets`, after about a minute of reading at the first call.
 
     Args:
-        train_size: rows of the train split.
-        validation_size: rows of the validation split.
-        test_size: rows of the test split.
         seed: draws which modules are held out, and the order of the rows.
         folders: where to look for modules; the standard library and the installed packages if `None`.
 

@@ -86,9 +86,6 @@ class SceneTranslation(DrawnDataset):
     they are kept in the cache of `datasets`.
 
     Args:
-        train_size: rows of the train split.
-        validation_size: rows of the validation split.
-        test_size: rows of the test split.
         seed: draws which combinations are held out, and the scenes.
 
     Raises:

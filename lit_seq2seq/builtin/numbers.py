@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
 
 from num2words import num2words
 
@@ -58,9 +57,6 @@ class SpelledNumbers(GeneratedDataset):
 
     Args:
         languages: among `de`, `en`, `es`, `fi`, `fr`, `it`, `nl`, `tr`.
-        train_size: rows of the train split.
-        validation_size: rows of the validation split.
-        test_size: rows of the test split.
         seed: draws which numbers are held out, and the rows.
 
     Raises:
@@ -77,17 +73,12 @@ class SpelledNumbers(GeneratedDataset):
         test_size: int = 1_000,
         seed: int = 0,
     ) -> None:
-        self.languages = tuple(languages)
-        for language in self.languages:
+        for language in languages:
             if language not in LANGUAGES:
                 raise UserError(f"expected languages of {', '.join(LANGUAGES)}, but got {language!r}")
-        if not self.languages:
+        if not languages:
             raise UserError(f"expected languages of {', '.join(LANGUAGES)}, but got none")
-        rows = len(self.languages) * len(FORMS)
+        rows = len(languages) * len(FORMS)
         distinct = {split: len(numbers_of(split, seed)) * rows for split in ("train", "validation", "test")}
-        super().__init__(train_size, validation_size, test_size, seed, distinct)
-
-    def arguments(self, split: str) -> dict[str, Any]:
-        """Return the arguments of `generate` for a split."""
-        makers = f"{VERSION} num2words {version('num2words')}"
-        return super().arguments(split) | {"languages": self.languages, "makers": makers}
+        added = {"languages": tuple(languages), "makers": f"{VERSION} num2words {version('num2words')}"}
+        super().__init__(train_size, validation_size, test_size, seed, distinct, **added)

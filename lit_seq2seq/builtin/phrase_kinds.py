@@ -78,15 +78,9 @@ DAYS = tuple(datetime.date(1900, 1, 1) + datetime.timedelta(n) for n in range(55
 MINUTES = tuple(datetime.time(hour, minute) for hour in range(24) for minute in range(60))
 AMOUNTS = tuple(sorted(set(range(1, 301)) | {n / 10 for n in range(11, 100) if n % 10}))
 Unit = Literal["second", "minute", "hour", "day", "week", "month", "year"]
-SECONDS: dict[Unit, int] = {  # as Babel counts them
-    "second": 1,
-    "minute": 60,
-    "hour": 3600,
-    "day": 24 * 3600,
-    "week": 7 * 24 * 3600,
-    "month": 30 * 24 * 3600,
-    "year": 365 * 24 * 3600,
-}
+_DAY = 24 * 3600
+SECONDS: dict[Unit, int] = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY}
+SECONDS |= {"week": 7 * _DAY, "month": 30 * _DAY, "year": 365 * _DAY}  # as Babel counts them
 SPANS: tuple[tuple[Unit, int, Unit, int], ...] = (
     ("year", 20, "month", 12),
     ("week", 12, "day", 7),

@@ -59,9 +59,6 @@ class PhraseTranslation(GeneratedDataset):
     Args:
         source_language: one of `en`, `de`, `fr`, `es`, `it`, `nl`; names the first column.
         target_language: another of these; names the second column.
-        train_size: rows of the train split.
-        validation_size: rows of the validation split.
-        test_size: rows of the test split.
         seed: draws which values are held out, and the rows.
 
     Raises:
@@ -79,16 +76,13 @@ class PhraseTranslation(GeneratedDataset):
         test_size: int = 1_000,
         seed: int = 0,
     ) -> None:
-        self.languages = (source_language, target_language)
-        for language in self.languages:
+        languages = (source_language, target_language)
+        for language in languages:
             if language not in SENTENCES:
                 raise UserError(f"Expected a language of {', '.join(SENTENCES)}, but got {language!r}.")
-        if len(set(self.languages)) == 1:
-            raise UserError(f"Expected two different languages, but got {self.languages[0]!r} twice: change one.")
+        if source_language == target_language:
+            raise UserError(f"Expected two different languages, but got {source_language!r} twice: change one.")
         distinct = {split: sum(kind.capacity(split) for kind in KINDS) for split in ("train", "validation", "test")}
-        super().__init__(train_size, validation_size, test_size, seed, distinct)
-
-    def arguments(self, split: str) -> dict[str, Any]:
-        """Return the arguments of `generate` for a split."""
         makers = f"{VERSION} babel {version('babel')} num2words {version('num2words')}"
-        return super().arguments(split) | {"languages": self.languages, "makers": makers}
+        added = {"languages": languages, "makers": makers}
+        super().__init__(train_size, validation_size, test_size, seed, distinct, **added)

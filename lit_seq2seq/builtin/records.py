@@ -6,7 +6,7 @@ import datetime
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -39,6 +39,10 @@ CITIES = [
     "Sydney",
     "Vienna",
 ]
+_CITIES = "Oslo Rome Lima Cairo Quito Delhi Paris Tokyo Dublin Geneva Havana Lisbon Nairobi Prague Sydney Vienna"
+_PEOPLE = "Amara Bjorn Chloe Diego Elif Farid Greta Hiro Ines Jonas Keiko Liam Mila Nadia Omar Priya"
+_EVENTS = "dentist appointment/piano lesson/yoga class/team meeting/job interview/dance course/chess game/haircut"
+CITIES, PEOPLE, EVENTS = _CITIES.split(), _PEOPLE.split(), _EVENTS.split("/")
 SKIES = ["sunny", "cloudy", "rainy", "snowy", "foggy", "stormy", "clear", "hazy"]
 WINDS = ["a light breeze", "a strong wind", "a cold wind", "gusts", "no wind"]
 PEOPLE = [
@@ -153,13 +157,7 @@ def _degrees(value: str, form: str) -> str:
     return str(format_unit(int(value), "temperature-celsius", length=length, locale="en"))
 
 
-FORMATS: dict[str, Callable[[str, str], str]] = {
-    "day": _day,
-    "start": _time,
-    "end": _time,
-    "high": _degrees,
-    "low": _degrees,
-}
+FORMATS = {"day": _day, "start": _time, "end": _time, "high": _degrees, "low": _degrees}
 
 
 def say(record: Mapping[str, str], sentence: str) -> str:
@@ -235,7 +233,8 @@ class WeatherAndCalendar(GeneratedDataset):
         references: int = 2,
         seed: int = 0,
     ) -> None:
-        super().__init__(train_size, validation_size, test_size, seed, LARGEST)
+        makers = f"{VERSION} babel {version('babel')}"
+        super().__init__(train_size, validation_size, test_size, seed, LARGEST, makers=makers)
         self.references = references
         if not 1 <= references <= 4:
             raise UserError(f"expected references from 1 to 4, the number of templates, but it is {references}")
@@ -243,4 +242,4 @@ class WeatherAndCalendar(GeneratedDataset):
     def arguments(self, split: str) -> dict[str, Any]:
         """Return the arguments of `generate` for a split."""
         references = self.references if split == "train" else 4
-        return super().arguments(split) | {"references": references, "makers": f"{VERSION} babel {version('babel')}"}
+        return super().arguments(split) | {"references": references}

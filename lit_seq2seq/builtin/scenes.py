@@ -9,7 +9,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import datasets
 import PIL.Image
@@ -180,11 +179,7 @@ class DrawnDataset(GeneratedDataset):
     def __init__(
         self, train_size: int = 8_000, validation_size: int = 400, test_size: int = 1_000, seed: int = 0
     ) -> None:
-        super().__init__(train_size, validation_size, test_size, seed, 100_000)
-
-    def arguments(self, split: str) -> dict[str, Any]:
-        """Return the arguments of `generate` for a split."""
-        return super().arguments(split) | {"version": VERSION}
+        super().__init__(train_size, validation_size, test_size, seed, 100_000, version=VERSION)
 
 
 class ShapeScenes(DrawnDataset):
@@ -196,9 +191,6 @@ class ShapeScenes(DrawnDataset):
     The same arguments give the same rows; they are kept in the cache of `datasets`.
 
     Args:
-        train_size: rows of the train split.
-        validation_size: rows of the validation split.
-        test_size: rows of the test split.
         seed: draws which combinations are held out, and the scenes.
 
     Raises:

@@ -76,9 +76,6 @@ class SequenceTask(GeneratedDataset):
         task: `copy`, `reverse`, `sort` or `addition`.
         max_length: longest word, or most digits of a number, in training and validation.
         test_length: the same for the test split; twice `max_length` if `None`.
-        train_size: rows of the train split.
-        validation_size: rows of the validation split.
-        test_size: rows of the test split.
         seed: of the rows.
 
     Raises:
@@ -99,14 +96,12 @@ class SequenceTask(GeneratedDataset):
     ) -> None:
         if task not in TASKS:
             raise UserError(f"expected a task of {', '.join(TASKS)}, but got {task!r}")
-        self.task = task
         self.lengths = {"train": max_length, "validation": max_length, "test": test_length or 2 * max_length}
         for name, value in {"max_length": max_length, "test_length": self.lengths["test"]}.items():
             if value < 1:
                 raise UserError(f"expected {name} to be at least 1, but it is {value}")
-        super().__init__(train_size, validation_size, test_size, seed)
+        super().__init__(train_size, validation_size, test_size, seed, task=task, version=VERSION)
 
     def arguments(self, split: str) -> dict[str, Any]:
         """Return the arguments of `generate` for a split."""
-        added = {"task": self.task, "lengths": (1, self.lengths[split]), "version": VERSION}
-        return super().arguments(split) | added
+        return super().arguments(split) | {"lengths": (1, self.lengths[split])}

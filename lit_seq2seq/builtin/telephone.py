@@ -65,9 +65,6 @@ class TelephoneKeys(GeneratedDataset):
     No string of digits is in two splits.
 
     Args:
-        train_size: rows of the train split.
-        validation_size: rows of the validation split.
-        test_size: rows of the test split.
         shortest: smallest number of digits.
         longest: greatest number of digits.
         noise: greatest standard deviation of the noise, for samples from -1 to 1.
@@ -96,9 +93,5 @@ class TelephoneKeys(GeneratedDataset):
             raise UserError(f"expected 2 <= shortest <= longest, but they are {shortest} and {longest}: change them")
         if noise < 0:
             raise UserError(f"expected noise of at least 0, but it is {noise}")
-        super().__init__(train_size, validation_size, test_size, seed)
-        self.lengths, self.noise = (shortest, longest), noise
-
-    def arguments(self, split: str) -> dict[str, Any]:
-        """Return the arguments of `generate` for a split."""
-        return super().arguments(split) | {"lengths": self.lengths, "noise": self.noise, "version": VERSION}
+        added = {"lengths": (shortest, longest), "noise": noise, "version": VERSION}
+        super().__init__(train_size, validation_size, test_size, seed, **added)

@@ -81,10 +81,18 @@ class Seq2SeqProgressBar(ProgressBar):
         if not trainer.sanity_checking:
             self._open("Validation", sum(trainer.num_val_batches))
 
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Show the state when that is due."""
-        if not trainer.sanity_checking:
-            self._advance(*args, **kwargs)
+        if self._is_due() and not trainer.sanity_checking:
+            self._show(batch_idx + 1, "")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar of the validation."""
@@ -96,36 +104,17 @@ class Seq2SeqProgressBar(ProgressBar):
         """Open the bar of a test."""
         self._open("Test", sum(trainer.num_test_batches))
 
-    def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Show the state when that is due."""
-        self._advance(*args, **kwargs)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar of the test."""
-        self._close()
-
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar of a prediction."""
         self._open("Prediction", sum(trainer.num_predict_batches))
 
-    def on_predict_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Show the state when that is due."""
-        self._advance(*args, **kwargs)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar of the prediction."""
-        self._close()
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    on_test_end = on_predict_end = on_validation_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""
         while self._bars:
             self._close()
-
-    def _advance(
-        self, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if self._is_due():
-            self._show(batch_idx + 1, "")
 
     def _status(self, trainer: Trainer, pl_module: LightningModule) -> str:
         metrics = self.get_metrics(trainer, pl_module)

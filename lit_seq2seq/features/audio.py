@@ -101,11 +101,6 @@ class LogMel(Recordings):
         fmin: lower edge of the lowest band in hertz.
         fmax: upper edge of the highest band in hertz; half of `sampling_rate` if unset.
         log_floor: smallest energy, above 0, of samples from -1 to 1.
-        deltas: see `VectorFeature`.
-        normalize: see `VectorFeature`.
-        stack: see `VectorFeature`.
-        spec_augment: see `VectorFeature`.
-        store: see `VectorFeature`.
         max_seconds: longer recordings are refused before they are decoded.
 
     Raises:
@@ -164,12 +159,11 @@ class LogMel(Recordings):
 class Waveform(Recordings):
     """The samples themselves, for encoders that read them, such as `lit_seq2seq.nn.SpeechBackbone`.
 
-    A position is a sample: limits and budgets of the data count them. See `LogMel` for what a recording may be.
+    wav2vec 2.0 and its kin expect `normalize: utterance`. A position is a sample: limits and budgets of the data count
+    them. See `LogMel` for what a recording may be.
 
     Args:
         sampling_rate: in hertz, that of the encoder's training.
-        normalize: see `VectorFeature`; `utterance` is what wav2vec 2.0 and its kin expect.
-        store: see `VectorFeature`.
         max_seconds: longer recordings are refused before they are decoded.
     """
 

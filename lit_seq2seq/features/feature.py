@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lit_seq2seq.files.untrusted import check_settings
 from lit_seq2seq.settings import spec
@@ -186,9 +187,9 @@ class Feature(ABC):
     def nothing(self) -> Array:
         """Return the array that stands for a missing input that must be kept."""
 
-    @abstractmethod
     def truncate(self, array: Array, length: int) -> Array:
         """Shorten an encoded array to at most `length` positions."""
+        return array[:length]
 
     @abstractmethod
     def collate(self, arrays: Sequence[Array]) -> Padded | Sources:
@@ -215,6 +216,55 @@ class Feature(ABC):
         values = self.to_dict()
         config = {name: value for name, value in values["config"].items() if name not in self.random_settings}
         return {**values, "config": config}
+
+
+class TextFeature(Feature):
+    """Base of texts as ids between or before special symbols, of which the last is kept when a text is cut."""
+
+    column_kind: ClassVar[str] = "text"
+    input_kind: ClassVar[str] = "a text"
+    rows_at_once: ClassVar[int] = 1000
+
+    @property
+    @abstractmethod
+    def padding(self) -> int:
+        """Id that fills up a batch."""
+
+    def accepts_column(self, column: object) -> bool:
+        """Tell whether a column holds text."""
+        return is_column(column, "Value") and column.dtype in ("string", "large_string")
+
+    def accepts(self, raw: object) -> bool:
+        """Tell whether `raw` is a text."""
+        return isinstance(raw, str)
+
+    def is_missing(self, raw: object) -> bool:
+        """Tell whether a text is absent or blank."""
+        return raw is None or (isinstance(raw, str) and (not raw or raw.isspace()))
+
+    def show(self, raw: str | None) -> str:
+        """Return the text itself."""
+        return raw or ""
+
+    @property
+    def stored_as(self) -> str:
+        """Ids are kept on disk."""
+        return "int32"
+
+    def truncate(self, array: Array, length: int) -> Array:
+        """Shorten ids to at most `length`, the last one kept."""
+        return array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]])
+
+    def collate(self, arrays: Sequence[Array]) -> Padded:
+        """Pad id arrays into int64 `values (B, T)`."""
+        return padded(arrays, np.full((len(arrays), max(map(len, arrays), default=0)), self.padding, np.int64))
+
+
+def padded(arrays: Sequence[Array], values: Array) -> Padded:
+    """Write arrays into the rows of `values`, which are as long as the longest of them."""
+    for row, array in zip(values, arrays, strict=True):
+        row[: len(array)] = array
+    return Padded(torch.from_numpy(values), torch.tensor([len(array) for array in arrays]))
 
 
 def is_column(column: object, *kinds: str) -> TypeGuard[Any]:

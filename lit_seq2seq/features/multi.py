@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 
 from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature
-from lit_seq2seq.runtime.inputs import read_sources
+from lit_seq2seq.runtime.inputs import bundled, fair_share, lacks_all, read_sources
 from lit_seq2seq.runtime.readers import encode_named
 from lit_seq2seq.types import Padded, Sources, UserError
 
@@ -67,11 +67,7 @@ class MultiSource(Feature):
 
     def is_missing(self, raw: object) -> bool:
         """Tell whether a row has none of the sources."""
-        if raw is None or (isinstance(raw, str) and not raw.strip()):
-            return True
-        if not isinstance(raw, Mapping) or not raw.keys() <= self.features.keys():
-            return False  # `encode` says what is wrong with it
-        return all(f.is_missing(raw.get(name)) for name, f in self.features.items())
+        return lacks_all(raw, self.features)
 
     def show(self, raw: Any) -> str:
         """Describe each source after its name."""
@@ -120,7 +116,7 @@ class MultiSource(Feature):
             encode = partial(feature.encode, training=training)
             encoded = iter(encode_named(encode, present, [name] * len(present)))
             columns.append([feature.nothing() if feature.is_missing(value) else next(encoded) for value in values])
-        return [_bundle(row) for row in zip(*columns, strict=True)]
+        return [bundled(row) for row in zip(*columns, strict=True)]
 
     def augment(self, array: Array) -> Array:
         """Change each source at random, as its feature does."""
@@ -145,17 +141,11 @@ class MultiSource(Feature):
 
     def nothing(self) -> Array:
         """Return what stands for nothing in each source."""
-        return _bundle([feature.nothing() for feature in self.features.values()])
+        return bundled([feature.nothing() for feature in self.features.values()])
 
     def truncate(self, array: Array, length: int) -> Array:
         """Shorten the longest sources until all together have at most `length` positions; an image stays whole."""
-        sizes = sorted(self._positions(array))
-        for rank, size in enumerate(sizes):
-            share = length // (len(sizes) - rank)
-            if size > share:
-                return self._each("truncate", array, max(share, 1))
-            length -= size
-        return array
+        return self._each("truncate", array, fair_share(self._positions(array), length))
 
     def collate(self, arrays: Sequence[Array]) -> Sources:
         """Pad each source."""
@@ -167,7 +157,7 @@ class MultiSource(Feature):
 
     def _each(self, method: str, array: Array, *arguments: int) -> Array:
         pairs = zip(self.features.values(), array, strict=True)
-        return _bundle([getattr(feature, method)(part, *arguments) for feature, part in pairs])
+        return bundled([getattr(feature, method)(part, *arguments) for feature, part in pairs])
 
     # ---------------------------------------------------------------------------------------------- saving
 
@@ -183,10 +173,3 @@ class MultiSource(Feature):
     def identity(self) -> dict[str, Any]:
         """Describe what decides the encoded values."""
         return {"features": {name: feature.identity() for name, feature in self.features.items()}}
-
-
-def _bundle(parts: Sequence[Array]) -> Array:
-    array = np.empty(len(parts), dtype=object)
-    for place, part in enumerate(parts):
-        array[place] = part
-    return array

@@ -8,15 +8,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import tokenizers
-import torch
 
-from lit_seq2seq.features.feature import Array, Feature, is_column
+from lit_seq2seq.features.feature import Array, TextFeature
 from lit_seq2seq.files.untrusted import check_special, check_tokenizer, tokenizing
 from lit_seq2seq.runtime.text import whole
-from lit_seq2seq.types import Padded, UserError, install
+from lit_seq2seq.types import UserError, install
 
 
-class PretrainedTokenizer(Feature):
+class PretrainedTokenizer(TextFeature):
     """The tokenizer of a pretrained text encoder, with the special symbols that its model expects around a text.
 
     A saved model holds the tokenizer, so that loading does not look for `name`.
@@ -28,9 +27,6 @@ class PretrainedTokenizer(Feature):
         UserError: transformers is not installed, or there is no such tokenizer, or none with a `tokenizer.json`.
     """
 
-    column_kind: ClassVar[str] = "text"
-    input_kind: ClassVar[str] = "a text"
-    rows_at_once: ClassVar[int] = 1000
     input_limit: ClassVar[int | None] = 512
 
     def __init__(self, name: str) -> None:
@@ -47,22 +43,6 @@ class PretrainedTokenizer(Feature):
         self._backend.encode_special_tokens = True  # what a text holds is text, also "[SEP]"
         check_special([pad, *self.nothing().tolist()], self._size)
 
-    def accepts_column(self, column: object) -> bool:
-        """Tell whether a column holds text."""
-        return is_column(column, "Value") and column.dtype in ("string", "large_string")
-
-    def accepts(self, raw: object) -> bool:
-        """Tell whether `raw` is a text."""
-        return isinstance(raw, str)
-
-    def is_missing(self, raw: object) -> bool:
-        """Tell whether a text is absent or blank."""
-        return raw is None or (isinstance(raw, str) and not raw.strip())
-
-    def show(self, raw: str | None) -> str:
-        """Return the text itself."""
-        return raw or ""
-
     @property
     def size(self) -> int:
         """Number of ids, the special ones included."""
@@ -74,9 +54,9 @@ class PretrainedTokenizer(Feature):
         return [str(self._backend.id_to_token(index)) for index in range(self.size)]
 
     @property
-    def stored_as(self) -> str:
-        """Ids are kept on disk."""
-        return "int32"
+    def padding(self) -> int:
+        """Id that fills up a batch."""
+        return self._pad
 
     def encode(self, raw: Sequence[str], training: bool = False) -> list[Array]:
         """Turn texts into id arrays `(T,)` with the special symbols of the model."""
@@ -87,16 +67,6 @@ class PretrainedTokenizer(Feature):
     def nothing(self) -> Array:
         """Return the special symbols alone."""
         return self.encode([""])[0]
-
-    def truncate(self, array: Array, length: int) -> Array:
-        """Shorten ids to at most `length`, the last one kept."""
-        return array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]])
-
-    def collate(self, arrays: Sequence[Array]) -> Padded:
-        """Pad id arrays into int64 `values (B, T)`."""
-        rows = [torch.from_numpy(array.astype(np.int64)) for array in arrays]
-        values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._pad)
-        return Padded(values, torch.tensor([len(row) for row in rows]))
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the tokenizer by plain JSON values."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lit_seq2seq.features.augmentation import SpecAugment
-from lit_seq2seq.features.feature import Array, Feature, is_column
+from lit_seq2seq.features.feature import Array, Feature, is_column, padded
 from lit_seq2seq.runtime.readers import is_nothing
 from lit_seq2seq.runtime.vectors import SMALLEST_DEVIATION, FloatArray, check_frames, normalized, stacked, with_deltas
 from lit_seq2seq.types import Padded, UserError
@@ -131,17 +131,9 @@ class VectorFeature(Feature):
         """Return a single position of zeros."""
         return np.zeros((1, self.size), dtype=np.float32)
 
-    def truncate(self, array: Array, length: int) -> Array:
-        """Drop positions from the end."""
-        return array[:length]
-
     def collate(self, arrays: Sequence[Array]) -> Padded:
         """Pad with zeros into float32 `values (B, T, F)`."""
-        lengths = torch.tensor([len(array) for array in arrays])
-        values = np.zeros((len(arrays), max(map(len, arrays), default=0), self.size), dtype=np.float32)
-        for row, array in zip(values, arrays, strict=True):
-            row[: len(array)] = array
-        return Padded(torch.from_numpy(values), lengths)
+        return padded(arrays, np.zeros((len(arrays), max(map(len, arrays), default=0), self.size), np.float32))
 
     def to_dict(self) -> dict[str, Any]:
         """Describe settings and statistics."""
@@ -172,11 +164,6 @@ class Frames(VectorFeature):
 
     Args:
         channels: number of values of a frame.
-        deltas: see `VectorFeature`.
-        normalize: see `VectorFeature`.
-        stack: see `VectorFeature`.
-        spec_augment: see `VectorFeature`.
-        store: see `VectorFeature`.
 
     Raises:
         UserError: a setting is out of its range.

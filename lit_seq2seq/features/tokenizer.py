@@ -12,10 +12,9 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import tokenizers
-import torch
 
 from lit_seq2seq.features.extending import extend_vocabulary
-from lit_seq2seq.features.feature import Array, Feature, is_column
+from lit_seq2seq.features.feature import Array, TextFeature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE, rejoined
 from lit_seq2seq.files.untrusted import check_tokenizer, tokenizing
 from lit_seq2seq.runtime.text import UNKNOWN, known_tags, one_form, whole
@@ -34,7 +33,7 @@ _NAMES = {
 _TRAINING = ("vocab_size", "min_frequency", "lowercase", "normalization", "pretokenized")
 
 
-class Tokenizer(Feature):
+class Tokenizer(TextFeature):
     """Splits text into units of a vocabulary that is learned from data or read from a `tokenizer.json`.
 
     `word` splits at white space and around punctuation and keeps a joiner mark on punctuation, so that decoding puts
@@ -70,10 +69,7 @@ class Tokenizer(Feature):
         'Mann'
     """
 
-    column_kind: ClassVar[str] = "text"
-    input_kind: ClassVar[str] = "a text"
     random_settings: ClassVar[tuple[str, ...]] = ("dropout",)
-    rows_at_once: ClassVar[int] = 1000
     input_limit: ClassVar[int | None] = 1024
 
     def __init__(
@@ -115,22 +111,6 @@ class Tokenizer(Feature):
         if file is not None:
             self._adopt(_read(Path(file)), file)
 
-    def accepts_column(self, column: object) -> bool:
-        """Tell whether a column holds text."""
-        return is_column(column, "Value") and column.dtype in ("string", "large_string")
-
-    def accepts(self, raw: object) -> bool:
-        """Tell whether `raw` is a text."""
-        return isinstance(raw, str)
-
-    def is_missing(self, raw: object) -> bool:
-        """Tell whether a text is absent or blank."""
-        return raw is None or (isinstance(raw, str) and (not raw or raw.isspace()))
-
-    def show(self, raw: str | None) -> str:
-        """Return the text itself."""
-        return raw or ""
-
     def labels(self, source: Padded | Sources, row: int) -> list[str]:
         """Name each id of one source of a batch."""
         assert isinstance(source, Padded)
@@ -169,9 +149,9 @@ class Tokenizer(Feature):
         return len(self)
 
     @property
-    def stored_as(self) -> str:
-        """Ids are kept on disk."""
-        return "int32"
+    def padding(self) -> int:
+        """Id that fills up a batch."""
+        return self.specials.pad
 
     @property
     def augments(self) -> bool:
@@ -311,18 +291,6 @@ class Tokenizer(Feature):
     def nothing(self) -> Array:
         """Return a lone EOS."""
         return np.array([self.specials.eos], dtype=np.int32)
-
-    def truncate(self, array: Array, length: int) -> Array:
-        """Shorten ids that end with EOS to at most `length` ids that end with EOS."""
-        return array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]])
-
-    def collate(self, arrays: Sequence[Array]) -> Padded:
-        """Pad id arrays into int64 `values (B, T)`."""
-        lengths = torch.tensor([len(array) for array in arrays])
-        values = np.full((len(arrays), max(map(len, arrays), default=0)), self.specials.pad, dtype=np.int64)
-        for row, array in zip(values, arrays, strict=True):
-            row[: len(array)] = array
-        return Padded(torch.from_numpy(values), lengths)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the `tokenizer.json`, which `tokenizers` and `transformers` can read too."""

@@ -39,6 +39,33 @@ def read_sources(raw: Any, names: Iterable[str]) -> Mapping[str, Any]:
     return raw
 
 
+def lacks_all(raw: Any, parts: Mapping[str, Any]) -> bool:
+    """Tell whether an input has none of several sources; `parts` read them, each by its name."""
+    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        return True
+    if not isinstance(raw, Mapping) or not raw.keys() <= parts.keys():
+        return False  # `encode` says what is wrong with it
+    return all(part.is_missing(raw.get(name)) for name, part in parts.items())
+
+
+def fair_share(sizes: Sequence[int], length: int) -> int:
+    """Return how many positions each of several sources may have, so that all together have at most `length`."""
+    for rank, size in enumerate(sorted(sizes)):
+        share = length // (len(sizes) - rank)
+        if size > share:
+            return max(share, 1)
+        length -= size
+    return max(sizes)
+
+
+def bundled(parts: Sequence[Array]) -> Array:
+    """Put the arrays of several sources into one array `(K,)`."""
+    array = np.empty(len(parts), object)
+    for place, part in enumerate(parts):
+        array[place] = part
+    return array
+
+
 class Several(Reader):
     """Several sources at once, each by a reader of its own; see `lit_seq2seq.features.MultiSource`.
 
@@ -51,16 +78,12 @@ class Several(Reader):
 
     def is_missing(self, raw: Any) -> bool:
         """Tell whether an input has none of the sources."""
-        if raw is None or (isinstance(raw, str) and not raw.strip()):
-            return True
-        if not isinstance(raw, Mapping) or not raw.keys() <= self.readers.keys():
-            return False  # `encode` says what is wrong with it
-        return all(one.is_missing(raw.get(name)) for name, one in self.readers.items())
+        return lacks_all(raw, self.readers)
 
     def encode(self, raw: Sequence[Any]) -> list[Array]:
         """Turn mappings, or the JSON texts of some, into arrays `(K,)` that hold the array of each of K sources."""
         read = [read_sources(value, self.readers) for value in raw]
-        return [_bundle([self._part(name, row.get(name)) for name in self.readers]) for row in read]
+        return [bundled([self._part(name, row.get(name)) for name in self.readers]) for row in read]
 
     def _part(self, name: str, value: Any) -> Array:
         reader = self.readers[name]
@@ -68,7 +91,7 @@ class Several(Reader):
 
     def nothing(self) -> Array:
         """Return what stands for nothing in each source."""
-        return _bundle([reader.nothing() for reader in self.readers.values()])
+        return bundled([reader.nothing() for reader in self.readers.values()])
 
     def positions(self, array: Array) -> int:
         """Count the positions of all sources."""
@@ -79,14 +102,8 @@ class Several(Reader):
 
     def truncate(self, array: Array, length: int) -> Array:
         """Shorten the longest sources until all together have at most `length` positions."""
-        sizes = sorted(self._positions(array))
-        for rank, size in enumerate(sizes):
-            share = length // (len(sizes) - rank)
-            if size > share:
-                pairs = zip(self.readers.values(), array, strict=True)
-                return _bundle([reader.truncate(part, max(share, 1)) for reader, part in pairs])
-            length -= size
-        return array
+        share = fair_share(self._positions(array), length)
+        return bundled([one.truncate(part, share) for one, part in zip(self.readers.values(), array, strict=True)])
 
     def collate(self, arrays: Sequence[Array]) -> Named:
         """Pad each source: `source.NAME` and `lengths.NAME`."""
@@ -95,13 +112,6 @@ class Several(Reader):
             for (name, reader), column in zip(self.readers.items(), zip(*arrays, strict=True), strict=True)
             for role, values in reader.collate(column).items()
         }
-
-
-def _bundle(parts: Sequence[Array]) -> Array:
-    array = np.empty(len(parts), object)
-    for place, part in enumerate(parts):
-        array[place] = part
-    return array
 
 
 def load_reader(folder: Path, specials: dict[str, SpecialIds]) -> tuple[Reader, Vocabulary]:
