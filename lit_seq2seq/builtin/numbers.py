@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import Any
 
 from num2words import num2words
 
@@ -80,5 +81,5 @@ class SpelledNumbers(GeneratedDataset):
             raise UserError(f"expected languages of {', '.join(LANGUAGES)}, but got none")
         rows = len(languages) * len(FORMS)
         distinct = {split: len(numbers_of(split, seed)) * rows for split in ("train", "validation", "test")}
-        added = {"languages": tuple(languages), "makers": f"{VERSION} num2words {version('num2words')}"}
+        added: dict[str, Any] = {"languages": tuple(languages), "makers": f"{VERSION} num2words {version('num2words')}"}
         super().__init__(train_size, validation_size, test_size, seed, distinct, **added)

@@ -84,5 +84,5 @@ class PhraseTranslation(GeneratedDataset):
             raise UserError(f"Expected two different languages, but got {source_language!r} twice: change one.")
         distinct = {split: sum(kind.capacity(split) for kind in KINDS) for split in ("train", "validation", "test")}
         makers = f"{VERSION} babel {version('babel')} num2words {version('num2words')}"
-        added = {"languages": languages, "makers": makers}
+        added: dict[str, Any] = {"languages": languages, "makers": makers}
         super().__init__(train_size, validation_size, test_size, seed, distinct, **added)

@@ -93,5 +93,5 @@ class TelephoneKeys(GeneratedDataset):
             raise UserError(f"expected 2 <= shortest <= longest, but they are {shortest} and {longest}: change them")
         if noise < 0:
             raise UserError(f"expected noise of at least 0, but it is {noise}")
-        added = {"lengths": (shortest, longest), "noise": noise, "version": VERSION}
+        added: dict[str, Any] = {"lengths": (shortest, longest), "noise": noise, "version": VERSION}
         super().__init__(train_size, validation_size, test_size, seed, **added)

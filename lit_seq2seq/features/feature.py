@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lit_seq2seq.files.untrusted import check_settings
+from lit_seq2seq.runtime.untrusted import check_settings
 from lit_seq2seq.settings import spec
 from lit_seq2seq.types import Padded, Sources, UserError
 

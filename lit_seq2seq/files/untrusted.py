@@ -1,4 +1,4 @@
-"""What untrusted files may hold: settings, JSON, and tensors of a known network."""
+"""Weights that others may have written, for a network no larger than these."""
 
 from __future__ import annotations
 
@@ -13,34 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_seq2seq.runtime.untrusted import (
-    check_archive,
-    check_generation,
-    check_settings,
-    check_special,
-    check_tokenizer,
-    checked,
-    is_number,
-    read_json,
-    tokenizing,
-    undamaged,
-)
+from lit_seq2seq.runtime.untrusted import checked
 from lit_seq2seq.types import UserError
-
-__all__ = [
-    "Bounded",
-    "Weights",
-    "check_archive",
-    "check_generation",
-    "check_settings",
-    "check_special",
-    "check_tokenizer",
-    "checked",
-    "is_number",
-    "read_json",
-    "tokenizing",
-    "undamaged",
-]
 
 
 def _numbers(description: object) -> Iterator[int]:

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from lit_seq2seq.features import Processor
 from lit_seq2seq.files.paths import Loading, expect_own, is_file, local_copy, local_path
-from lit_seq2seq.files.untrusted import Weights, check_archive, check_generation, checked, is_number, read_json
+from lit_seq2seq.files.untrusted import Weights
 from lit_seq2seq.hub.card import Provenance, published
 from lit_seq2seq.runtime.shortlist import Shortlist
+from lit_seq2seq.runtime.untrusted import check_archive, check_generation, checked, is_number, read_json
 from lit_seq2seq.types import UserError
 
 FORMAT = 1

@@ -161,16 +161,7 @@ class EncoderDecoder(Network):
         return replace(encoded, copies=source.copies)
 
     def start(self, encoded: Encoded, candidates: Padded | None = None) -> DecoderState:
-        """Make the decoder's first state.
-
-        Args:
-            encoded: from `encode`.
-            candidates: `(B, C)` ids among which each source's output is chosen: `step` then takes and scores places
-                among them, not ids.
-
-        Raises:
-            UserError: the output layer has to know all symbols.
-        """
+        """Make the decoder's first state; see `Network.start`."""
         state = self.decoder.start(encoded)
         if candidates is None:
             return state
@@ -212,11 +203,7 @@ class EncoderDecoder(Network):
         return self.output.scores(self.teach(source, target), source.copies)
 
     def loss(self, source: Source, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Sum the loss over the real target tokens.
-
-        Returns:
-            The sum to minimise, and, without gradient, the sum of plain negative log-likelihoods in nats.
-        """
+        """Sum the loss over the real target tokens; see `Network.loss`."""
         encoded = self.encode(source)
         output = self._teach(encoded, target)
         loss, nll = self.output.loss(output, target, source.copies, label_smoothing)

@@ -53,6 +53,9 @@ class Encoder(nn.Module, ABC):
         torch.Size([2, 2, 4])
     """
 
+    shape: EncoderShape
+    """Sizes of what `forward` returns."""
+
     alone: ClassVar[bool] = False
     """Whether an exported graph of it reads one source at a time, without padding."""
 
@@ -61,11 +64,6 @@ class Encoder(nn.Module, ABC):
 
     resolves: ClassVar[tuple[str, ...]] = ()
     """Names of arguments that are in the description of every saved model; see `resolved`."""
-
-    @property
-    @abstractmethod
-    def shape(self) -> EncoderShape:
-        """Sizes of what `forward` returns."""
 
     @property
     def shortest(self) -> int:

@@ -74,12 +74,7 @@ class ConvEncoder(Encoder):
         self.stages = nn.Sequential(*stages)
         self.project = Linear(widths[-1] + 2, hidden_size)
         self.dropout = dropout
-        self._shape = EncoderShape(hidden_size, 1, hidden_size)
-
-    @property
-    def shape(self) -> EncoderShape:
-        """Sizes of what `forward` returns."""
-        return self._shape
+        self.shape = EncoderShape(hidden_size, 1, hidden_size)
 
     def forward(self, source: Padded) -> Encoded:
         """Encode pixels `(B, H, W, C)`, all of one size."""

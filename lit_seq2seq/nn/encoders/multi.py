@@ -85,17 +85,12 @@ class MultiSourceEncoder(Encoder):
         )
         finals = sum(shape.final_layers * sum(shape.sizes) for shape in shapes.values())
         self.final = Linear(finals, hidden_size)
-        self._shape = EncoderShape(hidden_size, 1, hidden_size)
+        self.shape = EncoderShape(hidden_size, 1, hidden_size)
 
     def _encoder(self, name: str) -> Encoder:
         encoder = self.encoders[name]
         assert isinstance(encoder, Encoder)
         return encoder
-
-    @property
-    def shape(self) -> EncoderShape:
-        """Sizes of what `forward` returns."""
-        return self._shape
 
     def completed(self, description: dict[str, Any]) -> dict[str, Any]:
         """Return its own description with the settings that each encoder has beside those given."""

@@ -58,17 +58,12 @@ class PretrainedEncoder(Encoder):
         freeze(self.backbone, trainable_blocks)
         self.project = Linear(_width(self.backbone.config) + self.extra, hidden_size)
         self.dropout = dropout
-        self._shape = EncoderShape(hidden_size, 1, hidden_size)
+        self.shape = EncoderShape(hidden_size, 1, hidden_size)
         self.check(source_size, name)
         self.train()
 
     def check(self, source_size: int, name: str) -> None:
         """Refuse a source that the model does not read."""
-
-    @property
-    def shape(self) -> EncoderShape:
-        """Sizes of what `forward` returns."""
-        return self._shape
 
     @property
     def resolved(self) -> dict[str, Any]:

@@ -69,12 +69,7 @@ class PyramidalEncoder(Encoder):
             for width, factor in zip(sizes, self.factors, strict=True)
         ]
         self.layers = nn.ModuleList(stacks)
-        self._shape = EncoderShape(hidden_size, len(factors), hidden_size, stacks[0].others)
-
-    @property
-    def shape(self) -> EncoderShape:
-        """Sizes of what `forward` returns."""
-        return self._shape
+        self.shape = EncoderShape(hidden_size, len(factors), hidden_size, stacks[0].others)
 
     def forward(self, source: Padded) -> Encoded:
         """Encode vectors `(B, S, F)`."""

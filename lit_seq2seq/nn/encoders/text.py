@@ -97,12 +97,7 @@ class TextEncoder(Encoder):
         self.dropout = dropout
         self.locked_dropout = locked_dropout
         self.reverse = reverse
-        self._shape = EncoderShape(hidden_size, num_layers, hidden_size, self.stack.others)
-
-    @property
-    def shape(self) -> EncoderShape:
-        """Sizes of what `forward` returns."""
-        return self._shape
+        self.shape = EncoderShape(hidden_size, num_layers, hidden_size, self.stack.others)
 
     @property
     def token_embedding(self) -> nn.Embedding:
