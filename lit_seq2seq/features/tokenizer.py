@@ -16,7 +16,7 @@ import tokenizers
 from lit_seq2seq.features.extending import extend_vocabulary
 from lit_seq2seq.features.feature import Array, TextFeature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE, rejoined
-from lit_seq2seq.runtime.text import UNKNOWN, known_tags, one_form, whole
+from lit_seq2seq.runtime.text import UNKNOWN, Symbols, known_tags, one_form, whole
 from lit_seq2seq.runtime.untrusted import check_tokenizer, tokenizing
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
@@ -33,7 +33,7 @@ _NAMES = {
 _TRAINING = ("vocab_size", "min_frequency", "lowercase", "normalization", "pretokenized")
 
 
-class Tokenizer(TextFeature):
+class Tokenizer(TextFeature, Symbols):
     """Splits text into units of a vocabulary that is learned from data or read from a `tokenizer.json`.
 
     `word` splits at white space and around punctuation and keeps a joiner mark on punctuation, so that decoding puts
@@ -158,9 +158,6 @@ class Tokenizer(TextFeature):
         """Whether BPE-dropout is on."""
         return bool(self.config["dropout"])
 
-    def __len__(self) -> int:
-        return int(self.backend.get_vocab_size())
-
     def train(self, raw: Iterable[str] | Iterable[list[str]], total: int | None = None) -> None:
         """Learn the vocabulary; a vocabulary that is already there is kept only if it came from `file`.
 
@@ -217,19 +214,6 @@ class Tokenizer(TextFeature):
             return [self._specials.unk if index in self._skipped else index for index in ids]
         return ids
 
-    @property
-    def tells_unknown(self) -> bool:
-        """Whether `unknown` can tell unknown symbols apart: for whole words and characters, but not for subwords."""
-        return isinstance(self.backend.model, tokenizers.models.WordLevel)
-
-    def unknown(self, text: str) -> list[str]:
-        """Return the symbols of a text that the vocabulary lacks, normalised as those of the vocabulary are."""
-        backend = self.backend
-        text = known_tags(whole(text), backend)
-        normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
-        pieces = [(normal, (0, 0))] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(normal)
-        return [piece for piece, _ in pieces if backend.token_to_id(piece) in self._without_text]
-
     def decode(self, ids: Sequence[int], extra: Sequence[str] = ()) -> str:
         """Turn ids into text; padding, BOS and EOS vanish, unknown symbols show as `<unk>`.
 
@@ -273,11 +257,6 @@ class Tokenizer(TextFeature):
         else:
             text = rejoined(text, backend.pre_tokenizer, backend.decoder)
         return one_form(text)
-
-    def tokens(self, ids: Sequence[int], extra: Sequence[str] = ()) -> list[str]:
-        """Name each id by its vocabulary entry, or from `extra`, to label a plot or look up a word vector."""
-        size = len(self)
-        return [str(self.backend.id_to_token(index)) if index < size else extra[index - size] for index in ids]
 
     def words(self) -> list[str]:
         """Return the text of every symbol of the vocabulary, without the marks that say where it touches others."""
@@ -366,7 +345,6 @@ class Tokenizer(TextFeature):
         backend.no_truncation()
         self._specials = SpecialIds(**{role: index for role, index in ids.items() if index is not None})
         self._skipped = {self._specials.pad, self._specials.bos, self._specials.eos}
-        self._without_text = {None, *self._skipped, self._specials.unk}
         self._special_names = [str(backend.id_to_token(index)) for index in self._skipped]
         self._backend = backend
 

@@ -79,13 +79,7 @@ class Output(nn.Module, ABC):
 
 
 class OutputLayer(Output):
-    """Scores of all target symbols, `W x + b`, projecting features to the embedding size first where W is tied.
-
-    Args:
-        shape: see `Output`.
-        vocab_size: see `Output`.
-        embedding: see `Output`.
-    """
+    """Scores of all target symbols, `W x + b`, projecting features to the embedding size first where W is tied."""
 
     def __init__(self, shape: DecoderShape, vocab_size: int, embedding: nn.Embedding | None = None) -> None:
         super().__init__()
@@ -145,11 +139,6 @@ class CopyOutput(Output):
     training only the probabilities of the targets are computed: memory grows with the attention weights `(B, T, S)`,
     never with `(B, T, V + S)`. Label smoothing concerns `p_vocab` alone. The data must name the source symbols by
     target ids: `copy` of `Seq2SeqDataModule`, which recipes set by themselves.
-
-    Args:
-        shape: see `Output`.
-        vocab_size: see `Output`.
-        embedding: see `Output`.
 
     Raises:
         ValueError: the decoder has no attention.

@@ -4,38 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .text import SpecialIds
+from .text import Symbols
 
 Array = npt.NDArray[np.generic]
-
-
-class Symbols(Protocol):
-    """What copying asks of a tokenizer."""
-
-    @property
-    def backend(self) -> Any:
-        """The `tokenizers.Tokenizer`."""
-
-    @property
-    def specials(self) -> SpecialIds:
-        """Ids of the special symbols."""
-
-    @property
-    def tells_unknown(self) -> bool:
-        """Whether `unknown` can tell unknown symbols apart."""
-
-    def __len__(self) -> int: ...
-
-    def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Name each id by its vocabulary entry."""
-
-    def unknown(self, text: str) -> list[str]:
-        """Return the symbols of a text that the vocabulary lacks."""
 
 
 class CopyMap:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
@@ -86,7 +87,42 @@ def known_tags(text: str, backend: tokenizers.Tokenizer) -> str:
     return _TAG.sub(mend, text) if "⟨" in text else text
 
 
-class Vocabulary:
+class Symbols(ABC):
+    """Base of what names the symbols of a vocabulary."""
+
+    @property
+    @abstractmethod
+    def backend(self) -> tokenizers.Tokenizer:
+        """The wrapped `tokenizers.Tokenizer`."""
+
+    @property
+    @abstractmethod
+    def specials(self) -> SpecialIds:
+        """Ids of the special symbols."""
+
+    def __len__(self) -> int:
+        return int(self.backend.get_vocab_size())
+
+    def tokens(self, ids: Sequence[int], extra: Sequence[str] = ()) -> list[str]:
+        """Name each id by its vocabulary entry, or from `extra`."""
+        size = len(self)
+        return [str(self.backend.id_to_token(index)) if index < size else extra[index - size] for index in ids]
+
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether `unknown` can tell unknown symbols apart: for whole words and characters, but not for subwords."""
+        return isinstance(self.backend.model, WordLevel)
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the symbols of a text that the vocabulary lacks, normalised as those of the vocabulary are."""
+        backend, without = self.backend, {None, *astuple(self.specials)}
+        text = known_tags(whole(text), backend)
+        normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+        pieces = [(normal, (0, 0))] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(normal)
+        return [piece for piece, _ in pieces if backend.token_to_id(piece) in without]
+
+
+class Vocabulary(Symbols):
     """Encodes and decodes as `lit_seq2seq.features.Tokenizer` does, whose vocabulary this is.
 
     Args:
@@ -97,16 +133,23 @@ class Vocabulary:
     def __init__(self, described: dict[str, Any], specials: SpecialIds) -> None:
         check_tokenizer(described, gaps=True)
         with tokenizing():
-            self.backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(json.dumps(described))
+            self._backend = tokenizers.Tokenizer.from_str(json.dumps(described))
         self.backend.encode_special_tokens = True
         self.backend.no_padding()
         self.backend.no_truncation()
-        self.specials = specials
+        self._specials = specials
         self._skipped = {specials.pad, specials.bos, specials.eos}
         self._special_names = [str(self.backend.id_to_token(index)) for index in self._skipped]
 
-    def __len__(self) -> int:
-        return int(self.backend.get_vocab_size())
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The wrapped `tokenizers.Tokenizer`."""
+        return self._backend
+
+    @property
+    def specials(self) -> SpecialIds:
+        """Ids of the special symbols."""
+        return self._specials
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into ids that end with EOS."""
@@ -128,21 +171,3 @@ class Vocabulary:
                 return str(self.backend.decode(kept, skip_special_tokens=False))
             names, decoder = self.tokens(kept, extra), self.backend.decoder
             return " ".join(names) if decoder is None else str(decoder.decode(names))
-
-    def tokens(self, ids: Sequence[int], extra: Sequence[str] = ()) -> list[str]:
-        """Name each id by its vocabulary entry, or from `extra`."""
-        size = len(self)
-        return [str(self.backend.id_to_token(index)) if index < size else extra[index - size] for index in ids]
-
-    @property
-    def tells_unknown(self) -> bool:
-        """Whether `unknown` can tell unknown symbols apart: for whole words and characters, but not for subwords."""
-        return isinstance(self.backend.model, WordLevel)
-
-    def unknown(self, text: str) -> list[str]:
-        """Return the symbols of a text that the vocabulary lacks, normalised as those of the vocabulary are."""
-        backend, without = self.backend, {None, *astuple(self.specials)}
-        text = known_tags(whole(text), backend)
-        normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
-        pieces = [(normal, (0, 0))] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(normal)
-        return [piece for piece, _ in pieces if backend.token_to_id(piece) in without]
