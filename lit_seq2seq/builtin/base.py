@@ -33,7 +33,8 @@ class GeneratedDataset(BuiltinDataset):
     """Splits whose rows a function yields; `datasets` keeps them in its cache by that function and its arguments.
 
     A subclass names the function in `generate`, and passes on in `added` what it takes beside `split`, `size` and
-    `seed`; a version among them gives new rows when the code changes.
+    `seed`. A version among these, `version` or `makers`, gives new rows when the code changes: it is part of the key
+    under which rows are cached.
 
     Args:
         train_size: rows of the train split.

@@ -168,14 +168,7 @@ def _options(slot: str, values: dict[str, str]) -> Sequence[str]:
 
 
 def generate(split: str, size: int, seed: int, makers: str = "") -> Iterator[dict[str, str | int]]:
-    """Yield the rows of `size` dialogues of `split`, which no other split has.
-
-    Args:
-        split: `"train"`, `"validation"` or `"test"`.
-        size: number of dialogues; each gives a row for each of its turns but the first.
-        seed: draws the dialogues.
-        makers: versions of what makes the rows; changes nothing but the key under which `datasets` caches them.
-    """
+    """Yield the rows of `size` dialogues of `split`, which no other split has: one for each turn but the first."""
     splits = ("test", "validation", "train")
     rng = random.Random(f"{seed}/{split}")
     seen: set[str] = set()

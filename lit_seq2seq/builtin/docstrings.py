@@ -30,15 +30,7 @@ _WORD = re.compile(r"\w+")
 def generate(
     split: str, folders: tuple[str, ...], sizes: tuple[tuple[str, int], ...], seed: int, stamp: str
 ) -> Iterator[dict[str, str]]:
-    """Yield the rows of `split`: `text`, `summary` and `module`.
-
-    Args:
-        split: `"train"`, `"validation"` or `"test"`.
-        folders: where to look.
-        sizes: rows of each split, by name.
-        seed: see `DocstringSummaries`.
-        stamp: changes nothing but the key under which `datasets` caches the rows.
-    """
+    """Yield the rows of `split`, found in `folders`: `text`, `summary` and `module`; `stamp` is for the cache alone."""
     yield from _collect(folders, sizes, seed, stamp)[split]
 
 

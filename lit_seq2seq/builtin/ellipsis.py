@@ -55,15 +55,7 @@ def _agreeing(thing: Thing) -> str:
 
 
 def generate(split: str, size: int, seed: int, version: int = VERSION) -> Iterator[dict[str, object]]:
-    """Yield `size` rows of `split`.
-
-    Args:
-        split: `"train"`, `"validation"` or `"test"`; drawings of the last two show a combination that those of the
-            others never show, see `fits`.
-        size: number of rows.
-        seed: draws what is held out, and the rows.
-        version: changes nothing but the key under which `datasets` caches the rows.
-    """
+    """Yield `size` rows of `split`, whose drawings it may show; see `fits`."""
     rng = random.Random(f"ellipsis/{split}/{seed}")
     made = 0
     while made < size:

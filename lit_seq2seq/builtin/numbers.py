@@ -32,15 +32,7 @@ def numbers_of(split: str, seed: int) -> list[int]:
 def generate(
     languages: tuple[str, ...], split: str, size: int, seed: int, makers: str = ""
 ) -> Iterator[dict[str, str]]:
-    """Yield `size` distinct rows of `split`.
-
-    Args:
-        languages: codes of `LANGUAGES`.
-        split: `"train"`, `"validation"` or `"test"`.
-        size: number of rows.
-        seed: draws which numbers belong to the split, and its rows from them.
-        makers: versions of what makes the rows; changes nothing but the key under which `datasets` caches them.
-    """
+    """Yield `size` distinct rows of `split`, whose numbers `seed` draws, and its rows from them."""
     numbers = numbers_of(split, seed)
     kinds = [(language, form) for language in languages for form in FORMS]
     for index in random.Random(f"{seed}/{split}").sample(range(len(numbers) * len(kinds)), size):

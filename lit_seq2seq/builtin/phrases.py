@@ -28,15 +28,7 @@ def shares(size: int, split: str) -> list[int]:
 def generate(
     languages: tuple[str, ...], split: str, size: int, seed: int, makers: str = ""
 ) -> Iterator[dict[str, str]]:
-    """Yield `size` distinct rows of `split` in random order.
-
-    Args:
-        languages: the columns, keys of `SENTENCES`.
-        split: `"train"`, `"validation"` or `"test"`.
-        size: number of rows, at most what the split can hold.
-        seed: draws which values belong to the split, and its rows from them.
-        makers: versions of what makes the rows; changes nothing but the key under which `datasets` caches them.
-    """
+    """Yield `size` distinct rows of `split` in random order, with a column for each of `languages`."""
     rng = random.Random(f"{seed}/{split}")
     chosen: list[tuple[Kind[Any], Any, str]] = []
     for kind, share in zip(KINDS, shares(size, split), strict=True):

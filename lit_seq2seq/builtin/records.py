@@ -180,15 +180,7 @@ def say(record: Mapping[str, str], sentence: str) -> str:
 
 
 def generate(split: str, size: int, references: int, seed: int, makers: str = "") -> Iterator[dict[str, str]]:
-    """Yield the rows of `size` distinct records of `split`, the texts of a record one after another.
-
-    Args:
-        split: `"train"`, `"validation"` or `"test"`.
-        size: number of records.
-        references: number of texts of each record, from 1 to 4.
-        seed: draws which combinations belong to the split, and its records.
-        makers: versions of what makes the rows; changes nothing but the key under which `datasets` caches them.
-    """
+    """Yield the rows of `size` distinct records of `split`, the `references` texts of each one after another."""
     rng = random.Random(f"{seed}/{split}")
     pairs = [kind.pairs(split, seed) for kind in KINDS]
     seen: set[str] = set()

@@ -152,14 +152,7 @@ def draw_scene(rng: random.Random, count: int) -> Scene:
 
 
 def generate(split: str, size: int, seed: int, version: int = VERSION) -> Iterator[dict[str, object]]:
-    """Yield `size` rows of `split`, no two of which show the same scene of several things.
-
-    Args:
-        split: `"train"`, `"validation"` or `"test"`; scenes of the last two show at least one held-out combination.
-        size: number of rows.
-        seed: draws what is held out, and the rows.
-        version: changes nothing but the key under which `datasets` caches the rows.
-    """
+    """Yield `size` rows of `split`, no two of which show the same scene of several things; see `fits`."""
     rng = random.Random(f"{split}/{seed}")
     seen: set[Scene] = set()
     made = 0

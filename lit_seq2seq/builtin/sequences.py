@@ -40,16 +40,7 @@ TASKS: dict[str, Callable[[random.Random, int], tuple[str, str]]] = {
 def generate(
     task: str, split: str, size: int, lengths: tuple[int, int], seed: int, version: int
 ) -> Iterator[dict[str, str]]:
-    """Yield `size` rows, their lengths drawn evenly from `lengths`, both ends included.
-
-    Args:
-        task: a key of `TASKS`.
-        split: `"train"`, `"validation"` or `"test"`; a row that belongs to another split is never given.
-        size: number of rows.
-        lengths: shortest and longest.
-        seed: of the rows.
-        version: changes nothing but the key under which `datasets` caches the rows.
-    """
+    """Yield `size` rows of `split`, their lengths drawn evenly from `lengths`, both ends included."""
     rng = random.Random(f"{seed}/{task}/{split}")
     made = 0
     while made < size:

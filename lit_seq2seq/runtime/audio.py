@@ -37,18 +37,7 @@ def log_mel(
     fmax: float | None,
     log_floor: float,
 ) -> FloatArray:
-    """Compute log-mel energies `(T, n_mels)`, T >= 1; see `lit_seq2seq.features.LogMel`.
-
-    Args:
-        samples: `(N,)` from -1 to 1.
-        sampling_rate: in hertz.
-        n_mels: number of bands.
-        window: length of a frame in seconds.
-        hop: time between frames in seconds.
-        fmin: lower edge of the lowest band in hertz.
-        fmax: upper edge of the highest band in hertz; half of `sampling_rate` if `None`.
-        log_floor: smallest energy, above 0.
-    """
+    """Compute log-mel energies `(T, n_mels)` of samples `(N,)`, T >= 1; see `lit_seq2seq.features.LogMel`."""
     length, step = round(window * sampling_rate), round(hop * sampling_rate)
     points = 1 << (length - 1).bit_length()
     if len(samples) < length:
