@@ -109,7 +109,7 @@ OTHERS |= {
     ]
 }
 UNFUSED = [name for name, cell in KINDS_OF_CELLS.items() if not isinstance(cell, str)]
-QUICK = ["feeding location", "copying, feeding", "sLSTM"]
+QUICK = ["feeding location", "feeding MoChA", "hard monotonic, first order", "copying, feeding", "sLSTM"]
 
 
 def marked(names: Iterable[str]) -> list[Any]:

@@ -10,6 +10,8 @@ from lit_seq2seq.nn.attention import (
     HierarchicalMemory,
     LocationAwareAttention,
     Looked,
+    MoChA,
+    MonotonicAttention,
     MultiHeadAttention,
 )
 from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss, DoublyStochasticLoss
@@ -22,6 +24,7 @@ from lit_seq2seq.nn.decoders import (
     DecoderOutput,
     DecoderShape,
     DecoderState,
+    HardMonotonicDecoder,
     InputFeedingDecoder,
     ParallelDecoder,
 )
@@ -77,6 +80,7 @@ __all__ = [
     "EncoderShape",
     "Ensemble",
     "GeneralAttention",
+    "HardMonotonicDecoder",
     "HierarchicalAttention",
     "HierarchicalMemory",
     "InputFeedingDecoder",
@@ -88,6 +92,8 @@ __all__ = [
     "MeanBridge",
     "MinGRU",
     "MinLSTM",
+    "MoChA",
+    "MonotonicAttention",
     "MultiHeadAttention",
     "MultiSourceEncoder",
     "Output",

@@ -14,7 +14,7 @@ from lit_seq2seq.nn.attention_losses import AttentionLoss
 from lit_seq2seq.nn.auxiliary import Auxiliary
 from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, DecoderState
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
-from lit_seq2seq.nn.output import Output, OutputLayer
+from lit_seq2seq.nn.output import GivenOutput, Output, OutputLayer
 from lit_seq2seq.nn.shortlist import Candidates
 from lit_seq2seq.types import Encoded, Padded, Shared, Source, SpecialIds, StepOutput
 
@@ -133,7 +133,11 @@ class EncoderDecoder(Network):
                 )
             source.weight = target.weight
         tied = None if tie_embeddings == "none" else target
-        self.output = output(self.decoder.shape, target_size, tied)
+        if self.decoder.predicts and (getattr(output, "func", output) is not OutputLayer or tied is not None):
+            raise ValueError(
+                f"{type(self.decoder).__name__} predicts symbols by itself: leave out output and tie_embeddings"
+            )
+        self.output = GivenOutput() if self.decoder.predicts else output(self.decoder.shape, target_size, tied)
         self.attention_losses = nn.ModuleList(make() for make in attention_losses)
         if attention_losses and self.decoder.attention_module is None:
             raise ValueError(

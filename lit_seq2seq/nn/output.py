@@ -131,6 +131,32 @@ class OutputLayer(Output):
         return projected_cross_entropy(features, projection.weight, projection.bias, targets, smoothing, mixture)
 
 
+class GivenOutput(Output):
+    """What stands after a decoder that predicts symbols by itself: nothing to learn.
+
+    Example:
+        >>> features = torch.tensor([[0.25, 0.75]]).log()
+        >>> GivenOutput().log_probs(DecoderOutput(features, None, features, None, features), None).exp()
+        tensor([[0.2500, 0.7500]])
+    """
+
+    def scores(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
+        """Return the log-probability of every symbol, `(..., V)`."""
+        return output.features
+
+    def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
+        """Return the log-probability of every symbol, `(..., V)`."""
+        return output.features
+
+    def loss(
+        self, output: DecoderOutput, target: Padded, copies: Copies | None, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the cross-entropy over the real target tokens."""
+        log_probs = output.features[target.mask]  # (N, V)
+        nll = -log_probs.gather(1, target.values[target.mask][:, None]).sum()
+        return (1 - smoothing) * nll - smoothing * log_probs.mean(dim=1).sum(), nll.detach()
+
+
 class CopyOutput(Output):
     """Generates or copies: `p(w) = g p_vocab(w) + (1 - g) sum_{i: w_i = w} a_i` (See et al. 2017, eq. 8 and 9).
 

@@ -30,6 +30,7 @@ from lit_seq2seq.nn import (
     EncoderDecoder,
     EncoderShape,
     GeneralAttention,
+    HardMonotonicDecoder,
     InputFeedingDecoder,
     LastState,
     LearnedBridge,
@@ -37,6 +38,8 @@ from lit_seq2seq.nn import (
     MeanBridge,
     MinGRU,
     MinLSTM,
+    MoChA,
+    MonotonicAttention,
     MultiHeadAttention,
     ParallelDecoder,
     StateShape,
@@ -85,6 +88,8 @@ ATTENTIONS: dict[str, Callable[[int, int], Attention]] = {
     "multi-head": partial(MultiHeadAttention, num_heads=2),
     "location": partial(LocationAwareAttention, filters=2, kernel_size=3),
     "location cumulative": partial(LocationAwareAttention, filters=2, kernel_size=3, cumulative=True),
+    "monotonic": partial(MonotonicAttention, offset=0.5, noise=0.0),
+    "MoChA": partial(MoChA, chunk_size=2, offset=0.5, noise=0.0),
 }
 BRIDGES: dict[str, Callable[[EncoderShape, StateShape], Bridge]] = {
     "last": LastState,
@@ -123,6 +128,8 @@ DECODERS: dict[str, Callable[[int, EncoderShape], Decoder]] = {
     "parallel summary additive": partial(KINDS["parallel summary"], attention=AdditiveAttention),
     "feeding default": KINDS["feeding"],
     "conditional default": KINDS["conditional"],
+    "hard monotonic": partial(HardMonotonicDecoder, **SIZES),
+    "hard monotonic, first order": partial(HardMonotonicDecoder, order=1, jumps=2, num_layers=2, cell="gru", **SIZES),
     **{
         f"{kind} {attention}": partial(KINDS[kind], attention=ATTENTIONS[attention], num_layers=2)
         for kind, attention in [
@@ -133,6 +140,7 @@ DECODERS: dict[str, Callable[[int, EncoderShape], Decoder]] = {
             ("parallel first", "additive coverage"),
             ("feeding", "general"),
             ("feeding", "location"),
+            ("feeding", "MoChA"),
             ("feeding", "additive coverage"),
             ("conditional", "additive coverage"),
         ]

@@ -6,6 +6,8 @@ from lit_seq2seq.nn.attention.dot import DotAttention
 from lit_seq2seq.nn.attention.general import GeneralAttention
 from lit_seq2seq.nn.attention.hierarchical import HierarchicalAttention, HierarchicalMemory
 from lit_seq2seq.nn.attention.location import LocationAwareAttention
+from lit_seq2seq.nn.attention.mocha import MoChA
+from lit_seq2seq.nn.attention.monotonic import MonotonicAttention
 from lit_seq2seq.nn.attention.multihead import MultiHeadAttention
 
 __all__ = [
@@ -18,5 +20,7 @@ __all__ = [
     "HierarchicalMemory",
     "LocationAwareAttention",
     "Looked",
+    "MoChA",
+    "MonotonicAttention",
     "MultiHeadAttention",
 ]

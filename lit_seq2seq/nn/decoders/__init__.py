@@ -3,6 +3,7 @@
 from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, DecoderState
 from lit_seq2seq.nn.decoders.conditional import ConditionalGRUDecoder
 from lit_seq2seq.nn.decoders.feeding import InputFeedingDecoder
+from lit_seq2seq.nn.decoders.hard_monotonic import HardMonotonicDecoder
 from lit_seq2seq.nn.decoders.parallel import ParallelDecoder
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "DecoderOutput",
     "DecoderShape",
     "DecoderState",
+    "HardMonotonicDecoder",
     "InputFeedingDecoder",
     "ParallelDecoder",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Self, overload
+from typing import ClassVar, Literal, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -212,6 +212,8 @@ class Decoder(nn.Module, ABC):
 
     output_size: int
     """Size F of the feature vectors."""
+    predicts: ClassVar[bool] = False
+    """Whether the feature vectors are log-probabilities of symbols, so that no output layer follows."""
 
     def __init__(
         self,
@@ -249,6 +251,11 @@ class Decoder(nn.Module, ABC):
         attention = self.attention_module
         context = 0 if attention is None else attention.context_size
         return DecoderShape(self.output_size, self.hidden_size, context, self.embedding.embedding_dim)
+
+    @property
+    def symbol_parameters(self) -> list[Tensor]:
+        """Parameters with a row for each target symbol besides the embedding; see `Output`."""
+        return []
 
     @property
     @abstractmethod

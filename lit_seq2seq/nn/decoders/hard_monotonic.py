@@ -1,0 +1,201 @@
+"""The decoder that sums over all monotonic alignments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.nn.attention import AttentionMemory
+from lit_seq2seq.nn.bridges import LastState, StateShape
+from lit_seq2seq.nn.cells import CellName
+from lit_seq2seq.nn.decoders.base import BridgeFactory, Decoder, DecoderOutput, DecoderState
+from lit_seq2seq.nn.encoders.base import EncoderShape
+from lit_seq2seq.nn.kernels.products import Linear
+from lit_seq2seq.nn.ops import dropout, masked_softmax, wide
+from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack, kernel_of
+from lit_seq2seq.types import Encoded, Value
+
+_LEAST, _NOWHERE = 1e-30, -1e4
+
+
+@dataclass(frozen=True)
+class Aligned(Value):
+    """Which source position the last symbol came from.
+
+    Attributes:
+        places: `(N, S)` log-probability of each position, given all symbols before the last.
+        symbols: `(N, S, V)` log-probability of each symbol there.
+    """
+
+    places: Tensor
+    symbols: Tensor
+
+    def read(self, tokens: Tensor) -> Aligned:
+        """Weigh positions by how probable the last symbol, `(N,)`, was there: no longer normalised."""
+        index = tokens[:, None, None].expand(-1, self.symbols.shape[1], 1)
+        return replace(self, places=self.places + self.symbols.gather(2, index)[..., 0])
+
+
+class HardMonotonicDecoder(Decoder):
+    """Each symbol comes from one source position, none left of the last; their probabilities are summed exactly.
+
+    Wu & Cotterell 2019 (arXiv:1905.06319). Recurrent layers read the target alone. From their output `h_t` and the
+    memory vector `v_j` comes the symbol, `p(y_t | h_t, v_j) = softmax(P tanh(W h_t + U v_j + b))`, and the position is
+    a hidden Markov chain: of order 0 `p(a_t = j | a_t-1 = i)` is proportional to `exp(h_t' T v_j)` for `j >= i`, of
+    order 1 a softmax of `W' h_t + U' v_i + b'` over the `jumps` positions from i on. The forward algorithm gives
+    `p(y_t | y_<t) = sum_j p(a_t = j | y_<t) p(y_t | h_t, v_j)`, which is what this decoder hands over: it needs the
+    probabilities of symbols at every step, and so it has the output layer inside, where other decoders have attention.
+
+    For character transduction, whose alignments are monotonic: time and memory grow with target x source x vocabulary.
+
+    Args:
+        vocab_size: number of target symbols.
+        encoder: sizes of the encoder's result.
+        embedding_dim: size of the symbol vectors.
+        hidden_size: size of the recurrent layers, and of the layer from which symbols are predicted.
+        num_layers: number of recurrent layers.
+        cell: kind of cell.
+        order: 0 or 1.
+        jumps: of order 1, how many positions can be reached from one, which is the first of them.
+        bridge: makes the first state.
+        residual: see `RecurrentStack`.
+        layer_norm: see `RecurrentStack`.
+        dropout: probability of dropping units of embeddings, between layers, and before the prediction.
+        locked_dropout: see `RecurrentStack`.
+        state_dropout: see `RecurrentLayer`.
+
+    Example:
+        >>> from lit_seq2seq.nn import TextEncoder
+        >>> from lit_seq2seq.types import Padded
+        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
+        >>> decoder = HardMonotonicDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6)
+        >>> state = decoder.start(encoder(Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))))
+        >>> output = decoder(torch.tensor([[2, 7]]), state)
+        >>> output.features.exp().sum(dim=-1).round(decimals=4).tolist(), output.attention.shape
+        ([[1.0, 1.0]], torch.Size([1, 2, 3]))
+    """
+
+    predicts = True
+
+    def __init__(
+        self,
+        vocab_size: int,
+        encoder: EncoderShape,
+        embedding_dim: int = 256,
+        hidden_size: int = 512,
+        num_layers: int = 1,
+        cell: CellName | CellFactory = "lstm",
+        order: Literal[0, 1] = 0,
+        jumps: int = 5,
+        bridge: BridgeFactory = LastState,
+        residual: bool = False,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        locked_dropout: bool = False,
+        state_dropout: float = 0.0,
+    ) -> None:
+        shape = StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1])
+        super().__init__(vocab_size, encoder, shape, embedding_dim, bridge, False, dropout, locked_dropout)
+        if jumps < 1:
+            raise ValueError(f"jumps must be at least 1, got {jumps}")
+        self.stack = RecurrentStack(
+            embedding_dim,
+            hidden_size,
+            num_layers,
+            cell,
+            residual=residual,
+            layer_norm=layer_norm,
+            dropout=dropout,
+            locked_dropout=locked_dropout,
+            state_dropout=state_dropout,
+        )
+        self.order, self.jumps = order, jumps
+        self.move = Linear(hidden_size, jumps) if order else None
+        self.key = Linear(encoder.memory_size, jumps if order else hidden_size, bias=False)
+        self.query = Linear(hidden_size, hidden_size)
+        self.value = Linear(encoder.memory_size, hidden_size, bias=False)
+        self.symbols = Linear(hidden_size, vocab_size)
+        self.output_size = vocab_size
+
+    @property
+    def attention_module(self) -> None:
+        """None: where it looks and what it writes are one distribution."""
+        return None
+
+    @property
+    def symbol_parameters(self) -> list[Tensor]:
+        """The weights and the biases of the prediction."""
+        return [self.symbols.weight, self.symbols.bias]
+
+    def start(self, encoded: Encoded) -> DecoderState:
+        """Make the first state: at the first position, before any symbol."""
+        values, mask = encoded.memory.values, encoded.memory.mask
+        memory = AttentionMemory(self.key(values), self.value(values), mask)
+        nowhere = wide(mask.to(values.dtype)) * 0.0  # (B, S)
+        places = torch.cat([nowhere[:, :1], nowhere[:, 1:] + _NOWHERE], dim=1)
+        symbols = nowhere[..., None].expand(-1, -1, self.output_size).contiguous()
+        return DecoderState(memory, None, self.bridge(encoded), attention=Aligned(places, symbols))
+
+    def forward(self, tokens: Tensor, state: DecoderState) -> DecoderOutput:
+        """Read whole targets `(B, T)`; see `Decoder.forward`. Only the forward algorithm goes step by step."""
+        embedded = self.embed(tokens)  # (B, T, E)
+        hidden, _ = self.stack(embedded, state.cells)  # (B, T, H)
+        symbols, moves = self.emit(hidden, state), self.transitions(hidden, state)  # (B, T, S, V), (B, T, S, S)
+        aligned, places = state.attention, []
+        for t, token in enumerate(tokens.unbind(dim=1)):
+            assert isinstance(aligned, Aligned)
+            aligned = Aligned(self.follow(aligned.read(token), moves[:, t], state), symbols[:, t])
+            places.append(aligned.places)
+        return self.output(hidden, torch.stack(places, dim=1), symbols, embedded)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
+        """Read one token per hypothesis, `(N,)`; see `Decoder.step`."""
+        assert isinstance(state.attention, Aligned)
+        return super().step(tokens, replace(state, attention=state.attention.read(tokens)))
+
+    def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
+        """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
+        assert isinstance(state.attention, Aligned)
+        hidden, cells = self.stack.step(embedded, state.cells)  # (N, H)
+        beside = state.per_source(hidden)  # (B, K, H)
+        symbols = self.emit(beside, state).flatten(0, 1)  # (N, S, V)
+        places = self.follow(state.attention, self.transitions(beside, state).flatten(0, 1), state)
+        output = self.output(hidden, places, symbols, embedded)
+        return output, replace(state, cells=cells, attention=Aligned(places, symbols))
+
+    def emit(self, hidden: Tensor, state: DecoderState) -> Tensor:
+        """Compute the log-probability of each symbol at each position: `(B, K, H)` to `(B, K, S, V)`."""
+        assert state.memory is not None
+        inner = torch.tanh(self.query(hidden)[:, :, None] + state.memory.values[:, None])  # (B, K, S, H)
+        return wide(self.symbols(dropout(inner, self.dropout, self.training))).log_softmax(dim=-1)
+
+    def transitions(self, hidden: Tensor, state: DecoderState) -> Tensor:
+        """Compute the probability of going from each position to each: `(B, K, H)` to `(B, K, S, S)`."""
+        assert state.memory is not None
+        keys, mask = state.memory.keys, state.memory.mask
+        places = torch.arange(mask.shape[1], device=mask.device)
+        ahead = places - places[:, None]  # (S, S) from row to column
+        allowed = (ahead >= 0) & mask[:, None, None]  # (B, 1, S, S)
+        if self.move is None:
+            scores = (hidden @ keys.mT.to(hidden.dtype))[:, :, None].expand(-1, -1, mask.shape[1], -1)
+        else:
+            allowed = allowed & (ahead < self.jumps)
+            moves = self.move(hidden)[:, :, None] + keys[:, None]  # (B, K, S, jumps)
+            scores = moves.gather(3, ahead.clamp(0, self.jumps - 1).expand(*moves.shape[:3], -1))
+        return masked_softmax(wide(scores), allowed)
+
+    def follow(self, aligned: Aligned, moves: Tensor, state: DecoderState) -> Tensor:
+        """Compute the log-probability of each position after a step by `moves (N, S, S)`: `(N, S)`."""
+        assert state.memory is not None
+        before = aligned.places.softmax(dim=-1)  # (N, S)
+        after = (before[:, :, None] * moves).sum(dim=1)  # by hand: a product would be in 16 bits under autocast
+        places = state.per_source(after.clamp(min=_LEAST).log())  # (B, K, S)
+        return places.masked_fill(~state.memory.mask[:, None], _NOWHERE).flatten(0, 1)
+
+    def output(self, hidden: Tensor, places: Tensor, symbols: Tensor, embedded: Tensor) -> DecoderOutput:
+        """Sum over positions: places `(..., S)`, symbols `(..., S, V)`."""
+        log_probs = (places[..., None] + symbols).logsumexp(dim=-2).log_softmax(dim=-1)  # (..., V), one without source
+        return DecoderOutput(log_probs, places.exp().to(hidden.dtype), hidden, None, embedded)
