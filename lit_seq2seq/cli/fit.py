@@ -80,6 +80,7 @@ class Seq2SeqCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         given = sys.argv[1:] if args is None else args
         find_own_files(given)
+        self.named = given[0] if given else None
         self.command = shlex.join(["lit-seq2seq", *([] if run else ["fit"]), *_without_secrets(map(_from_here, given))])
         super().__init__(
             LitSeq2Seq,
@@ -104,6 +105,11 @@ class Seq2SeqCLI(LightningCLI):
         parser.add_lightning_class_args(NonFiniteLoss, "guard")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.link_arguments("model.output", "data.copy", compute_fn=_copies)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the arguments that each leaves out: of the one that is called, if one is, as each parser costs time."""
+        known = super().subcommands()
+        return {self.named: known[self.named]} if self.named in known else known
 
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]

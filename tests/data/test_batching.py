@@ -20,15 +20,15 @@ def tokens(batch, source, target):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("budget", [{"max_tokens": 1000}, {"batch_size": 7}, {"max_tokens": 1000, "batch_size": 7}])
 def test_every_epoch_covers_every_row_once_within_the_budget(world_size, budget, shuffle):
-    source, target = lengths()
+    source, target = lengths(600)
     ranks = [
         BucketBatchSampler(source, target, **budget, shuffle=shuffle, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
-    for epoch in range(4):
+    for epoch in range(2):
         for sampler in ranks:
             sampler.set_epoch(epoch)
         batches = [list(sampler) for sampler in ranks]
@@ -48,7 +48,7 @@ def test_a_token_budget_gives_few_sizes():
     assert exact.count(27) > 0.95 * len(exact)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=1, max_size=40),
     world_size=st.integers(1, 4),
@@ -155,11 +155,14 @@ def test_batches_of_any_length_cover_every_row_once(world_size):
     assert len({len(sampler) for sampler in samplers}) == 1
 
 
-def test_a_million_rows_take_seconds():
-    source, target = lengths(1_000_000)
-    start = time.process_time()
-    assert sum(map(len, BucketBatchSampler(source, target, max_tokens=8192))) == 1_000_000
-    assert time.process_time() - start < 10  # about 2.5 s on an idle core
+def test_the_time_grows_with_the_rows_and_not_with_their_square():
+    def seconds(rows):
+        source, target = lengths(rows)
+        start = time.process_time()
+        assert sum(map(len, BucketBatchSampler(source, target, max_tokens=8192))) == rows
+        return time.process_time() - start
+
+    assert seconds(100_000) < 40 * min(seconds(10_000) for _ in range(3))
 
 
 def test_mistakes_are_explained():
@@ -209,7 +212,7 @@ def test_processes_get_batches_of_similar_size(number):
         assert sizes.max(0).sum() < 1.15 * sizes.mean(0).sum()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=4, max_size=60),
     runs=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 30)), min_size=1, max_size=4),
