@@ -150,7 +150,7 @@ SETTINGS: dict[str, list[Any]] = {
     "kind": list(KINDS),
     "attention": ["none", *ATTENTIONS],
     "cell": list(KINDS_OF_CELLS),
-    "num_layers": [1, 2, 3],
+    "num_layers": [1, 3],
     "combine": ["concat", "tanh", "deep"],
     "bridge": list(BRIDGES),
     "residual": [False, True],
@@ -175,14 +175,20 @@ def decoder_of(setting: dict[str, Any]) -> Callable[[int, EncoderShape], Decoder
     )
 
 
+STRANGERS = [("cell", "attention"), ("cell", "combine"), ("cell", "bridge")]
+STRANGERS += [("attention", name) for name in ("num_layers", "bridge", "residual", "layer_norm")]
+"""Settings of which neither sees the other: any two of their values need not meet."""
+
+
 def pairwise(settings: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """Choose rows in which any two values of two settings that work together meet, each row for as many as it can.
 
-    Cells and attentions need not meet: neither sees the other.
+    Cells need not meet kinds of the parallel decoder, whose recurrent layers are the same.
     """
     left = {
         ((a, x), (b, y)) for (a, xs), (b, ys) in combinations(settings.items(), 2) for x in xs for y in ys
-        if works({a: x, b: y}) and {a, b} != {"attention", "cell"}
+        if works({a: x, b: y}) and not {(a, b), (b, a)} & {*STRANGERS}
+        and not (b == "cell" and x in ("parallel first", "parallel summary"))
     }  # fmt: skip
     rows = []
     while left:
@@ -206,7 +212,11 @@ def pairs(setting: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]
 DECODERS |= {" ".join(map(str, row.values())): decoder_of(row) for row in pairwise(SETTINGS)}
 NETWORKS: dict[str, tuple[str, str]] = {
     **{decoder: ("bidirectional lstm", decoder) for decoder in DECODERS},
-    **{f"{encoder} encoder": (encoder, "parallel summary additive") for encoder in ENCODERS},
+    **{
+        f"{encoder} encoder": (encoder, "parallel summary additive")
+        for encoder in ENCODERS
+        if not encoder.startswith("forward ")  # to a decoder, its states are as those of the two directions
+    },
 }
 MAIN = ["parallel no attention", "parallel summary no attention", "parallel general", "parallel first additive"]
 MAIN += ["feeding general", "feeding location", "conditional additive coverage"]
