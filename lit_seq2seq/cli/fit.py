@@ -107,7 +107,7 @@ class Seq2SeqCLI(LightningCLI):
         parser.link_arguments("model.output", "data.copy", compute_fn=_copies)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the arguments that each leaves out: of the one that is called, if one is, as each parser costs time."""
+        """Return what each leaves out of the arguments: of the one that is called, as every parser costs time."""
         known = super().subcommands()
         return {self.named: known[self.named]} if self.named in known else known
 
