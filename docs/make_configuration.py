@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -13,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from docstring_parser import DocstringStyle, parse
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, callbacks, features, metrics, nn, reranking, schedules
-from lit_seq2seq.data import JoinedRecordings, synthetic
+from lit_seq2seq.data import Batches, Columns, JoinedRecordings, Limits, SplitSettings, synthetic
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.nn.decoders.base import Combination
 from lit_seq2seq.search import GenerationConfig
@@ -42,6 +43,12 @@ def page() -> str:
         PAGE.read_text(encoding="utf-8").split("\n\n## data")[0],
         "## data",
         table(Seq2SeqDataModule),
+        "Recipes of 0.1 named some of these settings otherwise, such as `data.batch_size` for `data.batches.size`. Those "
+        "names are still read, in YAML files, on the command line and in Python.",
+        *group("Columns", "`data.columns`.", [Columns]),
+        *group("Splits", "`data.splits`.", [SplitSettings]),
+        *group("Limits", "`data.limits`.", [Limits]),
+        *group("Batches", "`data.batches`.", [Batches]),
         *group("Sources that are not text", "`data.source_feature`.", sources),
         *group("SpecAugment", "`spec_augment` of speech features.", [features.SpecAugment]),
         *group("Tokenizer", "`data.source_tokenizer` and `data.target_tokenizer`.", [Tokenizer]),
@@ -126,8 +133,8 @@ def default(argument: inspect.Parameter) -> str:
     value: Any = argument.default
     if value is argument.empty:
         return "required"
-    if isinstance(value, GenerationConfig):
-        return "see Search"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return "see Search" if isinstance(value, GenerationConfig) else f"see {argument.name.capitalize()}"
     return f"`{public_path(value) if isinstance(value, type) else json.dumps(value)}`"
 
 

@@ -102,7 +102,7 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
         lambda: Seq2SeqDataModule(rows(), source_tokenizer="wrd"),
         "source_tokenizer: expected Tokenizer or one of 'word'",
     ),
-    (lambda: Seq2SeqDataModule(rows(), batch_size="8"), "batch_size: expected an integer or None, got '8'"),
+    (lambda: Seq2SeqDataModule(rows(), batch_size="8"), "Batches: size: expected an integer or None, got '8'"),
     (lambda: Seq2SeqDataModule(), "missing a required argument: 'dataset'"),
     (lambda: MultiSource({"a": "word"}), "there is no Feature called 'word'"),
     (lambda: ParallelDecoder(9, 3), "encoder: expected EncoderShape, got 3"),
@@ -127,7 +127,7 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: pipeline("translation", ".", revision=3), "pipeline: revision: expected a text or None, got 3"),
     (lambda: Predictor(make_model(), max_tokens=0), "max_tokens=0: must be at least 1"),
     (lambda: Predictor(make_model(), max_source_length=-3), "max_source_length=-3: must be at least 1"),
-    (lambda: Seq2SeqDataModule(rows(), num_workers=-1), "expected num_workers to be at least 0, but it is -1"),
+    (lambda: Seq2SeqDataModule(rows(), num_workers=-1), "expected batches.num_workers to be at least 0, but it is -1"),
 ]
 
 

@@ -75,7 +75,7 @@ def test_missing_file_of_a_split(fit, fail: Fail, tmp_path: Path) -> None:
 
 
 def test_missing_column(fit, fail: Fail) -> None:
-    match = "expected a column 'german', but the columns are source, target: set source_column"
+    match = "expected a column 'german', but the columns are source, target: set columns.source"
     fail(*fit, "--data.source_column=german", match=match)
 
 
@@ -164,7 +164,7 @@ def test_files_of_different_length(fit, fail: Fail, tmp_path: Path) -> None:
 
 def test_wrong_column_type(fit, fail: Fail, tmp_path: Path) -> None:
     dataset = splits(tmp_path, source=[1, 2, 3], target=["a", "b", "c"])
-    fail(*fit, dataset, match="expected text in column 'source', but it holds int64: convert it or set source_column")
+    fail(*fit, dataset, match="expected text in column 'source', but it holds int64: convert it or set columns.source")
 
 
 def test_damaged_file(fit, fail: Fail, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_hub_out_of_reach_for_a_model(fail: Fail) -> None:
         ("--trainer.max_epochs=three", r"trainer\.max_epochs: expected int or null, got three$"),
         ("--model.label_smoothing=2", "label_smoothing must be from 0 to below 1, got 2"),
         ("--model.generation.num_beams=0", "num_beams=0: must be an integer of at least 1"),
-        ("--data.max_tokens=0", "expected max_tokens to be at least 1, but it is 0"),
+        ("--data.max_tokens=0", "expected batches.max_tokens to be at least 1, but it is 0"),
         (
             "--data.source_tokenizer.model=wrd",
             r"source_tokenizer\.model: expected 'word', 'char', .* got wrd$",

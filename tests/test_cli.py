@@ -237,7 +237,7 @@ def test_every_command_has_help(capsys, name: str) -> None:
         (["xyz"], "there is no command 'xyz': choose among fit, validate, test, predict, generate, .*, serve$"),
         (["fit", "--data.dataset=x", "--trainer.max_epoch", "3"], "did you mean trainer.max_epochs"),
         (["fit", "--data.dataset=x", "--max_epochs", "3"], "did you mean trainer.max_epochs"),
-        (["fit", "--data.dataset=x", "--data.source_colum=x"], "did you mean data.source_column"),
+        (["fit", "--data.dataset=x", "--data.source_colum=x"], "did you mean data.columns.source"),
         (["fit", "--trainer.max_epochs=3"], "no data is named: give a recipe with --config FILE, or --data.dataset"),
         (["generate", "--model", "x", "--beams", "3"], "did you mean num_beams"),
         (["fit", "--data.dataset=x", "--optimizer.lr=1"], r"--optimizer.lr=1 - did you mean model.optimizer\?$"),

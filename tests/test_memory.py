@@ -68,7 +68,9 @@ def equal(first: LitSeq2Seq, second: LitSeq2Seq) -> None:
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_the_step_in_parts_is_that_of_the_whole(tmp_path, options, backward):
     whole, shortage = fit(tmp_path, **options), Shortage(backward=backward)
-    with pytest.warns(UserWarning, match=r"does not suffice for a batch of \d rows and .* lower data.max_tokens"):
+    with pytest.warns(
+        UserWarning, match=r"does not suffice for a batch of \d rows and .* lower data.batches.max_tokens"
+    ):
         parts = fit(tmp_path, shortage, split_on_oom=True, **options)
     equal(parts, whole)
     assert sum(size for size in shortage.sizes if size <= 2) == ROWS  # each row once
@@ -100,7 +102,9 @@ def test_a_row_too_large_ends_with_advice(trained: Trained, tmp_path, capsys):
     options = [f"--trainer.default_root_dir={tmp_path}", f"--trainer.callbacks+={json.dumps(short)}"]
     for split in ("false", "true"):
         assert main(["fit", "--config", str(trained.recipe), *options, f"--model.split_on_oom={split}"]) == 1
-        assert capsys.readouterr().err.splitlines()[-1].startswith("error: out of memory: lower data.max_tokens")
+        assert (
+            capsys.readouterr().err.splitlines()[-1].startswith("error: out of memory: lower data.batches.max_tokens")
+        )
 
 
 def test_a_part_of_shared_sources_holds_no_others():

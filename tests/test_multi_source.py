@@ -185,13 +185,13 @@ def test_a_stream_gives_the_same_examples() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source_column": "english"}, "expected source_column to be a mapping that names a column for each of text"),
+        ({"source_column": "english"}, "expected columns.source to be a mapping that names a column for each of text"),
         ({"source_column": {"text": "english"}}, "names a column for each of text, image, but it is {'text': 'engl"),
         ({"source_column": {"text": "x", "image": "photo"}}, "expected a column 'x', but the columns are english"),
         ({"source_column": {"text": "photo", "image": "photo"}}, "expected text in column 'photo'"),
-        ({"source_feature": Image(SIZE)}, "expected one source_column for Image, but it names text, image"),
+        ({"source_feature": Image(SIZE)}, "expected one column for Image, but columns.source names text, image"),
         ({"source_prefix": "translate: "}, "expected no source_prefix with a source_feature that is not text"),
-        ({"feature_columns": "english"}, "expected no feature_columns with a source_feature that is not text"),
+        ({"feature_columns": "english"}, "expected no columns.tags with a source_feature that is not text"),
     ],
 )
 def test_settings_that_do_not_fit_are_explained(options: dict[str, Any], message: str) -> None:

@@ -303,7 +303,7 @@ def test_mistakes_in_a_recipe_are_explained(tmp_path: Path, capsys) -> None:
     with pytest.raises(UserError, match=r"none\.yaml"):
         load_recipe(tmp_path / "none.yaml")
     (tmp_path / "x.yaml").write_text("data: {dataset: x, batchsize: 3}\n")
-    with pytest.raises(UserError, match=r"did you mean data\.batch_size"):
+    with pytest.raises(UserError, match=r"did you mean data\.batches"):
         load_recipe(tmp_path / "x.yaml")
     (tmp_path / "y.yaml").write_text("data: {dataset: x\n")
     assert main(tmp_path / "y.yaml", []) == 1

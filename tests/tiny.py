@@ -117,7 +117,7 @@ seed_everything: 1
 data:
   dataset: {{train: {folder}/train.csv, validation: {folder}/validation.csv, test: {folder}/test.csv}}
   source_tokenizer: {{model: word}}
-  batch_size: 8
+  batches: {{size: 8}}
 model:
   encoder:
     class_path: lit_seq2seq.nn.TextEncoder

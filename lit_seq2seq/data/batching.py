@@ -6,16 +6,72 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
+from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import UserError
 
 Ints = npt.NDArray[np.integer]
 _BUCKETS = 8  # source lengths in one bucket differ by a factor of exp(1 / 8) at most
+
+
+class Budget(TypedDict):
+    """The limits of a batch, of which one at least is set."""
+
+    max_tokens: int | None
+    batch_size: int | None
+
+
+@checked_fields
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """How examples are put into batches.
+
+    Args:
+        max_tokens: greatest number of source positions and target tokens in a batch, padding counted; 4,096 if
+            neither this nor `size` is set.
+        size: greatest number of examples in a batch.
+        eval_max_tokens: greatest number of tokens in a batch outside training.
+        eval_size: greatest number of examples in a batch outside training; if neither is set, as in training.
+        keep_targets_together: put the alternative targets of a training row into one batch, so that their source is
+            encoded once for all: several times faster for images with several captions.
+        longest_first: start each epoch with the largest batch, so that one too large for the memory fails at once.
+        num_workers: processes that load batches.
+    """
+
+    max_tokens: int | None = None
+    size: int | None = None
+    eval_max_tokens: int | None = None
+    eval_size: int | None = None
+    keep_targets_together: bool = False
+    longest_first: bool = False
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in {
+            **dict.fromkeys(("max_tokens", "size", "eval_max_tokens", "eval_size"), 1),
+            "num_workers": 0,
+        }.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"expected batches.{name} to be at least {least}, but it is {value}")
+
+    @property
+    def training(self) -> Budget:
+        """The limits of a training batch."""
+        unset = self.max_tokens is None and self.size is None
+        return {"max_tokens": 4096 if unset else self.max_tokens, "batch_size": self.size}
+
+    @property
+    def evaluation(self) -> Budget:
+        """The limits of a batch outside training."""
+        if self.eval_max_tokens is None and self.eval_size is None:
+            return self.training
+        return {"max_tokens": self.eval_max_tokens, "batch_size": self.eval_size}
 
 
 @dataclass(frozen=True)
@@ -106,7 +162,8 @@ class BucketBatchSampler(Sampler[list[int]]):
         groups: Ints | None = None,
         by_length: bool = True,
     ) -> None:
-        check_limits(max_tokens, batch_size)
+        if max_tokens is None and batch_size is None:
+            raise UserError("expected max_tokens or batch_size, but both are unset: set one")
         numbers = np.arange(len(source))
         indices = numbers if indices is None else indices
         groups = numbers if groups is None else groups
@@ -273,12 +330,3 @@ def _round(rows: int) -> int:
 def seed_of(*numbers: int) -> int:
     """Mix numbers into a seed."""
     return int(np.random.SeedSequence([number % 2**32 for number in numbers]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def check_limits(max_tokens: int | None, batch_size: int | None) -> None:
-    """Raise a `UserError` unless at least one of the two limits is given, and both are positive."""
-    if max_tokens is None and batch_size is None:
-        raise UserError("expected max_tokens or batch_size, but both are unset: set one")
-    for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise UserError(f"expected {name} to be at least 1, but it is {value}")

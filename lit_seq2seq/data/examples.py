@@ -21,18 +21,20 @@ from lit_seq2seq.data.rows import Rows
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.runtime.lines import counted
+from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import Batch, CopySource, Padded, Shared, Source, UserError
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Limits:
     """What to do with rows that are empty or too long.
 
     Args:
-        max_source_length: greatest number of source positions (of text: ids, EOS counted); `None` for no limit.
+        max_source_length: greatest number of source positions (of text: ids, EOS counted).
         max_target_length: greatest number of target ids, EOS counted.
-        overlong: cut longer rows, or drop them.
-        empty: drop rows without source or target, keep them as `Feature.nothing`, or raise an error.
+        overlong: cut longer rows, or drop them from the training split; rows to evaluate are always cut.
+        empty: drop rows without source or target, keep them, or raise an error.
     """
 
     max_source_length: int | None = None

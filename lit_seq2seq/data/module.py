@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, cast
 
 from datasets.fingerprint import Hasher
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from lit_seq2seq.data.batching import BucketBatchSampler, Position, check_limits
+from lit_seq2seq.data.batching import Batches, BucketBatchSampler, Position
 from lit_seq2seq.data.encoding import Encoder
 from lit_seq2seq.data.examples import Examples, Limits
 from lit_seq2seq.data.grouping import group_references
 from lit_seq2seq.data.loading import FixedBatches, TrainingLoader, make_loader
-from lit_seq2seq.data.rows import RowMapper
+from lit_seq2seq.data.rows import Columns, RowMapper
 from lit_seq2seq.data.sources import Source, Split, Splits, open_dataset, origin_of
-from lit_seq2seq.data.splits import carve, columns_of, on_disk, only_split, overlaps, undecoded
+from lit_seq2seq.data.splits import SplitSettings, carve, columns_of, on_disk, only_split, overlaps, undecoded
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.data.vocabulary import extend_processor, fits, learn_processor
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.features.feature import describe_feature
 from lit_seq2seq.features.tokenizer import Units
 from lit_seq2seq.hub.folder import find_folder, trusted
-from lit_seq2seq.settings import spec
+from lit_seq2seq.settings import arguments, spec
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import Batch, UserError
 
@@ -45,26 +45,12 @@ class Seq2SeqDataModule(LightningDataModule):
         name: configuration of a hub dataset.
         revision: git revision of a hub dataset.
         streaming: read the training split as it comes, without a copy on disk.
-        source_column: column of the source; `translation.de` reaches into a nested column. For a `MultiSource`: the
-            column of each source by its name.
-        target_column: column of the target; several columns, a pattern such as `caption_*`, or a column of lists give
-            alternative targets: each a training example, all of them references.
-        reference_columns: further columns with references, for the metrics only.
-        group_references: rows of the validation and test splits with the same source are one example, whose references
-            are the targets of all; the first of them gives the loss. Training uses every row. If `None`, a split that
-            is carved is grouped, and one that is given is not.
-        feature_columns: columns with tags that condition the output, such as a language or grammatical features; each
-            tag is one symbol before the source, as in `⟨V⟩ ⟨PST⟩ go`, which is how they are given when predicting.
-        speaker_column: column that names the speaker, for a source feature with `normalize: speaker`.
-        source_prefix: text put before every source.
-        train_split: name of the training split.
-        validation_split: name of the validation split.
-        test_split: name of the test split.
-        validation_size: where there is no split called `validation`: how much to carve out of the training split, a
-            number of rows (a tenth of the split at most) or, below 1, a share; 0 for none. Rows with the same source
-            stay together. A stream gives its first rows, whose sources are left out of the rest.
-        test_size: the same for `test`.
+        columns: where sources and texts are in a row; see `Columns`.
+        splits: what the splits are called, and what to carve out; see `SplitSettings`.
+        limits: what to do with rows that are empty or too long; see `Limits`.
+        batches: how examples are put into batches; see `Batches`.
         seed: of carving and shuffling.
+        source_prefix: text put before every source.
         source_feature: how a source that is not text is read, such as `lit_seq2seq.features.LogMel`.
         source_tokenizer: settings of the source tokenizer, or its units alone, such as `word`; 8,000 of BPE if neither
             this nor `source_feature` is set.
@@ -73,19 +59,6 @@ class Seq2SeqDataModule(LightningDataModule):
         tokenizer_rows: learn tokenizers and features from so many rows at most, spread over the training split.
         copy: tell the model which target symbol each source symbol is, as `CopyOutput` needs; recipes set it by
             themselves.
-        max_source_length: greatest number of source positions (of text: ids, EOS counted).
-        max_target_length: greatest number of target ids, EOS counted.
-        overlong: cut longer rows, or drop them from the training split; rows to evaluate are always cut.
-        empty: drop rows without source or target, keep them, or raise an error.
-        max_tokens: greatest number of source positions and target tokens in a batch, padding counted; 4,096 if
-            neither this nor `batch_size` is set.
-        batch_size: greatest number of examples in a batch.
-        eval_max_tokens: greatest number of tokens in a batch outside training.
-        eval_batch_size: greatest number of examples in a batch outside training; if neither is set, as in training.
-        keep_targets_together: put the alternative targets of a training row into one batch, so that their source is
-            encoded once for all: several times faster for images with several captions.
-        longest_first: start each epoch with the largest batch, so that one too large for the memory fails at once.
-        num_workers: processes that load batches.
         num_proc: processes that encode.
         predict_dataset: what to predict for, named as `dataset` is; the test split if unset. Needs no targets.
         processor: a trained processor, or the folder or the hub id of a model that has one, to use instead of learning
@@ -101,49 +74,59 @@ class Seq2SeqDataModule(LightningDataModule):
     Example:
         >>> from datasets import Dataset
         >>> rows = Dataset.from_dict({"source": ["ein Hund", "ein Mann"] * 20, "target": ["a dog", "a man"] * 20})
-        >>> data = Seq2SeqDataModule(rows, source_tokenizer=Tokenizer("word"), batch_size=4)
+        >>> data = Seq2SeqDataModule(rows, source_tokenizer=Tokenizer("word"), batches=Batches(size=4))
         >>> data.setup("fit")
         >>> next(iter(data.train_dataloader())).source.values.shape
         torch.Size([4, 3])
     """
 
+    renamed: ClassVar = {
+        "source_column": "columns.source",
+        "target_column": "columns.target",
+        "reference_columns": "columns.references",
+        "feature_columns": "columns.tags",
+        "speaker_column": "columns.speaker",
+        "group_references": "splits.group_references",
+        "train_split": "splits.train",
+        "validation_split": "splits.validation",
+        "test_split": "splits.test",
+        "validation_size": "splits.validation_size",
+        "test_size": "splits.test_size",
+        "max_source_length": "limits.max_source_length",
+        "max_target_length": "limits.max_target_length",
+        "overlong": "limits.overlong",
+        "empty": "limits.empty",
+        "max_tokens": "batches.max_tokens",
+        "batch_size": "batches.size",
+        "eval_max_tokens": "batches.eval_max_tokens",
+        "eval_batch_size": "batches.eval_size",
+        "keep_targets_together": "batches.keep_targets_together",
+        "longest_first": "batches.longest_first",
+        "num_workers": "batches.num_workers",
+    }
+    """What settings were called in 0.1, as they are still read in YAML, on the command line and in Python."""
+
+    @arguments.renamed(renamed)
     @partial(checked, unchecked=("dataset", "predict_dataset"))  # `open_dataset` looks at these
     def __init__(
         self,
         dataset: Source,
         name: str | None = None,
         revision: str | None = None,
+        *,
         streaming: bool = False,
-        source_column: str | dict[str, str] = "source",
-        target_column: str | list[str] = "target",
-        reference_columns: str | list[str] | None = None,
-        group_references: bool | None = None,
-        feature_columns: str | list[str] | None = None,
-        speaker_column: str | None = None,
-        source_prefix: str = "",
-        train_split: str = "train",
-        validation_split: str = "validation",
-        test_split: str = "test",
-        validation_size: int | float = 1000,
-        test_size: int | float = 1000,
+        columns: Columns = Columns(),  # noqa: B008  (immutable)
+        splits: SplitSettings = SplitSettings(),  # noqa: B008  (immutable)
+        limits: Limits = Limits(),  # noqa: B008  (immutable)
+        batches: Batches = Batches(),  # noqa: B008  (immutable)
         seed: int = 0,
+        source_prefix: str = "",
         source_feature: Feature | None = None,
         source_tokenizer: Tokenizer | Units | None = None,
         target_tokenizer: Tokenizer | Units | None = None,
         shared_vocabulary: bool = False,
         tokenizer_rows: int = 1_000_000,
         copy: bool = False,
-        max_source_length: int | None = None,
-        max_target_length: int | None = None,
-        overlong: Literal["truncate", "drop"] = "truncate",
-        empty: Literal["drop", "keep", "error"] = "drop",
-        max_tokens: int | None = None,
-        batch_size: int | None = None,
-        eval_max_tokens: int | None = None,
-        eval_batch_size: int | None = None,
-        keep_targets_together: bool = False,
-        longest_first: bool = False,
-        num_workers: int = 0,
         num_proc: int | None = None,
         predict_dataset: Source | None = None,
         processor: Processor | str | None = None,
@@ -151,13 +134,6 @@ class Seq2SeqDataModule(LightningDataModule):
         trust: str | list[str] | None = None,
     ) -> None:
         super().__init__()
-        if max_tokens is None and batch_size is None:
-            max_tokens = 4096
-        unset = eval_max_tokens is None and eval_batch_size is None
-        self.train_budget = (max_tokens, batch_size)
-        self.eval_budget = self.train_budget if unset else (eval_max_tokens, eval_batch_size)
-        check_limits(*self.train_budget)
-        check_limits(*self.eval_budget)
         if processor is not None and (source_feature is not None or source_tokenizer is not None):
             raise UserError(
                 "expected a processor, or a source_tokenizer or source_feature, but both are set: unset one (and "
@@ -168,20 +144,12 @@ class Seq2SeqDataModule(LightningDataModule):
         if source_feature is not None and source_tokenizer is not None:
             raise UserError("expected source_feature or source_tokenizer, but both are set: unset one")
         self.dataset, self.name, self.revision, self.streaming = dataset, name, revision, streaming
-        self.mapper = RowMapper(source_column, target_column, reference_columns, feature_columns, speaker_column)
-        self.group_references, self.source_prefix = group_references, source_prefix
-        self.split_names = {"train": train_split, "validation": validation_split, "test": test_split}
-        self.split_sizes = {"validation": validation_size, "test": test_size}
-        self.seed = seed
+        self.mapper = RowMapper(**vars(columns))
+        self.split_settings, self.limits, self.batches = splits, limits, batches
+        self.seed, self.source_prefix = seed, source_prefix
         self.source = _tokenizer(source_tokenizer) if source_feature is None else source_feature
         self.target, self.shared = _tokenizer(target_tokenizer), shared_vocabulary
-        self.tokenizer_rows = tokenizer_rows
-        self.copy = copy
-        self.limits = Limits(max_source_length, max_target_length, overlong, empty)
-        self.keep_targets_together = keep_targets_together
-        if num_workers < 0:
-            raise UserError(f"expected num_workers to be at least 0, but it is {num_workers}")
-        self.longest_first, self.num_workers, self.num_proc = longest_first, num_workers, num_proc
+        self.tokenizer_rows, self.copy, self.num_proc = tokenizer_rows, copy, num_proc
         self.predict_dataset = predict_dataset
         self._given, self.trust = processor, trust
         self._processor: Processor | None = None
@@ -270,7 +238,7 @@ class Seq2SeqDataModule(LightningDataModule):
         """The splits that a mapping names, where a model is evaluated: each is opened without the others."""
         if self._trainer_function == "fit" or not isinstance(self.dataset, dict):
             return []
-        return [role for role, name in self.split_names.items() if name in self.dataset]
+        return [role for role, name in self.split_settings.names.items() if name in self.dataset]
 
     @property
     def origin(self) -> tuple[str | None, bool]:
@@ -330,7 +298,7 @@ class Seq2SeqDataModule(LightningDataModule):
         dataset, sampler = (
             (self._stream(), None) if self.streaming else (self._encoded("train"), self._sampler("train"))
         )
-        loader = make_loader(dataset, sampler, self.num_workers, TrainingLoader)
+        loader = make_loader(dataset, sampler, self.batches.num_workers, TrainingLoader)
         assert isinstance(loader, TrainingLoader)
         loader.trainer, loader.start = self.trainer, self._start
         assert self._rows  # before training, as a stream may fail
@@ -390,12 +358,10 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def _divided_by(self) -> dict[str, Any]:
         """What, beside the seed, decides the batches of an epoch."""
-        max_tokens, batch_size = self.train_budget
         return {
-            "max_tokens": max_tokens,
-            "batch_size": batch_size,
-            "longest_first": self.longest_first,
-            "keep_targets_together": self.keep_targets_together,
+            **self.batches.training,
+            "longest_first": self.batches.longest_first,
+            "keep_targets_together": self.batches.keep_targets_together,
             "streaming": self.streaming,
             "examples": None if self.streaming else len(self._encoded("train").kept),
             **{name: getattr(self.limits, name) for name in _LIMITS},
@@ -406,7 +372,7 @@ class Seq2SeqDataModule(LightningDataModule):
     def _rows(self) -> str:
         """What tells the training data from other data, or from the same in another order."""
         if self.streaming:
-            return self._stream().fingerprint((self.num_workers, self.limits))
+            return self._stream().fingerprint((self.batches.num_workers, self.limits))
         return self._encoded("train").fingerprint
 
     def batches_done(self, complete: bool) -> int:
@@ -436,15 +402,15 @@ class Seq2SeqDataModule(LightningDataModule):
         )
 
     def _open(self, dataset: Source) -> Splits:
-        train = self.split_names["train"]
+        train = self.split_settings.names["train"]
         opened = open_dataset(dataset, self.name, self.revision, self.streaming, self._columns, train)
         return {split: undecoded(rows, self.mapper.source_columns) for split, rows in opened.items()}
 
     def _opened(self) -> Splits:
         if self._splits is None:
             opened = self._open(self.dataset)
-            self._splits = carve(opened, self.split_names, self.split_sizes, self.seed, mapper=self.mapper)
-            self._carved = {role for role in self._splits if self.split_names[role] not in opened}
+            self._splits = carve(opened, self.split_settings, self.seed, self.mapper)
+            self._carved = {role for role in self._splits if self.split_settings.names[role] not in opened}
         return self._splits
 
     def _report_overlaps(self) -> None:
@@ -460,20 +426,21 @@ class Seq2SeqDataModule(LightningDataModule):
         """Whether rows of a split with the same source are to be one example."""
         if split not in ("validation", "test"):
             return False
-        return split in self._carved if self.group_references is None else self.group_references
+        asked = self.split_settings.group_references
+        return split in self._carved if asked is None else asked
 
     def _split(self, split: str) -> Split:
         if split == "predict" and self.predict_dataset is not None:
             opened = open_dataset(self.predict_dataset, columns=self._columns, train_split="test")
-            return undecoded(only_split(opened, self.split_names["test"]), self.mapper.source_columns)
+            return undecoded(only_split(opened, self.split_settings.names["test"]), self.mapper.source_columns)
         role = "test" if split == "predict" else split
         if self._splits is None and role in self._named_alone:
             assert isinstance(self.dataset, dict)
-            name = self.split_names[role]
+            name = self.split_settings.names[role]
             return self._open({name: self.dataset[name]})[name]
         if role not in self._opened():
             raise UserError(
-                f"expected a {role} split, but the splits are {', '.join(self._opened())}: set {role}_split or dataset"
+                f"expected a {role} split, but the splits are {', '.join(self._opened())}: set splits.{role} or dataset"
             )
         return self._opened()[role]
 
@@ -508,12 +475,12 @@ class Seq2SeqDataModule(LightningDataModule):
         return BucketBatchSampler(
             examples.source_lengths,
             examples.target_lengths,
-            *(self.train_budget if training else self.eval_budget),
+            **(self.batches.training if training else self.batches.evaluation),
             indices=examples.kept,
             shuffle=training and not self._overfits,
-            longest_first=training and self.longest_first,
+            longest_first=training and self.batches.longest_first,
             seed=self.seed,
-            groups=examples.row_numbers if training and self.keep_targets_together else None,
+            groups=examples.row_numbers if training and self.batches.keep_targets_together else None,
             by_length=not self.processor.source_feature.one_size,
             start=self._start if training else Position(),
             **self._ranks(),
@@ -531,10 +498,17 @@ class Seq2SeqDataModule(LightningDataModule):
         encoder = self._encoder(rows, "train")
         if encoder.mapper.speaker is not None:
             raise UserError(
-                "expected no speaker_column when streaming: set streaming to false, or normalize: utterance"
+                "expected no columns.speaker when streaming: set streaming to false, or normalize: utterance"
             )
-        together = self.keep_targets_together
-        return BatchStream(rows, encoder, self.limits, *self.train_budget, self.seed, together, **self._ranks())
+        return BatchStream(
+            rows,
+            encoder,
+            self.limits,
+            **self.batches.training,
+            seed=self.seed,
+            keep_targets_together=self.batches.keep_targets_together,
+            **self._ranks(),
+        )
 
     @property
     def _overfits(self) -> bool:
@@ -545,8 +519,8 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         if self._overfits:  # Lightning takes only what it knows to be in one order
-            return make_loader(FixedBatches(self._encoded(split), self._sampler(split)), None, self.num_workers)
-        return make_loader(self._encoded(split), self._sampler(split), self.num_workers)
+            return make_loader(FixedBatches(self._encoded(split), self._sampler(split)), None, self.batches.num_workers)
+        return make_loader(self._encoded(split), self._sampler(split), self.batches.num_workers)
 
 
 def _tokenizer(given: Tokenizer | Units | None) -> Tokenizer | None:

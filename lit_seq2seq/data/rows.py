@@ -12,25 +12,39 @@ from typing import Any
 from datasets import Features, LargeList, List, Value
 
 from lit_seq2seq.features import Feature, MultiSource, Tokenizer
+from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import UserError
 
 Rows = Mapping[str, Sequence[Any]]  # several rows, column by column
 _BETWEEN_TAGS = re.compile(r"[\s;|⟨⟩]")
 
 
+@checked_fields
 @dataclass(frozen=True)
-class RowMapper:
-    """Finds the source and the target texts in rows with any column names.
-
-    A column may be nested (`"translation.en"`), a pattern (`"caption_*"`), or hold a list of texts.
+class Columns:
+    """Where the sources and the texts stand in a row.
 
     Args:
-        source: column of the source, or of each of several sources by its name.
-        target: column, or columns, of the target; more than one text per row are alternatives, each a training example.
-        references: further columns that only the metrics see.
-        tags: columns whose tags stand before the source, each as `⟨tag⟩` and a space. A text may hold several tags,
-            divided by white space, `;` or `|`, but not within brackets; a column may hold a list of texts.
-        speaker: column that names the speaker of the source.
+        source: column of the source; `translation.de` reaches into a nested column. For a `MultiSource`: the column of
+            each source by its name.
+        target: column of the target; several columns, a pattern such as `caption_*`, or a column of lists give
+            alternative targets: each a training example, all of them references.
+        references: further columns with references, for the metrics only.
+        tags: columns with tags that condition the output, such as a language or grammatical features; each tag is one
+            symbol before the source, as in `⟨V⟩ ⟨PST⟩ go`, which is how they are given when predicting. A text may hold
+            several tags, divided by white space, `;` or `|`, but not within brackets; a column may hold lists of texts.
+        speaker: column that names the speaker, for a source feature with `normalize: speaker`.
+    """
+
+    source: str | dict[str, str] = "source"
+    target: str | list[str] = "target"
+    references: str | list[str] | None = None
+    tags: str | list[str] | None = None
+    speaker: str | None = None
+
+
+class RowMapper(Columns):
+    """Finds the source and the target texts in rows with any column names.
 
     Example:
         >>> mapper = RowMapper("translation.de", ["translation.en"])
@@ -41,12 +55,6 @@ class RowMapper:
         >>> RowMapper({"text": "de", "image": "file"}).sources({"de": ["ein Hund"], "file": ["1.png"]})
         [{'text': 'ein Hund', 'image': '1.png'}]
     """
-
-    source: str | dict[str, str] = "source"
-    target: str | list[str] = "target"
-    references: str | list[str] | None = None
-    tags: str | list[str] | None = None
-    speaker: str | None = None
 
     def resolve(self, features: Features, targets: bool, source: Feature | None = None) -> RowMapper:
         """Check the columns against a dataset and write out the patterns.
@@ -61,21 +69,21 @@ class RowMapper:
         """
         known = dict(_leaves(features))
         for column, feature in self._read_by(Tokenizer() if source is None else source):
-            _check(known, [column], "source_column", feature)
+            _check(known, [column], "columns.source", feature)
         target = _expand(known, self.target)
         references = _expand(known, self.references)
         if targets:
-            _check(known, target, "target_column", Tokenizer(), lists=True)
-            _check(known, references, "reference_columns", Tokenizer(), lists=True)
+            _check(known, target, "columns.target", Tokenizer(), lists=True)
+            _check(known, references, "columns.references", Tokenizer(), lists=True)
         tags = _expand(known, self.tags)
-        _check(known, tags, "feature_columns", Tokenizer(), lists=True)
+        _check(known, tags, "columns.tags", Tokenizer(), lists=True)
         if tags and not isinstance(source, Tokenizer | None):
-            raise UserError("expected no feature_columns with a source_feature that is not text, but they are set")
+            raise UserError("expected no columns.tags with a source_feature that is not text, but they are set")
         if (self.speaker is not None) != (source is not None and source.by_speaker):
-            missing = "normalize of the source_feature is not" if self.speaker else "speaker_column is not set"
-            raise UserError(f"expected speaker_column together with normalize: speaker, but {missing}")
+            missing = "normalize of the source_feature is not" if self.speaker else "columns.speaker is not set"
+            raise UserError(f"expected columns.speaker together with normalize: speaker, but {missing}")
         speaker = self.speaker if targets or self.speaker in known else None  # what is predicted may name no speakers
-        _check(known, listed(speaker), "speaker_column", Tokenizer())
+        _check(known, listed(speaker), "columns.speaker", Tokenizer())
         target, references = (_readable(known, names) for names in (target, references))
         return RowMapper(self.source, target, references, tags, speaker)
 
@@ -87,8 +95,8 @@ class RowMapper:
         """
         known = dict(_leaves(features))
         tags = _expand(known, self.tags)
-        _check_there(known, self.source_columns, "source_column")
-        _check_there(known, tags, "feature_columns")
+        _check_there(known, self.source_columns, "columns.source")
+        _check_there(known, tags, "columns.tags")
         return RowMapper(self.source, [], tags=tags)
 
     def _read_by(self, source: Feature) -> list[tuple[str, Feature]]:
@@ -97,14 +105,14 @@ class RowMapper:
             if isinstance(self.source, str):
                 return [(self.source, source)]
             raise UserError(
-                f"expected one source_column for {type(source).__name__}, but it names {', '.join(self.source)}: "
+                f"expected one column for {type(source).__name__}, but columns.source names {', '.join(self.source)}: "
                 "set source_feature to a MultiSource of the same names"
             )
         columns = self.source if isinstance(self.source, dict) else {}
         if columns.keys() != source.features.keys():
             raise UserError(
-                f"expected source_column to be a mapping that names a column for each of {', '.join(source.features)}, "
-                f"but it is {self.source}"
+                "expected columns.source to be a mapping that names a column for each of "
+                f"{', '.join(source.features)}, but it is {self.source}"
             )
         return [(columns[name], feature) for name, feature in source.features.items()]
 

@@ -16,14 +16,44 @@ from lit_seq2seq.data.rows import RowMapper, Rows
 from lit_seq2seq.data.sources import Split, Splits
 from lit_seq2seq.files.remote import explained
 from lit_seq2seq.runtime.lines import counted
+from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import UserError
 
 _AT_ONCE = 100  # rows of a stream that are looked at together
 
 
-def carve(
-    opened: Splits, names: Mapping[str, str], sizes: Mapping[str, int | float], seed: int, *, mapper: RowMapper
-) -> Splits:
+@checked_fields
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """What the splits are called, and how much is carved out of the training split for those that are absent.
+
+    Args:
+        train: name of the training split.
+        validation: name of the validation split.
+        test: name of the test split.
+        validation_size: where there is no split called `validation`: how much to carve out of the training split, a
+            number of rows (a tenth of the split at most) or, below 1, a share; 0 for none. Rows with the same source
+            stay together. A stream gives its first rows, whose sources are left out of the rest.
+        test_size: the same for `test`.
+        group_references: rows of the validation and test splits with the same source are one example, whose references
+            are the targets of all; the first of them gives the loss. Training uses every row. If `None`, a split that
+            is carved is grouped, and one that is given is not.
+    """
+
+    train: str = "train"
+    validation: str = "validation"
+    test: str = "test"
+    validation_size: int | float = 1000
+    test_size: int | float = 1000
+    group_references: bool | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What each split is called in the data."""
+        return {role: getattr(self, role) for role in ("train", "validation", "test")}
+
+
+def carve(opened: Splits, settings: SplitSettings, seed: int, mapper: RowMapper) -> Splits:
     """Find the splits by name, and carve an absent validation or test split out of the training split.
 
     Only a split that goes by its usual name is carved; another name that is missing is a mistake. Rows with the same
@@ -31,9 +61,7 @@ def carve(
 
     Args:
         opened: the splits of the dataset.
-        names: what `train`, `validation` and `test` are called there.
-        sizes: how much to carve for `validation` and `test`: rows, a tenth of the training split at most, or a share
-            below 1, or 0.
+        settings: their names, and how much to carve.
         seed: of the choice of rows.
         mapper: finds the sources.
 
@@ -43,13 +71,14 @@ def carve(
     Raises:
         UserError: if a name is not among the splits, a size is out of range, or the column of the source is missing.
     """
-    for role, name in names.items():
+    for role, name in settings.names.items():
         if name not in opened and name != role:
-            raise UserError(f"expected a split '{name}', but the splits are {', '.join(opened)}: set {role}_split")
+            raise UserError(f"expected a split '{name}', but the splits are {', '.join(opened)}: set splits.{role}")
+    sizes = {"validation": settings.validation_size, "test": settings.test_size}
     for role, size in sizes.items():
         if not size >= 0 or (isinstance(size, float) and size >= 1 and not size.is_integer()):
-            raise UserError(f"expected {role}_size to be a number of rows, or a share below 1, but it is {size}")
-    splits = {role: opened[name] for role, name in names.items() if name in opened}
+            raise UserError(f"expected splits.{role}_size to be a number of rows, or a share below 1, but it is {size}")
+    splits = {role: opened[name] for role, name in settings.names.items() if name in opened}
     absent = {role: size for role, size in sizes.items() if role not in splits and size}
     if "train" not in splits or not absent:
         return splits
@@ -78,14 +107,14 @@ def _carve_rows(train: Dataset, absent: Mapping[str, int | float], seed: int, ma
         if not chosen:
             rank_zero_info(
                 f"no {role} split: none is carved, as the {total} training rows have too few different sources: give "
-                f"one, or set {role}_size"
+                f"one, or set splits.{role}_size"
             )
             continue
         splits[role] = train.select(np.flatnonzero(np.isin(groups, list(chosen))))
         left = [group for group in left if group not in chosen]
         rank_zero_info(
             f"no {role} split: carved {len(splits[role])} of the {total} training rows "
-            f"(set {role}_split or {role}_size)"
+            f"(set splits.{role} or splits.{role}_size)"
         )
     return splits | {"train": train.select(np.flatnonzero(np.isin(groups, [-1, *left])))}
 
@@ -114,15 +143,15 @@ def _carve_stream(train: IterableDataset, absent: Mapping[str, int | float], map
     seen: frozenset[int] = frozenset()
     for role, size in absent.items():
         if size < 1:
-            raise UserError(f"expected {role}_size to be a number of rows when streaming, but it is {size}")
+            raise UserError(f"expected splits.{role}_size to be a number of rows when streaming, but it is {size}")
         part, train = train.take(int(size)), train.skip(int(size))
         keys = [key for rows in part.iter(_AT_ONCE) for key in keys_of(rows, mapper).tolist()]
         doubled = sum(key in seen for key in keys)
         splits[role] = part.filter(_Unseen(mapper, seen), batched=True, batch_size=_AT_ONCE) if doubled else part
         seen |= frozenset(keys) - {0}
         rank_zero_info(
-            f"no {role} split: took the first {counted(len(keys) - doubled, 'training row')} (set {role}_split or "
-            f"{role}_size); later rows with their sources are left out"
+            f"no {role} split: took the first {counted(len(keys) - doubled, 'training row')} (set splits.{role} or "
+            f"splits.{role}_size); later rows with their sources are left out"
         )
     return splits | {"train": train.filter(_Unseen(mapper, seen), batched=True, batch_size=_AT_ONCE)}
 

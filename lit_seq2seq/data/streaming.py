@@ -83,8 +83,8 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
             yield from self._batches(held, seed_of(*seeds, 0))
         elif worker is None or worker.num_workers == 1:
             raise UserError(
-                "expected rows in the stream of training data, but there is none: validation_size and test_size take "
-                "its first rows, set them to less than there are"
+                "expected rows in the stream of training data, but there is none: splits.validation_size and "
+                "splits.test_size take its first rows, set them to less than there are"
             )
 
     def _parts(self, seeds: tuple[int, ...]) -> Iterator[_Part]:

@@ -18,6 +18,7 @@ from lit_seq2seq.settings.spec import import_class
 from lit_seq2seq.types import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 
 
 class _MismatchError(Exception):
@@ -68,6 +69,38 @@ def checked(function: F, unchecked: Sequence[str] = ()) -> F:
     return call  # type: ignore[return-value]
 
 
+def checked_fields(cls: C) -> C:
+    """Check the arguments of the constructor of a class, such as a dataclass; see `checked`."""
+    setattr(cls, "__init__", checked(vars(cls)["__init__"]))  # noqa: B010
+    return cls
+
+
+def renamed(names: Mapping[str, str]) -> Callable[[F], F]:
+    """Let a constructor take settings by the names that they once had.
+
+    Args:
+        names: for each old name the argument and the field of it that the setting is now, such as `batches.size` for
+            `batch_size`.
+    """
+
+    def rename(function: F) -> F:
+        title = function.__qualname__.removesuffix(".__init__")
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            fields: dict[str, dict[str, Any]] = {}
+            for old in names.keys() & kwargs.keys():
+                argument, field = names[old].split(".")
+                if argument in kwargs:
+                    raise UserError(f"{title}: {old} is a field of {argument}, which is given too: set {field} there")
+                fields.setdefault(argument, {})[field] = kwargs[old]
+            return function(*args, **{name: value for name, value in kwargs.items() if name not in names}, **fields)
+
+        return call  # type: ignore[return-value]
+
+    return rename
+
+
 def extends(base: type) -> Callable[[F], F]:
     """Give a constructor, which hands its further arguments to `base`, the signature of both, and check all.
 
@@ -106,7 +139,7 @@ def check_constructors(module: str) -> None:
     for name in namespace["__all__"]:
         cls = namespace[name]
         if isinstance(cls, type) and "__init__" in vars(cls) and not issubclass(cls, tuple):
-            setattr(cls, "__init__", checked(vars(cls)["__init__"]))  # noqa: B010
+            checked_fields(cls)
 
 
 def _meant(given: Mapping[str, Any], signature: inspect.Signature, function: Callable[..., Any]) -> str:

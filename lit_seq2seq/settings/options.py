@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import importlib
 import re
+import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -63,12 +67,15 @@ class OptionParser(jsonargparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.made: type | None = None
+        self.renamed: dict[str, str] = {}
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments of a class; the value of none is replaced by the contents of a file of that name."""
         if not args and "nested_key" not in kwargs:  # jsonargparse's parser of what a recipe names
             self.made = theclass
+        key = args[0] if args else kwargs.get("nested_key")
+        self.renamed |= {f"{key}.{old}": f"{key}.{new}" for old, new in getattr(theclass, "renamed", {}).items()}
         names: list[str] = super().add_class_arguments(theclass, *args, **{**kwargs, "sub_configs": False})
         for action in self._actions:
             if isinstance(action, ActionTypeHint):
@@ -96,15 +103,22 @@ class OptionParser(jsonargparse.ArgumentParser):
             _dumping.reset(token)
         return text
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Any:
         """Parse arguments; an error in a file with a class that they name is the user's to mend."""
+        args = sys.argv[1:] if args is None else args
         try:
-            parsed = super().parse_args(*args, **kwargs)
+            parsed = super().parse_args([_option_now(one, self.renamed) for one in args], *others, **kwargs)
         except Exception as error:
             if (reason := import_failure(error)) is None:
                 raise
             raise UserError(reason) from error
         return parsed
+
+    def _apply_actions(self, cfg: Any, parent_key: str = "", *args: Any, **kwargs: Any) -> Namespace:
+        """Take the settings of a file, some of which may have the names that they once had."""
+        cfg = cfg if parent_key else _settings_now(cfg, _renamed(self))
+        settings: Namespace = super()._apply_actions(cfg, parent_key, *args, **kwargs)
+        return settings
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the one line."""
@@ -134,12 +148,12 @@ class OptionParser(jsonargparse.ArgumentParser):
         text = re.sub(_MISMATCH, _say_mismatch, text)
         text = re.sub(_UNEXPECTED, r"the file that --config names is no recipe in YAML: it begins with \1", text)
         text = re.sub(r"^Parser key \"([\w.]+)\": ", r"\1: ", text)
-        known = _names(self)
+        known, renamed = _names(self), _renamed(self)
         for wrong in _unknown(text):
-            close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
+            close = difflib.get_close_matches(wrong, known | renamed.keys(), n=1, cutoff=0.6)
             last = difflib.get_close_matches(wrong.split(".")[-1], {name.split(".")[-1] for name in known}, n=1)
-            if close or last:
-                text += f" - did you mean {(close or last)[0]}?"
+            if found := close or last:
+                text += f" - did you mean {renamed.get(found[0], found[0])}?"
         raise UserError(text) from ex
 
 
@@ -221,6 +235,48 @@ def _unknown(message: str) -> list[str]:
         r"Option '([\w.]+)' is not accepted|[Uu]nrecognized arguments?: --([\w.]+)|does not accept option '([\w.]+)'"
     )
     return [next(group for group in found if group) for found in re.findall(pattern, message)]
+
+
+def _option_now(argument: str, renamed: Mapping[str, str]) -> str:
+    """Replace the name that an option once had, as in `--data.batch_size=8`, by the one that it has."""
+    name = re.match(r"--([\w.]+)", argument)
+    old = next((old for old in renamed if name and f"{name[1]}.".startswith(f"{old}.")), None)
+    return argument if old is None else f"--{renamed[old]}{argument[2 + len(old) :]}"
+
+
+def _settings_now(settings: Any, renamed: Mapping[str, str]) -> Any:
+    """Return settings with those that have names of old in the places that they have now.
+
+    Raises:
+        UserError: one is there by both names.
+    """
+    for old, new in renamed.items():
+        *path, last = old.split(".")
+        group, field = new.split(".")[-2:]
+        if not _holds(settings, path, last):
+            continue
+        settings = copy.deepcopy(settings)
+        inner = functools.reduce(lambda outer, name: outer[name], path, settings)
+        inner[group] = dict(inner.get(group) or {})
+        if field in inner[group]:
+            raise UserError(f"{old} is what {new} was called once, and both are set: unset one")
+        inner[group][field] = inner.pop(last)
+    return settings
+
+
+def _holds(settings: Any, path: Sequence[str], last: str) -> bool:
+    for name in path:
+        settings = settings.get(name) if isinstance(settings, dict | Namespace) else None
+    return isinstance(settings, dict | Namespace) and last in settings
+
+
+def _renamed(parser: jsonargparse.ArgumentParser) -> dict[str, str]:
+    """Return the settings that had other names once, those of subcommands included."""
+    found = dict(getattr(parser, "renamed", {}))
+    if parser._subcommands_action is not None:
+        for name, child in parser._subcommands_action._name_parser_map.items():
+            found |= {f"{name}.{old}": f"{name}.{new}" for old, new in _renamed(child).items()}
+    return found
 
 
 def _names(parser: jsonargparse.ArgumentParser) -> set[str]:

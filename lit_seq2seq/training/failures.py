@@ -45,8 +45,9 @@ def explain(error: BaseException) -> str | None:
         return f"the name of a file or folder is not UTF-8 ({text}): rename it, or write elsewhere"
     if lacks_memory(error):
         return (
-            "out of memory: lower data.max_tokens (or batch_size) and accumulate with trainer.accumulate_grad_batches, "
-            "or set model.split_on_oom to true; if one row is too long, set data.max_source_length"
+            "out of memory: lower data.batches.max_tokens (or data.batches.size) and accumulate with "
+            "trainer.accumulate_grad_batches, or set model.split_on_oom to true; if one row is too long, set "
+            "data.limits.max_source_length"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"the disk is full ({text}): free space and run again; a training run goes on with --ckpt_path LAST_CKPT"

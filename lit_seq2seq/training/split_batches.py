@@ -80,7 +80,8 @@ class SplitBatches:
         self.budget = max(map(_size, _halves(part)))
         warnings.warn(
             f"the memory does not suffice for a batch of {len(part)} rows and {_size(part)} tokens: from now on those "
-            f"of more than {self.budget} are taken in parts; lower data.max_tokens or batch_size to know it beforehand",
+            f"of more than {self.budget} are taken in parts; lower data.batches.max_tokens or "
+            "data.batches.size to know it beforehand",
             stacklevel=2,
         )
         return None

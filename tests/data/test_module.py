@@ -9,13 +9,14 @@ import pandas
 import pyarrow
 import pytest
 import torch
+import yaml
 from datasets import Dataset, DatasetDict
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import SequentialSampler
 
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.features import Tokenizer
+from lit_seq2seq.settings.options import OptionParser
 from lit_seq2seq.types import Batch, UserError
 
 WHOLE = {"validation_size": 0, "test_size": 0}  # nothing is carved
@@ -296,7 +297,7 @@ def test_a_stream_of_which_nothing_is_left_is_told(tmp_path):
     Dataset.from_dict(pairs(60)).to_json(tmp_path / "rows.jsonl")
     data = module(str(tmp_path / "rows.jsonl"), streaming=True, validation_size=5)
     with pytest.raises(
-        UserError, match=r"expected rows in the stream .*: validation_size and test_size take its first"
+        UserError, match=r"expected rows in the stream .*: splits.validation_size and splits.test_size take"
     ):
         next(iter(loaded(data).train_dataloader()))
 
@@ -350,7 +351,7 @@ def test_the_trainer_runs_every_stage(tmp_path):
 
 
 def parse(*arguments):
-    parser = ArgumentParser(exit_on_error=False)
+    parser = OptionParser()
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Seq2SeqDataModule, "data")
     config = parser.parse_args(list(arguments))
@@ -373,22 +374,91 @@ def test_the_command_line_and_yaml_name_every_setting(tmp_path):
     assert data.mapper.target == ["en", "fr"]
     assert data.source.config["min_frequency"] == 2
     assert data.target.config["vocab_size"] == 99
-    assert data.train_budget == (77, None)
+    assert data.batches.training == {"max_tokens": 77, "batch_size": None}
     data = parse("--config", str(tmp_path / "data.yaml"), "--data.dataset", "user/name", "--data.batch_size=8")
     assert data.dataset == "user/name"
     data = parse("--data.dataset", "x", "--data.source_tokenizer.vocab_size", "4000", "--data.test_size", "0.2")
     assert data.source.config["vocab_size"] == 4000
-    assert data.split_sizes["test"] == 0.2
+    assert data.split_settings.test_size == 0.2
     files = {"train": ["a.en", "a.de"], "validation": "v.csv"}
     assert parse("--data.dataset", json.dumps(files)).dataset == files
     assert parse("--data.dataset", '["a.en", "a.de"]').dataset == ["a.en", "a.de"]
 
 
+VALUES = {
+    "source_column": "a",
+    "target_column": ["a", "b"],
+    "reference_columns": ["c"],
+    "feature_columns": ["d"],
+    "speaker_column": "e",
+    "group_references": True,
+    "train_split": "a",
+    "validation_split": "b",
+    "test_split": "c",
+    "validation_size": 0.5,
+    "test_size": 3,
+    "max_source_length": 5,
+    "max_target_length": 6,
+    "overlong": "drop",
+    "empty": "keep",
+    "max_tokens": 7,
+    "batch_size": 8,
+    "eval_max_tokens": 9,
+    "eval_batch_size": 10,
+    "keep_targets_together": True,
+    "longest_first": True,
+    "num_workers": 2,
+}
+"""A value for each setting that had another name in 0.1."""
+
+
+def settings_of(data):
+    return data.mapper, data.split_settings, data.limits, data.batches
+
+
+def test_the_names_that_settings_once_had_are_read_everywhere(tmp_path):
+    assert VALUES.keys() == Seq2SeqDataModule.renamed.keys()
+    file = tmp_path / "old.yaml"
+    file.write_text(json.dumps({"data": {"dataset": "x", **VALUES}}))
+    written = [
+        f"--data.{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in VALUES.items()
+    ]
+    groups = {}
+    for name, value in VALUES.items():
+        group, field = Seq2SeqDataModule.renamed[name].split(".")
+        groups.setdefault(group, {})[field] = value
+    expected = settings_of(Seq2SeqDataModule("x", **groups))
+    assert expected != settings_of(Seq2SeqDataModule("x"))
+    assert settings_of(Seq2SeqDataModule("x", **VALUES)) == expected
+    assert settings_of(parse("--config", str(file))) == expected
+    assert settings_of(parse("--data.dataset=x", *written)) == expected
+
+
+@pytest.mark.parametrize("old_first", [True, False])
+def test_names_of_now_and_of_once_stand_side_by_side(tmp_path, old_first):
+    file = tmp_path / "mixed.yaml"
+    settings = [("source_column", "de"), ("columns", {"target": "en"})]
+    file.write_text(yaml.safe_dump({"data": dict(settings if old_first else settings[::-1])}, sort_keys=False))
+    data = parse("--data.dataset=x", "--config", str(file), "--data.target_column+=fr", "--data.columns.tags=[form]")
+    assert (data.mapper.source, data.mapper.target, data.mapper.tags) == ("de", ["en", "fr"], ["form"])
+    nested = parse("--data.dataset=x", "--data.source_column.text=de", "--data.source_column.image=file")
+    assert nested.mapper.source == {"text": "de", "image": "file"}
+
+
+def test_a_setting_by_both_its_names_is_refused(tmp_path):
+    file = tmp_path / "both.yaml"
+    file.write_text("data: {dataset: x, batch_size: 8, batches: {size: 9}}")
+    with pytest.raises(UserError, match=r"^data.batch_size is what data.batches.size was called once, and both are"):
+        parse("--config", str(file))
+    with pytest.raises(UserError, match="batch_size is a field of batches, which is given too: set size there"):
+        Seq2SeqDataModule("x", batch_size=8, batches={"eval_size": 9})
+
+
 def test_mistakes_are_explained():
-    with pytest.raises(UserError, match="expected a column 'src', but the columns are source, target: set source_col"):
+    with pytest.raises(UserError, match="expected a column 'src', but the columns are source, target: set columns.so"):
         module(source_column="src").setup("fit")
     with pytest.raises(
-        UserError, match="expected a split 'valid', but the splits are train, validation, test: set val"
+        UserError, match="expected a split 'valid', but the splits are train, validation, test: set splits.val"
     ):
         module(validation_split="valid").setup("fit")
     with pytest.raises(UserError, match="expected a test split, but the splits are train"):
@@ -406,9 +476,9 @@ def test_mistakes_are_explained():
         module(max_source_length=2, overlong="drop").setup("fit")
     with pytest.raises(UserError, match="expected max_source_length to be at least 1, but it is 0"):
         module(max_source_length=0)
-    with pytest.raises(UserError, match="expected max_tokens to be at least 1, but it is -1"):
+    with pytest.raises(UserError, match="expected batches.max_tokens to be at least 1, but it is -1"):
         module(max_tokens=-1)
-    with pytest.raises(UserError, match="expected validation_size to be a number of rows, or a share below 1"):
+    with pytest.raises(UserError, match="expected splits.validation_size to be a number of rows, or a share below 1"):
         module(validation_size=-0.1).setup("fit")
     with pytest.raises(UserError, match="expected no target_tokenizer with shared_vocabulary"):
         module(shared_vocabulary=True, target_tokenizer=Tokenizer("char")).setup("fit")
@@ -418,7 +488,7 @@ def test_mistakes_are_explained():
         module(processor=module().processor)
     with pytest.raises(UserError, match="expected one split or 'test' in predict_dataset, but it has a, b"):
         module(predict_dataset=DatasetDict(a=splits()["test"], b=splits()["test"])).setup("predict")
-    with pytest.raises(UserError, match="expected validation_size to be a number of rows when streaming"):
+    with pytest.raises(UserError, match="expected splits.validation_size to be a number of rows when streaming"):
         module(Dataset.from_dict(pairs()), streaming=True, validation_size=0.1).setup("fit")
 
 

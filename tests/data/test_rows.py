@@ -70,18 +70,20 @@ def test_tags_stand_before_the_source():
     assert mapper.sources(rows) == ["⟨en⟩ ⟨V⟩ ⟨PST⟩ ⟨3⟩ ⟨SG⟩ go", "x", None]
     assert mapper.roots == ["lemma", "language", "tags"]
     assert mapper.targets(rows) == [["go"], ["x"], []]
-    with pytest.raises(UserError, match=r"expected a column 'tag', but the columns are .*: set feature_columns"):
+    with pytest.raises(UserError, match=r"expected a column 'tag', but the columns are .*: set columns.tags"):
         RowMapper("lemma", "lemma", tags="tag").resolve(Dataset.from_dict(rows).features, True)
 
 
 def test_mistakes_are_explained():
     with pytest.raises(UserError, match=r"expected a column 'src', but the columns are id, text, .*translation.de"):
         resolved("src")
-    with pytest.raises(UserError, match="set target_column"):
+    with pytest.raises(UserError, match="set columns.target"):
         resolved(target=["caption_0", "caption_9"])
-    with pytest.raises(UserError, match="set reference_columns"):
+    with pytest.raises(UserError, match="set columns.references"):
         resolved(references="refs_*")
-    with pytest.raises(UserError, match="expected text in column 'id', but it holds int64: convert it or set source_c"):
+    with pytest.raises(
+        UserError, match="expected text in column 'id', but it holds int64: convert it or set columns.so"
+    ):
         resolved("id")
     with pytest.raises(UserError, match="expected text in column 'captions', but it holds List"):
         resolved("captions")

@@ -162,7 +162,7 @@ class TextBackbone(PretrainedEncoder):
         if longest is not None and source.values.shape[1] > longest:
             raise UserError(
                 f"the text model reads {longest} symbols at most, but a source has {source.values.shape[1]}: set "
-                "data.max_source_length"
+                "data.limits.max_source_length"
             )
         return self.sequence(self.states(input_ids=source.values, attention_mask=source.mask.long()), source.lengths)
 
