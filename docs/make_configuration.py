@@ -43,8 +43,8 @@ def page() -> str:
         PAGE.read_text(encoding="utf-8").split("\n\n## data")[0],
         "## data",
         table(Seq2SeqDataModule),
-        "Recipes of 0.1 named some of these settings otherwise, such as `data.batch_size` for `data.batches.size`. Those "
-        "names are still read, in YAML files, on the command line and in Python.",
+        "Recipes of 0.1 named some of these settings otherwise, such as `data.batch_size` for `data.batches.size`. "
+        "Those names are still read, in YAML files, on the command line and in Python.",
         *group("Columns", "`data.columns`.", [Columns]),
         *group("Splits", "`data.splits`.", [SplitSettings]),
         *group("Limits", "`data.limits`.", [Limits]),

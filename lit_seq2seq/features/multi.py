@@ -18,9 +18,10 @@ class MultiSource(Feature):
     """Reads several sources at once, such as a text and an image, for a `MultiSourceEncoder`.
 
     One input is a mapping from the name of each source to its raw value, or the JSON text of such a mapping; in a data
-    set, `data.columns.source` names a column for each source. A source that is missing is read as nothing (an empty text, a
-    grey image); an input without any source is missing as a whole. All sources count towards the size of a batch, and
-    where an input has too many positions they are shared out evenly: what short sources leave is for the long ones.
+    set, `data.columns.source` names a column for each source. A source that is missing is read as nothing (an empty
+    text, a grey image); an input without any source is missing as a whole. All sources count towards the size of a
+    batch, and where an input has too many positions they are shared out evenly: what short sources leave is for the
+    long ones.
 
     Args:
         features: how each source is read, by its name.

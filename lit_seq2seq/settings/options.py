@@ -9,7 +9,7 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -103,7 +103,7 @@ class OptionParser(jsonargparse.ArgumentParser):
             _dumping.reset(token)
         return text
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Any:
+    def parse_args(self, args: Iterable[str] | None = None, *others: Any, **kwargs: Any) -> Any:
         """Parse arguments; an error in a file with a class that they name is the user's to mend."""
         args = sys.argv[1:] if args is None else args
         try:

@@ -455,10 +455,10 @@ def test_a_setting_by_both_its_names_is_refused(tmp_path):
 
 
 def test_mistakes_are_explained():
-    with pytest.raises(UserError, match="expected a column 'src', but the columns are source, target: set columns.so"):
+    with pytest.raises(UserError, match=r"expected a column 'src', but the columns are source, target: set columns.so"):
         module(source_column="src").setup("fit")
     with pytest.raises(
-        UserError, match="expected a split 'valid', but the splits are train, validation, test: set splits.val"
+        UserError, match=r"expected a split 'valid', but the splits are train, validation, test: set splits.val"
     ):
         module(validation_split="valid").setup("fit")
     with pytest.raises(UserError, match="expected a test split, but the splits are train"):
@@ -476,9 +476,9 @@ def test_mistakes_are_explained():
         module(max_source_length=2, overlong="drop").setup("fit")
     with pytest.raises(UserError, match="expected max_source_length to be at least 1, but it is 0"):
         module(max_source_length=0)
-    with pytest.raises(UserError, match="expected batches.max_tokens to be at least 1, but it is -1"):
+    with pytest.raises(UserError, match=r"expected batches.max_tokens to be at least 1, but it is -1"):
         module(max_tokens=-1)
-    with pytest.raises(UserError, match="expected splits.validation_size to be a number of rows, or a share below 1"):
+    with pytest.raises(UserError, match=r"expected splits.validation_size to be a number of rows, or a share below 1"):
         module(validation_size=-0.1).setup("fit")
     with pytest.raises(UserError, match="expected no target_tokenizer with shared_vocabulary"):
         module(shared_vocabulary=True, target_tokenizer=Tokenizer("char")).setup("fit")
@@ -488,7 +488,7 @@ def test_mistakes_are_explained():
         module(processor=module().processor)
     with pytest.raises(UserError, match="expected one split or 'test' in predict_dataset, but it has a, b"):
         module(predict_dataset=DatasetDict(a=splits()["test"], b=splits()["test"])).setup("predict")
-    with pytest.raises(UserError, match="expected splits.validation_size to be a number of rows when streaming"):
+    with pytest.raises(UserError, match=r"expected splits.validation_size to be a number of rows when streaming"):
         module(Dataset.from_dict(pairs()), streaming=True, validation_size=0.1).setup("fit")
 
 

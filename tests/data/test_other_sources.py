@@ -283,7 +283,7 @@ def test_utterances_of_a_speaker_are_normalised_together_in_each_split(store: bo
 def test_speakers_and_normalisation_go_together() -> None:
     with pytest.raises(UserError, match="but normalize of the source_feature is not"):
         speakers("utterance").setup("fit")
-    with pytest.raises(UserError, match="normalize: speaker, but columns.speaker is not set"):
+    with pytest.raises(UserError, match=r"normalize: speaker, but columns.speaker is not set"):
         speakers(name=None).setup("fit")
     with pytest.raises(UserError, match=r"expected a column 'whom', but the columns are .*: set columns.speaker"):
         speakers(name="whom").setup("fit")

@@ -77,12 +77,12 @@ def test_tags_stand_before_the_source():
 def test_mistakes_are_explained():
     with pytest.raises(UserError, match=r"expected a column 'src', but the columns are id, text, .*translation.de"):
         resolved("src")
-    with pytest.raises(UserError, match="set columns.target"):
+    with pytest.raises(UserError, match=r"set columns.target"):
         resolved(target=["caption_0", "caption_9"])
-    with pytest.raises(UserError, match="set columns.references"):
+    with pytest.raises(UserError, match=r"set columns.references"):
         resolved(references="refs_*")
     with pytest.raises(
-        UserError, match="expected text in column 'id', but it holds int64: convert it or set columns.so"
+        UserError, match=r"expected text in column 'id', but it holds int64: convert it or set columns.so"
     ):
         resolved("id")
     with pytest.raises(UserError, match="expected text in column 'captions', but it holds List"):

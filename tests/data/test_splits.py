@@ -65,7 +65,7 @@ def test_a_word_with_several_pronunciations_is_in_one_split_with_all_of_them(sai
 
 @pytest.mark.parametrize("size", [float("nan"), -1, 1.5])
 def test_a_size_that_is_none_is_refused(size):
-    with pytest.raises(UserError, match="expected splits.validation_size to be a number of rows, or a share below 1"):
+    with pytest.raises(UserError, match=r"expected splits.validation_size to be a number of rows, or a share below 1"):
         module(Dataset.from_dict(lexicon()), validation_size=size)._opened()
 
 
@@ -229,7 +229,7 @@ def test_splits_of_other_columns_are_not_compared():
 
 
 def test_an_absent_column_is_named_before_carving():
-    with pytest.raises(UserError, match="expected a column 'source', but the columns are de, target: set columns.so"):
+    with pytest.raises(UserError, match=r"expected a column 'source', but the columns are de, target: set columns.so"):
         module(Dataset.from_dict({"de": ["a"] * 20, "target": ["b"] * 20}))._opened()
 
 
