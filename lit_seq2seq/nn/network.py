@@ -133,11 +133,12 @@ class EncoderDecoder(Network):
                 )
             source.weight = target.weight
         tied = None if tie_embeddings == "none" else target
-        if self.decoder.predicts and (getattr(output, "func", output) is not OutputLayer or tied is not None):
-            raise ValueError(
-                f"{type(self.decoder).__name__} predicts symbols by itself: leave out output and tie_embeddings"
-            )
-        self.output = GivenOutput() if self.decoder.predicts else output(self.decoder.shape, target_size, tied)
+        self.output = output(self.decoder.shape, target_size, tied)
+        if self.decoder.predicts:
+            if type(self.output) is not OutputLayer or tied is not None:
+                name = type(self.decoder).__name__
+                raise ValueError(f"{name} predicts symbols by itself: leave out output and tie_embeddings")
+            self.output = GivenOutput()
         self.attention_losses = nn.ModuleList(make() for make in attention_losses)
         if attention_losses and self.decoder.attention_module is None:
             raise ValueError(

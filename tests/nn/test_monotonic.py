@@ -16,6 +16,7 @@ from lit_seq2seq.nn import (
     Looked,
     MoChA,
     MonotonicAttention,
+    OutputLayer,
     TextEncoder,
 )
 from lit_seq2seq.nn.transfer import transfer_weights
@@ -252,9 +253,16 @@ def test_its_output_layer_grows_with_the_vocabulary() -> None:
     assert_close(new.decoder.symbols.weight[:8], old.decoder.symbols.weight)
 
 
-@pytest.mark.parametrize("options", [{"output": CopyOutput}, {"tie_embeddings": "target"}])
-def test_another_output_layer_is_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="predicts symbols by itself: leave out output and tie_embeddings"):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"output": CopyOutput}, "CopyOutput copies what attention looks at"),
+        ({"output": type("Other", (OutputLayer,), {})}, "predicts symbols by itself: leave out output"),
+        ({"tie_embeddings": "target"}, "predicts symbols by itself: leave out output and tie_embeddings"),
+    ],
+)
+def test_another_output_layer_is_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
         EncoderDecoder(9, 8, partial(TextEncoder, **SIZES), partial(HardMonotonicDecoder, **SIZES), **options)
 
 

@@ -159,4 +159,4 @@ def _split(mask: Tensor | None, memory: HierarchicalMemory) -> dict[str, Tensor]
     order = memory.order[:, None].expand(mask.shape)
     beside = torch.zeros_like(mask).scatter(2, order, mask)  # of the padded sources side by side
     sizes = [part.mask.shape[1] for part in memory.parts.values()]
-    return dict(zip(memory.parts, beside.split(sizes, dim=2), strict=True))
+    return dict(zip(memory.parts, torch.split(beside, sizes, dim=2), strict=True))
