@@ -4,11 +4,15 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
+from lit_seq2seq import Seq2SeqModel
+from lit_seq2seq.cli import main
 from lit_seq2seq.nn import (
     CopyOutput,
     EncoderDecoder,
@@ -20,8 +24,10 @@ from lit_seq2seq.nn import (
     TextEncoder,
 )
 from lit_seq2seq.nn.transfer import transfer_weights
+from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Padded
 from tests.nn.cases import SIZES, SOURCE, TARGET, assert_close, disturb, row
+from tests.tiny import write_recipe
 
 STEPS, LENGTH = 3, 4
 MEMORY = Padded(torch.randn(2, LENGTH, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([LENGTH, 3]))
@@ -264,6 +270,23 @@ def test_its_output_layer_grows_with_the_vocabulary() -> None:
 def test_another_output_layer_is_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         EncoderDecoder(9, 8, partial(TextEncoder, **SIZES), partial(HardMonotonicDecoder, **SIZES), **options)
+
+
+def test_a_recipe_names_it_and_its_model_is_loaded_again(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    recipe = yaml.safe_load(path.read_text())
+    options = {"embedding_dim": 4, "hidden_size": 12, "order": 1}
+    recipe["model"]["decoder"] = {"class_path": "lit_seq2seq.nn.HardMonotonicDecoder", "init_args": options}
+    recipe["model"]["tie_embeddings"] = "none"
+    recipe["trainer"]["max_epochs"] = 1
+    path.write_text(yaml.safe_dump(recipe))
+    assert main(["fit", "--config", str(path)]) == 0
+    loaded = Seq2SeqModel.from_pretrained(tmp_path / "runs" / "version_0" / "model")
+    assert isinstance(loaded.net.decoder, HardMonotonicDecoder)
+    together = loaded.generate(["eins zwei", "drei"], GenerationConfig(num_beams=3, max_new_tokens=9))
+    (alone,) = loaded.generate(["drei"], GenerationConfig(num_beams=3, max_new_tokens=9))
+    assert alone[0].tokens.tolist() == together[1][0].tokens.tolist()
+    assert alone[0].score == pytest.approx(together[1][0].score, abs=1e-4)
 
 
 def test_there_is_a_jump() -> None:
