@@ -1,6 +1,7 @@
 import contextlib
 import gc
 import io
+import multiprocessing
 import signal
 import time
 import types
@@ -18,6 +19,9 @@ import torch
 from lit_seq2seq.cli import main
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import Trained, write_recipe
+
+multiprocessing.set_forkserver_preload(["tests.test_callbacks", "tests.test_metrics", "tests.tiny"])
+"""What tests of several processes need, imported once: theirs are forked from a process that has no threads."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -76,6 +76,7 @@ def forms(text: str) -> set[str]:
     return {" ".join(line.split()) for line in lines}
 
 
+@pytest.mark.slow
 def test_the_guide_runs_and_what_it_claims_is_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = ROOT / "docs" / "guide.md"

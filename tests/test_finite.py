@@ -27,8 +27,10 @@ needs_float16 = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict", "fit"])
-@pytest.mark.parametrize("spoilt", [float("nan"), float("-inf")])
+@pytest.mark.parametrize(
+    ("command", "spoilt"),
+    [("validate", float("nan")), ("test", float("-inf")), ("predict", float("nan")), ("fit", float("-inf"))],
+)
 def test_a_checkpoint_with_spoilt_weights_is_an_error(trained: Trained, tmp_path, capsys, command, spoilt):
     checkpoint = load_checkpoint(trained.last)
     checkpoint["state_dict"][f"model.network.{NAME}"][4, 2] = spoilt

@@ -289,7 +289,7 @@ def _work(rank: int, folder: str) -> None:
 
 
 def test_two_processes_equal_one(tmp_path: Path):
-    multiprocessing.spawn(_work, args=(str(tmp_path),), nprocs=2)
+    multiprocessing.start_processes(_work, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     hypotheses, references = corpus(8)
     expected = {metric.name: score(metric, hypotheses, references, 10) for metric in (make() for make in METRICS)}
     expected["average"] = pytest.approx(7 / 3)

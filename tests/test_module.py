@@ -198,7 +198,7 @@ def test_accumulated_batches_weigh_every_token_alike(tmp_path, auxiliary):
 @pytest.mark.parametrize("options", [{}, {"gradient_as_bucket_view": True}])
 def test_two_processes_equal_one(tmp_path, options):
     model, expected = one_batch()
-    parts, trainer = step(tmp_path, strategy=DDPStrategy(start_method="spawn", **options), devices=2)
+    parts, trainer = step(tmp_path, strategy=DDPStrategy(start_method="forkserver", **options), devices=2)
     torch.testing.assert_close(weights(parts), expected, rtol=1e-5, atol=1e-6)
     alone = make_trainer(tmp_path).validate(model, datamodule=uneven_data(8), verbose=False)[0]
     for name in ("val_loss", "val_bleu", "val_exact_match"):

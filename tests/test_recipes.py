@@ -211,7 +211,7 @@ def test_a_finetuning_recipe_starts_from_the_model_that_the_built_in_one_leaves(
 
 
 @pytest.mark.parametrize("path", [*RECIPES, *FINETUNING], ids=named)
-def test_a_recipe_begins_with_its_command_hardware_and_time(path: Path) -> None:
+def test_a_recipe_begins_with_its_command(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     head = "\n".join(line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
     task = path.parent.name
