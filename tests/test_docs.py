@@ -61,12 +61,12 @@ def run_page(page: Path, shell: Callable[[str], str] = shell) -> tuple[dict[str,
     names: dict[str, Any] = {"__name__": page.stem}
     printed = []
     for number, (language, text) in enumerate(blocks(page), start=1):
-        if language == "python":
+        if named := re.match(r"# (\w+\.(?:py|yaml))\n", text):
+            Path(named[1]).write_text(text, encoding="utf-8")
+        elif language == "python":
             exec(compile(text, f"{page.name}, block {number}", "exec"), names)
         elif language == "bash":
             printed.append(shell(text))
-        elif language == "yaml":
-            Path(text.split("\n")[0].removeprefix("# ")).write_text(text, encoding="utf-8")
     return names, printed
 
 
@@ -213,7 +213,7 @@ def test_the_recipe_commands_of_the_pages_parse(
     assert "class_path: lit_seq2seq.nn." in capsys.readouterr().out
 
 
-RUN = ["README", "exporting", "fine_tuning", "guide", "multi_node", "page", "serving", "sharing"]
+RUN = ["README", "your_own_part", "exporting", "fine_tuning", "guide", "multi_node", "page", "serving", "sharing"]
 
 
 def test_every_other_command_of_the_pages_runs(workplace: Path) -> None:

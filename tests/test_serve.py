@@ -25,15 +25,26 @@ import numpy as np
 import PIL.Image
 import pytest
 import soundfile
+import tokenizers
 import torch
 from starlette.testclient import TestClient
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
-from lit_seq2seq.features import Frames, Image, LogMel, Processor, Records, Tokenizer, Waveform
+from lit_seq2seq.features import (
+    Frames,
+    Image,
+    LogMel,
+    MultiSource,
+    PretrainedTokenizer,
+    Processor,
+    Records,
+    Tokenizer,
+    Waveform,
+)
 from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.inference.predictor import Output, Predictor
-from lit_seq2seq.nn import ConvEncoder, GeneralAttention, MeanBridge, ParallelDecoder, PyramidalEncoder
+from lit_seq2seq.nn import ConvEncoder, GeneralAttention, MeanBridge, ParallelDecoder, PyramidalEncoder, TextEncoder
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.serve import api, make_app
 from lit_seq2seq.serve.api import Service, Streams, Work
@@ -311,10 +322,39 @@ def test_what_is_no_base64_is_refused_and_not_passed_over(data: str) -> None:
 
 
 def test_every_feature_has_its_request() -> None:
-    kinds = [Records(), Frames(3), LogMel(), Waveform(), Image(), Tokenizer("char")]
+    kinds = [Records(), Frames(3), LogMel(), Waveform(), Image(), Tokenizer("char"), pretrained_tokenizer()]
     assert [request_of(kind) for kind in kinds] == [
-        *(RecordRequest, FramesRequest, FileRequest, FileRequest, FileRequest, TextRequest)
+        *(RecordRequest, FramesRequest, FileRequest, FileRequest, FileRequest, TextRequest, TextRequest)
     ]
+    with pytest.raises(UserError, match="a model that reads MultiSource cannot be served: use lit-seq2seq generate"):
+        request_of(MultiSource({"text": Tokenizer("char")}))
+
+
+def pretrained_tokenizer() -> PretrainedTokenizer:
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1, "eins": 2}, "[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    saved = {"config": {"name": "tiny"}, "tokenizer": json.loads(words.to_str()), "pad": 0}
+    return PretrainedTokenizer.from_dict(saved)
+
+
+@pytest.mark.parametrize("kind", ["pretrained", "waveform"])
+def test_models_for_pretrained_encoders_are_served(kind: str) -> None:
+    target = Tokenizer("word")
+    target.train(["one two"])
+    if kind == "pretrained":
+        source, encoder, given = pretrained_tokenizer(), partial(TextEncoder, **SIZES), {"text": "eins zwei"}
+    else:
+        source, encoder = Waveform(sampling_rate=8000), partial(PyramidalEncoder, hidden_size=12, factors=[2])
+        given = {"data": base64.b64encode(sound()).decode()}
+    made = make_model(encoder=encoder, decoder=partial(ParallelDecoder, **SIZES, attention=GeneralAttention))
+    made.attach(Processor(source, target))
+    predictor = Predictor(made)
+    raw = request_of(source)(**given).raw()
+    [[expected]] = predictor.stream([raw], replace(predictor.model.generation, num_return_sequences=1))
+    with connected(Service(predictor, LIMITS)) as client:
+        assert client.post("/predict", json=given).json()["outputs"] == [
+            {"text": expected.text, "score": expected.score}
+        ]
 
 
 def test_the_command_explains_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

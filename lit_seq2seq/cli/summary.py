@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -18,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lit_seq2seq.data import Seq2SeqDataModule
-from lit_seq2seq.features import Feature, MultiSource, Records
+from lit_seq2seq.features import Feature
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.inference.pictures import attention_figure
 from lit_seq2seq.inference.predictor import Output, Predictor
@@ -135,15 +134,8 @@ def _draw(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, r
 
 def generate_command(first: Any, feature: Feature, model: Seq2SeqModel, folder: Path) -> str:
     """Return the command that makes outputs: for `first` where it fits on a line, otherwise for files."""
-    line = first
-    if isinstance(feature, Records):
-        line = feature.show(first)
-    elif isinstance(first, Mapping) and isinstance(feature, MultiSource):
-        line = json.dumps(
-            {name: value if isinstance(value, str | list) else "FILE" for name, value in first.items()},
-            ensure_ascii=False,
-        )
-    if not isinstance(line, str):
+    line = feature.typed(first)
+    if line is None:
         given = "ls FILES |"
     elif "\n" in line or len(line) > _LONGEST:
         given = "cat FILE |"  # an input a line

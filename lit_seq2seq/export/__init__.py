@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,6 @@ import torch
 from jsonargparse import ArgumentParser
 
 from lit_seq2seq import runtime
-from lit_seq2seq.features import Feature, MultiSource, Processor, Records, Tokenizer
 from lit_seq2seq.files.paths import expect_own, local_path
 from lit_seq2seq.files.untrusted import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
@@ -54,6 +54,7 @@ def export_model(
 
     Example:
         >>> from functools import partial
+        >>> from lit_seq2seq.features import Processor, Tokenizer
         >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
         >>> tokenizer = Tokenizer(model="char")
         >>> tokenizer.train(["abc"])
@@ -154,12 +155,13 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) 
     (folder / SHORTLIST).unlink(missing_ok=True)
     if tables := _shortlist(model):
         np.savez(folder / SHORTLIST, **tables)
+    specials = {"target": processor.target.specials, **processor.source_feature.special_ids("source")}
     settings = {
         "format": FORMAT,
         "variants": list(variants),
         "generation": asdict(model.generation),
         "reranker": _reranker(model),
-        "specials": {name: asdict(tokenizer.specials) for name, tokenizer in vocabularies(processor).items()},
+        "specials": {name: asdict(ids) for name, ids in specials.items()},
         "target_size": len(processor.target),
         "copy": processor.copy,
         "alone": model.net.encoder.alone,
@@ -170,6 +172,17 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) 
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(runtime.__file__).parent, folder / "runtime", dirs_exist_ok=True, ignore=ignored)
+    for module in _own_modules(processor.to_dict()):
+        if "." not in module:  # packages have to be installed
+            shutil.copy(str(importlib.import_module(module).__file__), folder / f"{module}.py")
+
+
+def _own_modules(described: object) -> list[str]:
+    """Name the modules of a user's own that read the inputs of a model."""
+    if not isinstance(described, Mapping):
+        return []
+    inner = [module for part in described.values() for module in _own_modules(part)]
+    return inner + ([str(described["reader"]).rpartition(".")[0]] if "reader" in described else [])
 
 
 def _reranker(model: Seq2SeqModel) -> dict[str, object] | None:
@@ -204,16 +217,6 @@ def left_out(model: Seq2SeqModel) -> str:
     if model.shortlist is not None and not _shortlist(model):
         notes.append(f"The runtime has no shortlist for {type(model.net.output).__name__}: it scores all symbols.")
     return " ".join(notes)
-
-
-def vocabularies(processor: Processor) -> dict[str, Tokenizer]:
-    """Name the tokenizers of a model, as `lit_seq2seq.runtime.inputs.load_reader` asks for them."""
-    feature = processor.source_feature
-    parts = feature.features if isinstance(feature, MultiSource) else {}
-    sides: dict[str, Feature] = {"target": processor.target, "source": feature}
-    sides |= {f"source.{name}": part for name, part in parts.items()}
-    inner = {side: one.tokenizer if isinstance(one, Records) else one for side, one in sides.items()}
-    return {side: one for side, one in inner.items() if isinstance(one, Tokenizer)}
 
 
 _README = """\

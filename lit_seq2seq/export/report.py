@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lit_seq2seq.export.graphs import inputs_of
-from lit_seq2seq.features import Feature, MultiSource, Processor, Waveform
+from lit_seq2seq.features import Processor
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.runtime.beam import select
@@ -45,43 +44,15 @@ class Measured:
 
 
 def random_source(processor: Processor, count: int, length: int, seed: int = 0) -> Padded | Sources:
-    """Draw sources of lengths from 2 to `length`, the first of which has just that length; images have one size.
-
-    Args:
-        processor: says what a source is.
-        count: number of sources.
-        length: number of positions; of samples of recordings so many times 40 ms.
-        seed: of the random numbers.
-    """
+    """Draw sources as `Feature.random` does, with what can be copied from them."""
     generator = torch.Generator().manual_seed(seed)
-    feature = processor.source_feature
-    if isinstance(feature, MultiSource):
-        return Sources({name: _random(one, count, length, generator) for name, one in feature.features.items()})
-    source = _random(feature, count, length, generator)
+    source = processor.source_feature.random(count, length, generator)
     if not processor.copy:
         return source
+    assert isinstance(source, Padded)
     own = ("one", "two")
     names = torch.randint(processor.target.size + len(own), (count, length), generator=generator)
     return CopySource(source.values, source.lengths, names, (own,) * count)
-
-
-def _random(feature: Feature, count: int, length: int, generator: torch.Generator) -> Padded:
-    empty, size = feature.collate([feature.nothing()]), feature.size
-    assert isinstance(empty, Padded)
-    assert isinstance(size, int)
-    shape = empty.values.shape  # (1, S) ids, (1, S, F) vectors or (1, H, W, C) pixels
-    if len(shape) == 4:
-        pixels = torch.randn(count, *shape[1:], generator=generator)
-        return Padded(pixels, torch.full((count,), shape[1]))
-    if isinstance(feature, Waveform):
-        length *= feature.sampling_rate // 25
-    lengths = torch.randint(length // 6, length + 1, (count,), generator=generator)
-    lengths[0] = length
-    if len(shape) == 3:
-        values: Tensor = torch.randn(count, length, shape[2], generator=generator)
-        return Padded(values.masked_fill(torch.arange(length)[:, None] >= lengths[:, None, None], 0), lengths)
-    source = Padded(torch.randint(size, (count, length), generator=generator), lengths)
-    return Padded(source.values.masked_fill(~source.mask, 0), lengths)
 
 
 Run = Callable[["Padded | Sources"], object]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import Generator
 
 from lit_seq2seq.features.augmentation import SpecAugment
-from lit_seq2seq.features.feature import Array, is_column
+from lit_seq2seq.features.feature import Array, Medium, is_column
 from lit_seq2seq.features.speech import Normalization, VectorFeature
 from lit_seq2seq.runtime.audio import (
     MAX_SECONDS,
@@ -19,9 +20,8 @@ from lit_seq2seq.runtime.audio import (
     read_audio,
     samples_of,
 )
-from lit_seq2seq.runtime.readers import is_nothing
 from lit_seq2seq.runtime.vectors import FloatArray
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Padded, Sources, UserError
 
 # The samples of a row come as a list, which does not tell integers of 8 bits, or unsigned ones, from those of 16.
 _SAMPLES = ("float16", "float32", "float64", "int16", "int32", "int64")
@@ -34,6 +34,7 @@ class Recordings(VectorFeature):
     `sampling_rate` and `max_seconds` are in their configuration.
     """
 
+    medium: ClassVar[Medium | None] = "audio"
     column_kind: ClassVar[str] = "audio (a recording, the bytes or the path of one, or samples)"
     input_kind: ClassVar[str] = "a recording: its path, its bytes, samples, or a mapping with array and sampling_rate"
 
@@ -58,10 +59,6 @@ class Recordings(VectorFeature):
     def accepts(self, raw: object) -> bool:
         """Tell whether `raw` is one recording."""
         return isinstance(raw, str | Path | bytes | Mapping) or (isinstance(raw, np.ndarray) and raw.ndim == 1)
-
-    def is_missing(self, raw: object) -> bool:
-        """Tell whether a row has no recording."""
-        return is_nothing(raw)
 
     def show(self, raw: Any) -> str:
         """Return the duration, with the name of the file where there is one."""
@@ -197,6 +194,10 @@ class Waveform(Recordings):
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
         """Turn recordings into samples `(T, 1)` float32."""
         return [self._normalized(self.frames(value)) for value in raw]
+
+    def random(self, count: int, length: int, generator: Generator) -> Padded | Sources:
+        """Draw recordings of up to `length` times 40 ms."""
+        return super().random(count, length * (self.sampling_rate // 25), generator)
 
     def measure(self, raw: Sequence[Any]) -> list[int]:
         """Count samples from the headers of files, without decoding them."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeGuard
+from typing import Any, ClassVar, Literal, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from lit_seq2seq.runtime.readers import Reader, is_nothing, own_reader
 from lit_seq2seq.runtime.untrusted import check_settings
 from lit_seq2seq.settings import spec
-from lit_seq2seq.types import Padded, Sources, UserError
+from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
 Array = npt.NDArray[np.generic]
+Medium = Literal["text", "record", "frames", "audio", "image"]
 
 
 class Feature(ABC):
@@ -36,8 +38,16 @@ class Feature(ABC):
     A row with several targets holds its source once: it is stored once, and encoded once for all examples in a batch
     that share it. Random changes draw from torch's random state, which differs between data-loading processes.
 
+    A feature of your own reads texts unless it says otherwise, and needs `config`, `size` and a `reader_class`; or, in
+    place of that, its own `encode`, `nothing` and `collate`.
+
     Attributes:
         config: arguments of the constructor, as plain values.
+        reader_class: what turns raw values into arrays without torch, here and in exported models: made from what
+            `to_dict` says, with `encode`, `nothing` and what else it does otherwise than
+            `lit_seq2seq.runtime.readers.Reader`.
+        medium: how an input comes over HTTP and on a page: a `text`, a `record` (any JSON), `frames` (lists of
+            numbers), or a file with `audio` or an `image`; `None` where there is no way.
         column_kind: what a dataset's column must hold, for the error message.
         input_kind: what one raw input must be, with its article, for the error message.
         random_settings: names in `config` that only act on training batches, not on what is learned or stored.
@@ -48,8 +58,10 @@ class Feature(ABC):
     """
 
     config: dict[str, Any]
-    column_kind: ClassVar[str]
-    input_kind: ClassVar[str]
+    reader_class: ClassVar[type | None] = None
+    medium: ClassVar[Medium | None] = "text"
+    column_kind: ClassVar[str] = "text"
+    input_kind: ClassVar[str] = "a text"
     random_settings: ClassVar[tuple[str, ...]] = ()
     rows_at_once: ClassVar[int] = 50
     input_limit: ClassVar[int | None] = None
@@ -57,21 +69,28 @@ class Feature(ABC):
 
     # ---------------------------------------------------------------------------------------------- what it reads
 
-    @abstractmethod
+    @property
+    def reader(self) -> Reader:
+        """What turns raw values into arrays, see `reader_class`."""
+        if self.reader_class is None:
+            raise UserError(f"{type(self).__name__} has no reader_class: give it one, or encode, nothing and collate")
+        return own_reader(self.reader_class)(**self.to_dict())
+
     def accepts_column(self, column: object) -> bool:
         """Tell whether values of a column of this type of `datasets` can be read; files come undecoded."""
+        return is_column(column, "Value") and column.dtype in ("string", "large_string")
 
-    @abstractmethod
     def accepts(self, raw: object) -> bool:
         """Tell whether `raw` is one input, rather than a collection of inputs or something else."""
+        return isinstance(raw, str)
 
     def is_missing(self, raw: object) -> bool:
         """Tell whether a row has no input."""
-        return raw is None
+        return is_nothing(raw)
 
     def show(self, raw: Any) -> str:
         """Describe an input in a few words, for tables of samples."""
-        return "" if raw is None else type(raw).__name__
+        return raw if isinstance(raw, str) else "" if raw is None else type(raw).__name__
 
     def labels(self, source: Padded | Sources, row: int) -> list[str]:
         """Name each position of one source of a batch that `collate` made; nothing where positions have no names."""
@@ -80,6 +99,15 @@ class Feature(ABC):
     def picture(self, raw: Any) -> Array | None:
         """Return an input as the model sees it, `(H, W, 3)` pixels from 0 to 255; `None` for what is no image."""
         return None
+
+    def pictures(self, raw: Any) -> dict[str, Array]:
+        """Return each image of an input by the name of its source; the only source has none."""
+        found = self.picture(raw)
+        return {} if found is None else {"": found}
+
+    def typed(self, raw: Any) -> str | None:
+        """Write an input on one line, as the command line reads it; `None` where it cannot be."""
+        return raw if isinstance(raw, str) else None
 
     # ---------------------------------------------------------------------------------------------- hidden in targets
 
@@ -144,6 +172,10 @@ class Feature(ABC):
         """Id that stands for any symbol that the vocabulary lacks; `None` where there is none."""
         return None
 
+    def special_ids(self, side: str) -> dict[str, SpecialIds]:
+        """Return the special symbols that readers of exported models need, `side` being the name of this source."""
+        return {}
+
     # ---------------------------------------------------------------------------------------------- encoding
 
     @property
@@ -159,7 +191,6 @@ class Feature(ABC):
         """Whether `encode` is random when training, so that stored arrays do not serve for it."""
         return False
 
-    @abstractmethod
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
         """Turn raw values into arrays, each `(T, ...)` with T >= 1.
 
@@ -170,6 +201,7 @@ class Feature(ABC):
         Raises:
             UserError: a value cannot be read.
         """
+        return self.reader.encode(raw)
 
     def augment(self, array: Array) -> Array:
         """Change an encoded array at random, for one training example; the array itself must stay as it is."""
@@ -183,17 +215,44 @@ class Feature(ABC):
         """Count the positions of raw values; a feature that is not stored overrides this where it can be cheaper."""
         return [self.positions(array) for array in self.encode(raw)]
 
-    @abstractmethod
     def nothing(self) -> Array:
         """Return the array that stands for a missing input that must be kept."""
+        return self.reader.nothing()
 
     def truncate(self, array: Array, length: int) -> Array:
         """Shorten an encoded array to at most `length` positions."""
-        return array[:length]
+        return array[:length] if self.reader_class is None else self.reader.truncate(array, length)
 
-    @abstractmethod
     def collate(self, arrays: Sequence[Array]) -> Padded | Sources:
         """Pad encoded arrays at the end into one batch."""
+        batch = self.reader.collate(arrays)
+        return Padded(torch.from_numpy(batch["source"]), torch.from_numpy(batch["lengths"]))
+
+    def random(self, count: int, length: int, generator: torch.Generator) -> Padded | Sources:
+        """Draw sources to try a model with: of 1/6 to all of `length`, which the first one has; images have one size.
+
+        Args:
+            count: number of sources.
+            length: number of positions.
+            generator: of the random numbers.
+        """
+        empty, size = self.collate([self.nothing()]), self.size
+        assert isinstance(empty, Padded)
+        assert isinstance(size, int)
+        shape = empty.values.shape  # (1, S) ids, (1, S, F) vectors or (1, H, W, C) pixels
+        if len(shape) == 4:
+            pixels = torch.randn(count, *shape[1:], generator=generator)
+            return Padded(pixels, torch.full((count,), shape[1]))
+        lengths = torch.randint(length // 6, length + 1, (count,), generator=generator)
+        lengths[0] = length
+        whole = (count, length, *shape[2:])
+        values = (
+            torch.randint(size, whole, generator=generator)
+            if len(shape) == 2
+            else torch.randn(whole, generator=generator)
+        )
+        outside = (torch.arange(length) >= lengths[:, None]).view(count, length, *[1] * len(shape[2:]))
+        return Padded(values.masked_fill(outside, 0), lengths)
 
     # ---------------------------------------------------------------------------------------------- saving
 
@@ -221,8 +280,6 @@ class Feature(ABC):
 class TextFeature(Feature):
     """Base of texts as ids between or before special symbols, of which the last is kept when a text is cut."""
 
-    column_kind: ClassVar[str] = "text"
-    input_kind: ClassVar[str] = "a text"
     rows_at_once: ClassVar[int] = 1000
 
     @property
@@ -230,21 +287,9 @@ class TextFeature(Feature):
     def padding(self) -> int:
         """Id that fills up a batch."""
 
-    def accepts_column(self, column: object) -> bool:
-        """Tell whether a column holds text."""
-        return is_column(column, "Value") and column.dtype in ("string", "large_string")
-
-    def accepts(self, raw: object) -> bool:
-        """Tell whether `raw` is a text."""
-        return isinstance(raw, str)
-
     def is_missing(self, raw: object) -> bool:
-        """Tell whether a text is absent or blank."""
+        """Tell whether a text is absent or blank; anything else is a mistake, which `encode` tells."""
         return raw is None or (isinstance(raw, str) and (not raw or raw.isspace()))
-
-    def show(self, raw: str | None) -> str:
-        """Return the text itself."""
-        return raw or ""
 
     @property
     def stored_as(self) -> str:
@@ -273,8 +318,9 @@ def is_column(column: object, *kinds: str) -> TypeGuard[Any]:
 
 
 def describe_feature(feature: Feature) -> dict[str, Any]:
-    """Describe a feature by the name of its class and by what `to_dict` says."""
-    return {"class_path": spec.public_name(type(feature)), **feature.to_dict()}
+    """Describe a feature by the name of its class, and of its reader, and by what `to_dict` says."""
+    named = {} if feature.reader_class is None else {"reader": spec.public_name(feature.reader_class)}
+    return {"class_path": spec.public_name(type(feature)), **named, **feature.to_dict()}
 
 
 def build_feature(values: dict[str, Any], trust: tuple[str, ...] = ()) -> Feature:

@@ -11,9 +11,8 @@ import numpy as np
 import PIL.Image
 import torch
 
-from lit_seq2seq.features.feature import Array, Feature, is_column
+from lit_seq2seq.features.feature import Array, Feature, Medium, is_column
 from lit_seq2seq.runtime.images import GREY, decode_image, fitted, normalized_pixels, open_image
-from lit_seq2seq.runtime.readers import is_nothing
 from lit_seq2seq.types import Padded, UserError
 
 Fit = Literal["crop", "stretch", "pad"]
@@ -47,6 +46,7 @@ class Image(Feature):
         UserError: a setting is out of its range.
     """
 
+    medium: ClassVar[Medium | None] = "image"
     column_kind: ClassVar[str] = "images (an Image column, bytes or paths)"
     input_kind: ClassVar[str] = "an image: a path, bytes, a Pillow image, or a mapping with bytes or path"
     random_settings: ClassVar[tuple[str, ...]] = ("smallest_crop", "flip")
@@ -96,10 +96,6 @@ class Image(Feature):
         if isinstance(raw, Mapping):
             return bool(raw.keys() & {"bytes", "path"})
         return isinstance(raw, PIL.Image.Image | bytes | str | os.PathLike)
-
-    def is_missing(self, raw: object) -> bool:
-        """Tell whether a row has no image."""
-        return is_nothing(raw)
 
     def show(self, raw: Any) -> str:
         """Return the path, or the width and height."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
+from torch import Generator
 
-from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature
+from lit_seq2seq.features.feature import Array, Feature, Medium, build_feature, describe_feature
 from lit_seq2seq.runtime.inputs import bundled, fair_share, lacks_all, read_sources
 from lit_seq2seq.runtime.readers import encode_named
-from lit_seq2seq.types import Padded, Sources, UserError
+from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
 
 class MultiSource(Feature):
@@ -39,6 +41,7 @@ class MultiSource(Feature):
         ([[4, 5, 3], [6, 3, 0]], [4, 3])
     """
 
+    medium: ClassVar[Medium | None] = None
     column_kind: ClassVar[str] = "a column of its own for each source"
     input_kind: ClassVar[str] = "a mapping from the name of each source to its input, or the JSON text of one"
     rows_at_once: ClassVar[int] = 100
@@ -85,6 +88,23 @@ class MultiSource(Feature):
         read = self._read(raw)
         pictures = {name: feature.picture(read.get(name)) for name, feature in self.features.items()}
         return {name: picture for name, picture in pictures.items() if picture is not None}
+
+    def typed(self, raw: Any) -> str | None:
+        """Write the JSON of an input, with FILE for what is neither a text nor a list."""
+        if not isinstance(raw, Mapping):
+            return super().typed(raw)
+        plain = {name: value if isinstance(value, str | list) else "FILE" for name, value in raw.items()}
+        return json.dumps(plain, ensure_ascii=False)
+
+    def special_ids(self, side: str) -> dict[str, SpecialIds]:
+        """Those of each source, as `side.NAME`."""
+        found = [feature.special_ids(f"{side}.{name}") for name, feature in self.features.items()]
+        return {name: ids for one in found for name, ids in one.items()}
+
+    def random(self, count: int, length: int, generator: Generator) -> Sources:
+        """Draw each source."""
+        drawn = {name: feature.random(count, length, generator) for name, feature in self.features.items()}
+        return Sources(cast("dict[str, Padded]", drawn))
 
     def _read(self, raw: Any) -> Mapping[str, Any]:
         return read_sources(raw, self.features)

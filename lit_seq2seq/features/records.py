@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
-from lit_seq2seq.features.feature import Array, Feature, is_column
+from lit_seq2seq.features.feature import Array, Feature, Medium, is_column
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.runtime.placeholders import Delexicalized
 from lit_seq2seq.runtime.readers import is_nothing
 from lit_seq2seq.runtime.records import linearize, read_record, several
-from lit_seq2seq.types import Padded, Sources, UserError
+from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
 
 class Records(Feature):
@@ -41,6 +41,7 @@ class Records(Feature):
         '⟨name⟩ __name__ ⟨food⟩ Indian'
     """
 
+    medium: ClassVar[Medium | None] = "record"
     column_kind: ClassVar[str] = "records (text, slots or lists)"
     input_kind: ClassVar[str] = "a record"
     rows_at_once: ClassVar[int] = 1000
@@ -92,11 +93,19 @@ class Records(Feature):
         """Tell whether a record is absent or has no slot."""
         if isinstance(raw, Mapping):
             return not any(map(several, raw.values()))
-        return self.tokenizer.is_missing(raw) if isinstance(raw, str) else is_nothing(raw)
+        return is_nothing(raw)
 
     def show(self, raw: Any) -> str:
         """Write the record as JSON, which can be read again; a text as it is."""
         return raw if isinstance(raw, str) else "" if raw is None else json.dumps(raw, ensure_ascii=False, default=str)
+
+    def typed(self, raw: Any) -> str:
+        """Write the record on one line."""
+        return self.show(raw)
+
+    def special_ids(self, side: str) -> dict[str, SpecialIds]:
+        """Those of its vocabulary."""
+        return self.tokenizer.special_ids(side)
 
     def labels(self, source: Padded | Sources, row: int) -> list[str]:
         """Name each id of one source of a batch."""

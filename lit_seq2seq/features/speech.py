@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from lit_seq2seq.features.augmentation import SpecAugment
-from lit_seq2seq.features.feature import Array, Feature, is_column, padded
-from lit_seq2seq.runtime.readers import is_nothing
+from lit_seq2seq.features.feature import Array, Feature, Medium, is_column, padded
 from lit_seq2seq.runtime.vectors import SMALLEST_DEVIATION, FloatArray, check_frames, normalized, stacked, with_deltas
 from lit_seq2seq.types import Padded, UserError
 
@@ -169,6 +168,7 @@ class Frames(VectorFeature):
         UserError: a setting is out of its range.
     """
 
+    medium: ClassVar[Medium | None] = "frames"
     column_kind: ClassVar[str] = "a list of frames, each a list of numbers,"
     input_kind: ClassVar[str] = "an array of frames (T, F), or a list of lists of numbers"
     rows_at_once: ClassVar[int] = 200
@@ -204,10 +204,6 @@ class Frames(VectorFeature):
         if isinstance(raw, np.ndarray | torch.Tensor):
             return raw.ndim == 2
         return isinstance(raw, list) and bool(raw) and isinstance(raw[0], list) and not _nested(raw[0])
-
-    def is_missing(self, raw: object) -> bool:
-        """Tell whether a row has no frames."""
-        return is_nothing(raw)
 
     def show(self, raw: Any) -> str:
         """Return the number of frames."""

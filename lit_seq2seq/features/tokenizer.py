@@ -138,6 +138,10 @@ class Tokenizer(TextFeature, Symbols):
         self.backend  # noqa: B018 - raises if there is no vocabulary
         return self._specials
 
+    def special_ids(self, side: str) -> dict[str, SpecialIds]:
+        """Its own."""
+        return {side: self.specials}
+
     @property
     def unknown_id(self) -> int | None:
         """Id of the unknown symbol, where there is one."""

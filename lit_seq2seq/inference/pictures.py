@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from lit_seq2seq.features import Feature, MultiSource
+from lit_seq2seq.features import Feature
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.inference.predictor import Output
 from lit_seq2seq.plots import AttentionExample, CaptionExample, plot_attention_grid, plot_captions
@@ -46,11 +46,7 @@ def attention_figure(
     for source, output in zip(sources, outputs, strict=True):
         if output.attention is None or not output.attention.numel():
             continue
-        if isinstance(feature, MultiSource):
-            found = [_part(name, image, output) for name, image in feature.pictures(source).items()]
-        else:
-            image = feature.picture(source)
-            found = [] if image is None else [CaptionExample(image, output.attention, output.tokens, output.text)]
+        found = [_part(name, image, output) for name, image in feature.pictures(source).items()]
         pictured += found
         if not found and max(output.attention.shape) <= _MOST:
             tables.append(AttentionExample(output.attention, output.source_tokens, output.tokens))
@@ -60,8 +56,10 @@ def attention_figure(
 
 
 def _part(name: str, image: Array, output: Output) -> CaptionExample:
-    """Cut out the attention to one of several sources."""
+    """Cut out the attention to one of several sources, or take all where there is one."""
     assert output.attention is not None
+    if not output.regions:
+        return CaptionExample(image, output.attention, output.tokens, output.text)
     parts = torch.split(output.attention, list(output.regions.values()), dim=1)
     weights = dict(zip(output.regions, parts, strict=True))[name]  # (T, S_k)
     shares = [f"{token} {share:.0%}" for token, share in zip(output.tokens, weights.sum(dim=1).tolist(), strict=True)]

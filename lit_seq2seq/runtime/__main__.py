@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--model", nargs="+", default=[here], help="exported folder; several make an ensemble")
     parser.add_argument("--variant", default="fp32", help="fp32, fp16 or int8")
     parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: as onnxruntime chooses")
+    parser.add_argument("--trust", nargs="+", default=(), help="modules of others that may be imported to read inputs")
     names = [field.name for field in dataclasses.fields(GenerationConfig)]
     for name in names:
         parser.add_argument(f"--{name}", type=_plain, default=argparse.SUPPRESS, help="the model's own if left out")
@@ -30,7 +31,7 @@ def main() -> int:
         sys.stdout.reconfigure(encoding="utf-8")
     warnings.formatwarning = lambda message, *_args, **_options: f"warning: {message}\n"
     try:
-        model = Model(arguments["model"], arguments["variant"], arguments["threads"])
+        model = Model(arguments["model"], arguments["variant"], arguments["threads"], arguments["trust"])
         options = {name: arguments[name] for name in names if name in arguments}
         for outputs in model(list(read_lines(sys.stdin.buffer, "standard input")), **options):
             print(*[one_line(output.text) for output in outputs], *[""] * (len(outputs) > 1), sep="\n")

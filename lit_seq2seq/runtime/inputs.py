@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,18 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
-from .readers import Array, Named, Pixels, PretrainedText, Reader, RecordText, Text, Vectors, encode_named
+from .readers import (
+    Array,
+    Named,
+    Pixels,
+    PretrainedText,
+    Reader,
+    RecordText,
+    Text,
+    Vectors,
+    encode_named,
+    own_reader,
+)
 from .text import SpecialIds, Vocabulary
 from .untrusted import check_settings, read_json, undamaged
 
@@ -114,12 +126,13 @@ class Several(Reader):
         }
 
 
-def load_reader(folder: Path, specials: dict[str, SpecialIds]) -> tuple[Reader, Vocabulary]:
+def load_reader(folder: Path, specials: dict[str, SpecialIds], trust: Sequence[str] = ()) -> tuple[Reader, Vocabulary]:
     """Read the files of a `lit_seq2seq.features.Processor`.
 
     Args:
         folder: where they are.
         specials: ids of the special symbols of `source` and `target`.
+        trust: modules or classes that may be imported to read the inputs.
 
     Returns:
         What reads inputs, and the vocabulary of the outputs.
@@ -127,10 +140,12 @@ def load_reader(folder: Path, specials: dict[str, SpecialIds]) -> tuple[Reader, 
     described = read_json(folder / "processor.json")
     with undamaged(folder / "processor.json"):
         check_settings({"source_prefix": described["source_prefix"]}, folder / "processor.json")
-        return _load_reader(folder, described, specials)
+        return _load_reader(folder, described, specials, trust)
 
 
-def _load_reader(folder: Path, described: dict[str, Any], specials: dict[str, SpecialIds]) -> tuple[Reader, Vocabulary]:
+def _load_reader(
+    folder: Path, described: dict[str, Any], specials: dict[str, SpecialIds], trust: Sequence[str]
+) -> tuple[Reader, Vocabulary]:
     source, prefix = described["source"], described["source_prefix"]
     alone = source is None or "class_path" in source
     target = Vocabulary(read_json(folder / f"{'' if alone else 'target_'}tokenizer.json"), specials["target"])
@@ -138,13 +153,17 @@ def _load_reader(folder: Path, described: dict[str, Any], specials: dict[str, Sp
         return Text(target, prefix), target
     if "class_path" not in source:
         return Text(Vocabulary(read_json(folder / "source_tokenizer.json"), specials["source"]), prefix), target
-    return _reader(source, specials, "source", prefix), target
+    return _reader(source, specials, "source", trust, prefix), target
 
 
-def _reader(source: dict[str, Any], specials: dict[str, SpecialIds], side: str, prefix: str = "") -> Reader:
+def _reader(
+    source: dict[str, Any], specials: dict[str, SpecialIds], side: str, trust: Sequence[str], prefix: str = ""
+) -> Reader:
     """Make the reader of a feature that a `processor.json` describes; `side` is its name in `specials`."""
-    kind = source["class_path"].split(".")[-1]
+    package, *_, kind = source["class_path"].split(".")
     check_settings(source.get("config"), f"the {kind} of the processor")
+    if package != "lit_seq2seq":
+        return _own(source, trust)
     if kind == "Tokenizer":
         return Text(Vocabulary(source["tokenizer"], specials[side]), prefix)
     if kind == "Records":
@@ -157,5 +176,24 @@ def _reader(source: dict[str, Any], specials: dict[str, SpecialIds], side: str, 
     if kind == "Image":
         return Pixels(source["config"])
     if kind == "MultiSource":
-        return Several({name: _reader(one, specials, f"source.{name}") for name, one in source["features"].items()})
+        parts = source["features"].items()
+        return Several({name: _reader(one, specials, f"source.{name}", trust) for name, one in parts})
     raise UserError(f"this runtime cannot read the inputs of {kind:.80}")
+
+
+def _own(source: dict[str, Any], trust: Sequence[str]) -> Reader:
+    """Make the reader that a feature of a user's own names."""
+    path = source.get("reader")
+    if not isinstance(path, str):
+        raise UserError(f"this runtime cannot read the inputs of {source['class_path']:.80}: give it a reader_class")
+    module, _, name = path.rpartition(".")
+    if not any(f"{path}.".startswith(f"{one}.") for one in trust):
+        raise UserError(
+            f"the inputs are read by {path:.80}, which is no part of lit_seq2seq: if you trust its author, pass "
+            f"trust=({module!r:.80},), or --trust {module:.80}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{path} cannot be imported ({error}): put {module} on Python's path") from error
+    return own_reader(found)(**{key: value for key, value in source.items() if key not in ("class_path", "reader")})

@@ -41,6 +41,7 @@ class Model:
         folder: what `lit-seq2seq export` has written; several make an ensemble, which averages their probabilities.
         variant: `fp32`, `fp16` or `int8`.
         threads: number of threads; 0 lets onnxruntime choose.
+        trust: modules of others that may be imported to read the inputs, so that their code runs.
 
     Raises:
         UserError: there is no such model or variant, or several have not one vocabulary.
@@ -51,6 +52,7 @@ class Model:
         folder: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         variant: str = "fp32",
         threads: int = 0,
+        trust: str | Sequence[str] = (),
     ) -> None:
         folders = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
         if not folders or threads < 0:
@@ -65,7 +67,9 @@ class Model:
                 )
         self.network: Decodable = first if len(networks) == 1 else Ensemble(networks)
         self.folder, self.settings = first.folder, first.settings
-        self.reader, self.target = load_reader(first.folder, first.vocabularies)
+        self.reader, self.target = load_reader(
+            first.folder, first.vocabularies, (trust,) if isinstance(trust, str) else trust
+        )
         with undamaged(f"the model in {self.folder}"):
             self.copy_map = None
             if self.settings["copy"]:

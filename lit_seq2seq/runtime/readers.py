@@ -23,7 +23,7 @@ Named = dict[str, Array]
 
 
 def is_nothing(raw: object) -> bool:
-    """Tell whether there is no recording, image or frames: no value or an empty one, or a mapping of such.
+    """Tell whether there is no input: no value, an empty one or blank text, or a mapping of such.
 
     Example:
         >>> is_nothing({"bytes": None, "path": ""}), is_nothing(b""), is_nothing("a.wav")
@@ -31,7 +31,8 @@ def is_nothing(raw: object) -> bool:
     """
     if isinstance(raw, Mapping):
         return all(is_nothing(value) for key, value in raw.items() if key != "sampling_rate")
-    return raw is None or (isinstance(raw, str | bytes | list | tuple) and not raw)
+    empty = isinstance(raw, str | bytes | list | tuple) and not raw
+    return raw is None or empty or (isinstance(raw, str) and raw.isspace())
 
 
 def encode_named(
@@ -61,6 +62,9 @@ def encode_named(
 class Reader(ABC):
     """Turns raw inputs of one kind into padded arrays."""
 
+    pad: int = 0
+    """What stands at padding."""
+
     def is_missing(self, raw: Any) -> bool:
         """Tell whether there is no input, so that the output is empty."""
         return is_nothing(raw)
@@ -81,14 +85,14 @@ class Reader(ABC):
         """Count the positions of an array."""
         return len(array)
 
-    @abstractmethod
     def truncate(self, array: Array, length: int) -> Array:
         """Shorten an array to at most `length` positions."""
+        return array[:length]
 
     def collate(self, arrays: Sequence[Array]) -> Named:
         """Pad arrays at the end: `source (B, S, ...)` and `lengths (B,)`, as the encoder names its inputs."""
         lengths = np.array([len(array) for array in arrays], np.int64)
-        values = np.zeros((len(arrays), lengths.max(), *arrays[0].shape[1:]), arrays[0].dtype)
+        values = np.full((len(arrays), lengths.max(), *arrays[0].shape[1:]), self.pad, arrays[0].dtype)
         for row, array in zip(values, arrays, strict=True):
             row[: len(array)] = array
         return {"source": values, "lengths": lengths}
@@ -109,9 +113,10 @@ class Text(Reader):
     def __init__(self, vocabulary: Vocabulary, prefix: str = "") -> None:
         self.vocabulary = vocabulary
         self.prefix = prefix
+        self.pad = vocabulary.specials.pad
 
     def is_missing(self, raw: Any) -> bool:
-        """Tell whether a text is absent or blank."""
+        """Tell whether a text is absent or blank; anything else is a mistake, which `encode` tells."""
         return raw is None or (isinstance(raw, str) and (not raw or raw.isspace()))
 
     def encode(self, raw: Sequence[Any]) -> list[Array]:
@@ -129,13 +134,6 @@ class Text(Reader):
     def truncate(self, array: Array, length: int) -> Array:
         """Shorten ids that end with EOS to ids that end with EOS."""
         return array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]])
-
-    def collate(self, arrays: Sequence[Array]) -> Named:
-        """Pad with the padding symbol."""
-        found = super().collate(arrays)
-        padding = np.arange(found["source"].shape[1]) >= found["lengths"][:, None]
-        found["source"][padding] = self.vocabulary.specials.pad
-        return found
 
 
 class PretrainedText(Text):
@@ -169,7 +167,7 @@ class RecordText(Text):
         """Tell whether a record is absent or has no slot."""
         if isinstance(raw, Mapping):
             return not any(map(several, raw.values()))
-        return super().is_missing(raw) if isinstance(raw, str) else is_nothing(raw)
+        return is_nothing(raw)
 
     def _hidden(self, raw: Any) -> Delexicalized:
         return Delexicalized(read_record(raw), self.config.get("delexicalize", ()))
@@ -229,10 +227,6 @@ class Vectors(Reader):
         size = int(config.get("n_mels") or config.get("channels") or 1)
         return np.zeros((1, size * (1 + config.get("deltas", 0)) * self._stack), np.float32)
 
-    def truncate(self, array: Array, length: int) -> Array:
-        """Drop positions from the end."""
-        return array[:length]
-
 
 class Pixels(Reader):
     """Images as pixels of one size.
@@ -273,3 +267,27 @@ class Pixels(Reader):
 
         values = normalized_pixels(np.stack(arrays), self.config["mean"], self.config["std"])
         return {"source": values, "lengths": np.full(len(arrays), self.config["size"], np.int64)}
+
+
+def own_reader(found: type) -> type[Reader]:
+    """Give a class of a user's own what it lacks of a `Reader`; where it raises `ValueError`, an input cannot be read.
+
+    Example:
+        >>> class Codes:
+        ...     def encode(self, raw):
+        ...         return [np.array([int(code) for code in text.split()]) for text in raw]
+        ...     def nothing(self):
+        ...         return np.zeros(1, np.int64)
+        >>> reader = own_reader(Codes)()
+        >>> reader.collate(reader.encode(["4 5", "6"]))["source"].tolist()
+        [[4, 5], [6, 0]]
+    """
+
+    def encode(self: Reader, raw: Sequence[Any]) -> list[Array]:
+        try:
+            made: list[Array] = found.encode(self, raw)  # type: ignore[attr-defined]
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return made
+
+    return type(found.__name__, (found, Reader), {"encode": encode, "__module__": found.__module__})

@@ -11,8 +11,7 @@ import torch
 from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
 
-from lit_seq2seq.features import Feature, Image
-from lit_seq2seq.features.audio import Recordings
+from lit_seq2seq.features import Feature
 from lit_seq2seq.inference.pictures import attention_figure
 from lit_seq2seq.inference.pipelines import load_model, override
 from lit_seq2seq.inference.predictor import Output, Predictor
@@ -86,10 +85,11 @@ class Page:
         import gradio
 
         generation = self.predictor.model.generation
+        is_file = self.feature.medium in ("image", "audio")
 
         def answer(given: Any, *options: Any) -> Answer:
             try:
-                return self.answer(given if given is None or is_text else Path(given).read_bytes(), *options)
+                return self.answer(Path(given).read_bytes() if is_file and given is not None else given, *options)
             except UserError as error:
                 raise gradio.Error(str(error), print_exception=False) from error
 
@@ -99,7 +99,6 @@ class Page:
             with gradio.Row():
                 with gradio.Column():
                     raw = self._component()
-                    is_text = isinstance(raw, gradio.Textbox)
                     button = gradio.Button("Generate", variant="primary")
                     beams = gradio.Slider(1, 10, value=generation.num_beams, step=1, label="beams")
                     outputs = gradio.Slider(1, 10, value=1, step=1, label="outputs")
@@ -114,7 +113,7 @@ class Page:
                     picture = gradio.Plot(show_label=False)
             options = [raw, beams, outputs, length, sample, temperature]
             gradio.on(
-                [button.click, *([raw.submit] if is_text else [])],
+                [button.click, *([] if is_file else [raw.submit])],
                 answer,
                 options,
                 [symbols, table, picture],
@@ -126,9 +125,9 @@ class Page:
     def _component(self) -> Any:
         import gradio
 
-        if isinstance(self.feature, Image):
+        if self.feature.medium == "image":
             return gradio.Image(type="filepath", image_mode=None, label="image")  # the feature itself decodes it
-        if isinstance(self.feature, Recordings):
+        if self.feature.medium == "audio":
             return gradio.Audio(sources=["upload", "microphone"], type="filepath", label="recording")
         return gradio.Textbox(lines=3, label="text", submit_btn=False)
 

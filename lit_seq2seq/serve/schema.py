@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from lit_seq2seq.features import Feature, Frames, Image, Records, Tokenizer
-from lit_seq2seq.features.audio import Recordings
+from lit_seq2seq.features import Feature
+from lit_seq2seq.features.feature import Medium
 from lit_seq2seq.runtime.config import LengthNormalization
 from lit_seq2seq.types import UserError
 
@@ -156,14 +156,15 @@ def request_of(feature: Feature) -> type[GenerateRequest]:
     Raises:
         UserError: there is none.
     """
-    table: Sequence[tuple[type[Feature], type[GenerateRequest]]] = (
-        (Tokenizer, TextRequest),
-        (Records, RecordRequest),
-        (Frames, FramesRequest),
-        (Recordings, FileRequest),
-        (Image, FileRequest),
-    )
-    for kind, request in table:
-        if isinstance(feature, kind):
-            return request
-    raise UserError(f"a model that reads {type(feature).__name__} cannot be served: use lit-seq2seq generate")
+    if feature.medium is None:
+        raise UserError(f"a model that reads {type(feature).__name__} cannot be served: use lit-seq2seq generate")
+    return _REQUESTS[feature.medium]
+
+
+_REQUESTS: Mapping[Medium, type[GenerateRequest]] = {
+    "text": TextRequest,
+    "record": RecordRequest,
+    "frames": FramesRequest,
+    "audio": FileRequest,
+    "image": FileRequest,
+}

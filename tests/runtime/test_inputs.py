@@ -9,7 +9,6 @@ import PIL.Image
 import pytest
 import soundfile
 
-from lit_seq2seq.export import vocabularies
 from lit_seq2seq.export.graphs import inputs_of
 from lit_seq2seq.features import (
     Feature,
@@ -99,7 +98,7 @@ def processor(name: str) -> Processor:
 
 
 def specials(processor: Processor) -> dict[str, SpecialIds]:
-    return {name: tokenizer.specials for name, tokenizer in vocabularies(processor).items()}
+    return {"target": processor.target.specials, **processor.source_feature.special_ids("source")}
 
 
 @pytest.mark.parametrize("name", CASES)

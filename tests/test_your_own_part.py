@@ -1,0 +1,169 @@
+"""The page on parts of your own: what it shows runs, from training to the runtime, without an edit of the package."""
+
+import contextlib
+import importlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from lit_seq2seq import Seq2SeqModel
+from lit_seq2seq.features import MultiSource
+from lit_seq2seq.features.feature import build_feature, describe_feature
+from lit_seq2seq.inference.predictor import Predictor
+from lit_seq2seq.metrics import TextMetric
+from lit_seq2seq.runtime.model import Model
+from lit_seq2seq.serve import api
+from lit_seq2seq.serve.page import Page
+from lit_seq2seq.serve.schema import Limits
+from lit_seq2seq.types import UserError
+from tests.nn import cases, test_cell_contract, test_encoders
+from tests.test_docs import ROOT, run_here, run_page, shell
+
+WALKS = ["N N E", "W", "S E S E S", "", "E W"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder in which the page has been followed."""
+    folder = tmp_path_factory.mktemp("own")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+
+        def ours(text: str) -> str:
+            short = ["--trainer.max_epochs", "2"] if " fit " in text else []
+            return run_here(text, *short) if "lit-seq2seq" in text else shell(text)
+
+        _, printed = run_page(ROOT / "docs" / "your_own_part.md", ours)
+        (folder / "said.txt").write_text(said.getvalue() + "".join(printed), encoding="utf-8")
+        yield folder
+    sys.modules.pop("my_parts")
+
+
+@pytest.fixture
+def parts(place: Path) -> ModuleType:
+    return importlib.import_module("my_parts")
+
+
+@pytest.fixture
+def predictor(place: Path) -> Predictor:
+    return Predictor(Seq2SeqModel.from_pretrained(place / "runs" / "version_0" / "model", trust="my_parts"))
+
+
+@pytest.fixture
+def expected(predictor: Predictor) -> list[str]:
+    return [outputs[0].text for outputs in predictor.stream(WALKS)]
+
+
+def test_the_page_runs_and_each_way_to_use_the_model_writes_the_same(place: Path, expected: list[str]) -> None:
+    said = (place / "said.txt").read_text(encoding="utf-8")
+    assert said.splitlines().count(expected[0]) == 2, said
+    assert f"[{{'generated_text': '{expected[0]}'}}, {{'generated_text': '" in said
+
+
+def test_what_is_not_trusted_is_not_imported(place: Path) -> None:
+    with pytest.raises(UserError, match=r"--trust my_parts"):
+        Seq2SeqModel.from_pretrained(place / "runs" / "version_0" / "model")
+    with pytest.raises(UserError, match=r"read by my_parts.WalkReader, .* --trust my_parts"):
+        Model(place / "exported")
+    with pytest.raises(UserError, match=r"--trust my_parts"):
+        Model(place / "exported", trust="my_part")
+
+
+def test_the_runtime_writes_what_the_model_does(place: Path, expected: list[str]) -> None:
+    found = Model(place / "exported", trust="my_parts")(WALKS)
+    assert [outputs[0].text for outputs in found] == expected
+    with pytest.raises(UserError, match="input 1: expected a walk of the letters N, E, S and W, but it has 'north'"):
+        Model(place / "exported", trust=["my_parts"])(["N", "north"])
+
+
+def test_a_reader_in_a_file_of_its_own_needs_no_torch(place: Path, tmp_path: Path, expected: list[str]) -> None:
+    """The reader alone, as the page proposes; neither torch nor this package can be imported."""
+    shell(f"cp -r {place / 'exported'} {tmp_path / 'exported'}")
+    before, reader = (place / "my_parts.py").read_text(encoding="utf-8").split("class WalkReader:")
+    steps = next(line for line in before.splitlines() if line.startswith("STEPS"))
+    alone = f"import numpy as np\n\n{steps}\n\n\nclass WalkReader:{reader.split('class Walk(Feature)')[0]}"
+    (tmp_path / "exported" / "my_parts.py").write_text(alone, encoding="utf-8")
+    blocked = "import sys; sys.modules['torch'] = sys.modules['lit_seq2seq'] = None; sys.path.insert(0, '.'); "
+    program = f"{blocked}from runtime.model import Model; import json; print(json.dumps([row[0].text for row in "
+    program += f"Model('.', trust='my_parts')({WALKS})]))"
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path / "exported", capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == expected
+
+
+def test_it_is_served(predictor: Predictor, expected: list[str]) -> None:
+    service = api.Service(predictor, Limits())
+    with TestClient(api.make_app(service, "walks", 4, 0.01), base_url="http://localhost") as client:
+        answers = [client.post("/predict", json={"text": walk}).json() for walk in WALKS]
+        assert [answer["outputs"][0]["text"] for answer in answers] == expected
+        wrong = client.post("/predict", json={"text": "up"})
+        assert (wrong.status_code, "expected a walk of the letters" in wrong.json()["detail"]) == (422, True)
+        pieces = map(json.loads, client.post("/stream", json={"text": "N W"}).text.splitlines())
+        assert "".join(piece.get("text", "") for piece in pieces) == "".join(
+            predictor.stream_text("N W", replace(predictor.model.generation, num_beams=1))
+        )
+
+
+def test_it_is_on_the_page_to_play_with(predictor: Predictor, expected: list[str]) -> None:
+    pytest.importorskip("gradio")
+    page = Page(predictor)
+    kinds = [component["type"] for component in page.build("walks").config["components"]]
+    assert kinds.count("textbox") == 1
+    _, rows, picture = page.answer(WALKS[0], 2, 1, 10, False, 1.0)
+    assert rows[0][1] == expected[0]
+    assert picture is not None
+    with pytest.raises(UserError, match="give a walk, such as N N E"):
+        page.answer(" ", 2, 1, 10, False, 1.0)
+
+
+def test_the_cell_keeps_to_the_contract_of_cells(parts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cases.CELLS, "own", parts.Fading)
+    for size in (1, 2, 5):
+        test_cell_contract.test_pieces_equal_the_whole("own", size)
+    for reverse in (False, True):
+        test_cell_contract.test_steps_equal_the_whole("own", reverse)
+        test_cell_contract.test_padding_is_not_read_and_an_empty_sequence_keeps_its_state("own", reverse)
+
+
+def test_the_encoder_keeps_to_the_contract_of_encoders(parts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Symbols(parts.WalkEncoder):
+        dimensions = None
+
+        def forward(self, source):
+            return super().forward(
+                source.map(lambda ids: torch.nn.functional.one_hot(ids, 9).float() if ids.dim() == 2 else ids)
+            )
+
+    monkeypatch.setitem(cases.ENCODERS, "own", lambda size: Symbols(size, 6))
+    test_encoders.test_sizes_are_as_promised("own")
+    test_encoders.test_batch_mates_change_nothing("own")
+    test_encoders.test_padding_changes_nothing("own")
+    test_encoders.test_batch_order_changes_nothing("own")
+
+
+def test_the_feature_is_rebuilt_and_cut_and_one_of_several(parts: ModuleType) -> None:
+    walk = parts.Walk(scale=3.0)
+    again = build_feature(describe_feature(walk), ("my_parts",))
+    arrays = again.encode(["N N E", "W"])
+    assert again.identity() == walk.identity()
+    assert again.collate(arrays).values.tolist() == [[[0, 3], [0, 3], [3, 0]], [[-3, 0], [0, 0], [0, 0]]]
+    assert walk.truncate(arrays[0], 2).tolist() == [[0, 3], [0, 3]]
+    several = MultiSource({"first": walk, "second": again})
+    sources = several.collate(several.encode([{"first": "N E"}]))
+    assert sources.lengths.tolist() == [3]
+
+
+def test_the_metric_counts_what_it_says(parts: ModuleType) -> None:
+    metric: TextMetric = parts.Arrival()
+    metric.update(["east north", "west", "north south"], [["north east"], ["east"], ["", "east"]])
+    assert float(metric.compute()) == pytest.approx(200 / 3)
