@@ -43,5 +43,5 @@ class LinearCell(Cell):
 
 
 def positive(x: Tensor) -> Tensor:
-    """Make `x + 0.5` above 0 and `sigmoid(x)` below (Feng et al. 2024, appendix B.2): positive, and without a jump."""
+    """Make `x + 0.5` above 0 and `sigmoid(x)` below (Feng et al. 2024, appendix B): positive, and without a jump."""
     return torch.where(x >= 0, x + 0.5, torch.sigmoid(x))

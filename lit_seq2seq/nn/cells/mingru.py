@@ -12,7 +12,7 @@ class MinGRU(LinearCell):
     """GRU whose gate does not look at the state (Feng et al. 2024, section 3.1), so that all steps run at once.
 
     `z = sigmoid(W x + b)`, `h' = (1 - z) h + z g(V x + b)`, where `g(x) = x + 0.5` above 0 and `sigmoid(x)` below
-    (https://arxiv.org/abs/2410.01201, appendix B.2).
+    (https://arxiv.org/abs/2410.01201, appendix B).
 
     Example:
         >>> cell = MinGRU(3, 4)

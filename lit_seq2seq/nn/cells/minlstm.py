@@ -12,7 +12,7 @@ class MinLSTM(LinearCell):
     """LSTM whose gates do not look at the state (Feng et al. 2024, section 3.2), so that all steps run at once.
 
     `f, i = sigmoid(W x + b)`, `f' = f / (f + i)`, `i' = i / (f + i)`, `h' = f' h + i' g(V x + b)`, with `g` as in
-    `MinGRU` (https://arxiv.org/abs/2410.01201, appendix B.2).
+    `MinGRU` (https://arxiv.org/abs/2410.01201, appendix B).
 
     Example:
         >>> cell = MinLSTM(3, 4)
