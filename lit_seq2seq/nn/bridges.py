@@ -59,7 +59,7 @@ class Bridge(nn.Module, ABC):
         """Cut `(B, L * H + L * H_1 + ...)` into a state."""
         layers = self.state.num_layers
         parts = torch.split(flat, [layers * size for size in self.state.sizes], dim=1)
-        return CellState.of(part.view(len(part), layers, -1) for part in parts)
+        return CellState.of(part.view(part.shape[0], layers, -1) for part in parts)
 
     @property
     def _flat_size(self) -> int:
