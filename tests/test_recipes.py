@@ -114,17 +114,18 @@ def small(path: Path, folder: Path) -> list[str]:
         "enable_model_summary": "false",
     }
     arguments = [*sizes, *backbone, *(f"--trainer.{name}={value}" for name, value in run.items())]
+    where = data.get("columns", {"source": "source", "target": "target"})
     if isinstance(data.get("dataset"), dict):
         given: dict[str, object] = {"train_size": 60, "validation_size": 8, "test_size": 12}
         if data["dataset"]["class_path"].endswith("JoinedRecordings"):
-            singles = vectors(folder, data["source_column"], data["target_column"], channels=None)
+            singles = vectors(folder, where["source"], where["target"], channels=None)
             given |= {"dataset": singles, "name": "null", "evaluate": "null", "speaker_column": "null"}
         return [*arguments, *(f"--data.dataset.init_args.{name}={value}" for name, value in given.items())]
     records = "Records" in str(data.get("source_feature"))
     if "source_feature" in data and not records and "PretrainedTokenizer" not in str(data["source_feature"]):
-        feature, columns = data["source_feature"], (data["source_column"], data["target_column"])
+        feature, columns = data["source_feature"], (where["source"], where["target"])
         if feature["class_path"].endswith("MultiSource"):
-            named = data["source_column"]
+            named = where["source"]
             arguments.append(
                 f"--data.dataset={json.dumps(images(folder, named['image'], columns[1], named['text'], 4))}"
             )
@@ -134,7 +135,7 @@ def small(path: Path, folder: Path) -> list[str]:
             return [*arguments, "--data.name=null"]
         arguments.append(f"--data.dataset={vectors(folder, *columns, feature['init_args'].get('channels'))}")
         return [*arguments, "--data.name=null", "--data.train_split=train", "--data.target_tokenizer.vocab_size=60"]
-    columns = (data["source_column"], data["target_column"], data.get("feature_columns", []))
+    columns = (where["source"], where["target"], where.get("tags", []))
     arguments.append(f"--data.dataset={json.dumps(files(folder, *columns, records=records))}")
     return [*arguments, "--data.name=null"]
 

@@ -199,7 +199,9 @@ def test_mistakes_are_explained(folders: dict[str, Path], tmp_path: Path) -> Non
         TextBackbone(10, bert)
     with pytest.raises(UserError, match="SpeechBackbone reads samples, not vectors of 80: set source_feature to Wave"):
         SpeechBackbone(80, str(folders["hubert"]))
-    with pytest.raises(UserError, match=r"reads 20 symbols at most, but a source has 30: set data\.max_source_length"):
+    with pytest.raises(
+        UserError, match=r"reads 20 symbols at most, but a source has 30: set data\.limits\.max_source_length"
+    ):
         TextBackbone(9, bert)(Padded(torch.full((1, 30), 4), torch.tensor([30])))
     with pytest.raises(UserError, match="a recording of 7 samples is too short for the speech model: it needs 20"):
         SpeechBackbone(1, str(folders["hubert"]))(Padded(torch.zeros(1, 7, 1), torch.tensor([7])))
