@@ -25,7 +25,7 @@ from lit_seq2seq.serve import api
 from lit_seq2seq.serve.page import Page
 from lit_seq2seq.serve.schema import Limits
 from lit_seq2seq.types import UserError
-from tests.nn import cases, test_cell_contract, test_encoders
+from tests.nn import cases, test_attention, test_cell_contract, test_encoders
 from tests.test_docs import ROOT, run_here, run_page, shell
 
 WALKS = ["N N E", "W", "S E S E S", "", "E W"]
@@ -133,6 +133,16 @@ def test_the_cell_keeps_to_the_contract_of_cells(parts: ModuleType, monkeypatch:
     for reverse in (False, True):
         test_cell_contract.test_steps_equal_the_whole("own", reverse)
         test_cell_contract.test_padding_is_not_read_and_an_empty_sequence_keeps_its_state("own", reverse)
+
+
+def test_the_attention_keeps_to_the_contract_of_attentions(parts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(test_attention.ATTENTIONS, "own", parts.Onward)
+    test_attention.test_weights_are_a_distribution_over_real_positions("own")
+    test_attention.test_queries_of_one_source_do_not_touch_each_other("own")
+    test_attention.test_one_call_for_all_steps_equals_a_call_for_each("own")
+    test_attention.test_a_query_looks_only_where_it_may("own")
+    test_attention.test_padding_changes_nothing_and_has_no_gradient("own")
+    test_attention.test_an_empty_source_gives_zero_weights("own")
 
 
 def test_the_encoder_keeps_to_the_contract_of_encoders(parts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
