@@ -209,7 +209,7 @@ class RecurrentLayer(nn.Module):
     def step(self, x: Tensor, state: State, state_mask: Tensor | None = None) -> tuple[Tensor, State]:
         """Advance a one-directional layer by one input `(N, D)`; return its output `(N, H)` and state."""
         new = self._cell(x, state, 0, state_mask)
-        return new[0], new
+        return new[0].to(x.dtype), new
 
     def _zeros(self, x: Tensor) -> State:
         zeros = x.new_zeros(x.shape[0], self.hidden_size * self.directions)
@@ -323,7 +323,7 @@ class CellLayer(nn.Module):
     def step(self, x: Tensor, state: State, state_mask: Tensor | None = None) -> tuple[Tensor, State]:
         """Advance a one-directional layer by one input `(N, D)`; return its output `(N, H)` and state."""
         new = self.cells[0].step(x, state, state_mask)
-        return new[0], new
+        return new[0].to(x.dtype), new
 
     def _split(self, state: State) -> list[State]:
         return list(zip(*(part.chunk(len(self.cells), dim=-1) for part in state), strict=True))

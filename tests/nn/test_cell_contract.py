@@ -234,3 +234,25 @@ def test_cells_with_kernels_use_them(cell: Callable[[int, int], Cell], kernel: s
     torch.manual_seed(3)
     expected = RecurrentStack(3, 4, 2, kernel)  # type: ignore[arg-type]
     assert_close(list(stack.parameters()), list(expected.parameters()))
+
+
+@pytest.mark.parametrize("name", ["minGRU", "minLSTM", "RG-LRU"])
+def test_sixteen_bits_round_inputs_and_outputs_but_not_the_state(name: str) -> None:
+    cell = CELLS[name](3, 4)
+    with torch.no_grad():
+        cell.get_submodule("inputs").bias[:4] = 9.0 if name == "minLSTM" else -9.0  # the state fades slowly
+    x = torch.randn(2, 500, 3).bfloat16().float()
+    exact, _ = cell.scan(x, cell.first(x[:, 0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs, (last,) = cell.scan(x, cell.first(x[:, 0]))
+    rounded = [cell.bfloat16().step(x[:, 0].bfloat16(), (last,))[0].dtype, last.dtype, outputs.dtype]
+    assert rounded == [torch.float32, torch.float32, torch.bfloat16]
+    torch.testing.assert_close(outputs.float(), exact, rtol=0.02, atol=0.02 * float(exact.abs().max()))
+
+
+@every_cell
+def test_a_layer_of_sixteen_bits_gives_sixteen_bits(name: str) -> None:
+    layer = CellLayer([CELLS[name](3, 4)]).bfloat16()
+    x = torch.randn(2, 5, 3).bfloat16()
+    outputs, state = layer(x)
+    assert (outputs.dtype, layer.step(x[:, 0], state)[0].dtype) == (torch.bfloat16, torch.bfloat16)

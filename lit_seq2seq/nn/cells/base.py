@@ -87,15 +87,15 @@ class Cell(nn.Module, ABC):
         Returns:
             Outputs `(B, T, H)`, zero at padding, and the state after each sequence's last real step.
         """
-        entered = self.enter(x).unbind(dim=1)
-        real = real_positions(x, lengths)
-        outputs: list[Tensor] = [state[0]] * len(entered)
-        for t in reversed(range(len(entered))) if reverse else range(len(entered)):
-            new = self.advance(entered[t], state, mask)
+        entered = self.enter(x)
+        steps, real = entered.unbind(dim=1), real_positions(x, lengths)
+        outputs: list[Tensor] = [state[0]] * len(steps)
+        for t in reversed(range(len(steps))) if reverse else range(len(steps)):
+            new = self.advance(steps[t], state, mask)
             keep = None if real is None else real[:, t, None]  # (B, 1)
             outputs[t] = new[0] if keep is None else new[0] * keep
             state = new if keep is None else tuple(map(torch.where, [keep] * len(new), new, state))
-        return torch.stack(outputs, dim=1), state
+        return torch.stack(outputs, dim=1).to(entered.dtype), state  # which may be in more bits
 
     def first(self, like: Tensor) -> State:
         """Make the state before any step; `like (N, ...)` gives number of rows and type."""

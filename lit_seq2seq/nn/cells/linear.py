@@ -9,10 +9,14 @@ from torch import Tensor
 
 from lit_seq2seq.nn.cells.base import Cell, State, real_positions
 from lit_seq2seq.nn.kernels.scan import linear_scan
+from lit_seq2seq.nn.ops import wide
 
 
 class LinearCell(Cell):
-    """Base of cells with `h' = a h + b`, where a and b depend on the input alone."""
+    """Base of cells with `h' = a h + b`, where a and b depend on the input alone.
+
+    The state is in 32 bits or more: 16 hold neither an a close to 1 nor what is small beside it.
+    """
 
     reads_output = False
 
@@ -22,14 +26,15 @@ class LinearCell(Cell):
 
     def advance(self, entered: Tensor, state: State, mask: Tensor | None = None) -> State:
         """Make `a h + b`."""
-        keep, new = self.coefficients(entered)
+        keep, new = self.coefficients(wide(entered))
         return (keep * state[0] + new,)
 
     def scan(
         self, x: Tensor, state: State, lengths: Tensor | None = None, reverse: bool = False, mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Read whole sequences by one scan; see `Cell.scan`."""
-        keep, new = self.coefficients(self.enter(x))
+        entered = self.enter(x)
+        keep, new = self.coefficients(wide(entered))
         real = real_positions(x, lengths)
         if real is not None:  # padding holds the state
             keep, new = keep.masked_fill(~real[..., None], 1.0), new * real[..., None]
@@ -37,11 +42,10 @@ class LinearCell(Cell):
             keep, new = keep.flip(1), new.flip(1)
         outputs = linear_scan(keep, new, state[0])
         final = outputs[:, -1] if outputs.shape[1] else state[0]
-        if reverse:
-            outputs = outputs.flip(1)
-        return outputs if real is None else outputs * real[..., None].to(outputs.dtype), (final,)
+        outputs = (outputs.flip(1) if reverse else outputs).to(entered.dtype)
+        return outputs if real is None else outputs * real[..., None], (final,)
 
 
 def positive(x: Tensor) -> Tensor:
     """Make `x + 0.5` above 0 and `sigmoid(x)` below (Feng et al. 2024, appendix B): positive, and without a jump."""
-    return torch.where(x >= 0, x + 0.5, torch.sigmoid(x))
+    return torch.relu(x) + torch.sigmoid(x.clamp(max=0))

@@ -95,9 +95,8 @@ class _Elementwise(torch.autograd.Function):
 def _back(a: Tensor, entering: Tensor) -> Tensor:
     """Compute `g_t = entering_t + a_{t+1} g_{t+1}`, all `(T, B, H)`."""
     grads, after = torch.empty_like(entering), torch.zeros_like(entering[0])
-    for t in range(len(entering) - 1, -1, -1):
-        torch.add(entering[t], after, out=grads[t])
-        after = grads[t] * a[t]
+    for out, came, keep in zip(*(by_step.unbind()[::-1] for by_step in (grads, entering, a)), strict=True):
+        after = torch.add(came, after, out=out) * keep
     return grads
 
 
@@ -106,8 +105,8 @@ class _Loop(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, first: Tensor) -> Tensor:
         by_step, kept = a.transpose(0, 1).contiguous(), b.transpose(0, 1).contiguous()  # (T, B, H)
         h, outputs = first, torch.empty_like(kept)
-        for t in range(len(kept)):
-            h = torch.addcmul(kept[t], by_step[t], h, out=outputs[t])
+        for out, keep, new in zip(outputs.unbind(), by_step.unbind(), kept.unbind(), strict=True):
+            h = torch.addcmul(new, keep, h, out=out)
         ctx.save_for_backward(by_step, outputs, first)
         return outputs.transpose(0, 1)
 
