@@ -52,6 +52,7 @@ TASKS = {
     "translation": ("multi30k", ("bleu",)),
     "g2p": ("sigmorphon2020_g2p/dut", ("sequence_error_rate", "per")),
 }
+WORKS = {"training": 15, "greedy": 1, "beam": 1}  # and steps of a window
 LENGTHS = (64, 256, 1024, 4096, 16_384)
 PARAMETERS = ("encoder", "decoder")
 
@@ -147,7 +148,7 @@ def speed(arguments: argparse.Namespace) -> None:
     WORK.mkdir(parents=True, exist_ok=True)
     for task in arguments.tasks or TASKS:
         sizes, _ = widths(task, arguments.data)
-        for work, steps in (("training", 15), ("greedy", 1), ("beam", 1)):
+        for work, steps in WORKS.items():
             group = []
             for name in arguments.only or CELLS:
                 command = [sys.executable, "-m", "benchmarks.cells", "program", "--data", str(arguments.data)]
@@ -243,14 +244,12 @@ def pages(arguments: argparse.Namespace) -> None:
     found = json.loads(FOUND.read_text())
     page = ROOT / "docs" / "cells.md"
     text = page.read_text()
-    tables = {"quality": quality_table} | ({"lengths": lengths_table} if "lengths" in found else {})
-    for name, table in ((name, make(found)) for name, make in tables.items()):
+    for name, table in (("quality", quality_table(found)), ("lengths", lengths_table(found))):
         text = re.sub(
             rf"(<!-- cells: {name} -->\n).*?(<!-- cells: end -->)", rf"\g<1>{table}\n\2", text, flags=re.DOTALL
         )
     page.write_text(text)
-    if "lengths" in found:
-        draw(found["lengths"])
+    draw(found["lengths"])
 
 
 def draw(found: list[dict[str, Any]]) -> None:
@@ -269,13 +268,25 @@ def draw(found: list[dict[str, Any]]) -> None:
 
 def quality_table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Return a Markdown table with a row for each cell and task."""
-    lines = ["| task | cell | width | score, each seed | CPU minutes, each seed |", "|---|---|---|---|---|"]
+    head = [
+        "task",
+        "cell",
+        "width",
+        "score, each seed",
+        "training, tokens",
+        "greedy, sentences",
+        "beam 5, sentences",
+        "MiB",
+    ]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for task, (_, scores) in TASKS.items():
         for name in CELLS:
             runs = [row for row in found["quality"] if (row["task"], row["cell"]) == (task, name)]
-            shown = " / ".join(f"{row[f'test_{scores[0]}']:.1f}" for row in runs)
-            minutes = " / ".join(str(row["cpu_minutes"]) for row in runs)
-            lines += [f"| {task} | {name} | {runs[0]['hidden_size']} | {shown} | {minutes} |"] if runs else []
+            speeds = {row["work"]: row for row in found["speed"] if (row["task"], row["cell"]) == (task, name)}
+            shown = " / ".join(f"{row[f'test_{scores[0]}']:.1f}" for row in sorted(runs, key=lambda row: row["seed"]))
+            rates = [f"{speeds[work]['per_cpu_second']:,.0f}" for work in WORKS]
+            cells = [task, name, str(runs[0]["hidden_size"]), shown, *rates, str(speeds["training"]["mib"])]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -296,7 +307,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], choices=list(CELLS), metavar="CELL")
     parser.add_argument("--tasks", nargs="+", default=[], choices=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--work", choices=["training", "greedy", "beam"], help="of a program")
+    parser.add_argument("--work", choices=list(WORKS), help="of a program")
     parser.add_argument("--steps", type=int, help="of a window of a program")
     parser.add_argument("--width", type=int, help="of the network of a program")
     arguments = parser.parse_args()
