@@ -14,6 +14,7 @@ from lit_seq2seq.nn.cells import Cell, CellName, State
 from lit_seq2seq.nn.cells.base import real_positions
 from lit_seq2seq.nn.chunks import Chunks, holding, run_in_chunks
 from lit_seq2seq.nn.kernels.gates import gru_step, lstm_step
+from lit_seq2seq.nn.kernels.layers import run_layer
 from lit_seq2seq.nn.operators import KERNELS, recurrent, scanned
 from lit_seq2seq.nn.ops import dropout, dropout_mask
 from lit_seq2seq.types import CellState, Padded, Value
@@ -110,8 +111,10 @@ class RecurrentLayer(nn.Module):
             return self._forward_held(x, lengths)
         if state is None:
             state = self._zeros(x)
-        if lengths is not None and torch.is_grad_enabled() and x.device.type == "cpu":
+        alone = lengths is not None or (self.cell != "lstm" and not torch.compiler.is_compiling())
+        if alone and torch.is_grad_enabled() and x.device.type == "cpu":
             # the gradient of packed input takes a time that grows with the square of its length
+            lengths = torch.full((x.shape[0],), x.shape[1]) if lengths is None else lengths
             starts = enumerate(self._directions(state))
             return _joined_directions([self._fused(x, start, lengths, direction) for direction, start in starts])
         if lengths is None:
@@ -164,11 +167,15 @@ class RecurrentLayer(nn.Module):
         real = (steps < lengths[:, None])[..., None]  # (B, T, 1)
         turned = ((lengths[:, None] - 1 - steps) % max(1, x.shape[1]))[..., None]  # (B, T, 1)
         x, weights = x.take_along_dim(turned, 1) if direction else x, self.weights(direction)
-        start = tuple(part[None].contiguous() for part in state)  # (1, B, H)
-        if self.cell == "lstm":
-            x, weights = torch.cat([x, (~real).to(x.dtype)], dim=-1), holding(weights)
-        begin = start if self.cell == "lstm" else start[0]
-        outputs, _, *others = KERNELS[self.cell](x, begin, weights, True, 1, 0.0, self.training, False, True)
+        others: Sequence[Tensor] = ()
+        if self.cell != "lstm" and x.device.type == "cpu":
+            outputs = run_layer(x, state[0], weights, self.cell)
+        else:
+            start = tuple(part[None].contiguous() for part in state)  # (1, B, H)
+            if self.cell == "lstm":
+                x, weights = torch.cat([x, (~real).to(x.dtype)], dim=-1), holding(weights)
+            begin = start if self.cell == "lstm" else start[0]
+            outputs, _, *others = KERNELS[self.cell](x, begin, weights, True, 1, 0.0, self.training, False, True)
         h = outputs.take_along_dim((lengths.clamp(min=1) - 1)[:, None, None], 1)[:, 0]
         outputs = outputs * real.to(outputs.dtype)
         ends = _where(lengths[:, None] > 0, (h, *(part[0] for part in others)), state)
