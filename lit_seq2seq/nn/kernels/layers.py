@@ -108,7 +108,7 @@ def _back(grad: Tensor, slopes: Tensor, w_h: Tensor, keep: Tensor | None) -> tup
     """
     grads, found = torch.empty_like(slopes[..., : grad.shape[-1]]), torch.empty_like(slopes, dtype=w_h.dtype)
     after = torch.zeros_like(grads[0])
-    apart = (both.unflatten(-1, (-1, grad.shape[-1])) for both in (slopes, found))  # (T, B, G / H, H)
+    apart = (both.view(*both.shape[:2], -1, grad.shape[-1]) for both in (slopes, found))  # (T, B, G / H, H)
     by_step = [tensor.unbind()[::-1] for tensor in (grad, grads, found, *apart)]
     kept = [None] * len(grad) if keep is None else keep.unbind()[::-1]
     for came, whole, flat, slope, out, stays in zip(*by_step, kept, strict=True):
