@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, pipeline
 from lit_seq2seq.features import Image, Tokenizer
 from lit_seq2seq.inference.pictures import attention_figure
-from lit_seq2seq.inference.predictor import Output, Predictor
+from lit_seq2seq.inference.predictor import Generated, Predictor
 from lit_seq2seq.metrics import BLEU1, CIDErD
 from lit_seq2seq.nn import AdditiveAttention, ConvEncoder, MeanBridge, ParallelDecoder
 from lit_seq2seq.types import Shared, UserError
@@ -156,7 +156,7 @@ def test_the_picture_of_a_run_shows_images_with_their_words(
         shown = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     for colour in ("green", "red"):
         assert (shown == COLOURS[colour]).all(axis=1).sum() > 1000
-    assert attention_figure([png("red")], [Output("")], feature, tmp_path / "none.png") is None
+    assert attention_figure([png("red")], [Generated("")], feature, tmp_path / "none.png") is None
 
 
 def test_images_that_cannot_be_read_are_named(trained: tuple[LitSeq2Seq, Path, Trainer]) -> None:

@@ -13,7 +13,7 @@ from datasets.fingerprint import Hasher
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.features import Processor, Tokenizer
-from lit_seq2seq.inference.predictor import FIRST_CHUNK, SCORES, Output, Predictor
+from lit_seq2seq.inference.predictor import FIRST_CHUNK, SCORES, Generated, Predictor
 from lit_seq2seq.nn import CTC
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig
@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LitSeq2Seq:
     return found.eval()
 
 
-def texts(outputs: list[list[Output]]) -> list[list[str]]:
+def texts(outputs: list[list[Generated]]) -> list[list[str]]:
     return [[output.text for output in row] for row in outputs]
 
 
@@ -48,7 +48,7 @@ def test_outputs_keep_the_order_and_do_not_depend_on_company(model: LitSeq2Seq) 
     for row, other in zip(together, alone, strict=True):
         assert [output.score for output in row] == pytest.approx([output.score for output in other], abs=1e-4)
     for empty in (3, 5, FIRST_CHUNK):
-        assert together[empty] == [Output(""), Output("")]
+        assert together[empty] == [Generated(""), Generated("")]
 
 
 def test_the_first_output_does_not_wait_for_all_inputs(model: LitSeq2Seq) -> None:

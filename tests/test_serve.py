@@ -43,7 +43,7 @@ from lit_seq2seq.features import (
     Waveform,
 )
 from lit_seq2seq.inference.pipelines import load_model
-from lit_seq2seq.inference.predictor import Output, Predictor
+from lit_seq2seq.inference.predictor import Generated, Predictor
 from lit_seq2seq.nn import ConvEncoder, GeneralAttention, MeanBridge, ParallelDecoder, PyramidalEncoder, TextEncoder
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.serve import api, make_app
@@ -52,8 +52,8 @@ from lit_seq2seq.serve.schema import (
     FileRequest,
     FramesRequest,
     GenerateRequest,
-    Limits,
     RecordRequest,
+    RequestLimits,
     TextRequest,
     request_of,
 )
@@ -61,7 +61,7 @@ from lit_seq2seq.types import UserError
 from tests.test_untrusted import OwnReranker
 from tests.tiny import SIZES, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
 
-LIMITS = Limits(max_length=60, max_bytes=100_000, max_new_tokens=50, max_beams=4, timeout=20.0)
+LIMITS = RequestLimits(max_length=60, max_bytes=100_000, max_new_tokens=50, max_beams=4, timeout=20.0)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_requests_that_wait_together_are_one_batch(service: Service, monkeypatch
     sizes: list[int] = []
     generate = service.generate
 
-    def counted(batch: list[Work]) -> list[list[Output] | Exception]:
+    def counted(batch: list[Work]) -> list[list[Generated] | Exception]:
         sizes.append(len(batch))
         return generate(batch)
 
@@ -119,7 +119,7 @@ def test_requests_that_wait_together_are_one_batch(service: Service, monkeypatch
     assert [one["outputs"][0]["text"] for one in found] == [outputs[0].text for outputs in expected]
 
 
-def speech_service(limits: Limits = LIMITS) -> Service:
+def speech_service(limits: RequestLimits = LIMITS) -> Service:
     target = Tokenizer("word")
     target.train(["one two"])
     encoder = partial(PyramidalEncoder, hidden_size=12, factors=[1])
@@ -144,7 +144,7 @@ def test_a_failure_is_told_in_the_log_alone_and_the_server_goes_on(
 ) -> None:
     stream = service.predictor.stream
 
-    def fails(raw: list[str], config: GenerationConfig) -> Iterator[list[Output]]:
+    def fails(raw: list[str], config: GenerationConfig) -> Iterator[list[Generated]]:
         if "drei" in raw:
             raise RuntimeError("secret")
         return stream(raw, config)
@@ -184,10 +184,10 @@ def test_a_request_that_waits_too_long_is_told_so(service: Service, monkeypatch:
     busy = Service(service.predictor, replace(LIMITS, timeout=0.2))
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(batch: list[Work]) -> list[list[Output] | Exception]:
+    def slow(batch: list[Work]) -> list[list[Generated] | Exception]:
         begun.set()
         go_on.wait(10)
-        return [[Output("done")] for _ in batch]
+        return [[Generated("done")] for _ in batch]
 
     monkeypatch.setattr(busy, "generate", slow)
     with connected(busy, 1) as client, ThreadPoolExecutor(1) as pool:
@@ -218,7 +218,7 @@ def test_a_stream_joins_to_the_output(service: Service, model: LitSeq2Seq) -> No
 
 
 def test_a_stream_ends_when_its_time_is_over(service: Service) -> None:
-    short = Service(service.predictor, Limits(timeout=0.0))
+    short = Service(service.predictor, RequestLimits(timeout=0.0))
     found = list(short.pieces(short.work(TextRequest(text="eins zwei drei", min_new_tokens=6))))
     assert found[-1] == {"error": "the output took more than 0 seconds"}
 

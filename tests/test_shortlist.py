@@ -16,7 +16,7 @@ from lit_seq2seq.cli import main
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.hub.folder import SHORTLIST
 from lit_seq2seq.inference.lexicon import learn_shortlist, learn_translations
-from lit_seq2seq.inference.predictor import Output, Predictor
+from lit_seq2seq.inference.predictor import Generated, Predictor
 from lit_seq2seq.nn import CopyOutput
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Padded, UserError
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-def outputs(model: LitSeq2Seq, inputs: list[str] = INPUTS, **options: Any) -> list[Output]:
+def outputs(model: LitSeq2Seq, inputs: list[str] = INPUTS, **options: Any) -> list[Generated]:
     config = GenerationConfig(**{"max_new_tokens": 6, "shortlist": True, **options})
     return [row[0] for row in Predictor(model, max_tokens=60).stream(inputs, config)]
 

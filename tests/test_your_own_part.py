@@ -23,7 +23,7 @@ from lit_seq2seq.metrics import TextMetric
 from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.serve import api
 from lit_seq2seq.serve.page import Page
-from lit_seq2seq.serve.schema import Limits
+from lit_seq2seq.serve.schema import RequestLimits
 from lit_seq2seq.types import UserError
 from tests.nn import cases, test_attention, test_cell_contract, test_encoders
 from tests.test_docs import ROOT, run_here, run_page, shell
@@ -102,7 +102,7 @@ def test_a_reader_in_a_file_of_its_own_needs_no_torch(place: Path, tmp_path: Pat
 
 
 def test_it_is_served(predictor: Predictor, expected: list[str]) -> None:
-    service = api.Service(predictor, Limits())
+    service = api.Service(predictor, RequestLimits())
     with TestClient(api.make_app(service, "walks", 4, 0.01), base_url="http://localhost") as client:
         answers = [client.post("/predict", json={"text": walk}).json() for walk in WALKS]
         assert [answer["outputs"][0]["text"] for answer in answers] == expected

@@ -23,7 +23,7 @@ from lit_seq2seq.settings.options import add_loading, loading_of
 if TYPE_CHECKING:
     import torch
 
-    from lit_seq2seq.inference.predictor import Output
+    from lit_seq2seq.inference.predictor import Generated
 
 
 def generate(parser: ArgumentParser, arguments: list[str]) -> None:
@@ -95,7 +95,7 @@ def _add_generation(parser: ArgumentParser) -> list[str]:
     return [option.arg_name for option in options]
 
 
-def _render(outputs: list[Output], form: str, scores: bool) -> str:
+def _render(outputs: list[Generated], form: str, scores: bool) -> str:
     if form == "jsonl":
         return json_line([{"text": output.text, "score": output.score} for output in outputs]) + "\n"
     lines = [one_line(output.text) for output in outputs]

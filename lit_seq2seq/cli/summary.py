@@ -20,7 +20,7 @@ from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.features import Feature
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.inference.pictures import attention_figure
-from lit_seq2seq.inference.predictor import Output, Predictor
+from lit_seq2seq.inference.predictor import Generated, Predictor
 from lit_seq2seq.plots import plot_curves
 from lit_seq2seq.runtime.lines import counted
 
@@ -122,7 +122,7 @@ def _score_table(title: str, scores: Mapping[str, float]) -> Table:
     return table
 
 
-def _draw(sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, run: Path) -> list[Path]:
+def _draw(sources: Sequence[Any], outputs: Sequence[Generated], feature: Feature, run: Path) -> list[Path]:
     """Draw attention and training curves, where there are any, into the folder of the run."""
     attention, curves = run / "attention.png", run / "curves.png"
     pictures = [] if attention_figure(sources, outputs, feature, attention) is None else [attention]

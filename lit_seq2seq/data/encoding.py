@@ -26,7 +26,7 @@ Lengths = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedRows:
     """A split as columns on disk; nothing but lengths stays in memory.
 
     Attributes:
@@ -48,7 +48,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class RowEncoder:
     """Turns raw rows into arrays; where a source or a text is missing the array is empty.
 
     Args:
@@ -70,7 +70,7 @@ class Encoder:
         """Whether the rows hold what outputs can be compared with, which what is predicted may also do."""
         return bool(listed(self.mapper.target) or listed(self.mapper.references))
 
-    def adapt(self, raw: Dataset) -> Encoder:
+    def adapt(self, raw: Dataset) -> RowEncoder:
         """Return an encoder whose source feature has adapted to each speaker of `raw`, if it does so."""
         feature = self.processor.source_feature
         if not feature.by_speaker or self.mapper.speaker is None:
@@ -166,7 +166,7 @@ class Encoder:
     def _targets(self, texts: list[str], training: bool) -> list[Array]:
         return _encode(self.processor.target, texts, texts, training)
 
-    def encode_all(self, raw: Dataset, num_proc: int | None, description: str) -> Encoded:
+    def encode_all(self, raw: Dataset, num_proc: int | None, description: str) -> EncodedRows:
         """Encode a whole split into columns on disk, or find them in the cache.
 
         Args:
@@ -184,7 +184,7 @@ class Encoder:
         if self.processor.copy:
             columns |= {"copies": List(Value("int32")), "symbols": List(Value("string"))}
         texts = raw.select_columns([name for name in needed if name in raw.column_names])
-        return Encoded(
+        return EncodedRows(
             sources,
             _map(
                 texts,
@@ -200,9 +200,9 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Sources:
-    """Makes the rows of `Encoded.sources`."""
+    """Makes the rows of `EncodedRows.sources`."""
 
-    encoder: Encoder
+    encoder: RowEncoder
 
     def __call__(self, rows: Rows, indices: Sequence[int]) -> dict[str, list[Any]]:
         feature = self.encoder.processor.source_feature

@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset
 
 from lit_seq2seq.data.batching import BatchRows
-from lit_seq2seq.data.encoding import Encoded, Encoder, Lengths
+from lit_seq2seq.data.encoding import EncodedRows, Lengths, RowEncoder
 from lit_seq2seq.data.rows import Rows
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.features.feature import Array
@@ -130,7 +130,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
     Args:
         raw: the split as it came.
         encoder: what encodes it.
-        encoded: the columns that `Encoder.encode_all` made of it.
+        encoded: the columns that `RowEncoder.encode_all` made of it.
         limits: how arrays are cut.
         texts: give sources for display and reference texts with the batch.
         training: augment at random.
@@ -149,15 +149,15 @@ class Examples(torch.utils.data.Dataset[Batch]):
     def __init__(
         self,
         raw: Dataset,
-        encoder: Encoder,
-        encoded: Encoded,
+        encoder: RowEncoder,
+        encoded: EncodedRows,
         limits: Limits,
         texts: bool = False,
         training: bool = False,
     ) -> None:
         self.raw = raw.select_columns([name for name in encoder.mapper.roots if name in raw.column_names])
         self.encoder = encoder
-        self.encoded = Encoded(encoded.sources.with_format("arrow"), encoded.examples.with_format("arrow"))
+        self.encoded = EncodedRows(encoded.sources.with_format("arrow"), encoded.examples.with_format("arrow"))
         self.limits = limits
         self.texts = texts
         self.training = training

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lit_seq2seq.data.batching import Batches, BucketBatchSampler, Position
-from lit_seq2seq.data.encoding import Encoder
+from lit_seq2seq.data.encoding import RowEncoder
 from lit_seq2seq.data.examples import Examples, Limits
 from lit_seq2seq.data.grouping import group_references
 from lit_seq2seq.data.loading import FixedBatches, TrainingLoader, make_loader
@@ -465,10 +465,10 @@ class Seq2SeqDataModule(LightningDataModule):
             self._examples[split] = examples
         return self._examples[split]
 
-    def _encoder(self, rows: Split, split: str) -> Encoder:
+    def _encoder(self, rows: Split, split: str) -> RowEncoder:
         targets = split != "predict"
         mapper = self.mapper.resolve(columns_of(rows), targets, self.processor.source_feature)
-        return Encoder(mapper, self.processor, targets, alternatives=split == "train")
+        return RowEncoder(mapper, self.processor, targets, alternatives=split == "train")
 
     def _sampler(self, split: str) -> BucketBatchSampler:
         examples, training = self._encoded(split), split == "train"

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_seq2seq.builtin import BuiltinDataset
 from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.files import check_readable, plain_path, suffix_of
-from lit_seq2seq.data.memory import is_table, refuse, rows_of
+from lit_seq2seq.data.in_memory import is_table, refuse, rows_of
 from lit_seq2seq.data.tables import VERSION, Lines, Objects, Tables, by_our_rules
 from lit_seq2seq.files.paths import is_remote
 from lit_seq2seq.files.remote import causes_of, reason_of

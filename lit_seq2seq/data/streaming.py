@@ -14,7 +14,7 @@ from datasets import IterableDataset
 from datasets.fingerprint import Hasher
 
 from lit_seq2seq.data.batching import BucketBatchSampler, seed_of
-from lit_seq2seq.data.encoding import Encoder
+from lit_seq2seq.data.encoding import RowEncoder
 from lit_seq2seq.data.examples import Limits, seeded
 from lit_seq2seq.files.remote import explained
 from lit_seq2seq.types import Batch, UserError
@@ -43,7 +43,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
     def __init__(
         self,
         raw: IterableDataset,
-        encoder: Encoder,
+        encoder: RowEncoder,
         limits: Limits,
         max_tokens: int | None = None,
         batch_size: int | None = None,

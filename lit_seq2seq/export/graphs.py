@@ -102,7 +102,7 @@ class OutputGraph(nn.Module):
         if not isinstance(self.output, CopyOutput):
             # copied: they may be the features themselves, and a graph gives back none of its inputs
             return {"log_probs": self.output.log_probs(output, None).clone()}
-        log_generate, log_copy, weights = self.output.parts(output)
+        log_generate, log_copy, weights = self.output.mixture(output)
         log_probs = log_generate + self.output.generate.log_probs(output, None)
         return {"log_probs": log_probs, "log_copy": log_copy, "copy_weights": weights}
 

@@ -62,7 +62,7 @@ class Records(Feature):
 
     def linearize(self, raw: object) -> str:
         """Write a record as symbols divided by spaces."""
-        return linearize(self._delexicalized(raw).parts, self.config["values"], self.config["sort"])
+        return linearize(self._delexicalized(raw).pairs, self.config["values"], self.config["sort"])
 
     def _delexicalized(self, raw: object) -> Delexicalized:
         return Delexicalized(read_record(raw), self.config["delexicalize"])

@@ -34,12 +34,12 @@ class Scheme:
     Attributes:
         model: makes the untrained model, given the unknown symbol.
         trainer: makes the trainer, given vocabulary size, least frequency and special symbols.
-        parts: makes the last normalisers, the splitter and the joiner, given whether text is already tokenised.
+        pieces: makes the last normalisers, the splitter and the joiner, given whether text is already tokenised.
     """
 
     model: Callable[[str], models.Model]
     trainer: Callable[[int, int, list[str]], trainers.Trainer]
-    parts: Callable[[bool], tuple[list[Any], Any, Any]]
+    pieces: Callable[[bool], tuple[list[Any], Any, Any]]
 
     def build(
         self,
@@ -52,7 +52,7 @@ class Scheme:
     ) -> tuple[Tokenizer, trainers.Trainer]:
         """Make an untrained tokenizer and its trainer; `specials` are pad, unk, bos and eos, in the order of ids."""
         tokenizer = Tokenizer(self.model(specials[1]))
-        last, tokenizer.pre_tokenizer, tokenizer.decoder = self.parts(pretokenized)
+        last, tokenizer.pre_tokenizer, tokenizer.decoder = self.pieces(pretokenized)
         normal: list[Any] = [normalizers.Lowercase()] if lowercase else []
         normal += _NORMAL[normalization]
         tokenizer.normalizer = normalizers.Sequence(normal + (_ONE_SPACE if pretokenized else []) + last)
@@ -60,7 +60,7 @@ class Scheme:
 
     def rejoined(self, text: str, pretokenized: bool) -> str:
         """Split a text and join it again: the text as decoding gives it back, but for the Unicode form and case."""
-        last, split, join = _parts(self.parts, pretokenized)
+        last, split, join = _pieces(self.pieces, pretokenized)
         return rejoined(last.normalize_str(text), split, join)
 
 
@@ -71,8 +71,8 @@ def rejoined(text: str, split: Any, join: Any) -> str:
 
 
 @cache
-def _parts(parts: Callable[[bool], tuple[list[Any], Any, Any]], pretokenized: bool) -> tuple[Any, Any, Any]:
-    last, split, join = parts(pretokenized)
+def _pieces(pieces: Callable[[bool], tuple[list[Any], Any, Any]], pretokenized: bool) -> tuple[Any, Any, Any]:
+    last, split, join = pieces(pretokenized)
     return normalizers.Sequence((_ONE_SPACE if pretokenized else []) + last), split, join
 
 

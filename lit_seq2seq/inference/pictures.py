@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lit_seq2seq.features import Feature
 from lit_seq2seq.features.feature import Array
-from lit_seq2seq.inference.predictor import Output
+from lit_seq2seq.inference.predictor import Generated
 from lit_seq2seq.plots import AttentionExample, CaptionExample, plot_attention_grid, plot_captions
 
 _MOST = 300
@@ -19,7 +19,7 @@ _MOST = 300
 
 
 def attention_figure(
-    sources: Sequence[Any], outputs: Sequence[Output], feature: Feature, path: str | Path | None = None
+    sources: Sequence[Any], outputs: Sequence[Generated], feature: Feature, path: str | Path | None = None
 ) -> Figure | None:
     """Draw where attention looked: over the image where there is one, otherwise as a table.
 
@@ -38,7 +38,7 @@ def attention_figure(
     Example:
         >>> import torch
         >>> from lit_seq2seq.features import Tokenizer
-        >>> output = Output("b", tokens=("b",), source_tokens=("a",), attention=torch.ones(1, 1))
+        >>> output = Generated("b", tokens=("b",), source_tokens=("a",), attention=torch.ones(1, 1))
         >>> len(attention_figure(["a"], [output], Tokenizer()).axes)  # the table and its colour bar
         2
     """
@@ -55,7 +55,7 @@ def attention_figure(
     return plot_attention_grid(tables[:4], path) if tables else None
 
 
-def _part(name: str, image: Array, output: Output) -> CaptionExample:
+def _part(name: str, image: Array, output: Generated) -> CaptionExample:
     """Cut out the attention to one of several sources, or take all where there is one."""
     assert output.attention is not None
     if not output.regions:

@@ -11,7 +11,7 @@ import torch
 from lit_seq2seq.features import Feature
 from lit_seq2seq.files.paths import Loading
 from lit_seq2seq.inference.model import EnsembleModel, Seq2SeqModel, Trained, model_of
-from lit_seq2seq.inference.predictor import Output, Predictor
+from lit_seq2seq.inference.predictor import Generated, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import UserError
@@ -111,7 +111,7 @@ class Pipeline:
             raise UserError(f"the input is of type {type(raw).__name__}, expected {feature.input_kind}")
         return self.predictor.stream_text(raw, config)
 
-    def _format(self, outputs: list[Output]) -> list[dict[str, str]]:
+    def _format(self, outputs: list[Generated]) -> list[dict[str, str]]:
         return [{self.results.key: output.text} for output in outputs]
 
 

@@ -30,7 +30,7 @@ _UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are 
 
 
 @dataclass(frozen=True)
-class Output:
+class Generated:
     """One output text.
 
     Attributes:
@@ -43,7 +43,7 @@ class Output:
         regions: of several sources how many of these positions each has, in their order.
 
     Example:
-        >>> Output("one", score=-0.1, tokens=("one", "</s>"), token_scores=(-0.1, -0.1)).text
+        >>> Generated("one", score=-0.1, tokens=("one", "</s>"), token_scores=(-0.1, -0.1)).text
         'one'
     """
 
@@ -132,7 +132,7 @@ class Predictor:
 
     def stream(
         self, inputs: Iterable[Any], config: GenerationConfig | None = None, return_attention: bool = False
-    ) -> Iterator[list[Output]]:
+    ) -> Iterator[list[Generated]]:
         """Yield the n-best outputs of each input, in the order of the inputs.
 
         Inputs are read in chunks that start small, so that the first output comes soon, and grow, so that batches
@@ -155,8 +155,8 @@ class Predictor:
 
     def _chunk(
         self, raw: list[Any], first: int, config: GenerationConfig, return_attention: bool
-    ) -> list[list[Output]]:
-        results: list[list[Output]] = [[Output("")] * config.num_return_sequences for _ in raw]
+    ) -> list[list[Generated]]:
+        results: list[list[Generated]] = [[Generated("")] * config.num_return_sequences for _ in raw]
         feature = self.model.processor.source_feature
         kept = [index for index, value in enumerate(raw) if not feature.is_missing(value)]
         present = [raw[index] for index in kept]
@@ -239,7 +239,7 @@ class Predictor:
     @torch.inference_mode()
     def _batch(
         self, source: Padded | Sources, raw: list[Any], config: GenerationConfig, return_attention: bool
-    ) -> list[list[Output]]:
+    ) -> list[list[Generated]]:
         with self._autocast():
             found = self._fast.write(source.to(self.model.device), raw, config, return_attention)
         target, feature = self.model.processor.target, self.model.processor.source_feature
@@ -255,7 +255,7 @@ class Predictor:
                 ended = len(hypothesis.token_scores) > len(hypothesis.tokens)
                 pieces = target.tokens(hypothesis.tokens.tolist() + [target.specials.eos] * ended, own)
                 finished.append(
-                    Output(
+                    Generated(
                         hypothesis.text,
                         hypothesis.score,
                         tuple(pieces),

@@ -15,7 +15,7 @@ from lit_seq2seq.nn.auxiliary import Auxiliary
 from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, DecoderState
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.output import GivenOutput, Output, OutputLayer
-from lit_seq2seq.nn.shortlist import Candidates
+from lit_seq2seq.nn.shortlist import Shortlisted
 from lit_seq2seq.types import Encoded, Padded, Shared, Source, SpecialIds, StepOutput
 
 EncoderFactory = Callable[[Any], Encoder]  # from `Feature.size`
@@ -171,7 +171,7 @@ class EncoderDecoder(Network):
         if candidates is None:
             return state
         size = self.decoder.embedding.num_embeddings
-        return replace(state, candidates=Candidates.of(candidates, size, self.output.restricted))
+        return replace(state, candidates=Shortlisted.of(candidates, size, self.output.restricted))
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput[DecoderState]:
         """Read one token per hypothesis; the step function for `lit_seq2seq.search`."""

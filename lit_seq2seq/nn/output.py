@@ -192,7 +192,7 @@ class CopyOutput(Output):
     def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Compute the log-probability of every symbol, `(..., V + extra)`, minus infinity for other sources' own."""
         known = _require(copies)
-        log_generate, log_copy, weights = self.parts(output)  # (..., 1), (..., 1), (..., S)
+        log_generate, log_copy, weights = self.mixture(output)  # (..., 1), (..., 1), (..., S)
         ids, repeated = (_like(x, weights) for x in (known.ids, known.repeated))  # (..., S)
         log_probs = log_generate + self.generate.log_probs(output, copies)  # (..., V)
         size = self.vocab_size + known.extra
@@ -207,7 +207,7 @@ class CopyOutput(Output):
     ) -> tuple[Tensor, Tensor]:
         """Sum `-log p(y)` over the real target tokens."""
         mask, ids = target.mask, target.values
-        log_generate, log_copy, weights = self.parts(output)  # (B, T, 1), (B, T, 1), (B, T, S)
+        log_generate, log_copy, weights = self.mixture(output)  # (B, T, 1), (B, T, 1), (B, T, S)
         same = _require(copies).ids[:, None] == ids[:, :, None]  # (B, T, S)
         copied = (weights * same).sum(dim=-1)  # (B, T)
         log_copied = log_copy[..., 0] + copied.clamp(min=_LEAST).log()
@@ -216,7 +216,7 @@ class CopyOutput(Output):
         features, targets = output.features[mask], ids.masked_fill(beyond, 0)[mask]
         return self.generate.cross_entropy(features, targets, smoothing, (log_generated[mask], log_copied[mask]))
 
-    def parts(self, output: DecoderOutput) -> tuple[Tensor, Tensor, Tensor]:
+    def mixture(self, output: DecoderOutput) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of generating and of copying `(..., 1)`, and weights `(..., S)` that sum to one.
 
         Without any source position there is nothing to copy, and the probability of generating is one.

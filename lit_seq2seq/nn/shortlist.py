@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.ops import wide
-from lit_seq2seq.runtime.shortlist import Candidates as Listed
-from lit_seq2seq.runtime.shortlist import Scored
+from lit_seq2seq.runtime.shortlist import Candidates, Scored
 from lit_seq2seq.types import Padded, Value
 
 
 @dataclass(frozen=True)
-class Candidates(Value):
+class Shortlisted(Value):
     """Output of a decoder that knows only some symbols of each source. Part of its state, which is what search sees.
 
     Attributes:
@@ -35,7 +34,7 @@ class Candidates(Value):
     def of(cls, candidates: Padded, size: int, restricted: Callable[[Tensor], nn.Module]) -> Self:
         """Make it from the candidates of each source, the number of all symbols, and `Output.restricted`."""
         ids = candidates.values
-        scored = Scored.of(Listed(ids.cpu().numpy(), candidates.lengths.cpu().numpy()), size)
+        scored = Scored.of(Candidates(ids.cpu().numpy(), candidates.lengths.cpu().numpy()), size)
         symbols, columns, shares = (torch.from_numpy(table).to(ids.device) for table in scored)
         return cls(ids, columns, shares, restricted(symbols))
 

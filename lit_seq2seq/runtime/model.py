@@ -25,7 +25,7 @@ from .untrusted import undamaged
 _VOCABULARY = ("processor.json", "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json")
 
 
-class Output(NamedTuple):
+class Generated(NamedTuple):
     """One output: its text, and what outputs are ranked by (0 for an empty input)."""
 
     text: str
@@ -78,7 +78,7 @@ class Model:
             reranker = self.settings["reranker"]
             self.slots = None if reranker is None else Slots(reranker["slots"], reranker["values"])
 
-    def __call__(self, inputs: Iterable[Any], batch_size: int = 32, **options: Any) -> list[list[Output]]:
+    def __call__(self, inputs: Iterable[Any], batch_size: int = 32, **options: Any) -> list[list[Generated]]:
         """Generate.
 
         Args:
@@ -100,9 +100,9 @@ class Model:
         with undamaged(f"the model in {self.folder}"):
             return self._generate(given, batch_size, config)
 
-    def _generate(self, inputs: list[Any], batch_size: int, config: GenerationConfig) -> list[list[Output]]:
+    def _generate(self, inputs: list[Any], batch_size: int, config: GenerationConfig) -> list[list[Generated]]:
         random = random_of(config)
-        results = [[Output("", 0.0)] * config.num_return_sequences for _ in inputs]
+        results = [[Generated("", 0.0)] * config.num_return_sequences for _ in inputs]
         kept = [place for place, raw in enumerate(inputs) if not self.reader.is_missing(raw)]
         names = [f"input {place}" for place in kept]
         arrays = encode_named(self.reader.encode, [inputs[place] for place in kept], names)
@@ -120,7 +120,7 @@ class Model:
 
     def _batch(
         self, arrays: list[Array], raw: list[Any], config: GenerationConfig, random: np.random.Generator
-    ) -> list[list[Output]]:
+    ) -> list[list[Generated]]:
         source = self.reader.collate(arrays)
         extra: list[tuple[str, ...]] = [()] * len(arrays)
         if self.copy_map is not None:
@@ -133,7 +133,7 @@ class Model:
         wanted = config if slots is None else dataclasses.replace(config, num_return_sequences=config.num_beams)
         hypotheses = self.network.generate(source, wanted, random)
         written = [
-            [Output(self.reader.restore(self.target.decode(one.tokens, own), text), one.score) for one in row]
+            [Generated(self.reader.restore(self.target.decode(one.tokens, own), text), one.score) for one in row]
             for row, own, text in zip(hypotheses, extra, raw, strict=True)
         ]
         if slots is None:
@@ -141,7 +141,7 @@ class Model:
         ranked = [self._ranked(row, slots, text) for row, text in zip(written, raw, strict=True)]
         return [row[: config.num_return_sequences] for row in ranked]
 
-    def _ranked(self, outputs: list[Output], slots: Slots, raw: Any) -> list[Output]:
+    def _ranked(self, outputs: list[Generated], slots: Slots, raw: Any) -> list[Generated]:
         """Order the outputs of a record as `lit_seq2seq.reranking.SlotCoverage` does."""
         weight = self.settings["reranker"]["weight"]
         judged = [one._replace(score=one.score - weight * slots.errors(one.text, raw)) for one in outputs]

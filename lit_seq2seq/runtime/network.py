@@ -57,7 +57,7 @@ class Session:
         return dict(zip(self._outputs, found, strict=True))
 
 
-class Encoded(NamedTuple):
+class Start(NamedTuple):
     """What is known before the first step.
 
     Attributes:
@@ -92,7 +92,7 @@ class Decodable(ABC):
         """
 
     @abstractmethod
-    def start(self, source: Named, candidates: Candidates | None = None) -> Encoded:
+    def start(self, source: Named, candidates: Candidates | None = None) -> Start:
         """Encode sources.
 
         Args:
@@ -195,7 +195,7 @@ class Network(Decodable):
             self.tables["frequent"], self.tables["translations"], self.settings["target_size"], self.specials
         )
 
-    def start(self, source: Named, candidates: Candidates | None = None) -> Encoded:
+    def start(self, source: Named, candidates: Candidates | None = None) -> Start:
         """Encode sources; see `Decodable.start`."""
         found = self._encode(source)
         state = {name: found[name] for name in self.decoder.inputs if name != "tokens"}
@@ -208,7 +208,7 @@ class Network(Decodable):
             symbols, *scored = Scored.of(candidates, self.settings["target_size"])
             state |= dict(zip(_CANDIDATES, (candidates.ids, *scored), strict=True))
             state |= {f"batch.{name}": self.tables[name][symbols] for name in ("weight", "bias")}
-        return Encoded(state, found["mask"], found.get("frames"))
+        return Start(state, found["mask"], found.get("frames"))
 
     def _encode(self, source: Named) -> State:
         if not self.settings["alone"]:
@@ -239,7 +239,7 @@ class Network(Decodable):
         return found["log_probs"]
 
     def _among(self, features: Array, state: State) -> Array:
-        """Score the candidates of each source, `(B, K, C)`, as `lit_seq2seq.nn.shortlist.Candidates` does."""
+        """Score the candidates of each source, `(B, K, C)`, as `lit_seq2seq.nn.shortlist.Shortlisted` does."""
         _, columns, shares = (state[name] for name in _CANDIDATES)
         flat = features.reshape(-1, features.shape[-1])  # one product: of three dimensions NumPy makes one a source
         if "bottleneck" in self.tables:
@@ -297,16 +297,16 @@ class Ensemble(Decodable):
         """That of the first network."""
         return self.networks[0].shortlist
 
-    def start(self, source: Named, candidates: Candidates | None = None) -> Encoded:
+    def start(self, source: Named, candidates: Candidates | None = None) -> Start:
         """Encode sources by each network, whose states go by the name `NAME@NUMBER`."""
         parts = [network.start(source, candidates) for network in self.networks]
         state = {f"{name}@{place}": value for place, part in enumerate(parts) for name, value in part.state.items()}
         frames = [part.frames for part in parts if part.frames is not None]
         if len(frames) < len(parts):
-            return Encoded(state, parts[0].mask, None)
+            return Start(state, parts[0].mask, None)
         if any(part.mask.shape != parts[0].mask.shape or (part.mask != parts[0].mask).any() for part in parts):
             raise UserError("ctc_weight needs encoders that shorten sources alike, but these differ; set it to 0")
-        return Encoded(state, parts[0].mask, _average(frames))
+        return Start(state, parts[0].mask, _average(frames))
 
     def step(self, tokens: Array, state: State) -> Step:
         """Read a token by each network; see `Decodable.step`."""

@@ -26,7 +26,7 @@ class Delexicalized:
 
     Example:
         >>> record = Delexicalized([("name", "Blue Spice"), ("food", "Thai")], slots=["name"])
-        >>> record.parts
+        >>> record.pairs
         [('name', '__name__'), ('food', 'Thai')]
         >>> record.hide("Blue Spice serves Thai food.")
         '__name__ serves Thai food.'
@@ -35,10 +35,10 @@ class Delexicalized:
     """
 
     def __init__(self, parts: Sequence[Part], slots: Collection[str]) -> None:
-        self.parts: list[Part] = []
+        self.pairs: list[Part] = []
         self.values: dict[str, str] = {}
         for *before, slot, value in parts:
-            self.parts.append((*before, slot, self._placeholder(slot, value) if value and slot in slots else value))
+            self.pairs.append((*before, slot, self._placeholder(slot, value) if value and slot in slots else value))
 
     def _placeholder(self, slot: str, value: str) -> str:
         name = "_".join(re.findall(r"\w+", slot.lower()))

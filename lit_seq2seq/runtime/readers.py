@@ -175,7 +175,7 @@ class RecordText(Text):
     def encode(self, raw: Sequence[Any]) -> list[Array]:
         """Turn records into ids."""
         values, sort = self.config["values"], self.config["sort"]
-        return super().encode([linearize(self._hidden(record).parts, values, sort) for record in raw])
+        return super().encode([linearize(self._hidden(record).pairs, values, sort) for record in raw])
 
     def restore(self, text: str, raw: Any) -> str:
         """Put the values of the record in place of placeholders."""

@@ -26,12 +26,12 @@ from lit_seq2seq.types import UserError, install
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from lit_seq2seq.serve.schema import Limits
+    from lit_seq2seq.serve.schema import RequestLimits
 
 
 def make_app(
     model: str,
-    limits: Limits,
+    limits: RequestLimits,
     max_batch_size: int = 32,
     batch_timeout: float = 0.01,
     stream: bool = True,
@@ -116,9 +116,11 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     _check_packages()
     if not 1024 <= options.port <= 65535:
         raise UserError(f"port={options.port}: must be from 1024 to 65535")
-    from lit_seq2seq.serve.schema import Limits
+    from lit_seq2seq.serve.schema import RequestLimits
 
-    limits = Limits(options.max_length, options.max_bytes, options.max_new_tokens, options.max_beams, options.timeout)
+    limits = RequestLimits(
+        options.max_length, options.max_bytes, options.max_new_tokens, options.max_beams, options.timeout
+    )
     names = ("max_batch_size", "batch_timeout", "stream", "device", "threads")
     own = {name: options[name] for name in names}
     with _stopping(), _listener(options.host, options.port) as listener:

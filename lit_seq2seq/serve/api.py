@@ -19,12 +19,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 
 from lit_seq2seq.inference.pipelines import override
-from lit_seq2seq.inference.predictor import Output, Predictor
+from lit_seq2seq.inference.predictor import Generated, Predictor
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.serve.batches import Batches, BusyError
+from lit_seq2seq.serve.batches import Batcher, BusyError
 from lit_seq2seq.serve.http import Bounds
 from lit_seq2seq.serve.overview import overview
-from lit_seq2seq.serve.schema import FileRequest, GenerateRequest, GenerateResponse, Limits, request_of
+from lit_seq2seq.serve.schema import FileRequest, GenerateRequest, GenerateResponse, RequestLimits, request_of
 from lit_seq2seq.types import UserError
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Service:
         limits: what requests may ask for.
     """
 
-    def __init__(self, predictor: Predictor, limits: Limits) -> None:
+    def __init__(self, predictor: Predictor, limits: RequestLimits) -> None:
         self.predictor, self.limits = predictor, limits
         self.request = request_of(predictor.model.processor.source_feature)
 
@@ -69,12 +69,12 @@ class Service:
                 raise UserError(f"{name}={getattr(config, name)}: must be at most {value} here")
         return Work(asked.raw(), config)
 
-    def generate(self, batch: list[Work]) -> list[list[Output] | Exception]:
+    def generate(self, batch: list[Work]) -> list[list[Generated] | Exception]:
         """Answer a batch, together what has the same options; what cannot be read fails alone.
 
         What is drawn by a seed is drawn alone, as the random numbers of an output depend on its place in the batch.
         """
-        results: list[list[Output] | Exception] = [[]] * len(batch)
+        results: list[list[Generated] | Exception] = [[]] * len(batch)
         groups: dict[tuple[GenerationConfig, int | None], list[int]] = {}
         for place, (_, config) in enumerate(batch):
             seeded = config.do_sample and config.seed is not None
@@ -84,7 +84,7 @@ class Service:
                 results[place] = found
         return results
 
-    def _together(self, raw: list[Any], config: GenerationConfig) -> list[list[Output] | Exception]:
+    def _together(self, raw: list[Any], config: GenerationConfig) -> list[list[Generated] | Exception]:
         try:
             return list(self.predictor.stream(raw, config))
         except Exception as error:
@@ -164,7 +164,7 @@ def make_app(
     """Make the web application; see `lit_seq2seq.serve.make_app`."""
     limits, kind, model = service.limits, service.request, service.predictor.model
     begin = partial(torch.set_num_threads, threads)
-    batches = Batches(service.generate, ThreadPoolExecutor(1, initializer=begin), most, wait, limits.timeout)
+    batches = Batcher(service.generate, ThreadPoolExecutor(1, initializer=begin), most, wait, limits.timeout)
     streams = Streams(service, ThreadPoolExecutor(1, initializer=begin))
 
     @asynccontextmanager

@@ -25,7 +25,7 @@ class _Waiting(Generic[Asked, Answer]):
     answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class Batches(Generic[Asked, Answer]):
+class Batcher(Generic[Asked, Answer]):
     """A queue whose head is computed in batches, in a thread.
 
     Args:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lit_seq2seq.features import Feature
 from lit_seq2seq.inference.pictures import attention_figure
 from lit_seq2seq.inference.pipelines import load_model, override
-from lit_seq2seq.inference.predictor import Output, Predictor
+from lit_seq2seq.inference.predictor import Generated, Predictor
 from lit_seq2seq.settings import Dtype
 from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import UserError, install
@@ -162,7 +162,7 @@ def launch(page: gradio.Blocks, port: int | None = None, block: bool = True) -> 
     return str(address)
 
 
-def _doubts(output: Output) -> list[tuple[str, float]]:
+def _doubts(output: Generated) -> list[tuple[str, float]]:
     """Pair each symbol with one minus its probability."""
     return [(f"{token} ", -math.expm1(score)) for token, score in zip(output.tokens, output.token_scores, strict=True)]
 

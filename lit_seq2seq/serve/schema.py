@@ -42,7 +42,7 @@ class GenerateRequest(BaseModel):
         raise NotImplementedError
 
     def size(self) -> int:
-        """Count what `Limits.max_length` limits."""
+        """Count what `RequestLimits.max_length` limits."""
         raise NotImplementedError
 
     def options(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class GenerateResponse(BaseModel):
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What a request may ask for.
 
     Attributes:

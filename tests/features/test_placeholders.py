@@ -18,7 +18,7 @@ def test_a_text_goes_there_and_back():
     hidden = record.hide(text)
     assert hidden == "Near __near__, __name__'s Thai food; (__name__)."
     assert record.restore(hidden) == text
-    assert record.parts == [("name", "__name__"), ("food", "Thai"), ("near", "__near__")]
+    assert record.pairs == [("name", "__name__"), ("food", "Thai"), ("near", "__near__")]
 
 
 @pytest.mark.parametrize(

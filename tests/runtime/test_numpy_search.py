@@ -9,7 +9,7 @@ import torch
 
 from lit_seq2seq.runtime.beam import Array, State, Step, StepFunction
 from lit_seq2seq.runtime.errors import UserError
-from lit_seq2seq.runtime.network import Decodable, Encoded, Ensemble
+from lit_seq2seq.runtime.network import Decodable, Ensemble, Start
 from lit_seq2seq.runtime.readers import Named
 from lit_seq2seq.runtime.sampling import distribution
 from lit_seq2seq.runtime.search import search as numpy_search
@@ -158,8 +158,8 @@ class Table(Decodable):
     def shortlist(self) -> Shortlist:
         raise UserError("a table has no shortlist")
 
-    def start(self, source: Named, candidates: Candidates | None = None) -> Encoded:
-        return Encoded(self._state, self.chains.mask.numpy(), source["frames"])
+    def start(self, source: Named, candidates: Candidates | None = None) -> Start:
+        return Start(self._state, self.chains.mask.numpy(), source["frames"])
 
     def step(self, tokens: Array, state: State) -> Step:
         return self._step(tokens, state)

@@ -17,7 +17,7 @@ from lit_seq2seq.nn.encoders.text import embed, new_embedding
 from lit_seq2seq.nn.kernels.products import Linear, gathering_gradients
 from lit_seq2seq.nn.ops import dropout
 from lit_seq2seq.nn.recurrent import StackMasks
-from lit_seq2seq.nn.shortlist import Candidates
+from lit_seq2seq.nn.shortlist import Shortlisted
 from lit_seq2seq.types import CellState, Copies, Encoded, Value
 
 AttentionFactory = Callable[[int, int], Attention]
@@ -108,7 +108,7 @@ class DecoderState(Value):
     attention: Value | None = None
     masks: StackMasks | None = None
     copies: Copies | None = None
-    candidates: Candidates | None = None
+    candidates: Shortlisted | None = None
 
     def select(self, index: Tensor) -> Self:
         """Reorder hypotheses by `index (B', K')` and drop the sources that are missing from it; see `SearchState`."""
