@@ -72,6 +72,7 @@ class OneCycle(LambdaLR):
         total_steps: int | None = None,
         warmup: float = 0.25,
         start: float = 0.04,
+        *,
         end: float = 0.001,
     ) -> None:
         if not 0 <= warmup <= 1:

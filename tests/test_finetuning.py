@@ -123,7 +123,7 @@ def factors_of(network: nn.Module, factors: object) -> dict[str, float]:
 
 def network(tie: str = "none", layers: int = 2) -> EncoderDecoder:
     encoder = partial(TextEncoder, num_layers=layers, **SIZES)
-    return EncoderDecoder(9, 9, encoder, partial(ParallelDecoder, **SIZES), tie)
+    return EncoderDecoder(9, 9, encoder, partial(ParallelDecoder, **SIZES), tie_embeddings=tie)
 
 
 def test_the_longest_name_and_the_least_factor_count() -> None:

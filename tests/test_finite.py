@@ -174,4 +174,4 @@ def test_a_model_that_computes_nan_writes_nothing(options):
         return Step(np.full((*tokens.shape, 6), np.nan, np.float32), None, state)
 
     with pytest.raises(UserError, match="the model computes NaN"):
-        search(step, {}, np.ones((1, 1), bool), SpecialIds(), config)
+        search(step, {}, np.ones((1, 1), bool), SpecialIds(), config=config)

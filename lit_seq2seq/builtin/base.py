@@ -57,6 +57,7 @@ class GeneratedDataset(BuiltinDataset):
         validation_size: int,
         test_size: int,
         seed: int,
+        *,
         most: int | Mapping[str, int] = 10_000_000,
         **added: Any,
     ) -> None:

@@ -211,4 +211,4 @@ class Dialogues(GeneratedDataset):
         self, train_size: int = 6_000, validation_size: int = 200, test_size: int = 300, seed: int = 0
     ) -> None:
         makers = f"{VERSION} babel {version('babel')} num2words {version('num2words')}"
-        super().__init__(train_size, validation_size, test_size, seed, LARGEST, makers=makers)
+        super().__init__(train_size, validation_size, test_size, seed, most=LARGEST, makers=makers)

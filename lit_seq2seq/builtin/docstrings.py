@@ -28,7 +28,7 @@ _WORD = re.compile(r"\w+")
 
 
 def generate(
-    split: str, folders: tuple[str, ...], sizes: tuple[tuple[str, int], ...], seed: int, stamp: str
+    split: str, folders: tuple[str, ...], sizes: tuple[tuple[str, int], ...], seed: int, *, stamp: str
 ) -> Iterator[dict[str, str]]:
     """Yield the rows of `split`, found in `folders`: `text`, `summary` and `module`; `stamp` is for the cache alone."""
     yield from _collect(folders, sizes, seed, stamp)[split]
@@ -170,6 +170,7 @@ class DocstringSummaries(GeneratedDataset):
         validation_size: int = 200,
         test_size: int = 400,
         seed: int = 0,
+        *,
         folders: list[str] | None = None,
     ) -> None:
         super().__init__(train_size, validation_size, test_size, seed)

@@ -30,7 +30,7 @@ def numbers_of(split: str, seed: int) -> list[int]:
 
 
 def generate(
-    languages: tuple[str, ...], split: str, size: int, seed: int, makers: str = ""
+    languages: tuple[str, ...], split: str, size: int, seed: int, *, makers: str = ""
 ) -> Iterator[dict[str, str]]:
     """Yield `size` distinct rows of `split`, whose numbers `seed` draws, and its rows from them."""
     numbers = numbers_of(split, seed)
@@ -64,6 +64,7 @@ class SpelledNumbers(GeneratedDataset):
         train_size: int = 8_000,
         validation_size: int = 500,
         test_size: int = 1_000,
+        *,
         seed: int = 0,
     ) -> None:
         for language in languages:
@@ -74,4 +75,4 @@ class SpelledNumbers(GeneratedDataset):
         rows = len(languages) * len(FORMS)
         distinct = {split: len(numbers_of(split, seed)) * rows for split in ("train", "validation", "test")}
         added: dict[str, Any] = {"languages": tuple(languages), "makers": f"{VERSION} num2words {version('num2words')}"}
-        super().__init__(train_size, validation_size, test_size, seed, distinct, **added)
+        super().__init__(train_size, validation_size, test_size, seed, most=distinct, **added)

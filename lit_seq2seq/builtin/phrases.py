@@ -26,7 +26,7 @@ def shares(size: int, split: str) -> list[int]:
 
 
 def generate(
-    languages: tuple[str, ...], split: str, size: int, seed: int, makers: str = ""
+    languages: tuple[str, ...], split: str, size: int, seed: int, *, makers: str = ""
 ) -> Iterator[dict[str, str]]:
     """Yield `size` distinct rows of `split` in random order, with a column for each of `languages`."""
     rng = random.Random(f"{seed}/{split}")
@@ -65,6 +65,7 @@ class PhraseTranslation(GeneratedDataset):
         target_language: str = "de",
         train_size: int = 20_000,
         validation_size: int = 500,
+        *,
         test_size: int = 1_000,
         seed: int = 0,
     ) -> None:
@@ -77,4 +78,4 @@ class PhraseTranslation(GeneratedDataset):
         distinct = {split: sum(kind.capacity(split) for kind in KINDS) for split in ("train", "validation", "test")}
         makers = f"{VERSION} babel {version('babel')} num2words {version('num2words')}"
         added: dict[str, Any] = {"languages": languages, "makers": makers}
-        super().__init__(train_size, validation_size, test_size, seed, distinct, **added)
+        super().__init__(train_size, validation_size, test_size, seed, most=distinct, **added)

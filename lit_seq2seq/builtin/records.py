@@ -80,7 +80,7 @@ DEGREES = [str(degree) for degree in range(-15, 41)]
 
 
 @dataclass(frozen=True)
-class Kind:
+class RecordKind:
     """Records of one kind.
 
     Attributes:
@@ -114,7 +114,7 @@ class Kind:
 
 
 KINDS = (
-    Kind(
+    RecordKind(
         {"city": CITIES, "sky": SKIES, "day": DAYS, "high": DEGREES, "low": DEGREES, "wind": WINDS},
         frozenset({"low", "wind"}),
         ("low", "high"),
@@ -126,7 +126,7 @@ KINDS = (
             "The weather in {city} on {day:british}: {sky}, up to {high:long}[, {wind}][, {low:long} at night].",
         ),
     ),
-    Kind(
+    RecordKind(
         {"person": PEOPLE, "event": EVENTS, "day": DAYS, "start": TIMES, "end": TIMES, "place": PLACES},
         frozenset({"end", "place"}),
         ("start", "end"),
@@ -179,7 +179,7 @@ def say(record: Mapping[str, str], sentence: str) -> str:
     return re.sub(r"\s", " ", text)
 
 
-def generate(split: str, size: int, references: int, seed: int, makers: str = "") -> Iterator[dict[str, str]]:
+def generate(split: str, size: int, references: int, seed: int, *, makers: str = "") -> Iterator[dict[str, str]]:
     """Yield the rows of `size` distinct records of `split`, the `references` texts of each one after another."""
     rng = random.Random(f"{seed}/{split}")
     pairs = [kind.pairs(split, seed) for kind in KINDS]
@@ -223,10 +223,11 @@ class WeatherAndCalendar(GeneratedDataset):
         validation_size: int = 200,
         test_size: int = 500,
         references: int = 2,
+        *,
         seed: int = 0,
     ) -> None:
         makers = f"{VERSION} babel {version('babel')}"
-        super().__init__(train_size, validation_size, test_size, seed, LARGEST, makers=makers)
+        super().__init__(train_size, validation_size, test_size, seed, most=LARGEST, makers=makers)
         self.references = references
         if not 1 <= references <= 4:
             raise UserError(f"expected references from 1 to 4, the number of templates, but it is {references}")

@@ -172,7 +172,7 @@ class DrawnDataset(GeneratedDataset):
     def __init__(
         self, train_size: int = 8_000, validation_size: int = 400, test_size: int = 1_000, seed: int = 0
     ) -> None:
-        super().__init__(train_size, validation_size, test_size, seed, 100_000, version=VERSION)
+        super().__init__(train_size, validation_size, test_size, seed, most=100_000, version=VERSION)
 
 
 class ShapeScenes(DrawnDataset):

@@ -38,7 +38,7 @@ TASKS: dict[str, Callable[[random.Random, int], tuple[str, str]]] = {
 
 
 def generate(
-    task: str, split: str, size: int, lengths: tuple[int, int], seed: int, version: int
+    task: str, split: str, size: int, lengths: tuple[int, int], *, seed: int, version: int
 ) -> Iterator[dict[str, str]]:
     """Yield `size` rows of `split`, their lengths drawn evenly from `lengths`, both ends included."""
     rng = random.Random(f"{seed}/{task}/{split}")
@@ -81,6 +81,7 @@ class SequenceTask(GeneratedDataset):
         max_length: int = 10,
         test_length: int | None = None,
         train_size: int = 10_000,
+        *,
         validation_size: int = 500,
         test_size: int = 2_000,
         seed: int = 0,

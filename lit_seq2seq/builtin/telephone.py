@@ -47,7 +47,9 @@ def tones(digits: str, rng: np.random.Generator, noise: float) -> npt.NDArray[np
     return np.clip(signal * 32768, -32768, 32767).astype(np.int16)
 
 
-def generate(split: str, size: int, seed: int, lengths: tuple[int, int], noise: float, version: int) -> Iterator[Any]:
+def generate(
+    split: str, size: int, seed: int, lengths: tuple[int, int], *, noise: float, version: int
+) -> Iterator[Any]:
     """Yield `size` rows of `split`; `version` changes nothing but the key under which `datasets` caches them."""
     rng = np.random.default_rng((seed, zlib.crc32(split.encode())))
     made = 0
@@ -85,6 +87,7 @@ class TelephoneKeys(GeneratedDataset):
         validation_size: int = 200,
         test_size: int = 200,
         shortest: int = 3,
+        *,
         longest: int = 8,
         noise: float = 0.1,
         seed: int = 0,

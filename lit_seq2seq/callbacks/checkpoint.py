@@ -67,6 +67,7 @@ class Checkpoint(ModelCheckpoint):
         mode: str = "min",
         save_top_k: int = 1,
         save_last: bool = True,
+        *,
         keep_last: int = 1,
         every_n_epochs: int | None = None,
         every_n_steps: int | None = None,

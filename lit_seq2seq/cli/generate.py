@@ -72,7 +72,7 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     model = load_model(options.model, **loading_of(options))
     config = override(model.generation, {name: options[name] for name in names if options[name] is not None})
     dtype: torch.dtype = getattr(torch, options.dtype)
-    predictor = Predictor(model, options.device, dtype, options.max_tokens, options.max_source_length)
+    predictor = Predictor(model, options.device, dtype, options.max_tokens, max_source_length=options.max_source_length)
     form = options.format or format_of(options.output)
     with _reader(options.input) as lines, _writer(options.output) as out:
         bar = tqdm(lines, desc="generate", unit="lines", file=sys.stderr, disable=None)

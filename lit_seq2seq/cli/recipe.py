@@ -63,7 +63,7 @@ def run(arguments: list[str], default: Path) -> None:
         if trainer.is_global_zero and scores:
             record_scores(folder.parent, _best(trainer), scores, data.origin[0])
         title = f"scores after {minutes:.1f} minutes of training"
-        write_summary(model.model, data, folder, scores, title, _with_own_files(default))
+        write_summary(model.model, data, folder, scores, title=title, commands=_with_own_files(default))
 
 
 def evaluate(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> dict[str, float]:

@@ -34,6 +34,7 @@ def write_summary(
     data: Seq2SeqDataModule,
     folder: Path,
     scores: Mapping[str, float] | None = None,
+    *,
     title: str = "scores",
     commands: Sequence[str] = (),
 ) -> None:

@@ -151,6 +151,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         target: Ints,
         max_tokens: int | None = None,
         batch_size: int | None = None,
+        *,
         indices: Ints | None = None,
         shuffle: bool = True,
         longest_first: bool = False,

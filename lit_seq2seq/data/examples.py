@@ -152,6 +152,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
         encoder: RowEncoder,
         encoded: EncodedRows,
         limits: Limits,
+        *,
         texts: bool = False,
         training: bool = False,
     ) -> None:

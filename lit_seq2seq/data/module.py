@@ -221,9 +221,16 @@ class Seq2SeqDataModule(LightningDataModule):
         mapper = self.mapper.resolve(columns_of(train), targets=True, source=source)
         if given is not None:
             limit, rows = self.extend_vocabulary, self.tokenizer_rows
-            return extend_processor(given, train, mapper, self.target, limit, rows)
+            return extend_processor(given, train, mapper, self.target, limit=limit, rows=rows)
         return learn_processor(
-            train, mapper, source, self.target, self.shared, self.source_prefix, self.tokenizer_rows, self.copy
+            train,
+            mapper,
+            source,
+            self.target,
+            shared=self.shared,
+            prefix=self.source_prefix,
+            rows=self.tokenizer_rows,
+            copy=self.copy,
         )
 
     @property
@@ -403,7 +410,9 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def _open(self, dataset: Source) -> Splits:
         train = self.split_settings.names["train"]
-        opened = open_dataset(dataset, self.name, self.revision, self.streaming, self._columns, train)
+        opened = open_dataset(
+            dataset, self.name, self.revision, self.streaming, columns=self._columns, train_split=train
+        )
         return {split: undecoded(rows, self.mapper.source_columns) for split, rows in opened.items()}
 
     def _opened(self) -> Splits:

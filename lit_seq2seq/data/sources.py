@@ -39,6 +39,7 @@ def open_dataset(
     name: str | None = None,
     revision: str | None = None,
     streaming: bool = False,
+    *,
     columns: Sequence[str] = ("source", "target"),
     train_split: str = "train",
 ) -> Splits:

@@ -46,6 +46,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         encoder: RowEncoder,
         limits: Limits,
         max_tokens: int | None = None,
+        *,
         batch_size: int | None = None,
         seed: int = 0,
         keep_targets_together: bool = False,

@@ -398,13 +398,13 @@ class _Described:
             yield table_of(part, schema)
 
 
-class Recordings(_Described, AudioFolder):  # type: ignore[misc]
+class RecordingFolder(_Described, AudioFolder):  # type: ignore[misc]
     """Recordings in a folder, with what its metadata say of them."""
 
     BASE_FEATURE = Recording
 
 
-class Pictures(_Described, ImageFolder):  # type: ignore[misc]
+class PictureFolder(_Described, ImageFolder):  # type: ignore[misc]
     """Images in a folder, with what its metadata say of them."""
 
 
@@ -432,7 +432,7 @@ def by_our_rules(builder: DatasetBuilder, column: str) -> DatasetBuilder:
     elif isinstance(builder, Json) and config.field is None and config.encoding == "utf-8":
         kind, kept = Objects, {}
     elif isinstance(builder, AudioFolder | ImageFolder):
-        kind = Recordings if isinstance(builder, AudioFolder) else Pictures
+        kind = RecordingFolder if isinstance(builder, AudioFolder) else PictureFolder
     if kind is None:
         return builder
     return kind(

@@ -30,6 +30,7 @@ def learn_processor(
     mapper: RowMapper,
     source: Feature | None,
     target: Tokenizer | None,
+    *,
     shared: bool,
     prefix: str,
     rows: int,
@@ -94,7 +95,7 @@ def _learn_source(train: Split, mapper: RowMapper, source: Feature, prefix: str,
 
 
 def extend_processor(
-    given: Processor, train: Split, mapper: RowMapper, target: Tokenizer | None, limit: int, rows: int
+    given: Processor, train: Split, mapper: RowMapper, target: Tokenizer | None, *, limit: int, rows: int
 ) -> Processor:
     """Fit a trained processor to new data.
 

@@ -87,7 +87,7 @@ def export_model(
             )
     model.warn_if_untrained()
     check_finite(model.net.state_dict(), "the model")
-    write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs)
+    write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs=programs)
     _write_settings(model, folder, variants)
     found = table(measure(model, folder, variants))
     text = _README.format(table=found, variant=variants[0], left_out=left_out(model))
@@ -100,6 +100,7 @@ def write_graphs(
     source: Padded | Sources,
     folder: Path,
     variants: Sequence[Variant] = ("fp32",),
+    *,
     programs: bool = False,
 ) -> None:
     """Write the graphs of a network.

@@ -110,6 +110,7 @@ class LogMel(Recordings):
         n_mels: int = 80,
         window: float = 0.025,
         hop: float = 0.01,
+        *,
         fmin: float = 20.0,
         fmax: float | None = None,
         log_floor: float = 1e-10,

@@ -16,7 +16,7 @@ _KINDS = {"WordLevel": "word", "BPE": "bpe", "Unigram": "unigram"}
 
 
 def extend_vocabulary(
-    text: str, raw: Iterable[str | list[str]], limit: int, least: int = 1, kind: str | None = None
+    text: str, raw: Iterable[str | list[str]], limit: int, least: int = 1, *, kind: str | None = None
 ) -> str:
     """Add symbols that are learned from new texts to a `tokenizer.json`.
 

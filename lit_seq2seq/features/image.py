@@ -59,6 +59,7 @@ class Image(Feature):
         fit: Fit = "crop",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        *,
         smallest_crop: float = 1.0,
         flip: bool = False,
         max_pixels: int = 50_000_000,

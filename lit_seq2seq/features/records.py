@@ -53,6 +53,7 @@ class Records(Feature):
         sort: bool = False,
         lowercase: bool = False,
         vocab_size: int = 8000,
+        *,
         min_frequency: int = 1,
         delexicalize: Sequence[str] = (),
     ) -> None:

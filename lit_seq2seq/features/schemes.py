@@ -47,6 +47,7 @@ class Scheme:
         min_frequency: int,
         lowercase: bool,
         normalization: str,
+        *,
         pretokenized: bool,
         specials: list[str],
     ) -> tuple[Tokenizer, trainers.Trainer]:

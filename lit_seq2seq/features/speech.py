@@ -44,6 +44,7 @@ class VectorFeature(Feature):
         normalize: Normalization = "utterance",
         stack: int = 1,
         spec_augment: SpecAugment | None = None,
+        *,
         store: bool = True,
         **config: Any,
     ) -> None:
@@ -179,10 +180,11 @@ class Frames(VectorFeature):
         deltas: int = 0,
         normalize: Normalization = "utterance",
         stack: int = 1,
+        *,
         spec_augment: SpecAugment | None = None,
         store: bool = True,
     ) -> None:
-        super().__init__(deltas, normalize, stack, spec_augment, store, channels=channels)
+        super().__init__(deltas, normalize, stack, spec_augment, store=store, channels=channels)
         if channels < 1:
             raise UserError(f"channels must be at least 1, but is {channels}")
 

@@ -78,6 +78,7 @@ class Tokenizer(TextFeature, Symbols):
         vocab_size: int = 8000,
         min_frequency: int = 1,
         lowercase: bool = False,
+        *,
         normalization: Normalization = "nfc",
         pretokenized: bool = False,
         dropout: float = 0.0,
@@ -187,7 +188,7 @@ class Tokenizer(TextFeature, Symbols):
         """
         kind = self.config["model"] if self.config["file"] is None else None
         texts, least = _remove(self._special_names, raw), self.config["min_frequency"]
-        return self.from_json(extend_vocabulary(self.to_json(), texts, limit, least, kind), **self.config)
+        return self.from_json(extend_vocabulary(self.to_json(), texts, limit, least, kind=kind), **self.config)
 
     @property
     def symbols(self) -> list[str]:

@@ -29,6 +29,7 @@ def download(
     patterns: list[str],
     revision: str | None = None,
     token: str | None = None,
+    *,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Path:
@@ -63,6 +64,7 @@ def upload(
     name: str,
     private: bool | None = None,
     revision: str | None = None,
+    *,
     token: str | None = None,
     message: str = "Upload model",
 ) -> str:
@@ -110,7 +112,7 @@ def explained(
     try:
         yield
     except (HTTPError, HFValidationError, OSError, RuntimeError) as error:
-        reason = reason_of(error, what, revision, cache_dir, writing)
+        reason = reason_of(error, what, revision, cache_dir, writing=writing)
         raise UserError(
             reason or f"{what} cannot be {'written' if writing else 'read'}: {_first_line(error)}"
         ) from error
@@ -121,6 +123,7 @@ def reason_of(
     what: str,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    *,
     writing: bool = False,
 ) -> str | None:
     """Say what an error of the hub's client, or one that it caused, means for a user; `None` if it is not known."""

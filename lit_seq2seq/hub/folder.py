@@ -101,6 +101,7 @@ def save_folder(
     config: Mapping[str, object],
     network: nn.Module,
     processor: Processor,
+    *,
     card: str,
     shortlist: Shortlist | None = None,
 ) -> Path:
@@ -265,8 +266,8 @@ def _download(name: str, **options: Unpack[Loading]) -> Path:
             ["*.json", "*.safetensors", CARD],
             options.get("revision"),
             options.get("token"),
-            options.get("cache_dir"),
-            options.get("local_files_only", False),
+            cache_dir=options.get("cache_dir"),
+            local_files_only=options.get("local_files_only", False),
         )
     except UserError as error:
         raise UserError(f"there is no folder {name}, and {error}") from error
@@ -277,6 +278,7 @@ def push_folder(
     repo_id: str,
     private: bool | None = None,
     revision: str | None = None,
+    *,
     token: str | None = None,
     commit_message: str = "Upload model",
     license: str | None = None,
@@ -314,7 +316,7 @@ def push_folder(
         files[-1] = (CARD, card.encode())
     from lit_seq2seq.files import remote
 
-    return remote.upload(files, repo_id, private, revision, token, commit_message)
+    return remote.upload(files, repo_id, private, revision, token=token, message=commit_message)
 
 
 def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[str, object]:

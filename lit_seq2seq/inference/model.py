@@ -454,7 +454,7 @@ class Seq2SeqModel(nn.Module):
         }
         parameters = sum(p.numel() for p in network.parameters())
         card = model_card(self.task, self.provenance, self.signatures, parameters, trust=self.others())
-        save_folder(folder, config, network, self.processor, card, self.shortlist)
+        save_folder(folder, config, network, self.processor, card=card, shortlist=self.shortlist)
 
     def push_to_hub(
         self,
@@ -488,7 +488,16 @@ class Seq2SeqModel(nn.Module):
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, scores)
-            return push_folder(folder, repo_id, private, revision, token, commit_message, license, languages)
+            return push_folder(
+                folder,
+                repo_id,
+                private,
+                revision,
+                token=token,
+                commit_message=commit_message,
+                license=license,
+                languages=languages,
+            )
 
     @classmethod
     @checked

@@ -98,6 +98,7 @@ class Predictor:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         max_tokens: int = 8192,
+        *,
         max_source_length: int | Literal["auto"] | None = "auto",
     ) -> None:
         model = model_of(model)
@@ -279,7 +280,7 @@ def _restored(
     multiprocess = sys.modules.get("multiprocess", multiprocessing)  # that of `datasets`
     if any(module.parent_process() is not None for module in (multiprocessing, multiprocess)):
         torch.set_num_threads(1)
-    return Predictor(pickle.loads(model), device, dtype, max_tokens, max_source_length)
+    return Predictor(pickle.loads(model), device, dtype, max_tokens, max_source_length=max_source_length)
 
 
 def _common(first: str, second: str) -> str:

@@ -39,7 +39,7 @@ def holding(weights: Sequence[Tensor]) -> list[Tensor]:
     return [torch.cat([w_x, gates.repeat_interleave(others[0].shape[1])[:, None]], dim=1), *others]
 
 
-def run_in_chunks(run: Run, x: Tensor, state: State, lengths: Tensor, chunks: Chunks) -> tuple[Tensor, State]:
+def run_in_chunks(run: Run, x: Tensor, state: State, lengths: Tensor, *, chunks: Chunks) -> tuple[Tensor, State]:
     """Run one direction over whole sequences, keeping for the backward pass only what enters each chunk.
 
     What happens inside a chunk is computed again when its gradient is due (Chen et al. 2016, "Training Deep Nets with

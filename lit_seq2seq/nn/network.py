@@ -112,6 +112,7 @@ class EncoderDecoder(Network):
         target_size: int,
         encoder: EncoderFactory,
         decoder: DecoderFactory,
+        *,
         tie_embeddings: Tie = "none",
         specials: SpecialIds = SpecialIds(),  # noqa: B008  (immutable)
         output: OutputFactory = OutputLayer,

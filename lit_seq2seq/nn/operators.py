@@ -55,7 +55,7 @@ def _shapes(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], cell: str) ->
     return x.new_empty(x.shape[0], x.shape[1], size), h, torch.empty_like(h) if cell == "lstm" else x.new_empty(0)
 
 
-def scanned(cell: Cell, x: Tensor, state: State, lengths: Tensor | None, reverse: bool) -> tuple[Tensor, State]:
+def scanned(cell: Cell, x: Tensor, state: State, lengths: Tensor | None, *, reverse: bool) -> tuple[Tensor, State]:
     """Do what `cell.scan` does, as a scan over any number of steps, which becomes a node `Scan` in ONNX."""
 
     def read(state: State, now: tuple[Tensor, Tensor]) -> tuple[State, Tensor]:

@@ -128,7 +128,9 @@ class OutputLayer(Output):
         """Sum the cross-entropy of features `(N, F)` against ids `(N,)`; see `projected_cross_entropy`."""
         projection = self.projection
         features = self.bottleneck(features)
-        return projected_cross_entropy(features, projection.weight, projection.bias, targets, smoothing, mixture)
+        return projected_cross_entropy(
+            features, projection.weight, projection.bias, targets, smoothing=smoothing, mixture=mixture
+        )
 
 
 class GivenOutput(Output):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ class RecurrentLayer(nn.Module):
         hidden_size: int,
         cell: CellName = "lstm",
         bidirectional: bool = False,
+        *,
         state_dropout: float = 0.0,
         chunk_size: int | None = None,
         truncate: bool = False,
@@ -158,7 +159,7 @@ class RecurrentLayer(nn.Module):
             def run(piece: Tensor, left: Tensor, now: State, to: int = direction, m: State = dropped) -> Scanned:
                 return self._loop(piece, now, left, to, *m) if m else self._fused(piece, now, left, to)
 
-            made.append(run_in_chunks(run, x, start, lengths, self.chunks._replace(reverse=direction == 1)))
+            made.append(run_in_chunks(run, x, start, lengths, chunks=self.chunks._replace(reverse=direction == 1)))
         return _joined_directions(made)
 
     def _fused(self, x: Tensor, state: State, lengths: Tensor, direction: int) -> Scanned:
@@ -316,16 +317,16 @@ class CellLayer(nn.Module):
     def _run(self, direction: int, x: Tensor, start: State, *, lengths: Tensor | None, mask: Tensor | None) -> Scanned:
         cell, reverse = self.cells[direction], direction == 1
         if torch.compiler.is_exporting():
-            return scanned(cell, x, start, lengths, reverse)
+            return scanned(cell, x, start, lengths, reverse=reverse)
         if self.chunks is None or not (self.training and torch.is_grad_enabled()):
-            return cell.scan(x, start, lengths, reverse, mask)
+            return cell.scan(x, start, lengths, reverse, mask=mask)
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
 
         def run(piece: Tensor, left: Tensor, state: State) -> Scanned:
-            return cell.scan(piece, state, left, reverse, mask)
+            return cell.scan(piece, state, left, reverse, mask=mask)
 
-        return run_in_chunks(run, x, start, lengths.to(x.device), self.chunks._replace(reverse=reverse))
+        return run_in_chunks(run, x, start, lengths.to(x.device), chunks=self.chunks._replace(reverse=reverse))
 
     def step(self, x: Tensor, state: State, state_mask: Tensor | None = None) -> tuple[Tensor, State]:
         """Advance a one-directional layer by one input `(N, D)`; return its output `(N, H)` and state."""
@@ -349,11 +350,11 @@ def _make_layer(
     hidden_size: int,
     cell: CellName | CellFactory,
     directions: int,
-    options: tuple[float, int | None, bool],
+    **options: Any,
 ) -> RecurrentLayer | CellLayer:
     if isinstance(cell, str):
-        return RecurrentLayer(input_size, hidden_size, cell, directions == 2, *options)
-    return CellLayer([cell(input_size, hidden_size) for _ in range(directions)], *options)
+        return RecurrentLayer(input_size, hidden_size, cell, directions == 2, **options)
+    return CellLayer([cell(input_size, hidden_size) for _ in range(directions)], **options)
 
 
 def _joined_directions(made: Sequence[Scanned]) -> Scanned:
@@ -441,8 +442,9 @@ class RecurrentStack(nn.Module):
         size = hidden_size // directions
         kernel, others = kernel_of(cell, input_size, size)
         self.others = tuple(other * directions for other in others)
+        options = {"state_dropout": state_dropout, "chunk_size": chunk_size, "truncate": truncate}
         self.layers = nn.ModuleList(
-            _make_layer(inputs + context_size, size, kernel or cell, directions, (state_dropout, chunk_size, truncate))
+            _make_layer(inputs + context_size, size, kernel or cell, directions, **options)
             for inputs in self.input_sizes
         )
         norm = nn.LayerNorm if layer_norm else nn.Identity

@@ -40,6 +40,7 @@ def plot_attention(
     source_tokens: Sequence[str],
     target_tokens: Sequence[str],
     path: str | Path | None = None,
+    *,
     title: str = "",
 ) -> Figure:
     """Draw the attention weight of every target token (rows) on every source token (columns).

@@ -32,6 +32,7 @@ def log_mel(
     sampling_rate: int,
     n_mels: int,
     window: float,
+    *,
     hop: float,
     fmin: float,
     fmax: float | None,
@@ -45,7 +46,7 @@ def log_mel(
     starts = np.lib.stride_tricks.sliding_window_view(samples, length)[::step]  # (T, length)
     spectrum = np.fft.rfft(starts * np.hanning(length).astype(np.float32), points, axis=1)
     highest = sampling_rate / 2 if fmax is None else fmax
-    energies = np.abs(spectrum) ** 2 @ mel_filters(n_mels, points, sampling_rate, float(fmin), float(highest))
+    energies = np.abs(spectrum) ** 2 @ mel_filters(n_mels, points, sampling_rate, float(fmin), fmax=float(highest))
     return np.asarray(np.log(np.maximum(energies, log_floor)), dtype=np.float32)
 
 
@@ -77,7 +78,7 @@ def check_bands(sampling_rate: int, n_mels: int, window: float, hop: float, **_:
 
 
 @cache
-def mel_filters(bands: int, points: int, sampling_rate: int, fmin: float, fmax: float) -> npt.NDArray[np.float32]:
+def mel_filters(bands: int, points: int, sampling_rate: int, fmin: float, *, fmax: float) -> npt.NDArray[np.float32]:
     """Weights `(points / 2 + 1, bands)` of triangles that are linear and equally spaced in mel.
 
     Args:

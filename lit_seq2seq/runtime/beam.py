@@ -61,7 +61,7 @@ def select(state: State, rows: Array, parents: Array) -> State:
 
 
 def beam_search(
-    step: StepFunction, state: State, mask: Array, specials: SpecialIds, config: GenerationConfig
+    step: StepFunction, state: State, mask: Array, specials: SpecialIds, *, config: GenerationConfig
 ) -> list[list[Hypothesis]]:
     """Search for the best outputs; with one beam this is greedy search.
 
@@ -79,7 +79,8 @@ def beam_search(
         >>> table = np.log(np.roll(np.eye(6, dtype=np.float32), 1, axis=1) + 1e-9)  # each token is followed by the next
         >>> def step(tokens, state):
         ...     return Step(table[tokens], None, state)
-        >>> beam_search(step, {}, np.ones((1, 1), bool), SpecialIds(eos=5), GenerationConfig(num_beams=2))[0][0].tokens
+        >>> config = GenerationConfig(num_beams=2)
+        >>> beam_search(step, {}, np.ones((1, 1), bool), SpecialIds(eos=5), config=config)[0][0].tokens
         [3, 4]
     """
     sources, width = len(mask), config.num_beams
@@ -92,7 +93,7 @@ def beam_search(
     tokens = np.full((sources, 1), specials.bos)
     for time in range(config.max_new_tokens):
         output = step(tokens, state)
-        allowed = constrain(output.log_probs, paths, time, specials, config)
+        allowed = constrain(output.log_probs, paths, time, specials, config=config)
         parents, chosen, log_probs, chosen_scores = _candidates(allowed, log_probs, 2 * width if width > 1 else 1)
         place = np.arange(len(rows))[:, None]
         paths = np.concatenate([paths[place, parents], chosen[..., None]], axis=2)  # (B, C, T)
@@ -100,7 +101,7 @@ def beam_search(
         coverage = add_coverage(coverage, output.attention, config)
         coverage = None if coverage is None else coverage[place, parents]  # (B, C, S)
         ends = (chosen == specials.eos) | (time + 1 >= config.max_new_tokens)
-        scores = score(log_probs, time + 1, coverage, mask[rows], config)
+        scores = score(log_probs, time + 1, coverage, mask[rows], config=config)
         for b, c in np.argwhere(ends[:, :width] & np.isfinite(log_probs[:, :width])):
             finished = paths[b, c, :-1] if chosen[b, c] == specials.eos else paths[b, c]
             found = Hypothesis(finished.tolist(), float(scores[b, c]), token_scores[b, c].tolist())
@@ -133,7 +134,7 @@ def _enough(ended: list[Hypothesis], reachable: float, config: GenerationConfig)
     return len(ended) >= count and reachable <= ended[count - 1].score
 
 
-def constrain(log_probs: Array, paths: Array, time: int, specials: SpecialIds, config: GenerationConfig) -> Array:
+def constrain(log_probs: Array, paths: Array, time: int, specials: SpecialIds, *, config: GenerationConfig) -> Array:
     """Ban padding, BOS, repeated n-grams and a too early EOS; what nothing may follow gets EOS for certain."""
     log_probs = log_probs.astype(np.float32)
     ending = log_probs[..., specials.eos].copy()  # (B, K); padding or BOS may be the same symbol
@@ -202,7 +203,7 @@ def normalize(log_probs: Array, divisor: np.float32) -> Array:
     return np.maximum(log_probs / divisor, np.finfo(np.float32).min)
 
 
-def score(log_probs: Array, length: int, coverage: Array | None, mask: Array, config: GenerationConfig) -> Array:
+def score(log_probs: Array, length: int, coverage: Array | None, mask: Array, *, config: GenerationConfig) -> Array:
     """Score hypotheses `(B, C)` that end with so many tokens (Wu et al. 2016, eq. 14)."""
     scores = normalize(log_probs, length_divisor(length, config))
     if coverage is None:

@@ -13,7 +13,7 @@ _LEAST = -1000.0
 
 
 def join_ctc(
-    step: StepFunction, state: State, frames: Array, mask: Array, specials: SpecialIds, weight: float
+    step: StepFunction, state: State, frames: Array, mask: Array, *, specials: SpecialIds, weight: float
 ) -> tuple[StepFunction, State]:
     """Make a step function and first state whose scores are `weight CTC + (1 - weight) decoder`.
 
@@ -34,7 +34,7 @@ def join_ctc(
         ...     return Step(table[tokens], None, state)
         >>> with np.errstate(divide="ignore"):
         ...     frames = np.log(np.array([[[0.5, 0, 0, 0, 0.5, 0]]]))
-        >>> joint, state = join_ctc(step, {}, frames, np.ones((1, 1), bool), SpecialIds(), weight=1.0)
+        >>> joint, state = join_ctc(step, {}, frames, np.ones((1, 1), bool), specials=SpecialIds(), weight=1.0)
         >>> np.exp(joint(np.array([[2]]), state).log_probs[0, 0, 3:5]).round(4).tolist()  # the end, and the symbol 4
         [0.5, 0.5]
     """

@@ -120,8 +120,8 @@ class Decodable(ABC):
         candidates = self.shortlist(source["source"], source["lengths"]) if config.shortlist else None
         state, mask, frames = self.start(source, candidates)
         if candidates is None:
-            return search(self.step, state, mask, self.specials, config, frames, random)
-        found = search(self.step, state, mask, _PLACES, config, frames, random)
+            return search(self.step, state, mask, self.specials, config=config, frames=frames, random=random)
+        found = search(self.step, state, mask, _PLACES, config=config, frames=frames, random=random)
         return [
             [one._replace(tokens=ids[one.tokens].tolist()) for one in row]
             for ids, row in zip(candidates.ids, found, strict=True)

@@ -22,6 +22,7 @@ def sample_search(
     state: State,
     mask: Array,
     specials: SpecialIds,
+    *,
     config: GenerationConfig,
     random: np.random.Generator,
 ) -> list[list[Hypothesis]]:
@@ -47,7 +48,7 @@ def sample_search(
         >>> from lit_seq2seq.runtime.beam import Step
         >>> config = GenerationConfig(do_sample=True, max_new_tokens=3)
         >>> random = np.random.default_rng(0)
-        >>> sample_search(step, {}, np.ones((1, 1), bool), SpecialIds(), config, random)[0][0].tokens
+        >>> sample_search(step, {}, np.ones((1, 1), bool), SpecialIds(), config=config, random=random)[0][0].tokens
         [5, 4, 4]
     """
     shape = len(mask), config.num_return_sequences
@@ -59,7 +60,7 @@ def sample_search(
     coverage: Array | None = None
     for time in range(config.max_new_tokens):
         output = step(tokens, state)
-        allowed = constrain(output.log_probs, paths, time, specials, config)  # (B, K, V)
+        allowed = constrain(output.log_probs, paths, time, specials, config=config)  # (B, K, V)
         if time % BLOCK == 0:
             uniform = random.random((*shape, min(BLOCK, config.max_new_tokens - time)), np.float32)
         tokens = draw(distribution(allowed, config), uniform[..., time % BLOCK])
@@ -68,7 +69,7 @@ def sample_search(
         token_scores = np.concatenate([token_scores, chosen], axis=2)
         log_probs = log_probs + chosen[..., 0]
         coverage = add_coverage(coverage, output.attention, config)
-        scores = np.where(ended, scores, score(log_probs, time + 1, coverage, mask, config))
+        scores = np.where(ended, scores, score(log_probs, time + 1, coverage, mask, config=config))
         lengths = np.where(ended, lengths, time + 1)
         ended = ended | (tokens == specials.eos)
         if ended.all():

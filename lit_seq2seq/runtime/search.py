@@ -20,6 +20,7 @@ def search(
     state: State,
     mask: Array,
     specials: SpecialIds,
+    *,
     config: GenerationConfig,
     frames: Array | None = None,
     random: np.random.Generator | None = None,
@@ -47,7 +48,7 @@ def search(
         >>> def step(tokens, state):
         ...     return Step(table[tokens], None, state)
         >>> config = GenerationConfig(do_sample=True, top_k=1)
-        >>> search(step, {}, np.ones((1, 1), bool), SpecialIds(eos=5), config)[0][0].tokens
+        >>> search(step, {}, np.ones((1, 1), bool), SpecialIds(eos=5), config=config)[0][0].tokens
         [3, 4]
     """
     if config.ctc_weight:
@@ -55,12 +56,12 @@ def search(
             raise UserError(f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0")
         if config.best_path:
             return best_path(frames, mask, specials, config)
-        step, state = join_ctc(step, state, frames, mask, specials, config.ctc_weight)
+        step, state = join_ctc(step, state, frames, mask, specials=specials, weight=config.ctc_weight)
     if config.do_sample:
         random = random_of(config) if random is None else random
-        found = sample_search(step, state, mask, specials, config, random)
+        found = sample_search(step, state, mask, specials, config=config, random=random)
     else:
-        found = beam_search(step, state, mask, specials, config)
+        found = beam_search(step, state, mask, specials, config=config)
     check_scores(row[0].score if row else math.nan for row in found)
     config.check_outputs(any(not row[0].tokens for row in found))
     return found

@@ -105,7 +105,7 @@ def search(
     if frames is not None and config.best_path and prefix is None:
         return best_path(frames, specials, config)
     if frames is not None and config.ctc_weight:
-        found = run(*join_ctc(step, state, frames, specials, config.ctc_weight))
+        found = run(*join_ctc(step, state, frames, specials, weight=config.ctc_weight))
     else:
         found = run(step, state)
     config.check_outputs(any(len(row[0].tokens) == 0 for row in found))

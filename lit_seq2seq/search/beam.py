@@ -43,7 +43,7 @@ def beam_search(
         For each sentence up to `num_return_sequences` hypotheses, best first: at least one, and fewer than asked only
         where fewer outputs are possible.
     """
-    rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
+    rules = Rules.create(batch_size, config, specials, prefix, source_mask=source_mask, device=device)
     history = History(return_attention)
     beam = _Beam.start(rules, batch_size, device)
     finished: list[_Beam] = []
@@ -134,7 +134,7 @@ def _advance(beam: _Beam, output: StepOutput[S], history: History, time: int) ->
     log_probs = best + values
     rows = sources + beams * torch.arange(batch, device=sources.device)[:, None]  # (B, C), flat parents
     token_scores = constrained[torch.arange(batch, device=sources.device)[:, None], sources, tokens]
-    nodes = history.append(beam.nodes.gather(1, sources), tokens, token_scores, rows, output.attention)
+    nodes = history.append(beam.nodes.gather(1, sources), tokens, token_scores, rows, attention=output.attention)
     coverage = rules.add_coverage(beam.coverage, output.attention, beams)  # (B, K, S)
     coverage = None if coverage is None else coverage.flatten(0, 1)[rows]  # (B, C, S)
 

@@ -136,7 +136,7 @@ class JointState(Value, Generic[S]):
 
 
 def join_ctc(
-    step: StepFunction[S], state: S, frames: Padded, specials: SpecialIds, weight: float
+    step: StepFunction[S], state: S, frames: Padded, specials: SpecialIds, *, weight: float
 ) -> tuple[StepFunction[JointState[S]], JointState[S]]:
     """Make a step function and first state whose scores are `weight CTC + (1 - weight) decoder`.
 

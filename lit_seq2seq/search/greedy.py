@@ -42,8 +42,8 @@ def greedy_search(
 
     For the arguments see `search`; `num_beams` and the options of sampling are not looked at.
     """
-    rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
-    return follow(step, state, most_probable, rules, 1, return_attention)
+    rules = Rules.create(batch_size, config, specials, prefix, source_mask=source_mask, device=device)
+    return follow(step, state, most_probable, rules, outputs=1, return_attention=return_attention)
 
 
 def most_probable(log_probs: Tensor, sentences: Tensor, positions: Tensor) -> Tensor:
@@ -54,10 +54,10 @@ def most_probable(log_probs: Tensor, sentences: Tensor, positions: Tensor) -> Te
 
 
 def follow(
-    step: StepFunction[S], state: S, choose: Choice, rules: Rules, outputs: int, return_attention: bool
+    step: StepFunction[S], state: S, choose: Choice, rules: Rules, *, outputs: int, return_attention: bool
 ) -> list[list[Hypothesis]]:
     """Go all the steps of `follow_stepwise`; return the hypotheses."""
-    steps = follow_stepwise(step, state, choose, rules, outputs, return_attention)
+    steps = follow_stepwise(step, state, choose, rules, outputs=outputs, return_attention=return_attention)
     while True:
         try:
             next(steps)
@@ -67,7 +67,7 @@ def follow(
 
 
 def follow_stepwise(
-    step: StepFunction[S], state: S, choose: Choice, rules: Rules, outputs: int, return_attention: bool = False
+    step: StepFunction[S], state: S, choose: Choice, rules: Rules, *, outputs: int, return_attention: bool = False
 ) -> Generator[Tensor, None, list[list[Hypothesis]]]:
     """Produce `outputs` independent hypotheses per sentence, token by token as `choose` says.
 
@@ -161,7 +161,7 @@ def _advance(paths: _Paths, output: StepOutput[S], choose: Choice, history: Hist
     tokens = choose(constrained, paths.sentences, time - rules.prefix_lengths)  # (B, K)
     token_scores = constrained.gather(2, tokens[:, :, None])[:, :, 0]  # (B, K)
     rows = torch.arange(batch * outputs, device=tokens.device).view(batch, outputs)
-    nodes = history.append(paths.nodes, tokens, token_scores, rows, output.attention)
+    nodes = history.append(paths.nodes, tokens, token_scores, rows, attention=output.attention)
     log_probs = paths.log_probs + token_scores
     coverage = rules.add_coverage(paths.coverage, output.attention, outputs)
     return replace(

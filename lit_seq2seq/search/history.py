@@ -30,7 +30,7 @@ class History:
         self._rows = 0
 
     def append(
-        self, parents: Tensor, tokens: Tensor, token_scores: Tensor, rows: Tensor, attention: Tensor | None
+        self, parents: Tensor, tokens: Tensor, token_scores: Tensor, rows: Tensor, *, attention: Tensor | None
     ) -> Tensor:
         """Add the tokens of one step.
 

@@ -41,6 +41,7 @@ class Rules(Value):
         config: GenerationConfig,
         specials: SpecialIds,
         prefix: Tensor | None,
+        *,
         source_mask: Tensor | None,
         device: torch.device | str,
     ) -> Self:
@@ -122,7 +123,7 @@ class Rules(Value):
         config = self.config
         longest = torch.full_like(log_probs, config.max_new_tokens)
         lengths = self._lengths(time + 1, log_probs.dtype)
-        return best_reachable(log_probs, lengths, longest, config.length_normalization, config.length_penalty)
+        return best_reachable(log_probs, lengths, longest, config.length_normalization, penalty=config.length_penalty)
 
     def add_coverage(self, coverage: Tensor | None, attention: Tensor | None, beams: int) -> Tensor | None:
         """Add one step's attention `(B * K, S)` to `coverage (B, K, S)`, if there is a coverage penalty."""

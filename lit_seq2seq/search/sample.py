@@ -37,9 +37,9 @@ def sample_search(
 
     For the arguments see `search`. The same output may occur more than once in the result.
     """
-    rules = Rules.create(batch_size, config, specials, prefix, source_mask, device)
+    rules = Rules.create(batch_size, config, specials, prefix, source_mask=source_mask, device=device)
     choose = sampler(config, batch_size, device)
-    return follow(step, state, choose, rules, config.num_return_sequences, return_attention)
+    return follow(step, state, choose, rules, outputs=config.num_return_sequences, return_attention=return_attention)
 
 
 def sampler(config: GenerationConfig, batch_size: int, device: torch.device | str) -> Choice:

@@ -41,7 +41,7 @@ def normalize(log_probs: Tensor, divisor: Tensor) -> Tensor:
 
 
 def best_reachable(
-    log_probs: Tensor, lengths: Tensor, max_lengths: Tensor, normalization: LengthNormalization, penalty: float
+    log_probs: Tensor, lengths: Tensor, max_lengths: Tensor, normalization: LengthNormalization, *, penalty: float
 ) -> Tensor:
     """Bound from above the score that an open hypothesis can end with.
 
@@ -60,7 +60,7 @@ def best_reachable(
         The bounds, in the shape of `log_probs`.
 
     Example:
-        >>> best_reachable(torch.tensor([-4.0]), torch.tensor([2.0]), torch.tensor([8.0]), "average", 1.0)
+        >>> best_reachable(torch.tensor([-4.0]), torch.tensor([2.0]), torch.tensor([8.0]), "average", penalty=1.0)
         tensor([-0.5000])
     """
     shortest = length_divisor(lengths, normalization, penalty)

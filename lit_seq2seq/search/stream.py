@@ -47,7 +47,7 @@ def stream(
             [[found]] = best_path(frames, specials, config)
             yield from found.tokens.tolist()
             return
-        joined = join_ctc(step, state, frames, specials, config.ctc_weight)
+        joined = join_ctc(step, state, frames, specials, weight=config.ctc_weight)
         config = replace(config, ctc_weight=0.0)
         yield from stream(
             *joined, specials=specials, config=config, prefix=prefix, source_mask=source_mask, device=device
@@ -55,9 +55,9 @@ def stream(
         return
     if candidates is not None:
         specials, prefix = located(candidates, specials, prefix)
-    rules = Rules.create(1, config, specials, prefix, source_mask, device)
+    rules = Rules.create(1, config, specials, prefix, source_mask=source_mask, device=device)
     choose = sampler(config, 1, device) if config.do_sample else most_probable
-    for tokens in follow_stepwise(step, state, choose, rules, 1):
+    for tokens in follow_stepwise(step, state, choose, rules, outputs=1):
         token = int(tokens)
         if token != specials.eos:
             yield token if candidates is None else int(candidates.values[0, token])

@@ -34,6 +34,7 @@ def make_app(
     limits: RequestLimits,
     max_batch_size: int = 32,
     batch_timeout: float = 0.01,
+    *,
     stream: bool = True,
     device: str = "cpu",
     threads: int = 1,

@@ -164,7 +164,7 @@ def make_app(
     """Make the web application; see `lit_seq2seq.serve.make_app`."""
     limits, kind, model = service.limits, service.request, service.predictor.model
     begin = partial(torch.set_num_threads, threads)
-    batches = Batcher(service.generate, ThreadPoolExecutor(1, initializer=begin), most, wait, limits.timeout)
+    batches = Batcher(service.generate, ThreadPoolExecutor(1, initializer=begin), most, wait, timeout=limits.timeout)
     streams = Streams(service, ThreadPoolExecutor(1, initializer=begin))
 
     @asynccontextmanager

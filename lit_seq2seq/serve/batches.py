@@ -42,6 +42,7 @@ class Batcher(Generic[Asked, Answer]):
         thread: Executor,
         most: int,
         wait: float,
+        *,
         timeout: float,
     ) -> None:
         self.compute, self.thread = compute, thread

@@ -390,7 +390,7 @@ class LitSeq2Seq(lightning.LightningModule):
         if checkpoint and before is None:  # of version 0.1
             before = checkpoint["lr_schedulers"][0].get("total_steps")
         (config,), (optimizer,) = self.trainer.lr_scheduler_configs, self.trainer.optimizers
-        tell_length(optimizer, config.scheduler, self._steps, before, self.trainer.global_step)
+        tell_length(optimizer, config.scheduler, self._steps, before, done=self.trainer.global_step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, to be averaged over all target tokens of the optimizer step."""

@@ -169,7 +169,7 @@ def _plain(value: Any) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def tell_length(optimizer: Optimizer, scheduler: LRScheduler, steps: int, before: int | None, done: int) -> None:
+def tell_length(optimizer: Optimizer, scheduler: LRScheduler, steps: int, before: int | None, *, done: int) -> None:
     """Say what becomes of the learning rate where the schedule and the run are not of the same length.
 
     Args:

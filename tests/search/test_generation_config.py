@@ -69,7 +69,7 @@ def test_length_divisors(kind, expected):
 )
 def test_no_end_of_a_hypothesis_beats_its_bound(log_prob, fall, lengths, kind, penalty):
     shortest, length, longest = (torch.tensor(value, dtype=torch.float64) for value in lengths)
-    bound = best_reachable(torch.tensor(log_prob, dtype=torch.float64), shortest, longest, kind, penalty)
+    bound = best_reachable(torch.tensor(log_prob, dtype=torch.float64), shortest, longest, kind, penalty=penalty)
     end = torch.tensor(log_prob - fall, dtype=torch.float64)
     assert normalize(end, length_divisor(length, kind, penalty)) <= bound + 1e-12
 
@@ -78,7 +78,7 @@ def test_no_end_of_a_hypothesis_beats_its_bound(log_prob, fall, lengths, kind, p
 @pytest.mark.parametrize("penalty", [-1.0, 0.7])
 def test_the_bound_can_be_reached(kind, penalty):
     log_prob, lengths = torch.tensor(-3.0), torch.arange(2.0, 10.0)
-    bound = best_reachable(log_prob, lengths[0], lengths[-1], kind, penalty)
+    bound = best_reachable(log_prob, lengths[0], lengths[-1], kind, penalty=penalty)
     assert normalize(log_prob, length_divisor(lengths, kind, penalty)).max() == bound
 
 

@@ -39,6 +39,7 @@ class LocationAwareAttention(AdditiveAttention):
         memory_size: int,
         attention_size: int | None = None,
         filters: int = 16,
+        *,
         kernel_size: int = 15,
         cumulative: bool = False,
     ) -> None:

@@ -44,10 +44,11 @@ class MoChA(MonotonicAttention):
         memory_size: int,
         attention_size: int | None = None,
         chunk_size: int = 2,
+        *,
         offset: float = -1.0,
         noise: float = 1.0,
     ) -> None:
-        super().__init__(query_size, memory_size, attention_size, offset, noise)
+        super().__init__(query_size, memory_size, attention_size, offset, noise=noise)
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
         self.chunk_size = chunk_size

@@ -71,6 +71,7 @@ class MonotonicAttention(Attention):
         memory_size: int,
         attention_size: int | None = None,
         offset: float = -1.0,
+        *,
         noise: float = 1.0,
     ) -> None:
         super().__init__(query_size, memory_size)

@@ -73,7 +73,13 @@ class Cell(nn.Module, ABC):
         return self.advance(self.enter(x), state, mask)
 
     def scan(
-        self, x: Tensor, state: State, lengths: Tensor | None = None, reverse: bool = False, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        state: State,
+        lengths: Tensor | None = None,
+        reverse: bool = False,
+        *,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Read whole sequences `(B, T, D)`; equal to T calls of `step`.
 

@@ -30,7 +30,13 @@ class LinearCell(Cell):
         return (keep * state[0] + new,)
 
     def scan(
-        self, x: Tensor, state: State, lengths: Tensor | None = None, reverse: bool = False, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        state: State,
+        lengths: Tensor | None = None,
+        reverse: bool = False,
+        *,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Read whole sequences by one scan; see `Cell.scan`."""
         entered = self.enter(x)

@@ -51,7 +51,13 @@ class SRU(Cell):
         return self._output(c, state[1], reset, passing), c
 
     def scan(
-        self, x: Tensor, state: State, lengths: Tensor | None = None, reverse: bool = False, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        state: State,
+        lengths: Tensor | None = None,
+        reverse: bool = False,
+        *,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Read whole sequences by a loop over the cell vector alone; see `Cell.scan`."""
         real = Padded(x, torch.full((len(x),), x.shape[1]) if lengths is None else lengths).mask[..., None]  # (B, T, 1)

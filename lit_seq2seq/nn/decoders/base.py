@@ -164,7 +164,7 @@ class Combination(nn.Module):
     """
 
     def __init__(
-        self, mode: Combine, hidden_size: int, context_size: int, embedding_dim: int, size: int | None = None
+        self, mode: Combine, hidden_size: int, context_size: int, embedding_dim: int, *, size: int | None = None
     ) -> None:
         super().__init__()
         joined = hidden_size + context_size + (embedding_dim if mode == "deep" else 0)
@@ -221,6 +221,7 @@ class Decoder(nn.Module, ABC):
         encoder: EncoderShape,
         state: StateShape,
         embedding_dim: int,
+        *,
         bridge: BridgeFactory = LastState,
         use_summary: bool = False,
         dropout: float = 0.0,
@@ -295,7 +296,7 @@ class Decoder(nn.Module, ABC):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Look up target symbols `(B, T)`: `(B, T, E)`."""
-        return embed(tokens, self.embedding, self.dropout, self.locked_dropout, self.training)
+        return embed(tokens, self.embedding, self.dropout, self.locked_dropout, training=self.training)
 
     def drop(self, features: Tensor) -> Tensor:
         """Drop units of the features that go to the output layer."""

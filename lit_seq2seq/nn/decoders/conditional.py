@@ -61,6 +61,7 @@ class ConditionalGRUDecoder(Decoder):
         encoder: EncoderShape,
         embedding_dim: int = 256,
         hidden_size: int = 512,
+        *,
         num_layers: int = 1,
         attention: AttentionFactory = AdditiveAttention,
         bridge: BridgeFactory = MeanBridge,
@@ -76,10 +77,10 @@ class ConditionalGRUDecoder(Decoder):
             encoder,
             StateShape(num_layers, hidden_size),
             embedding_dim,
-            bridge,
-            False,
-            dropout,
-            locked_dropout,
+            bridge=bridge,
+            use_summary=False,
+            dropout=dropout,
+            locked_dropout=locked_dropout,
         )
         self.attention = attention(hidden_size, encoder.memory_size)
         context_size = self.attention.context_size

@@ -65,6 +65,7 @@ class InputFeedingDecoder(Decoder):
         encoder: EncoderShape,
         embedding_dim: int = 256,
         hidden_size: int = 512,
+        *,
         num_layers: int = 1,
         cell: CellName | CellFactory = "lstm",
         attention: AttentionFactory = GeneralAttention,
@@ -81,10 +82,10 @@ class InputFeedingDecoder(Decoder):
             encoder,
             StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1]),
             embedding_dim,
-            bridge,
-            False,
-            dropout,
-            locked_dropout,
+            bridge=bridge,
+            use_summary=False,
+            dropout=dropout,
+            locked_dropout=locked_dropout,
         )
         self.attention = attention(hidden_size, encoder.memory_size)
         self.combination = Combination(combine, hidden_size, self.attention.context_size, embedding_dim)

@@ -86,6 +86,7 @@ class HardMonotonicDecoder(Decoder):
         encoder: EncoderShape,
         embedding_dim: int = 256,
         hidden_size: int = 512,
+        *,
         num_layers: int = 1,
         cell: CellName | CellFactory = "lstm",
         order: Literal[0, 1] = 0,
@@ -98,7 +99,16 @@ class HardMonotonicDecoder(Decoder):
         state_dropout: float = 0.0,
     ) -> None:
         shape = StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1])
-        super().__init__(vocab_size, encoder, shape, embedding_dim, bridge, False, dropout, locked_dropout)
+        super().__init__(
+            vocab_size,
+            encoder,
+            shape,
+            embedding_dim,
+            bridge=bridge,
+            use_summary=False,
+            dropout=dropout,
+            locked_dropout=locked_dropout,
+        )
         if jumps < 1:
             raise ValueError(f"jumps must be at least 1, got {jumps}")
         self.stack = RecurrentStack(

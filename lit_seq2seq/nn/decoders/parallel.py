@@ -68,6 +68,7 @@ class ParallelDecoder(Decoder):
         encoder: EncoderShape,
         embedding_dim: int = 256,
         hidden_size: int = 512,
+        *,
         num_layers: int = 1,
         cell: CellName | CellFactory = "lstm",
         attention: AttentionFactory | None = None,
@@ -82,7 +83,16 @@ class ParallelDecoder(Decoder):
         state_dropout: float = 0.0,
     ) -> None:
         shape = StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1])
-        super().__init__(vocab_size, encoder, shape, embedding_dim, bridge, use_summary, dropout, locked_dropout)
+        super().__init__(
+            vocab_size,
+            encoder,
+            shape,
+            embedding_dim,
+            bridge=bridge,
+            use_summary=use_summary,
+            dropout=dropout,
+            locked_dropout=locked_dropout,
+        )
         self.attention = None if attention is None else attention(hidden_size, encoder.memory_size)
         context_size = 0 if self.attention is None else self.attention.context_size
         below = 1 if attention_after == "first" and self.attention is not None else num_layers

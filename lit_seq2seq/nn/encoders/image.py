@@ -61,6 +61,7 @@ class ConvEncoder(Encoder):
         hidden_size: int = 512,
         widths: Sequence[int] = (32, 64, 128, 256),
         blocks: int = 2,
+        *,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()

@@ -49,6 +49,7 @@ class PretrainedEncoder(Encoder):
         name: str,
         hidden_size: int = 512,
         trainable_blocks: int = 0,
+        *,
         dropout: float = 0.0,
         pretrained: bool = True,
         config: dict[str, Any] | None = None,

@@ -45,6 +45,7 @@ class PyramidalEncoder(Encoder):
         hidden_size: int = 512,
         factors: Sequence[int] = (1, 2, 2),
         convolutions: int = 0,
+        *,
         filters: int = 32,
         cell: CellName | CellFactory = "lstm",
         dropout: float = 0.0,

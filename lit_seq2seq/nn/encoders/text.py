@@ -12,7 +12,7 @@ from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack
 from lit_seq2seq.types import Encoded, Padded
 
 
-def embed(tokens: Tensor, embedding: nn.Embedding, probability: float, locked: bool, training: bool) -> Tensor:
+def embed(tokens: Tensor, embedding: nn.Embedding, probability: float, locked: bool, *, training: bool) -> Tensor:
     """Look up `tokens (B, T)` and drop units, with one mask per sequence if `locked`: `(B, T, E)`."""
     vectors: Tensor = embedding(tokens)
     if locked and training and probability > 0:
@@ -61,6 +61,7 @@ class TextEncoder(Encoder):
         embedding_dim: int = 256,
         hidden_size: int = 512,
         num_layers: int = 1,
+        *,
         cell: CellName | CellFactory = "lstm",
         bidirectional: bool = True,
         residual: bool = False,
@@ -107,7 +108,7 @@ class TextEncoder(Encoder):
     def forward(self, source: Padded) -> Encoded:
         """Encode ids `(B, S)`."""
         tokens = _reverse(source) if self.reverse else source.values
-        vectors = embed(tokens, self.embedding, self.dropout, self.locked_dropout, self.training)  # (B, S, E)
+        vectors = embed(tokens, self.embedding, self.dropout, self.locked_dropout, training=self.training)  # (B, S, E)
         outputs, final = self.stack(vectors, lengths=source.lengths)  # (B, S, H)
         memory = Padded(outputs, source.lengths)
         if self.reverse:  # position s of the memory belongs to position s of the source

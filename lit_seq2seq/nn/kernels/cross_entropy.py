@@ -30,6 +30,7 @@ def projected_cross_entropy(
     weight: Tensor,
     bias: Tensor,
     targets: Tensor,
+    *,
     smoothing: float = 0.0,
     mixture: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], Tensor]:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 def test_loss_and_gradients_equal_cross_entropy(smoothing: float) -> None:
     values, targets = inputs()
-    loss, nll = projected_cross_entropy(*values, targets, smoothing)
+    loss, nll = projected_cross_entropy(*values, targets, smoothing=smoothing)
     logits = F.linear(*values)
     expected = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
     assert_close(loss, expected)
@@ -40,7 +40,7 @@ def test_any_number_of_rows_is_padded_without_effect(rows: int, block: int, monk
     monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", block)
     values, _ = inputs()
     values[0], targets = torch.randn(rows, SIZE, requires_grad=True), torch.randint(VOCAB, (rows,))
-    loss, _ = projected_cross_entropy(*values, targets, 0.1)
+    loss, _ = projected_cross_entropy(*values, targets, smoothing=0.1)
     expected = F.cross_entropy(F.linear(*values), targets, reduction="sum", label_smoothing=0.1)
     assert_close(loss, expected)
     gradients = torch.autograd.grad(loss / rows, values)
@@ -64,18 +64,18 @@ def test_gradients_are_scaled_in_place_and_so_given_once() -> None:
 @pytest.mark.usefixtures("_chunked")
 def test_nothing_is_kept_without_gradients() -> None:
     values, targets = inputs()
-    expected = projected_cross_entropy(*values, targets, 0.1)
+    expected = projected_cross_entropy(*values, targets, smoothing=0.1)
     with torch.no_grad():
-        loss, nll = projected_cross_entropy(*values, targets, 0.1)
+        loss, nll = projected_cross_entropy(*values, targets, smoothing=0.1)
     assert not loss.requires_grad
     assert_close((loss, nll), tuple(value.detach() for value in expected))
 
 
 def test_bfloat16_comes_close_and_gradients_keep_their_types() -> None:
     values, targets = inputs()
-    expected = projected_cross_entropy(*values, targets, 0.1)[0]
+    expected = projected_cross_entropy(*values, targets, smoothing=0.1)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, nll = projected_cross_entropy(values[0].bfloat16(), *values[1:], targets, 0.1)
+        loss, nll = projected_cross_entropy(values[0].bfloat16(), *values[1:], targets, smoothing=0.1)
     assert loss.dtype == nll.dtype == torch.float32
     assert_close(loss, expected, rtol=0.02, atol=0)
     gradients = torch.autograd.grad(loss, values)
@@ -86,13 +86,13 @@ def test_bfloat16_comes_close_and_gradients_keep_their_types() -> None:
 
 def test_large_scores_stay_finite() -> None:
     (features, weight, bias), targets = inputs()
-    loss, nll = projected_cross_entropy(features * 1e4, weight, bias, targets, 0.1)
+    loss, nll = projected_cross_entropy(features * 1e4, weight, bias, targets, smoothing=0.1)
     assert torch.isfinite(torch.stack([loss, nll, *(g.sum() for g in torch.autograd.grad(loss, [weight, bias]))])).all()
 
 
 def test_the_loss_of_no_tokens_is_zero() -> None:
     (features, weight, bias), targets = inputs()
-    loss, nll = projected_cross_entropy(features[:0], weight, bias, targets[:0], 0.1)
+    loss, nll = projected_cross_entropy(features[:0], weight, bias, targets[:0], smoothing=0.1)
     assert (loss.item(), nll.item()) == (0, 0)
     assert (torch.autograd.grad(loss, weight)[0] == 0).all()
 
