@@ -28,6 +28,11 @@ class Reranker(ABC):
     def judge(self, text: str, source: Any) -> float:
         """Return what is added to the score of the hypothesis that says `text`, for a raw source."""
 
+    @property
+    def exported(self) -> dict[str, Any] | None:
+        """The settings of a `SlotCoverage` that orders alike, which the runtime knows; `None` if there is none."""
+        return None
+
     def __call__(self, hypotheses: Sequence[Hypothesis], source: Any) -> list[Hypothesis]:
         """Return the hypotheses of a source, best first; of equal ones the earlier stays before the later."""
         judged = [replace(one, score=one.score + self.judge(one.text, source)) for one in hypotheses]
@@ -55,6 +60,14 @@ class SlotCoverage(Reranker):
     ) -> None:
         self.weight = weight
         self.slots = Slots(slots, values)
+
+    @property
+    def exported(self) -> dict[str, Any] | None:
+        """Its own settings, unless a class derived from it judges otherwise."""
+        if type(self).judge is not SlotCoverage.judge:
+            return None
+        slots, values = self.slots.slots, self.slots.values
+        return {"weight": self.weight, "slots": None if slots is None else sorted(slots), "values": values}
 
     def judge(self, text: str, source: Any) -> float:
         """Weigh the wrong slots of a text."""

@@ -20,9 +20,7 @@ from lit_seq2seq import runtime
 from lit_seq2seq.files.paths import expect_own, local_path
 from lit_seq2seq.files.untrusted import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
-from lit_seq2seq.nn import Encoder, EncoderDecoder, OutputLayer
-from lit_seq2seq.nn.kernels.products import Linear
-from lit_seq2seq.reranking import SlotCoverage
+from lit_seq2seq.nn import Encoder, EncoderDecoder
 from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import Padded, Sources, UserError, install
 
@@ -161,7 +159,7 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) 
         "format": FORMAT,
         "variants": list(variants),
         "generation": asdict(model.generation),
-        "reranker": _reranker(model),
+        "reranker": None if model.reranker is None else model.reranker.exported,
         "specials": {name: asdict(ids) for name, ids in specials.items()},
         "target_size": len(processor.target),
         "copy": processor.copy,
@@ -186,31 +184,19 @@ def _own_modules(described: object) -> list[str]:
     return inner + ([str(described["reader"]).rpartition(".")[0]] if "reader" in described else [])
 
 
-def _reranker(model: Seq2SeqModel) -> dict[str, object] | None:
-    """Describe the reranker of a model, if it is one that the runtime knows."""
-    known = model.reranker
-    if type(known) is not SlotCoverage:
-        return None
-    slots = known.slots.slots
-    return {"weight": known.weight, "slots": None if slots is None else sorted(slots), "values": known.slots.values}
-
-
 def _shortlist(model: Seq2SeqModel) -> dict[str, Any]:
     """Return the arrays of a model's shortlist, and of the output layer that scores it; nothing without one."""
-    shortlist, output = model.shortlist, model.net.output
-    if shortlist is None or type(output) is not OutputLayer:
+    shortlist, weights = model.shortlist, model.net.output.tables
+    if shortlist is None or not weights:
         return {}
     tables = {"frequent": shortlist.frequent, "translations": shortlist.translations}
-    weights = {"weight": output.projection.weight, "bias": output.projection.bias}
-    if isinstance(output.bottleneck, Linear):
-        weights["bottleneck"] = output.bottleneck.weight
     return tables | {name: weight.detach().float().cpu().numpy() for name, weight in weights.items()}
 
 
 def left_out(model: Seq2SeqModel) -> str:
     """Say what of a model's search the runtime does not do; nothing if it does all."""
     notes = []
-    if model.reranker is not None and _reranker(model) is None:
+    if model.reranker is not None and model.reranker.exported is None:
         name = type(model.reranker).__name__
         notes.append(
             f"The runtime does not know {name} and leaves outputs in their order: they may differ from the model's."

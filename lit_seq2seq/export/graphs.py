@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from lit_seq2seq.nn import CopyOutput, DecoderState, EncoderDecoder
+from lit_seq2seq.nn import DecoderState, EncoderDecoder
 from lit_seq2seq.nn.decoders.base import DecoderOutput
 from lit_seq2seq.types import Padded, Sources, Value
 
@@ -91,20 +91,9 @@ class OutputGraph(nn.Module):
         self.names = names
 
     def forward(self, *parts: Tensor) -> dict[str, Tensor]:
-        """Score parts `(B, K, ...)`.
-
-        Returns:
-            `log_probs (B, K, V)`. A model that copies gives `log_copy (B, K, 1)` and the `copy_weights (B, K, S)` to be
-            spread over the symbols of the source, `log_probs` then being those of generating.
-        """
+        """Score parts `(B, K, ...)`; see `Output.exported`."""
         given = dict(zip(self.names, parts, strict=True))
-        output = DecoderOutput._make(given.get(name) for name in DecoderOutput._fields)
-        if not isinstance(self.output, CopyOutput):
-            # copied: they may be the features themselves, and a graph gives back none of its inputs
-            return {"log_probs": self.output.log_probs(output, None).clone()}
-        log_generate, log_copy, weights = self.output.mixture(output)
-        log_probs = log_generate + self.output.generate.log_probs(output, None)
-        return {"log_probs": log_probs, "log_copy": log_copy, "copy_weights": weights}
+        return self.output.exported(DecoderOutput._make(given.get(name) for name in DecoderOutput._fields))
 
 
 def _handed(output: DecoderOutput) -> dict[str, Tensor]:

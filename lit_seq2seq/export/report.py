@@ -61,7 +61,7 @@ Run = Callable[["Padded | Sources"], object]
 def named(source: Padded | Sources) -> Named:
     """Return a source as the runtime takes it."""
     found = {name: tensor.numpy() for name, tensor in inputs_of(source).items()}
-    return found | ({"copy_ids": source.ids.numpy()} if isinstance(source, CopySource) else {})
+    return found | ({} if source.copies is None else {"copy_ids": source.copies.ids.numpy()})
 
 
 @torch.no_grad()

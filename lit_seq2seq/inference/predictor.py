@@ -21,7 +21,7 @@ from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.runtime.readers import encode_named
 from lit_seq2seq.search import GenerationConfig, stream
 from lit_seq2seq.settings import Dtype
-from lit_seq2seq.types import CopySource, Padded, Sources, UserError
+from lit_seq2seq.types import Padded, Sources, UserError
 
 FIRST_CHUNK, CHUNK_GROWTH = 64, 4
 SCORES = 2_000_000
@@ -244,13 +244,13 @@ class Predictor:
         with self._autocast():
             found = self._fast.write(source.to(self.model.device), raw, config, return_attention)
         target, feature = self.model.processor.target, self.model.processor.source_feature
-        outputs = []
+        outputs, copies = [], source.copies
         for place, row in enumerate(found):
             own = source.extra(place)
-            if isinstance(source, CopySource):
-                sources = target.tokens(source.ids[place, : int(source.lengths[place])].tolist(), own)
-            else:
+            if copies is None:
                 sources = feature.labels(source, place)
+            else:
+                sources = target.tokens(copies.ids[place, : int(source.lengths[place])].tolist(), own)
             finished = []
             for hypothesis in row:
                 ended = len(hypothesis.token_scores) > len(hypothesis.tokens)

@@ -71,6 +71,16 @@ class Output(nn.Module, ABC):
         """
         raise UserError(f"shortlist: {type(self).__name__} scores all symbols or none: set shortlist to false")
 
+    @property
+    def tables(self) -> dict[str, Tensor]:
+        """What the runtime needs to score the symbols of a shortlist only; nothing if it cannot."""
+        return {}
+
+    def exported(self, output: DecoderOutput) -> dict[str, Tensor]:
+        """Return what scores symbols in an exported model: `log_probs (B, K, V)`."""
+        # copied: they may be the features themselves, and a graph gives back none of its inputs
+        return {"log_probs": self.log_probs(output, None).clone()}
+
     @abstractmethod
     def loss(
         self, output: DecoderOutput, target: Padded, copies: Copies | None, smoothing: float
@@ -106,6 +116,12 @@ class OutputLayer(Output):
         layer = copy.copy(self)
         layer._modules = {**self._modules, "projection": self.projection.rows(symbols)}
         return layer
+
+    @property
+    def tables(self) -> dict[str, Tensor]:
+        """The weights and biases."""
+        found = {"weight": self.projection.weight, "bias": self.projection.bias}
+        return found if isinstance(self.bottleneck, nn.Identity) else found | {"bottleneck": self.bottleneck.weight}
 
     def scores(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Score every symbol: logits `(..., V)`."""
@@ -191,10 +207,16 @@ class CopyOutput(Output):
         """Compute the log-probability of every symbol, `(..., V + extra)`."""
         return self.log_probs(output, copies)
 
+    def exported(self, output: DecoderOutput) -> dict[str, Tensor]:
+        """Return `log_copy (B, K, 1)` and `copy_weights (B, K, S)` too, to be spread over the symbols of the source."""
+        log_generate, log_copy, weights = self._mixture(output)
+        log_probs = log_generate + self.generate.log_probs(output, None)
+        return {"log_probs": log_probs, "log_copy": log_copy, "copy_weights": weights}
+
     def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Compute the log-probability of every symbol, `(..., V + extra)`, minus infinity for other sources' own."""
         known = _require(copies)
-        log_generate, log_copy, weights = self.mixture(output)  # (..., 1), (..., 1), (..., S)
+        log_generate, log_copy, weights = self._mixture(output)  # (..., 1), (..., 1), (..., S)
         ids, repeated = (_like(x, weights) for x in (known.ids, known.repeated))  # (..., S)
         log_probs = log_generate + self.generate.log_probs(output, copies)  # (..., V)
         size = self.vocab_size + known.extra
@@ -209,7 +231,7 @@ class CopyOutput(Output):
     ) -> tuple[Tensor, Tensor]:
         """Sum `-log p(y)` over the real target tokens."""
         mask, ids = target.mask, target.values
-        log_generate, log_copy, weights = self.mixture(output)  # (B, T, 1), (B, T, 1), (B, T, S)
+        log_generate, log_copy, weights = self._mixture(output)  # (B, T, 1), (B, T, 1), (B, T, S)
         same = _require(copies).ids[:, None] == ids[:, :, None]  # (B, T, S)
         copied = (weights * same).sum(dim=-1)  # (B, T)
         log_copied = log_copy[..., 0] + copied.clamp(min=_LEAST).log()
@@ -218,7 +240,7 @@ class CopyOutput(Output):
         features, targets = output.features[mask], ids.masked_fill(beyond, 0)[mask]
         return self.generate.cross_entropy(features, targets, smoothing, (log_generated[mask], log_copied[mask]))
 
-    def mixture(self, output: DecoderOutput) -> tuple[Tensor, Tensor, Tensor]:
+    def _mixture(self, output: DecoderOutput) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of generating and of copying `(..., 1)`, and weights `(..., S)` that sum to one.
 
         Without any source position there is nothing to copy, and the probability of generating is one.

@@ -74,6 +74,12 @@ class RecurrentLayer(nn.Module):
         self.rnn: nn.RNNBase = kind(input_size, hidden_size, batch_first=True, bidirectional=bidirectional, **options)
         self.reset_parameters()
 
+    def packed(self, dtype: torch.dtype) -> nn.Module:
+        """Return what computes the same, faster on a CPU and without gradients."""
+        from lit_seq2seq.nn.kernels.packed import PackedLayer
+
+        return PackedLayer.of(self, dtype)
+
     def reset_parameters(self) -> None:
         """Draw fresh weights as the class describes."""
         for name, parameter in self.rnn.named_parameters():

@@ -160,16 +160,13 @@ class Combination(nn.Module):
         hidden_size: size of h.
         context_size: size of c, 0 for none.
         embedding_dim: size of e.
-        size: size of the result of `tanh` and `deep`; `hidden_size` if `None`.
     """
 
-    def __init__(
-        self, mode: Combine, hidden_size: int, context_size: int, embedding_dim: int, *, size: int | None = None
-    ) -> None:
+    def __init__(self, mode: Combine, hidden_size: int, context_size: int, embedding_dim: int) -> None:
         super().__init__()
         joined = hidden_size + context_size + (embedding_dim if mode == "deep" else 0)
         self.deep = mode == "deep"
-        self.size = joined if mode == "concat" else size or hidden_size
+        self.size = joined if mode == "concat" else hidden_size
         self.dense = None if mode == "concat" else Linear(joined, self.size)
 
     def forward(self, hidden: Tensor, context: Tensor | None, embedded: Tensor) -> Tensor:
@@ -181,6 +178,12 @@ class Combination(nn.Module):
     def activate(self, x: Tensor) -> Tensor:
         """Compute tanh."""
         return torch.tanh(x)
+
+    def packed(self, dtype: torch.dtype) -> nn.Module:
+        """Return what computes the same, faster on a CPU and without gradients."""
+        from lit_seq2seq.nn.kernels.packed import PackedCombination
+
+        return self if self.dense is None else PackedCombination.of(self, dtype)
 
 
 class Decoder(nn.Module, ABC):

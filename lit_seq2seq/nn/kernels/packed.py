@@ -27,7 +27,8 @@ def prepare(network: M, dtype: torch.dtype = torch.float32) -> M:
     """Make a copy of a network that computes the same, faster, on a CPU, and only without gradients.
 
     It shares the embeddings and the encoder with the network, and has copies of the other weights, as they are now.
-    Decoder and output layer compute matrix products in `dtype`, the rest in single precision. The encoder runs in
+    Decoder and output layer compute matrix products in `dtype`, the rest in single precision; a part of them that has a
+    method `packed(dtype)` is what this returns. The encoder runs in
     bfloat16 unless `dtype` is `float32`, if the processor has it.
 
     Args:
@@ -41,10 +42,8 @@ def prepare(network: M, dtype: torch.dtype = torch.float32) -> M:
 def _rebuilt(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if type(module) in (nn.Linear, Linear):
         return Product(module.weight, module.bias, dtype)  # type: ignore[arg-type]
-    if type(module) is RecurrentLayer:
-        return PackedLayer.of(module, dtype)
-    if type(module) is Combination and module.dense is not None:
-        return PackedCombination.of(module, dtype)
+    if hasattr(module, "packed"):
+        return cast(nn.Module, module.packed(dtype))
     if isinstance(module, Encoder):
         return module if dtype == torch.float32 else HalfEncoder(module)
     if not module._modules:
@@ -70,11 +69,11 @@ class Product(nn.Module):
         weight, self.bias = weight.detach().float(), None if bias is None else bias.detach().float()
         self.dtype = dtype
         self.given = weight, self.bias
-        self.packed = dtype != torch.int8 and _packs(dtype)
+        self.reordered = dtype != torch.int8 and _packs(dtype)
         if dtype == torch.int8:
             self.weight, scale = quantized(weight)
             self.scale = scale[:, 0]
-        elif self.packed:
+        elif self.reordered:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), None)
         else:
             self.weight = weight.to(dtype)
@@ -95,7 +94,7 @@ class Product(nn.Module):
         """Map `x (..., I)` to `(..., O)`, in single precision both."""
         if self.dtype == torch.int8:
             return self._in_integers(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
-        if self.packed:
+        if self.reordered:
             made = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, "none", [], "")
             return cast(Tensor, made).float()
         return linear(x.to(self.dtype), self.weight, self.bias).float()
