@@ -49,23 +49,6 @@ def export_model(
 
     Raises:
         UserError: packages are missing, or the model is of a kind that cannot be exported.
-
-    Example:
-        >>> from functools import partial
-        >>> from lit_seq2seq.features import Processor, Tokenizer
-        >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
-        >>> tokenizer = Tokenizer(model="char")
-        >>> tokenizer.train(["abc"])
-        >>> small = dict(embedding_dim=4, hidden_size=6)
-        >>> model = Seq2SeqModel(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
-        >>> model.attach(Processor(tokenizer, tokenizer))
-        >>> from tempfile import TemporaryDirectory
-        >>> from lit_seq2seq.runtime.model import Model
-        >>> with TemporaryDirectory() as folder:
-        ...     table = export_model(model, folder, variants=["fp32"])
-        ...     outputs = Model(folder)(["ab", "cab"], max_new_tokens=5)
-        >>> len(outputs)
-        2
     """
     model, folder = model_of(model), local_path(output, "--output")
     expect_own(folder, ("README.md", "runtime"), (folder / "export.json").exists)

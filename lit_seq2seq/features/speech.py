@@ -30,10 +30,6 @@ class VectorFeature(Feature):
         stack: so many neighbouring frames become one.
         spec_augment: masks for training, as a `SpecAugment` or a mapping of its arguments.
         store: keep computed frames on disk; otherwise they are computed for each batch.
-
-    Example:
-        >>> Frames(channels=13, deltas=2, stack=3).size
-        117
     """
 
     random_settings: ClassVar[tuple[str, ...]] = ("spec_augment", "store")

@@ -217,12 +217,7 @@ def load_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> Mod
 
 
 def trusted(packages: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of packages as a tuple.
-
-    Example:
-        >>> trusted("one"), trusted(["one", "other"]), trusted(None)
-        (('one',), ('one', 'other'), ())
-    """
+    """Return the names of packages as a tuple."""
     names = (packages,) if isinstance(packages, str) else packages or ()
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise UserError(f"trust: expected names of packages, such as ['my_parts'], got {packages!r:.60}")

@@ -94,16 +94,6 @@ class EncoderDecoder(Network):
 
     Raises:
         ValueError: embeddings that cannot be tied, or a part that needs attention where there is none.
-
-    Example:
-        >>> from functools import partial
-        >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
-        >>> small = dict(embedding_dim=4, hidden_size=6)
-        >>> network = EncoderDecoder(10, 12, partial(TextEncoder, **small), partial(ParallelDecoder, **small))
-        >>> source = Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))
-        >>> target = Padded(torch.tensor([[7, 8, 3]]), torch.tensor([3]))
-        >>> network(source, target).shape
-        torch.Size([1, 3, 12])
     """
 
     def __init__(

@@ -150,13 +150,7 @@ class OutputLayer(Output):
 
 
 class GivenOutput(Output):
-    """What stands after a decoder that predicts symbols by itself: nothing to learn.
-
-    Example:
-        >>> features = torch.tensor([[0.25, 0.75]]).log()
-        >>> GivenOutput().log_probs(DecoderOutput(features, None, features, None, features), None).exp()
-        tensor([[0.2500, 0.7500]])
-    """
+    """What stands after a decoder that predicts symbols by itself: nothing to learn."""
 
     def scores(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Return the log-probability of every symbol, `(..., V)`."""

@@ -15,10 +15,6 @@ def find_part(network: nn.Module, name: str, setting: str) -> nn.Module:
 
     Raises:
         UserError: there is none of this name; `setting` is where it was given.
-
-    Example:
-        >>> find_part(nn.Sequential(nn.Linear(2, 3), nn.Tanh()), "1", "parts")
-        Tanh()
     """
     whole, part = "the model", network
     for step in name.split("."):

@@ -44,12 +44,6 @@ class RecurrentLayer(nn.Module):
 
     Raises:
         ValueError: a `chunk_size` below 1, or `truncate` without one.
-
-    Example:
-        >>> layer = RecurrentLayer(3, 4, bidirectional=True)
-        >>> outputs, (h, c) = layer(torch.zeros(2, 5, 3), lengths=torch.tensor([5, 2]))
-        >>> outputs.shape, h.shape
-        (torch.Size([2, 5, 8]), torch.Size([2, 8]))
     """
 
     def __init__(
@@ -281,13 +275,6 @@ class CellLayer(nn.Module):
 
     Raises:
         ValueError: as for `RecurrentLayer`; a `state_dropout` that these cells do not have.
-
-    Example:
-        >>> from lit_seq2seq.nn import MinGRU
-        >>> layer = CellLayer([MinGRU(3, 4), MinGRU(3, 4)])
-        >>> outputs, state = layer(torch.zeros(2, 5, 3), lengths=torch.tensor([5, 2]))
-        >>> outputs.shape, state[0].shape
-        (torch.Size([2, 5, 8]), torch.Size([2, 8]))
     """
 
     def __init__(
@@ -408,12 +395,6 @@ class RecurrentStack(nn.Module):
         drop_input: drop inputs of the first layer too.
         chunk_size: see `RecurrentLayer`.
         truncate: see `RecurrentLayer`.
-
-    Example:
-        >>> stack = RecurrentStack(3, 4, num_layers=2)
-        >>> outputs, state = stack(torch.zeros(2, 5, 3))
-        >>> outputs.shape, state.h.shape
-        (torch.Size([2, 5, 4]), torch.Size([2, 2, 4]))
     """
 
     def __init__(

@@ -74,14 +74,6 @@ def beam_search(
 
     Returns:
         For each source up to `num_return_sequences` hypotheses, best first.
-
-    Example:
-        >>> table = np.log(np.roll(np.eye(6, dtype=np.float32), 1, axis=1) + 1e-9)  # each token is followed by the next
-        >>> def step(tokens, state):
-        ...     return Step(table[tokens], None, state)
-        >>> config = GenerationConfig(num_beams=2)
-        >>> beam_search(step, {}, np.ones((1, 1), bool), SpecialIds(eos=5), config=config)[0][0].tokens
-        [3, 4]
     """
     sources, width = len(mask), config.num_beams
     ended: list[list[Hypothesis]] = [[] for _ in range(sources)]

@@ -27,16 +27,6 @@ def join_ctc(
         mask: `(B, S)` true at real positions.
         specials: ids of the special symbols; padding is the blank.
         weight: above 0 and at most 1.
-
-    Example:
-        >>> table = np.full((6, 6), -np.log(6), np.float32)
-        >>> def step(tokens, state):
-        ...     return Step(table[tokens], None, state)
-        >>> with np.errstate(divide="ignore"):
-        ...     frames = np.log(np.array([[[0.5, 0, 0, 0, 0.5, 0]]]))
-        >>> joint, state = join_ctc(step, {}, frames, np.ones((1, 1), bool), specials=SpecialIds(), weight=1.0)
-        >>> np.exp(joint(np.array([[2]]), state).log_probs[0, 0, 3:5]).round(4).tolist()  # the end, and the symbol 4
-        [0.5, 0.5]
     """
 
     def joint(tokens: Array, state: State) -> Step:
@@ -134,12 +124,6 @@ def best_path(frames: Array, mask: Array, specials: SpecialIds, config: Generati
 
     Returns:
         For each source a list of one hypothesis.
-
-    Example:
-        >>> likely = np.array([[4, 4, 0, 4, 5]])  # 0 is the blank
-        >>> frames = np.log(np.eye(6)[likely] + 1e-9)
-        >>> best_path(frames, np.ones((1, 5), bool), SpecialIds(), GenerationConfig())[0][0].tokens
-        [4, 4, 5]
     """
     never = [index for index in {specials.bos, specials.eos} if index != specials.pad]
     frames = frames.copy()

@@ -10,10 +10,5 @@ class UserError(Exception):
 
 
 def install(extra: str) -> str:
-    """Say how to install the packages of an extra.
-
-    Example:
-        >>> install("audio")
-        'in your clone of lit_seq2seq, run pip install -e ".[audio]"'
-    """
+    """Say how to install the packages of an extra."""
     return f'in your clone of lit_seq2seq, run pip install -e ".[{extra}]"'

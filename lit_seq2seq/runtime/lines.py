@@ -88,10 +88,5 @@ def json_line(value: object) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Name a number of things.
-
-    Example:
-        >>> counted(1, "row"), counted(2, "row")
-        ('1 row', '2 rows')
-    """
+    """Name a number of things."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

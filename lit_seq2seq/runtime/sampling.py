@@ -40,16 +40,6 @@ def sample_search(
 
     Returns:
         For each source its hypotheses, best first; the same one may occur more than once.
-
-    Example:
-        >>> table = np.full((6, 6), -np.log(6), np.float32)
-        >>> def step(tokens, state):
-        ...     return Step(table[tokens], None, state)
-        >>> from lit_seq2seq.runtime.beam import Step
-        >>> config = GenerationConfig(do_sample=True, max_new_tokens=3)
-        >>> random = np.random.default_rng(0)
-        >>> sample_search(step, {}, np.ones((1, 1), bool), SpecialIds(), config=config, random=random)[0][0].tokens
-        [5, 4, 4]
     """
     shape = len(mask), config.num_return_sequences
     state = select(state, np.arange(shape[0]), np.zeros(shape, np.int64))
@@ -128,12 +118,7 @@ def _softmax(logits: Array) -> Array:
 
 
 def draw(probabilities: Array, uniform: Array) -> Array:
-    """Turn random numbers `(...)` into tokens: the first whose cumulative probability, of `(..., V)`, exceeds them.
-
-    Example:
-        >>> draw(np.array([[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]), np.array([0.4, 0.5]))
-        array([0, 2])
-    """
+    """Turn random numbers `(...)` into tokens: the first whose cumulative probability, of `(..., V)`, exceeds them."""
     cumulative = np.where(probabilities == 0, 0, np.cumsum(probabilities, axis=-1, dtype=np.float64))
     found: Array = (cumulative > uniform[..., None] * cumulative.max(-1, keepdims=True)).argmax(-1)
     return found

@@ -77,10 +77,6 @@ def build(description: object, trust: tuple[str, ...] = (), hint: Any = Any, sav
 
     Raises:
         UserError: a class that is not trusted, does not exist or is of another kind.
-
-    Example:
-        >>> build({"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}})
-        functools.partial(<class 'torch.optim.adam.Adam'>, lr=0.1)
     """
     if isinstance(description, Mapping):
         if "class_path" in description:

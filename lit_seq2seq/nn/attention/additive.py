@@ -20,16 +20,6 @@ class AdditiveAttention(Attention):
         memory_size: see `Attention`.
         attention_size: size of the layer inside tanh; the query size if `None`.
         coverage: let the score see how much each position has been attended to.
-
-    Example:
-        >>> from lit_seq2seq.types import Padded
-        >>> attention = AdditiveAttention(3, 4, coverage=True)
-        >>> memory = attention.prepare(Padded(torch.randn(2, 5, 4), torch.tensor([5, 2])))
-        >>> state = attention.start(memory)
-        >>> for query in torch.randn(7, 2, 1, 3):
-        ...     context, weights, state = attention(query, memory, state)
-        >>> state.weights.sum(dim=-1).round()
-        tensor([7., 7.], grad_fn=<RoundBackward0>)
     """
 
     def __init__(

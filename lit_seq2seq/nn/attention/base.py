@@ -21,11 +21,6 @@ class AttentionMemory(Value):
         keys: `(B, S, K)` what queries are compared with.
         values: `(B, S, M)` what is averaged.
         mask: `(B, S)` booleans, true at real positions.
-
-    Example:
-        >>> memory = AttentionMemory(torch.zeros(2, 5, 3), torch.zeros(2, 5, 4), torch.ones(2, 5, dtype=torch.bool))
-        >>> memory.select(torch.tensor([1])).values.shape
-        torch.Size([1, 5, 4])
     """
 
     keys: Tensor
@@ -39,11 +34,6 @@ class Looked(Value):
 
     Attributes:
         weights: `(N, S)` weights of the step before, or the sum of those of all steps before: their coverage.
-
-    Example:
-        >>> memory = AttentionMemory(torch.zeros(2, 5, 3), torch.zeros(2, 5, 4), torch.ones(2, 5, dtype=torch.bool))
-        >>> Looked.nowhere(memory).weights.shape
-        torch.Size([2, 5])
     """
 
     weights: Tensor

@@ -7,17 +7,7 @@ from lit_seq2seq.nn.kernels.products import Linear
 
 
 class GeneralAttention(ProductAttention):
-    """Luong's general score `q W v` (Luong et al. 2015, eq. 8), a bilinear form learned between query and memory.
-
-    Example:
-        >>> import torch
-        >>> from lit_seq2seq.types import Padded
-        >>> attention = GeneralAttention(3, 4)
-        >>> memory = attention.prepare(Padded(torch.randn(2, 5, 4), torch.tensor([5, 2])))
-        >>> context, weights, _ = attention(torch.randn(2, 7, 3), memory)
-        >>> context.shape, weights.shape
-        (torch.Size([2, 7, 4]), torch.Size([2, 7, 5]))
-    """
+    """Luong's general score `q W v` (Luong et al. 2015, eq. 8), a bilinear form learned between query and memory."""
 
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__(query_size, memory_size)

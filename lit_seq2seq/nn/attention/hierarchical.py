@@ -22,14 +22,6 @@ class HierarchicalMemory(AttentionMemory):
     Attributes:
         parts: each source as its attention wants it.
         order: see `JoinedMemory`.
-
-    Example:
-        >>> from lit_seq2seq.nn import DotAttention
-        >>> text, image = (Padded(torch.randn(2, s, 4), torch.tensor([s, 2])) for s in (5, 3))
-        >>> attention = HierarchicalAttention(4, 4, {"text": DotAttention, "image": DotAttention})
-        >>> memory = attention.prepare(JoinedMemory.of({"text": text, "image": image}))
-        >>> memory.values.shape, memory.parts["image"].values.shape
-        (torch.Size([2, 8, 4]), torch.Size([2, 3, 4]))
     """
 
     parts: Mapping[str, AttentionMemory]
@@ -38,16 +30,7 @@ class HierarchicalMemory(AttentionMemory):
 
 @dataclass(frozen=True)
 class HierarchicalState(Value):
-    """States of the attentions to the sources, by their names; of those that have one.
-
-    Example:
-        >>> from lit_seq2seq.nn import AdditiveAttention, LocationAwareAttention
-        >>> text, image = (Padded(torch.randn(2, s, 4), torch.tensor([s, 2])) for s in (5, 3))
-        >>> attention = HierarchicalAttention(4, 4, {"text": LocationAwareAttention, "image": AdditiveAttention})
-        >>> state = attention.start(attention.prepare(JoinedMemory.of({"text": text, "image": image})))
-        >>> {name: part.weights.shape for name, part in state.parts.items()}
-        {'text': torch.Size([2, 5])}
-    """
+    """States of the attentions to the sources, by their names; of those that have one."""
 
     parts: Mapping[str, Value]
 
@@ -68,15 +51,6 @@ class HierarchicalAttention(Attention):
     Raises:
         ValueError: contexts of several sizes.
         UserError: the encoder's sources have other names, or it has only one.
-
-    Example:
-        >>> from lit_seq2seq.nn import AdditiveAttention
-        >>> text, image = (Padded(torch.randn(2, s, 4), torch.tensor([s, 2])) for s in (5, 3))
-        >>> attention = HierarchicalAttention(3, 4, {"text": AdditiveAttention, "image": AdditiveAttention})
-        >>> memory = attention.prepare(JoinedMemory.of({"text": text, "image": image}))
-        >>> context, weights, _ = attention(torch.randn(2, 7, 3), memory)
-        >>> context.shape, weights.shape
-        (torch.Size([2, 7, 4]), torch.Size([2, 7, 8]))
     """
 
     def __init__(

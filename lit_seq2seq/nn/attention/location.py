@@ -23,14 +23,6 @@ class LocationAwareAttention(AdditiveAttention):
         filters: number of convolution filters.
         kernel_size: width of the filters, in positions; odd.
         cumulative: convolve the sum of all earlier weights rather than the last ones.
-
-    Example:
-        >>> from lit_seq2seq.types import Padded
-        >>> attention = LocationAwareAttention(3, 4, kernel_size=5)
-        >>> memory = attention.prepare(Padded(torch.randn(2, 6, 4), torch.tensor([6, 3])))
-        >>> context, weights, state = attention(torch.randn(2, 1, 3), memory, attention.start(memory))
-        >>> torch.equal(state.weights, weights[:, 0])
-        True
     """
 
     def __init__(

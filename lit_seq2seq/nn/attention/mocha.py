@@ -28,14 +28,6 @@ class MoChA(MonotonicAttention):
         chunk_size: number of positions; with 1 this is `MonotonicAttention`.
         offset: see `MonotonicAttention`.
         noise: see `MonotonicAttention`.
-
-    Example:
-        >>> from lit_seq2seq.types import Padded
-        >>> attention = MoChA(3, 4, chunk_size=2, offset=9.0).eval()  # stops at once
-        >>> memory = attention.prepare(Padded(torch.randn(1, 5, 4), torch.tensor([5])))
-        >>> context, weights, _ = attention(torch.randn(1, 1, 3), memory, attention.start(memory))
-        >>> weights.tolist()
-        [[[1.0, 0.0, 0.0, 0.0, 0.0]]]
     """
 
     def __init__(

@@ -55,14 +55,6 @@ class MonotonicAttention(Attention):
         attention_size: size of the layer inside tanh; the query size if `None`.
         offset: the energy's offset r before training. Source sequences much longer than targets want it lower.
         noise: standard deviation of the noise on energies in training.
-
-    Example:
-        >>> from lit_seq2seq.types import Padded
-        >>> attention = MonotonicAttention(3, 4).eval()
-        >>> memory = attention.prepare(Padded(torch.randn(2, 5, 4), torch.tensor([5, 2])))
-        >>> context, weights = attention.scan(torch.randn(2, 7, 3), memory, attention.start(memory))
-        >>> context.shape, sorted(set(weights.flatten().tolist()) | {0.0, 1.0})
-        (torch.Size([2, 7, 4]), [0.0, 1.0])
     """
 
     def __init__(

@@ -21,14 +21,6 @@ class MultiHeadAttention(Attention):
         query_size: see `Attention`; divisible by `num_heads`.
         memory_size: see `Attention`.
         num_heads: number of heads.
-
-    Example:
-        >>> import torch
-        >>> attention = MultiHeadAttention(8, 4, num_heads=2)
-        >>> memory = attention.prepare(Padded(torch.randn(2, 5, 4), torch.tensor([5, 2])))
-        >>> context, weights, _ = attention(torch.randn(2, 7, 8), memory)
-        >>> context.shape, weights.shape
-        (torch.Size([2, 7, 8]), torch.Size([2, 7, 5]))
     """
 
     def __init__(self, query_size: int, memory_size: int, num_heads: int = 4) -> None:

@@ -19,12 +19,6 @@ class Elman(Cell):
         hidden_size: size H of the output.
         activation: which of the two.
         layer_norm: normalise `W x` and `U h` (after Ba et al. 2016). Runs step by step.
-
-    Example:
-        >>> cell = Elman(3, 4, activation="relu")
-        >>> (h,) = cell.step(torch.ones(2, 3), cell.first(torch.ones(2, 3)))
-        >>> h.shape, bool((h >= 0).all()), cell.kernel
-        (torch.Size([2, 4]), True, 'rnn_relu')
     """
 
     def __init__(

@@ -19,12 +19,6 @@ class GRU(Cell):
         input_size: size D of the inputs.
         hidden_size: size H of the output.
         layer_norm: normalise `W x` and `U h` (after Ba et al. 2016). Runs step by step.
-
-    Example:
-        >>> cell = GRU(3, 4)
-        >>> (h,) = cell.step(torch.ones(2, 3), cell.first(torch.ones(2, 3)))
-        >>> h.shape, cell.kernel, GRU(3, 4, layer_norm=True).kernel
-        (torch.Size([2, 4]), 'gru', None)
     """
 
     def __init__(self, input_size: int, hidden_size: int, layer_norm: bool = False) -> None:

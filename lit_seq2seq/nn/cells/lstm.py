@@ -19,12 +19,6 @@ class LSTM(Cell):
         input_size: size D of the inputs.
         hidden_size: size H of the output and of the cell vector.
         layer_norm: normalise `W x`, `U h` and `c'` (Ba et al. 2016, equations 20 to 22). Runs step by step.
-
-    Example:
-        >>> cell = LSTM(3, 4)
-        >>> h, c = cell.step(torch.ones(2, 3), cell.first(torch.ones(2, 3)))
-        >>> h.shape, c.shape, cell.kernel, LSTM(3, 4, layer_norm=True).kernel
-        (torch.Size([2, 4]), torch.Size([2, 4]), 'lstm', None)
     """
 
     def __init__(self, input_size: int, hidden_size: int, layer_norm: bool = False) -> None:

@@ -13,12 +13,6 @@ class MinGRU(LinearCell):
 
     `z = sigmoid(W x + b)`, `h' = (1 - z) h + z g(V x + b)`, where `g(x) = x + 0.5` above 0 and `sigmoid(x)` below
     (https://arxiv.org/abs/2410.01201, appendix B).
-
-    Example:
-        >>> cell = MinGRU(3, 4)
-        >>> outputs, (h,) = cell.scan(torch.ones(2, 5, 3), cell.first(torch.ones(2, 3)))
-        >>> outputs.shape, torch.equal(outputs[:, -1], h)
-        (torch.Size([2, 5, 4]), True)
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:

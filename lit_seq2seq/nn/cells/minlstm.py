@@ -13,12 +13,6 @@ class MinLSTM(LinearCell):
 
     `f, i = sigmoid(W x + b)`, `f' = f / (f + i)`, `i' = i / (f + i)`, `h' = f' h + i' g(V x + b)`, with `g` as in
     `MinGRU` (https://arxiv.org/abs/2410.01201, appendix B).
-
-    Example:
-        >>> cell = MinLSTM(3, 4)
-        >>> outputs, (h,) = cell.scan(torch.ones(2, 5, 3), cell.first(torch.ones(2, 3)))
-        >>> outputs.shape, torch.equal(outputs[:, -1], h)
-        (torch.Size([2, 5, 4]), True)
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:

@@ -17,12 +17,6 @@ class RGLRU(LinearCell):
     `r, i = sigmoid(W x + b)`, `a = exp(-8 softplus(-l) r)`, `h' = a h + sqrt(1 - a^2) (i x')`, where l is learned and
     `sigmoid(l)^8` starts between 0.9 and 0.999 (https://arxiv.org/abs/2402.19427). `x' = V x` has the size of the
     output: in the paper a linear layer of the block around it does that.
-
-    Example:
-        >>> cell = RGLRU(3, 4)
-        >>> outputs, (h,) = cell.scan(torch.ones(2, 5, 3), cell.first(torch.ones(2, 3)))
-        >>> outputs.shape, torch.equal(outputs[:, -1], h)
-        (torch.Size([2, 5, 4]), True)
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:

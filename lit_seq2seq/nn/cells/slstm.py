@@ -20,12 +20,6 @@ class SLSTM(Cell):
     Args:
         input_size: size D of the inputs.
         hidden_size: size H of the output, the cell vector, the normaliser and the stabiliser.
-
-    Example:
-        >>> cell = SLSTM(3, 4)
-        >>> h, c, n, m = cell.step(torch.ones(2, 3), cell.first(torch.ones(2, 3)))
-        >>> h.shape, cell.others
-        (torch.Size([2, 4]), (4, 4, 4))
     """
 
     mixes = False

@@ -18,12 +18,6 @@ class SRU(Cell):
     `f = sigmoid(W_f x + v_f c + b_f)`, `c' = f c + (1 - f) (W x)`, `r = sigmoid(W_r x + v_r c + b_r)`,
     `h = r c' + (1 - r) x` (https://arxiv.org/abs/1709.02755). Inputs of another size than the output are projected for
     the last term.
-
-    Example:
-        >>> cell = SRU(3, 4)
-        >>> h, c = cell.step(torch.ones(2, 3), cell.first(torch.ones(2, 3)))
-        >>> h.shape, c.shape
-        (torch.Size([2, 4]), torch.Size([2, 4]))
     """
 
     reads_output = False

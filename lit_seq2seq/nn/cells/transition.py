@@ -21,13 +21,6 @@ class DeepTransition(Cell):
         hidden_size: size H of the output.
         cell: makes each of the cells, which must read the output of the one before.
         depth: how many, at least 1.
-
-    Example:
-        >>> import torch
-        >>> cell = DeepTransition(3, 4, depth=2)
-        >>> (h,) = cell.step(torch.ones(2, 3), cell.first(torch.ones(2, 3)))
-        >>> h.shape, len(cell.cells)
-        (torch.Size([2, 4]), 2)
     """
 
     def __init__(

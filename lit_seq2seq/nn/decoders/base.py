@@ -34,16 +34,6 @@ class DecoderOutput(NamedTuple):
         hidden: `(B, T, H)` the vectors that the features are made of: the recurrent layers' output,
         context: `(B, T, C)` what attention has found, `None` without attention,
         embedded: `(B, T, E)` and the symbol just read.
-
-    Example:
-        >>> from lit_seq2seq.nn import DotAttention, ParallelDecoder, TextEncoder
-        >>> from lit_seq2seq.types import Padded
-        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
-        >>> decoder = ParallelDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6, attention=DotAttention)
-        >>> state = decoder.start(encoder(Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))))
-        >>> output, state = decoder.step(torch.tensor([2]), state)
-        >>> output.attention.shape, output.context.shape, output.embedded.shape
-        (torch.Size([1, 3]), torch.Size([1, 6]), torch.Size([1, 4]))
     """
 
     features: Tensor
@@ -61,13 +51,6 @@ class DecoderShape(NamedTuple):
         hidden: size H.
         context: size C, 0 without attention.
         embedded: size E.
-
-    Example:
-        >>> from lit_seq2seq.nn import DotAttention, ParallelDecoder, TextEncoder
-        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
-        >>> decoder = ParallelDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6, attention=DotAttention)
-        >>> decoder.shape
-        DecoderShape(features=6, hidden=6, context=6, embedded=4)
     """
 
     features: int
@@ -89,16 +72,6 @@ class DecoderState(Value):
         masks: dropout masks held fixed over the sequence while training; `None` otherwise.
         copies: what can be copied from each *source*.
         candidates: the symbols that may be produced for each *source*, if not all.
-
-    Example:
-        >>> from lit_seq2seq.nn import DotAttention, ParallelDecoder, TextEncoder
-        >>> from lit_seq2seq.types import Padded
-        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
-        >>> decoder = ParallelDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6, attention=DotAttention)
-        >>> encoded = encoder(Padded(torch.tensor([[4, 5], [6, 0]]), torch.tensor([2, 1])))
-        >>> state = decoder.start(encoded).select(torch.tensor([[0, 0, 0], [1, 1, 1]]))  # a beam of three
-        >>> state.cells.h.shape, state.memory.keys.shape
-        (torch.Size([6, 1, 6]), torch.Size([2, 2, 6]))
     """
 
     memory: AttentionMemory | None

@@ -43,16 +43,6 @@ class ConditionalGRUDecoder(Decoder):
         dropout: probability of dropping units of embeddings, between layers, and of the features.
         locked_dropout: see `RecurrentStack`; for the layers above.
         state_dropout: see `RecurrentLayer`; for the layers above.
-
-    Example:
-        >>> from lit_seq2seq.nn import TextEncoder
-        >>> from lit_seq2seq.types import Padded
-        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
-        >>> decoder = ConditionalGRUDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6)
-        >>> state = decoder.start(encoder(Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))))
-        >>> output = decoder(torch.tensor([[2, 7]]), state)
-        >>> output.features.shape, output.attention.shape
-        (torch.Size([1, 2, 6]), torch.Size([1, 2, 3]))
     """
 
     def __init__(

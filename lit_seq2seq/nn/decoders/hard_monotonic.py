@@ -66,16 +66,6 @@ class HardMonotonicDecoder(Decoder):
         dropout: probability of dropping units of embeddings, between layers, and before the prediction.
         locked_dropout: see `RecurrentStack`.
         state_dropout: see `RecurrentLayer`.
-
-    Example:
-        >>> from lit_seq2seq.nn import TextEncoder
-        >>> from lit_seq2seq.types import Padded
-        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
-        >>> decoder = HardMonotonicDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6)
-        >>> state = decoder.start(encoder(Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))))
-        >>> output = decoder(torch.tensor([[2, 7]]), state)
-        >>> output.features.exp().sum(dim=-1).round(decimals=4).tolist(), output.attention.shape
-        ([[1.0, 1.0]], torch.Size([1, 2, 3]))
     """
 
     predicts = True

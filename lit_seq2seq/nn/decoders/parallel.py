@@ -50,16 +50,6 @@ class ParallelDecoder(Decoder):
         dropout: probability of dropping units of embeddings, between layers, and of the features.
         locked_dropout: see `RecurrentStack`.
         state_dropout: see `RecurrentLayer`.
-
-    Example:
-        >>> from lit_seq2seq.nn import DotAttention, TextEncoder
-        >>> from lit_seq2seq.types import Padded
-        >>> encoder = TextEncoder(10, embedding_dim=4, hidden_size=6)
-        >>> decoder = ParallelDecoder(12, encoder.shape, embedding_dim=4, hidden_size=6, attention=DotAttention)
-        >>> state = decoder.start(encoder(Padded(torch.tensor([[4, 5, 6]]), torch.tensor([3]))))
-        >>> output = decoder(torch.tensor([[2, 7]]), state)
-        >>> output.features.shape, output.attention.shape
-        (torch.Size([1, 2, 6]), torch.Size([1, 2, 3]))
     """
 
     def __init__(

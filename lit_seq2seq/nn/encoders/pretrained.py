@@ -178,13 +178,6 @@ class SpeechBackbone(PretrainedEncoder):
 
     Raises:
         UserError: see `PretrainedEncoder`.
-
-    Example:
-        >>> blocks = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-        >>> config = {"model_type": "wav2vec2", "conv_dim": [8] * 7, **blocks}  # random; without it the name's
-        >>> encoder = SpeechBackbone(1, "tiny", hidden_size=6, config=config)
-        >>> encoder(Padded(torch.zeros(1, 1600, 1), torch.tensor([1600]))).memory.values.shape  # 0.1 seconds
-        torch.Size([1, 4, 6])
     """
 
     dimensions = 3

@@ -22,13 +22,6 @@ class VisionBackbone(PretrainedEncoder):
 
     Raises:
         UserError: transformers is not installed, there is no such model, or it is none of images.
-
-    Example:
-        >>> blocks = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-        >>> config = {"model_type": "vit", "image_size": 32, "patch_size": 8, **blocks}  # random; without it the name's
-        >>> encoder = VisionBackbone(3, "tiny", hidden_size=6, config=config)
-        >>> encoder(Padded(torch.zeros(1, 32, 32, 3), torch.tensor([32]))).memory.values.shape  # 4 times 4 patches
-        torch.Size([1, 16, 6])
     """
 
     dimensions = 4
