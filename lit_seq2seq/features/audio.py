@@ -12,14 +12,7 @@ from torch import Generator
 from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Array, Medium, is_column
 from lit_seq2seq.features.speech import Normalization, VectorFeature
-from lit_seq2seq.runtime.audio import (
-    MAX_SECONDS,
-    check_bands,
-    log_mel,
-    open_audio,
-    read_audio,
-    samples_of,
-)
+from lit_seq2seq.runtime.audio import MAX_SECONDS, check_bands, log_mel, open_audio, read_audio, samples_of
 from lit_seq2seq.runtime.vectors import FloatArray
 from lit_seq2seq.types import Padded, Sources, UserError
 

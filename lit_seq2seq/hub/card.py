@@ -35,12 +35,7 @@ class Provenance:
 
 
 def model_card(
-    task: str,
-    provenance: Provenance,
-    signatures: Mapping[str, str],
-    parameters: int,
-    *,
-    trust: Sequence[str] = (),
+    task: str, provenance: Provenance, signatures: Mapping[str, str], parameters: int, *, trust: Sequence[str] = ()
 ) -> str:
     """Write the README.md of a model folder.
 

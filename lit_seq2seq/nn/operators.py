@@ -13,12 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from lit_seq2seq.nn.cells import Cell, State
 from lit_seq2seq.nn.cells.base import real_positions
 
-KERNELS: dict[str, Any] = {
-    "lstm": torch.lstm,
-    "gru": torch.gru,
-    "rnn_tanh": torch.rnn_tanh,
-    "rnn_relu": torch.rnn_relu,
-}
+KERNELS: dict[str, Any] = {"lstm": torch.lstm, "gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu}
 
 
 @torch.library.custom_op("lit_seq2seq::recurrent", mutates_args=())

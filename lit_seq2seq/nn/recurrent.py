@@ -183,11 +183,7 @@ class RecurrentLayer(nn.Module):
         return outputs.take_along_dim(turned, 1) if direction else outputs, ends
 
     def forward_stepwise(
-        self,
-        x: Tensor,
-        state: State | None = None,
-        lengths: Tensor | None = None,
-        state_mask: Tensor | None = None,
+        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None, state_mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Do what `forward` does with a masked loop over time, optionally dropping state units by `state_mask`."""
         starts = self._directions(self._zeros(x) if state is None else state)
@@ -278,11 +274,7 @@ class CellLayer(nn.Module):
     """
 
     def __init__(
-        self,
-        cells: Sequence[Cell],
-        state_dropout: float = 0.0,
-        chunk_size: int | None = None,
-        truncate: bool = False,
+        self, cells: Sequence[Cell], state_dropout: float = 0.0, chunk_size: int | None = None, truncate: bool = False
     ) -> None:
         super().__init__()
         self.chunks = _chunks(chunk_size, truncate)
@@ -339,11 +331,7 @@ def _chunks(size: int | None, truncate: bool) -> Chunks | None:
 
 
 def _make_layer(
-    input_size: int,
-    hidden_size: int,
-    cell: CellName | CellFactory,
-    directions: int,
-    **options: Any,
+    input_size: int, hidden_size: int, cell: CellName | CellFactory, directions: int, **options: Any
 ) -> RecurrentLayer | CellLayer:
     if isinstance(cell, str):
         return RecurrentLayer(input_size, hidden_size, cell, directions == 2, **options)

@@ -133,8 +133,7 @@ def read_audio(raw: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS) -
         raise UserError(f"expected a recording, but {_name(raw)} has no samples")
     if (peak := np.abs(samples).max()) > _LOUD:
         warnings.warn(
-            "some recordings have samples far beyond -1 to 1: divide whole numbers, or give them as such",
-            stacklevel=2,
+            "some recordings have samples far beyond -1 to 1: divide whole numbers, or give them as such", stacklevel=2
         )
     if not peak < _LOUDEST:
         raise UserError(f"expected samples from -1 to 1, but some of {_name(raw)} are not finite or far beyond")

@@ -11,18 +11,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
-from .readers import (
-    Array,
-    Named,
-    Pixels,
-    PretrainedText,
-    Reader,
-    RecordText,
-    Text,
-    Vectors,
-    encode_named,
-    own_reader,
-)
+from .readers import Array, Named, Pixels, PretrainedText, Reader, RecordText, Text, Vectors, encode_named, own_reader
 from .text import SpecialIds, Vocabulary
 from .untrusted import check_settings, read_json, undamaged
 

@@ -155,7 +155,6 @@ class RecordText(Text):
     """Records, written as text.
 
     Args:
-        vocabulary: the symbols.
         config: settings of `lit_seq2seq.features.Records`.
     """
 

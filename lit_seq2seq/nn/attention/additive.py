@@ -16,8 +16,6 @@ class AdditiveAttention(Attention):
     With `coverage`, `w * total` joins the sum, `total` being the sum of all earlier weights (See et al. 2017, eq. 11).
 
     Args:
-        query_size: see `Attention`.
-        memory_size: see `Attention`.
         attention_size: size of the layer inside tanh; the query size if `None`.
         coverage: let the score see how much each position has been attended to.
     """

@@ -38,8 +38,6 @@ class DotAttention(ProductAttention):
     The memory is projected to the query size only where their sizes differ.
 
     Args:
-        query_size: see `Attention`.
-        memory_size: see `Attention`.
         scaled: divide scores by the square root of the query size.
 
     Example:

@@ -43,8 +43,6 @@ class HierarchicalAttention(Attention):
     `beta` of the source, so that the weights of all positions sum to one.
 
     Args:
-        query_size: see `Attention`.
-        memory_size: see `Attention`.
         attentions: makes the attention to each source, by its name.
         attention_size: size of the layer inside tanh; the query size if `None`.
 

@@ -17,9 +17,6 @@ class LocationAwareAttention(AdditiveAttention):
     `v . tanh(W q + U k + V f)`, f being the last (or, if `cumulative`, the summed) weights convolved over positions.
 
     Args:
-        query_size: see `Attention`.
-        memory_size: see `Attention`.
-        attention_size: see `AdditiveAttention`.
         filters: number of convolution filters.
         kernel_size: width of the filters, in positions; odd.
         cumulative: convolve the sum of all earlier weights rather than the last ones.

@@ -22,12 +22,7 @@ class MoChA(MonotonicAttention):
     energies `u = v . tanh(W q + U k + b)` spreads it over the `chunk_size` positions that end there.
 
     Args:
-        query_size: see `Attention`.
-        memory_size: see `Attention`.
-        attention_size: see `MonotonicAttention`.
         chunk_size: number of positions; with 1 this is `MonotonicAttention`.
-        offset: see `MonotonicAttention`.
-        noise: see `MonotonicAttention`.
     """
 
     def __init__(

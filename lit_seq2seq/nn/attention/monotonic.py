@@ -50,8 +50,6 @@ class MonotonicAttention(Attention):
     source has ended.
 
     Args:
-        query_size: see `Attention`.
-        memory_size: see `Attention`.
         attention_size: size of the layer inside tanh; the query size if `None`.
         offset: the energy's offset r before training. Source sequences much longer than targets want it lower.
         noise: standard deviation of the noise on energies in training.

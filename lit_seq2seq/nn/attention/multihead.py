@@ -19,7 +19,6 @@ class MultiHeadAttention(Attention):
 
     Args:
         query_size: see `Attention`; divisible by `num_heads`.
-        memory_size: see `Attention`.
         num_heads: number of heads.
     """
 

@@ -15,18 +15,12 @@ class Elman(Cell):
     """Simple recurrent network (Elman 1990): `h' = tanh(W x + U h + b)`, or with a rectifier (Le et al. 2015).
 
     Args:
-        input_size: size D of the inputs.
-        hidden_size: size H of the output.
         activation: which of the two.
         layer_norm: normalise `W x` and `U h` (after Ba et al. 2016). Runs step by step.
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        activation: Literal["tanh", "relu"] = "tanh",
-        layer_norm: bool = False,
+        self, input_size: int, hidden_size: int, activation: Literal["tanh", "relu"] = "tanh", layer_norm: bool = False
     ) -> None:
         super().__init__(input_size, hidden_size)
         self.inputs, self.recurrent = nn.Linear(input_size, hidden_size), nn.Linear(hidden_size, hidden_size)

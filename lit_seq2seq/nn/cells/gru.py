@@ -16,8 +16,6 @@ class GRU(Cell):
     gates see h dropped, and z carries it whole: the scale of the mask would grow with time.
 
     Args:
-        input_size: size D of the inputs.
-        hidden_size: size H of the output.
         layer_norm: normalise `W x` and `U h` (after Ba et al. 2016). Runs step by step.
     """
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_seq2seq.nn.cells.base import Cell, State, real_positions
 from lit_seq2seq.nn.kernels.scan import linear_scan
@@ -19,6 +20,17 @@ class LinearCell(Cell):
     """
 
     reads_output = False
+    products: ClassVar[int]
+    """How many vectors of the output's size a and b are made of, each a product with the input."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size)
+        self.inputs = nn.Linear(input_size, self.products * hidden_size)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Compute all products."""
+        entered: Tensor = self.inputs(x)
+        return entered
 
     @abstractmethod
     def coefficients(self, entered: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,6 @@ class LSTM(Cell):
     forget gate starts at 1 (Jozefowicz et al. 2015).
 
     Args:
-        input_size: size D of the inputs.
         hidden_size: size H of the output and of the cell vector.
         layer_norm: normalise `W x`, `U h` and `c'` (Ba et al. 2016, equations 20 to 22). Runs step by step.
     """

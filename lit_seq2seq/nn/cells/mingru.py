@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_seq2seq.nn.cells.linear import LinearCell, positive
 
@@ -15,14 +15,7 @@ class MinGRU(LinearCell):
     (https://arxiv.org/abs/2410.01201, appendix B).
     """
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__(input_size, hidden_size)
-        self.inputs = nn.Linear(input_size, 2 * hidden_size)
-
-    def enter(self, x: Tensor) -> Tensor:
-        """Compute both products."""
-        entered: Tensor = self.inputs(x)
-        return entered
+    products = 2
 
     def coefficients(self, entered: Tensor) -> tuple[Tensor, Tensor]:
         """Give `1 - z` and `z g`; see `LinearCell`."""

@@ -15,14 +15,7 @@ class MinLSTM(LinearCell):
     `MinGRU` (https://arxiv.org/abs/2410.01201, appendix B).
     """
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__(input_size, hidden_size)
-        self.inputs = nn.Linear(input_size, 3 * hidden_size)
-
-    def enter(self, x: Tensor) -> Tensor:
-        """Compute the three products."""
-        entered: Tensor = self.inputs(x)
-        return entered
+    products = 3
 
     def coefficients(self, entered: Tensor) -> tuple[Tensor, Tensor]:
         """Give `f'` and `i' g`; see `LinearCell`."""

@@ -19,16 +19,12 @@ class RGLRU(LinearCell):
     output: in the paper a linear layer of the block around it does that.
     """
 
+    products = 3
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
-        self.inputs = nn.Linear(input_size, 3 * hidden_size)
         kept = torch.empty(hidden_size).uniform_(0.9, 0.999) ** (1 / _SHARPNESS)
         self.keep = nn.Parameter(torch.log(kept) - torch.log1p(-kept))
-
-    def enter(self, x: Tensor) -> Tensor:
-        """Compute the three products."""
-        entered: Tensor = self.inputs(x)
-        return entered
 
     def coefficients(self, entered: Tensor) -> tuple[Tensor, Tensor]:
         """Give `a` and `sqrt(1 - a^2) (i x')`; see `LinearCell`."""

@@ -18,7 +18,6 @@ class SLSTM(Cell):
     taken off both logarithms, which changes no output. The bias of the forget gate starts from 3 to 6.
 
     Args:
-        input_size: size D of the inputs.
         hidden_size: size H of the output, the cell vector, the normaliser and the stabiliser.
     """
 

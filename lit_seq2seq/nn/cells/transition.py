@@ -17,8 +17,6 @@ class DeepTransition(Cell):
     stands in place of their input, whose weights are thus a bias (https://arxiv.org/abs/1707.07631).
 
     Args:
-        input_size: size D of the inputs.
-        hidden_size: size H of the output.
         cell: makes each of the cells, which must read the output of the one before.
         depth: how many, at least 1.
     """

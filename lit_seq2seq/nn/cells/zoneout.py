@@ -18,8 +18,6 @@ class Zoneout(Cell):
     evaluation d is its probability (https://arxiv.org/abs/1606.01305).
 
     Args:
-        input_size: size D of the inputs.
-        hidden_size: size H of the output.
         cell: makes the cell.
         probability: how often a unit stays.
 
@@ -32,11 +30,7 @@ class Zoneout(Cell):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        cell: Callable[[int, int], Cell] = LSTM,
-        probability: float = 0.1,
+        self, input_size: int, hidden_size: int, cell: Callable[[int, int], Cell] = LSTM, probability: float = 0.1
     ) -> None:
         super().__init__(input_size, hidden_size)
         if not 0 <= probability <= 1:

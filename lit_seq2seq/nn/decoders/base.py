@@ -162,6 +162,8 @@ class Combination(nn.Module):
 class Decoder(nn.Module, ABC):
     """Base of all decoders: teacher-forced over whole targets (`forward`), or one token at a time (`step`), alike.
 
+    The arguments from `hidden_size` on are those that decoders with recurrent layers have in common.
+
     Args:
         vocab_size: number of target symbols.
         encoder: sizes of the encoder's result.
@@ -169,8 +171,16 @@ class Decoder(nn.Module, ABC):
         embedding_dim: size of the symbol vectors.
         bridge: makes the first state from the encoder's result.
         use_summary: keep the encoder's top final state for every step.
-        dropout: probability of dropping units of embeddings and features.
-        locked_dropout: use one mask on the embeddings of a sequence (Gal & Ghahramani 2016).
+        dropout: probability of dropping units of embeddings, between layers, and of the features.
+        locked_dropout: use one mask for all steps of a sequence (Gal & Ghahramani 2016).
+        hidden_size: size of the recurrent layers.
+        num_layers: number of recurrent layers.
+        cell: kind of cell.
+        attention: how to look at the source.
+        combine: how the features are joined; see `Combination`.
+        residual: see `RecurrentStack`.
+        layer_norm: see `RecurrentStack`.
+        state_dropout: see `RecurrentLayer`.
 
     Example:
         >>> class Bigrams(Decoder):

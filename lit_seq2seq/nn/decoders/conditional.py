@@ -30,19 +30,8 @@ class ConditionalGRUDecoder(Decoder):
     are stacked on top and see the context too.
 
     Args:
-        vocab_size: number of target symbols.
-        encoder: sizes of the encoder's result.
-        embedding_dim: size of the symbol vectors.
-        hidden_size: size of the state.
         num_layers: 1 for the conditional transition alone, more for GRU layers above it.
-        attention: how to look at the source.
-        bridge: makes the first state.
-        combine: how the features are joined; see `Combination`.
         residual: see `RecurrentStack`; for the layers above.
-        layer_norm: see `RecurrentStack`; for the layers above.
-        dropout: probability of dropping units of embeddings, between layers, and of the features.
-        locked_dropout: see `RecurrentStack`; for the layers above.
-        state_dropout: see `RecurrentLayer`; for the layers above.
     """
 
     def __init__(
@@ -62,15 +51,9 @@ class ConditionalGRUDecoder(Decoder):
         locked_dropout: bool = False,
         state_dropout: float = 0.0,
     ) -> None:
+        shape = StateShape(num_layers, hidden_size)
         super().__init__(
-            vocab_size,
-            encoder,
-            StateShape(num_layers, hidden_size),
-            embedding_dim,
-            bridge=bridge,
-            use_summary=False,
-            dropout=dropout,
-            locked_dropout=locked_dropout,
+            vocab_size, encoder, shape, embedding_dim, bridge=bridge, dropout=dropout, locked_dropout=locked_dropout
         )
         self.attention = attention(hidden_size, encoder.memory_size)
         context_size = self.attention.context_size

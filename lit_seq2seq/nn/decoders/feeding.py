@@ -31,22 +31,6 @@ class InputFeedingDecoder(Decoder):
     """Attention on top, whose vector `h~ = tanh(W [h; c])` joins the next input (Luong et al. 2015, section 3.3).
 
     Each step needs the one before, so training is a loop over time.
-
-    Args:
-        vocab_size: number of target symbols.
-        encoder: sizes of the encoder's result.
-        embedding_dim: size of the symbol vectors.
-        hidden_size: size of the recurrent layers.
-        num_layers: number of recurrent layers.
-        cell: kind of cell.
-        attention: how to look at the source.
-        bridge: makes the first state.
-        combine: how the features are joined; see `Combination`.
-        residual: see `RecurrentStack`.
-        layer_norm: see `RecurrentStack`.
-        dropout: probability of dropping units of embeddings, between layers, and of the features.
-        locked_dropout: see `RecurrentStack`.
-        state_dropout: see `RecurrentLayer`.
     """
 
     def __init__(
@@ -67,15 +51,9 @@ class InputFeedingDecoder(Decoder):
         locked_dropout: bool = False,
         state_dropout: float = 0.0,
     ) -> None:
+        shape = StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1])
         super().__init__(
-            vocab_size,
-            encoder,
-            StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1]),
-            embedding_dim,
-            bridge=bridge,
-            use_summary=False,
-            dropout=dropout,
-            locked_dropout=locked_dropout,
+            vocab_size, encoder, shape, embedding_dim, bridge=bridge, dropout=dropout, locked_dropout=locked_dropout
         )
         self.attention = attention(hidden_size, encoder.memory_size)
         self.combination = Combination(combine, hidden_size, self.attention.context_size, embedding_dim)

@@ -52,20 +52,10 @@ class HardMonotonicDecoder(Decoder):
     For character transduction, whose alignments are monotonic: time and memory grow with target x source x vocabulary.
 
     Args:
-        vocab_size: number of target symbols.
-        encoder: sizes of the encoder's result.
-        embedding_dim: size of the symbol vectors.
         hidden_size: size of the recurrent layers, and of the layer from which symbols are predicted.
-        num_layers: number of recurrent layers.
-        cell: kind of cell.
         order: 0 or 1.
         jumps: of order 1, how many positions can be reached from one, which is the first of them.
-        bridge: makes the first state.
-        residual: see `RecurrentStack`.
-        layer_norm: see `RecurrentStack`.
         dropout: probability of dropping units of embeddings, between layers, and before the prediction.
-        locked_dropout: see `RecurrentStack`.
-        state_dropout: see `RecurrentLayer`.
     """
 
     predicts = True
@@ -90,14 +80,7 @@ class HardMonotonicDecoder(Decoder):
     ) -> None:
         shape = StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1])
         super().__init__(
-            vocab_size,
-            encoder,
-            shape,
-            embedding_dim,
-            bridge=bridge,
-            use_summary=False,
-            dropout=dropout,
-            locked_dropout=locked_dropout,
+            vocab_size, encoder, shape, embedding_dim, bridge=bridge, dropout=dropout, locked_dropout=locked_dropout
         )
         if jumps < 1:
             raise ValueError(f"jumps must be at least 1, got {jumps}")

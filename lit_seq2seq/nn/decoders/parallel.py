@@ -34,22 +34,9 @@ class ParallelDecoder(Decoder):
     al. 2016).
 
     Args:
-        vocab_size: number of target symbols.
-        encoder: sizes of the encoder's result.
-        embedding_dim: size of the symbol vectors.
-        hidden_size: size of the recurrent layers.
-        num_layers: number of recurrent layers.
-        cell: kind of cell.
         attention: how to look at the source; `None` for the fixed-length vector alone.
         attention_after: the layer whose output is the query.
-        bridge: makes the first state.
         use_summary: concatenate the fixed-length vector to the input of every step.
-        combine: how the features are joined; see `Combination`.
-        residual: see `RecurrentStack`.
-        layer_norm: see `RecurrentStack`.
-        dropout: probability of dropping units of embeddings, between layers, and of the features.
-        locked_dropout: see `RecurrentStack`.
-        state_dropout: see `RecurrentLayer`.
     """
 
     def __init__(
