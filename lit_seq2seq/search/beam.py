@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, Unpack
 
 import torch
 from torch import Tensor
 
-from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.search.history import History
-from lit_seq2seq.search.rules import Rules
+from lit_seq2seq.search.rules import Options, Rules
 from lit_seq2seq.search.top import top
-from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction, StepOutput, Value
+from lit_seq2seq.types import Hypothesis, S, StepFunction, StepOutput, Value
 
 
 @torch.no_grad()
 def beam_search(
-    step: StepFunction[S],
-    state: S,
-    *,
-    batch_size: int,
-    specials: SpecialIds,
-    config: GenerationConfig,
-    prefix: Tensor | None = None,
-    source_mask: Tensor | None = None,
-    device: torch.device | str = "cpu",
-    return_attention: bool = False,
+    step: StepFunction[S], state: S, *, return_attention: bool = False, **options: Unpack[Options]
 ) -> list[list[Hypothesis]]:
     """Search for the best outputs, keeping the `num_beams` most probable open hypotheses after each step.
 
@@ -43,7 +33,8 @@ def beam_search(
         For each sentence up to `num_return_sequences` hypotheses, best first: at least one, and fewer than asked only
         where fewer outputs are possible.
     """
-    rules = Rules.create(batch_size, config, specials, prefix, source_mask=source_mask, device=device)
+    rules = Rules.create(**options)
+    batch_size, specials, device = options["batch_size"], rules.specials, rules.prefix.device
     history = History(return_attention)
     beam = _Beam.start(rules, batch_size, device)
     finished: list[_Beam] = []
@@ -63,7 +54,7 @@ def beam_search(
     order = torch.cat([part.sentences for part in finished]).argsort()  # (B,)
     nodes = torch.cat([part.ended_nodes for part in finished])[order]  # (B, num_beams)
     scores = torch.cat([part.ended_scores for part in finished])[order]
-    count = config.num_return_sequences
+    count = rules.config.num_return_sequences
     return history.hypotheses(nodes[:, :count], scores[:, :count], specials.eos)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, Unpack
 
 import torch
 from torch import Tensor
 
-from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.search.history import History
-from lit_seq2seq.search.rules import Rules
+from lit_seq2seq.search.rules import Options, Rules
 from lit_seq2seq.search.top import top
-from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction, StepOutput, Value
+from lit_seq2seq.types import Hypothesis, S, StepFunction, StepOutput, Value
 
 WORTH = 12
 """Copying the states of so many sentences costs about as much as the remaining steps of one that has ended."""
@@ -27,23 +26,13 @@ Choice = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @torch.no_grad()
 def greedy_search(
-    step: StepFunction[S],
-    state: S,
-    *,
-    batch_size: int,
-    specials: SpecialIds,
-    config: GenerationConfig,
-    prefix: Tensor | None = None,
-    source_mask: Tensor | None = None,
-    device: torch.device | str = "cpu",
-    return_attention: bool = False,
+    step: StepFunction[S], state: S, *, return_attention: bool = False, **options: Unpack[Options]
 ) -> list[list[Hypothesis]]:
     """Take the most probable token at each step: `beam_search` with one beam, without its bookkeeping.
 
     For the arguments see `search`; `num_beams` and the options of sampling are not looked at.
     """
-    rules = Rules.create(batch_size, config, specials, prefix, source_mask=source_mask, device=device)
-    return follow(step, state, most_probable, rules, outputs=1, return_attention=return_attention)
+    return follow(step, state, most_probable, Rules.create(**options), outputs=1, return_attention=return_attention)
 
 
 def most_probable(log_probs: Tensor, sentences: Tensor, positions: Tensor) -> Tensor:

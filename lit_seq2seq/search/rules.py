@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Required, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -12,6 +12,17 @@ from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.search.constraints import block_repeated_ngrams
 from lit_seq2seq.search.scores import best_reachable, coverage_score, length_divisor, normalize
 from lit_seq2seq.types import S, SpecialIds, StepOutput, UserError, Value
+
+
+class Options(TypedDict, total=False):
+    """What the algorithms of search need to know; see `search`."""
+
+    batch_size: Required[int]
+    specials: Required[SpecialIds]
+    config: Required[GenerationConfig]
+    prefix: Tensor | None
+    source_mask: Tensor | None
+    device: torch.device | str
 
 
 @dataclass(frozen=True)
@@ -40,10 +51,10 @@ class Rules(Value):
         batch_size: int,
         config: GenerationConfig,
         specials: SpecialIds,
-        prefix: Tensor | None,
+        prefix: Tensor | None = None,
         *,
-        source_mask: Tensor | None,
-        device: torch.device | str,
+        source_mask: Tensor | None = None,
+        device: torch.device | str = "cpu",
     ) -> Self:
         """Check the prefix and put everything on `device`."""
         if prefix is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
 from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.search.constraints import keep_top_k, keep_top_p
 from lit_seq2seq.search.greedy import Choice, follow
-from lit_seq2seq.search.rules import Rules
-from lit_seq2seq.types import Hypothesis, S, SpecialIds, StepFunction
+from lit_seq2seq.search.rules import Options, Rules
+from lit_seq2seq.types import Hypothesis, S, StepFunction
 
 BLOCK = 128
 """So many tokens of an output get their random numbers at once."""
@@ -17,16 +19,7 @@ BLOCK = 128
 
 @torch.no_grad()
 def sample_search(
-    step: StepFunction[S],
-    state: S,
-    *,
-    batch_size: int,
-    specials: SpecialIds,
-    config: GenerationConfig,
-    prefix: Tensor | None = None,
-    source_mask: Tensor | None = None,
-    device: torch.device | str = "cpu",
-    return_attention: bool = False,
+    step: StepFunction[S], state: S, *, return_attention: bool = False, **options: Unpack[Options]
 ) -> list[list[Hypothesis]]:
     """Draw `num_return_sequences` independent outputs per sentence, each token from the model's distribution.
 
@@ -37,8 +30,8 @@ def sample_search(
 
     For the arguments see `search`. The same output may occur more than once in the result.
     """
-    rules = Rules.create(batch_size, config, specials, prefix, source_mask=source_mask, device=device)
-    choose = sampler(config, batch_size, device)
+    rules, config = Rules.create(**options), options["config"]
+    choose = sampler(config, options["batch_size"], rules.prefix.device)
     return follow(step, state, choose, rules, outputs=config.num_return_sequences, return_attention=return_attention)
 
 
