@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
-from lit_seq2seq.features.feature import Array, Feature, Medium, is_column
+from lit_seq2seq.features.feature import Array, Medium, TextFeature, is_column
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.runtime.placeholders import Delexicalized
 from lit_seq2seq.runtime.readers import is_nothing
@@ -14,7 +14,7 @@ from lit_seq2seq.runtime.records import linearize, read_record, several
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
 
-class Records(Feature):
+class Records(TextFeature):
     """Reads records: each slot is one symbol, as `⟨food⟩`, followed by the words of its value.
 
     A triple becomes the words of the subject, the relation as a symbol, and the words of the object. See `read_record`
@@ -44,7 +44,6 @@ class Records(Feature):
     medium: ClassVar[Medium | None] = "record"
     column_kind: ClassVar[str] = "records (text, slots or lists)"
     input_kind: ClassVar[str] = "a record"
-    rows_at_once: ClassVar[int] = 1000
     input_limit: ClassVar[int | None] = 1024
 
     def __init__(
@@ -129,9 +128,9 @@ class Records(Feature):
         return self.tokenizer.unknown_id
 
     @property
-    def stored_as(self) -> str:
-        """Ids are kept on disk."""
-        return self.tokenizer.stored_as
+    def padding(self) -> int:
+        """Id that fills up a batch."""
+        return self.tokenizer.padding
 
     def train(self, raw: Iterable[Any], total: int | None = None) -> None:
         """Learn the vocabulary from lists of records."""
@@ -167,14 +166,6 @@ class Records(Feature):
     def nothing(self) -> Array:
         """Return a lone EOS."""
         return self.tokenizer.nothing()
-
-    def truncate(self, array: Array, length: int) -> Array:
-        """Shorten ids that end with EOS to at most `length` ids that end with EOS."""
-        return self.tokenizer.truncate(array, length)
-
-    def collate(self, arrays: Sequence[Array]) -> Padded:
-        """Pad id arrays into int64 `values (B, T)`."""
-        return self.tokenizer.collate(arrays)
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Name each id by its symbol."""

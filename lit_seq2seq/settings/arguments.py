@@ -43,11 +43,11 @@ def checked(function: F, unchecked: Sequence[str] = ()) -> F:
         ...     print(error)
         scale: value: expected a number, got '2'
     """
-    signature = inspect.signature(function)
-    title = function.__qualname__.removesuffix(".__init__")
+    signature, constructs = inspect.signature(function), function.__name__ == "__init__"
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        title = type(args[0]).__name__ if constructs else function.__qualname__
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_seq2seq.nn.cells.base import Cell, CellName, State
-from lit_seq2seq.nn.cells.gates import GateNorm, draw_gates
+from lit_seq2seq.nn.cells.base import CellName, State
+from lit_seq2seq.nn.cells.gates import GatedCell
 
 
-class Elman(Cell):
+class Elman(GatedCell):
     """Simple recurrent network (Elman 1990): `h' = tanh(W x + U h + b)`, or with a rectifier (Le et al. 2015).
 
     Args:
@@ -22,11 +22,8 @@ class Elman(Cell):
     def __init__(
         self, input_size: int, hidden_size: int, activation: Literal["tanh", "relu"] = "tanh", layer_norm: bool = False
     ) -> None:
-        super().__init__(input_size, hidden_size)
-        self.inputs, self.recurrent = nn.Linear(input_size, hidden_size), nn.Linear(hidden_size, hidden_size)
-        draw_gates(self.inputs, self.recurrent, 1)
+        super().__init__(input_size, hidden_size, layer_norm)
         self.activation = activation
-        self.norm = GateNorm(hidden_size) if layer_norm else None
 
     @property
     def kernel(self) -> CellName | None:
@@ -34,13 +31,7 @@ class Elman(Cell):
         names: dict[str, CellName] = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
         return names[self.activation] if self.norm is None else None
 
-    def enter(self, x: Tensor) -> Tensor:
-        """Compute `W x + b`."""
-        entered: Tensor = self.inputs(x) if self.norm is None else self.norm.inputs(self.inputs(x))
-        return entered
-
     def advance(self, entered: Tensor, state: State, mask: Tensor | None = None) -> State:
         """Make h; see `Cell.advance`."""
-        from_h = self.recurrent(state[0] if mask is None else state[0] * mask)
-        total = entered + (from_h if self.norm is None else self.norm.recurrent(from_h))
+        total = entered + self.from_output(state[0], mask)
         return (torch.tanh(total) if self.activation == "tanh" else torch.relu(total),)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from lit_seq2seq.nn.cells.base import Cell, State, real_positions
 from lit_seq2seq.nn.kernels.scan import linear_scan
 from lit_seq2seq.nn.ops import wide
+from lit_seq2seq.settings.arguments import checked_fields
 
 
+@checked_fields
 class LinearCell(Cell):
     """Base of cells with `h' = a h + b`, where a and b depend on the input alone.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from lit_seq2seq.nn.cells.base import Cell, State
-from lit_seq2seq.nn.cells.gates import draw_gates
+from lit_seq2seq.nn.cells.base import State
+from lit_seq2seq.nn.cells.gates import GatedCell
 
 
-class SLSTM(Cell):
+class SLSTM(GatedCell):
     """Scalar LSTM of xLSTM (Beck et al. 2024, equations 8 to 17), with one head.
 
     `i = exp(W x + R h + b)`, `f = sigmoid(...)`, `z = tanh(...)`, `o = sigmoid(...)`, `c' = f c + i z`,
@@ -22,12 +22,10 @@ class SLSTM(Cell):
     """
 
     mixes = False
+    gates = 4
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
-        self.inputs = nn.Linear(input_size, 4 * hidden_size)
-        self.recurrent = nn.Linear(hidden_size, 4 * hidden_size)
-        draw_gates(self.inputs, self.recurrent, 4)
         self.inputs.bias.data[hidden_size : 2 * hidden_size] = torch.linspace(3.0, 6.0, hidden_size)
 
     @property
@@ -35,15 +33,10 @@ class SLSTM(Cell):
         """Cell vector, normaliser, stabiliser."""
         return (self.hidden_size,) * 3
 
-    def enter(self, x: Tensor) -> Tensor:
-        """Compute `W x + b`."""
-        entered: Tensor = self.inputs(x)
-        return entered
-
     def advance(self, entered: Tensor, state: State, mask: Tensor | None = None) -> State:
         """Make h, c, n and m; see `Cell.advance`."""
         h, c, n, m = state
-        let_in, forget, new, out = (entered + self.recurrent(h if mask is None else h * mask)).chunk(4, dim=-1)
+        let_in, forget, new, out = (entered + self.from_output(h, mask)).chunk(4, dim=-1)
         kept = F.logsigmoid(forget) + m
         stable = torch.maximum(kept, let_in)
         keep, enters = torch.exp(kept - stable), torch.exp(let_in - stable)
