@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Unpack
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -18,45 +19,29 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from lit_seq2seq.files.paths import Loading
 from lit_seq2seq.types import UserError
 
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 """What the HTTP library that `huggingface_hub` uses raises: `requests` before its version 1, `httpx` since."""
 
 
-def download(
-    name: str,
-    patterns: list[str],
-    revision: str | None = None,
-    token: str | None = None,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def download(name: str, patterns: list[str], **options: Unpack[Loading]) -> Path:
     """Bring the files of a model repository into the cache, and return their folder.
 
     Args:
         name: id of the repository, such as `user/model`.
         patterns: which files, such as `*.json`.
-        revision: branch, tag or commit; `None` for `main`.
-        token: access token; `None` for that of `hf auth login` or `HF_TOKEN`.
-        cache_dir: where to keep them; `None` for `HF_HUB_CACHE`.
-        local_files_only: take what is in the cache and ask nobody.
+        **options: see `Loading`.
 
     Raises:
         UserError: it is not to be had.
     """
-    with explained(f"the model {name}", revision, cache_dir):
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                token=token,
-                cache_dir=None if cache_dir is None else Path(cache_dir),
-                local_files_only=local_files_only,
-                allow_patterns=patterns,
-            )
-        )
+    revision, cache = options.get("revision"), options.get("cache_dir")
+    given = {"revision": revision, "token": options.get("token"), "cache_dir": None if cache is None else Path(cache)}
+    only = options.get("local_files_only", False)
+    with explained(f"the model {name}", revision, cache):
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=only, **given))
 
 
 def upload(

@@ -256,14 +256,7 @@ def _download(name: str, **options: Unpack[Loading]) -> Path:
     try:
         from lit_seq2seq.files import remote
 
-        return remote.download(
-            name,
-            ["*.json", "*.safetensors", CARD],
-            options.get("revision"),
-            options.get("token"),
-            cache_dir=options.get("cache_dir"),
-            local_files_only=options.get("local_files_only", False),
-        )
+        return remote.download(name, ["*.json", "*.safetensors", CARD], **options)
     except UserError as error:
         raise UserError(f"there is no folder {name}, and {error}") from error
 
