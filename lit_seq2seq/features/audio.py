@@ -128,7 +128,7 @@ class LogMel(Recordings):
             raise UserError(f"log_floor must be above 0, but is {log_floor}")
         own: dict[str, Any] = {"sampling_rate": sampling_rate, "n_mels": n_mels, "window": window, "hop": hop}
         own |= {"fmin": fmin, "fmax": fmax, "log_floor": log_floor, "max_seconds": _duration(max_seconds)}
-        super().__init__(deltas, normalize, stack, spec_augment, store, **own)
+        super().__init__(deltas, normalize, stack, spec_augment, store=store, **own)
         self._length, self._hop = round(window * sampling_rate), round(hop * sampling_rate)
 
     @property

@@ -38,10 +38,17 @@ def download(name: str, patterns: list[str], **options: Unpack[Loading]) -> Path
         UserError: it is not to be had.
     """
     revision, cache = options.get("revision"), options.get("cache_dir")
-    given = {"revision": revision, "token": options.get("token"), "cache_dir": None if cache is None else Path(cache)}
-    only = options.get("local_files_only", False)
     with explained(f"the model {name}", revision, cache):
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=only, **given))
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                token=options.get("token"),
+                cache_dir=None if cache is None else Path(cache),
+                local_files_only=options.get("local_files_only", False),
+                allow_patterns=patterns,
+            )
+        )
 
 
 def upload(

@@ -87,8 +87,8 @@ def test_numpy_finds_the_hypotheses_of_torch(name: str, zeros: float) -> None:
             *numpy_steps(chains),
             chains.mask.numpy(),
             SPECIALS,
-            config,
-            None if given is None else given.values.numpy(),
+            config=config,
+            frames=None if given is None else given.values.numpy(),
         )
         assert_same([[tuple(one) for one in row] for row in found], single(chains, config, given))
 
@@ -117,7 +117,9 @@ def test_the_same_random_numbers_draw_the_same_outputs(name: str) -> None:
                 return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).numpy()
 
         values = None if given is None else given.values.numpy()
-        found = numpy_search(*numpy_steps(chains), chains.mask.numpy(), SPECIALS, config, values, Random())
+        found = numpy_search(
+            *numpy_steps(chains), chains.mask.numpy(), SPECIALS, config=config, frames=values, random=Random()
+        )
         assert_same([[tuple(one) for one in row] for row in found], single(chains, config, given))
 
 
@@ -140,7 +142,7 @@ def test_a_seed_draws_the_same_again_and_no_seed_does_not() -> None:
 
     def drawn(seed: int | None) -> list[list[int]]:
         config = GenerationConfig(do_sample=True, max_new_tokens=20, min_new_tokens=20, seed=seed)
-        found = numpy_search(*numpy_steps(chains), chains.mask.numpy(), SPECIALS, config)
+        found = numpy_search(*numpy_steps(chains), chains.mask.numpy(), SPECIALS, config=config)
         return [row[0].tokens for row in found]
 
     assert drawn(1) == drawn(1) != drawn(2)
@@ -192,9 +194,9 @@ def test_what_the_model_lacks_is_explained() -> None:
 
     mask = np.ones((1, 1), bool)
     with pytest.raises(UserError, match=r"coverage_penalty=0.5: needs a model with attention; set coverage_penalty to"):
-        numpy_search(step, {}, mask, SPECIALS, GenerationConfig(coverage_penalty=0.5))
+        numpy_search(step, {}, mask, SPECIALS, config=GenerationConfig(coverage_penalty=0.5))
     with pytest.raises(UserError, match=r"ctc_weight=0.5: needs a model with CTC; set it to 0"):
-        numpy_search(step, {}, mask, SPECIALS, GenerationConfig(ctc_weight=0.5))
+        numpy_search(step, {}, mask, SPECIALS, config=GenerationConfig(ctc_weight=0.5))
 
 
 def test_the_version_is_told_without_torch() -> None:

@@ -68,7 +68,7 @@ def test_tokens_that_are_streamed_are_those_of_search(name: str, forced: list[in
         if forced is None and not config.do_sample:
             given = None if options["frames"] is None else frames.values.numpy()
             mask = np.arange(5)[None] < LENGTHS[:1, None].numpy() if given is not None else chains.mask.numpy()
-            [[other]] = numpy_search(*numpy_model(chains), mask, SPECIALS, config, given)
+            [[other]] = numpy_search(*numpy_model(chains), mask, SPECIALS, config=config, frames=given)
             assert tuple(other.tokens) == tokens_of(found)
 
 
@@ -97,7 +97,7 @@ def test_a_single_beam_is_greedy_search_and_so_is_sampling_at_its_ends(name: str
             config = GenerationConfig(**options, do_sample=True, **end)
             plain = GenerationConfig(**options)
             mask, model = chains.mask.numpy(), numpy_model(chains)
-            drawn, best = (numpy_search(*model, mask, SPECIALS, one) for one in (config, plain))
+            drawn, best = (numpy_search(*model, mask, SPECIALS, config=one) for one in (config, plain))
             assert [row[0].tokens for row in drawn] == [row[0].tokens for row in best]
 
 
@@ -108,7 +108,7 @@ def test_the_highest_temperatures_draw_evenly_from_what_is_allowed(temperature: 
     )
     chains = Chains.random(1, 0)
     found = search(chains.step, chains.start(), batch_size=1, specials=SPECIALS, config=config)
-    other = numpy_search(*numpy_model(chains), chains.mask.numpy(), SPECIALS, config)
+    other = numpy_search(*numpy_model(chains), chains.mask.numpy(), SPECIALS, config=config)
     for tokens in ([int(one.tokens) for one in found[0]], [one.tokens[0] for one in other[0]]):
         assert {token: 250 < tokens.count(token) < 350 for token in set(tokens)} == dict.fromkeys([1, 4, 5], True)
 
@@ -121,7 +121,7 @@ def test_a_huge_limit_on_tokens_costs_nothing_when_outputs_are_drawn() -> None:
         search(chains.step, chains.start(), batch_size=2, specials=SPECIALS, config=one) for one in (config, short)
     )
     assert [[tokens_of(one) for one in row] for row in found] == [[tokens_of(one) for one in row] for row in cut]
-    assert len(numpy_search(*numpy_model(chains), chains.mask.numpy(), SPECIALS, config)) == 2
+    assert len(numpy_search(*numpy_model(chains), chains.mask.numpy(), SPECIALS, config=config)) == 2
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,9 @@ def test_the_best_path_has_neither_bos_nor_eos() -> None:
     frames = random_frames(0, (SPECIALS.bos, SPECIALS.eos))
     chains, config = Chains.random(4, 0), GenerationConfig(ctc_weight=1)
     found = search(chains.step, chains.start(), batch_size=4, specials=SPECIALS, config=config, frames=frames)
-    other = numpy_search(*numpy_model(chains), frames.mask.numpy(), SPECIALS, config, frames.values.numpy())
+    other = numpy_search(
+        *numpy_model(chains), frames.mask.numpy(), SPECIALS, config=config, frames=frames.values.numpy()
+    )
     allowed = frames.values[..., [0, 1, 4, 5]]
     for row, [one], [two], real in zip(allowed, found, other, LENGTHS.tolist(), strict=True):
         path = [[0, 1, 4, 5][place] for place in row[:real].argmax(-1)]
@@ -264,7 +266,7 @@ def test_a_beam_that_ends_at_once_because_of_its_options_says_so(options: dict, 
     with pytest.warns(UserWarning, match=f"some outputs are empty, as a beam with {setting} favours short ones"):
         assert run(beam) == []
     with pytest.warns(UserWarning, match=f"some outputs are empty, as a beam with {setting} favours short ones"):
-        assert numpy_search(numpy_step, {}, np.ones((1, 1), bool), SPECIALS, beam)[0][0].tokens == []
+        assert numpy_search(numpy_step, {}, np.ones((1, 1), bool), SPECIALS, config=beam)[0][0].tokens == []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run(GenerationConfig(num_beams=4, max_new_tokens=8))

@@ -54,4 +54,4 @@ class GatedCell(Cell):
     def from_output(self, h: Tensor, mask: Tensor | None) -> Tensor:
         """Compute `U h + b'`."""
         product: Tensor = self.recurrent(h if mask is None else h * mask)
-        return product if self.norm is None else self.norm.recurrent(product)  # type: ignore[no-any-return]
+        return product if self.norm is None else self.norm.recurrent(product)

@@ -32,6 +32,9 @@ class ConditionalGRUDecoder(Decoder):
     Args:
         num_layers: 1 for the conditional transition alone, more for GRU layers above it.
         residual: see `RecurrentStack`; for the layers above.
+        layer_norm: see `RecurrentStack`; for the layers above.
+        locked_dropout: see `RecurrentStack`; for the layers above.
+        state_dropout: see `RecurrentLayer`; for the layers above.
     """
 
     def __init__(

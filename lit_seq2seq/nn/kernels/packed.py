@@ -42,8 +42,8 @@ def prepare(network: M, dtype: torch.dtype = torch.float32) -> M:
 def _rebuilt(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if type(module) in (nn.Linear, Linear):
         return Product(module.weight, module.bias, dtype)  # type: ignore[arg-type]
-    if hasattr(module, "packed"):
-        return cast(nn.Module, module.packed(dtype))
+    if callable(packed := getattr(module, "packed", None)):
+        return cast(nn.Module, packed(dtype))
     if isinstance(module, Encoder):
         return module if dtype == torch.float32 else HalfEncoder(module)
     if not module._modules:
