@@ -63,8 +63,8 @@ class SlotCoverage(Reranker):
 
     @property
     def exported(self) -> dict[str, Any] | None:
-        """Its own settings, unless a class derived from it judges otherwise."""
-        if type(self).judge is not SlotCoverage.judge:
+        """Its own settings; `None` for a class derived from it, which may judge otherwise."""
+        if type(self) is not SlotCoverage:
             return None
         slots, values = self.slots.slots, self.slots.values
         return {"weight": self.weight, "slots": None if slots is None else sorted(slots), "values": values}

@@ -119,7 +119,9 @@ class OutputLayer(Output):
 
     @property
     def tables(self) -> dict[str, Tensor]:
-        """The weights and biases."""
+        """The weights and biases; nothing for a class derived from it, which may score in another way."""
+        if type(self) is not OutputLayer:
+            return {}
         found = {"weight": self.projection.weight, "bias": self.projection.bias}
         return found if isinstance(self.bottleneck, nn.Identity) else found | {"bottleneck": self.bottleneck.weight}
 

@@ -72,7 +72,7 @@ class RecurrentLayer(nn.Module):
         """Return what computes the same, faster on a CPU and without gradients."""
         from lit_seq2seq.nn.kernels.packed import PackedLayer
 
-        return PackedLayer.of(self, dtype)
+        return PackedLayer.of(self, dtype) if type(self) is RecurrentLayer else self
 
     def reset_parameters(self) -> None:
         """Draw fresh weights as the class describes."""
