@@ -31,7 +31,7 @@ from benchmarks.arena import ROOT, WORK, Contender, alternate
 from benchmarks.corpus import SPECIALS
 from benchmarks.windows import Windows
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe
-from lit_seq2seq.inference.pipelines import load_model, override
+from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import EncoderDecoder, GeneralAttention, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.ops import computes_in
@@ -173,7 +173,7 @@ def program(arguments: argparse.Namespace) -> None:
         sources = [json.loads(line)["de" if task == "translation" else "orthography"] for line in lines][:300]
     folder = next((WORK / "cells" / task / name.replace(" ", "_") / "1").glob("*/model"))
     loaded = load_model(folder)
-    config = override(loaded.generation, {"num_beams": 1 if arguments.work == "greedy" else 5})
+    config = loaded.generation.changed({"num_beams": 1 if arguments.work == "greedy" else 5})
     predictor = Predictor(loaded)
     windows.start()
     while True:

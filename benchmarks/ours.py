@@ -23,7 +23,6 @@ from lit_seq2seq.cli.commands import save_best
 from lit_seq2seq.data.batching import BucketBatchSampler
 from lit_seq2seq.hub.folder import add_shortlist
 from lit_seq2seq.inference.lexicon import learn_shortlist
-from lit_seq2seq.inference.pipelines import override
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.types import Batch
 
@@ -88,10 +87,8 @@ def decode(arguments: argparse.Namespace, windows: Windows) -> None:
     model = LitSeq2Seq.from_pretrained(arguments.model)
     sources = (arguments.data / "test.src").read_text().splitlines()
     predictor = Predictor(model, dtype=getattr(torch, arguments.dtype))
-    config = override(
-        model.model.generation, {"num_beams": arguments.beams, "max_new_tokens": 60, "early_stopping": True}
-    )
-    config = override(config, {"shortlist": arguments.shortlist})
+    options = {"num_beams": arguments.beams, "max_new_tokens": 60, "early_stopping": True}
+    config = model.model.generation.changed(options | {"shortlist": arguments.shortlist})
     windows.start()
     while True:
         outputs = [output[0].text for output in predictor.stream(sources, config)]
@@ -119,7 +116,7 @@ def quality(arguments: argparse.Namespace) -> None:
     print(f"{time.perf_counter() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU", flush=True)
     save_best(trainer, model)
     for beams in (1, 5):
-        model.model.generation = override(model.model.generation, {"num_beams": beams})
+        model.model.generation = model.model.generation.changed({"num_beams": beams})
         scores = trainer.validate(model, datamodule=data, verbose=False)[0]
         print(f"beam {beams}:", {name: round(score, 3) for name, score in scores.items()}, flush=True)
     model.save_pretrained(arguments.model)

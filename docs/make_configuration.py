@@ -120,8 +120,9 @@ def public_path(cls: type) -> str:
 
 def meaning(cls: type, name: str) -> str:
     """Return what the docstring says of an argument, and of the class it refers to."""
-    texts = [base.__doc__ or "" for base in reversed(cls.__mro__) if base.__module__.startswith("lit_seq2seq.")]
-    found = {p.arg_name: p.description for text in texts for p in parse(text, DocstringStyle.GOOGLE).params}
+    bases = [base for base in reversed(cls.__mro__) if base.__module__.startswith("lit_seq2seq.")]
+    texts = [cls.__init__.__doc__, *(base.__doc__ for base in bases)]  # type: ignore[misc]
+    found = {p.arg_name: p.description for text in texts for p in parse(text or "", DocstringStyle.GOOGLE).params}
     text = " ".join((found.get(name) or "").split())
     _, see, referred = text.partition("see `")
     other = getattr(nn, referred.split("`")[0], None) if see else None

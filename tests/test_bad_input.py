@@ -266,9 +266,8 @@ def test_corrupt_checkpoint(fit, trained: Trained, fail: Fail, tmp_path: Path) -
         *fit, "--ckpt_path", tmp_path / "half.ckpt", match=r"half\.ckpt is damaged or not a checkpoint .*: use another"
     )
     paths = (tmp_path / "half.ckpt", trained.last)
-    fail(
-        "average", "--checkpoints", *paths, "--output", tmp_path / "mean", match=r"cannot read checkpoint .*half\.ckpt"
-    )
+    match = r"half\.ckpt is damaged or not a checkpoint"
+    fail("average", "--checkpoints", *paths, "--output", tmp_path / "mean", match=match)
     assert not (tmp_path / "mean").exists()
 
 

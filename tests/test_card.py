@@ -19,6 +19,7 @@ FULL = Provenance(
     on_hub=True,
     command="lit-seq2seq fit --config digits.yaml",
     scores=SCORES,
+    rows={"test": 1000, "val": 20},
     license="mit",
     languages=["de", "en"],
 )
@@ -51,6 +52,7 @@ def test_the_text_tells_data_command_use_and_scores() -> None:
     assert "[alice/digits-set](https://huggingface.co/datasets/alice/digits-set)" in text
     assert "| test_bleu | 41.40 | nrefs:1\\|tok:13a |" in text
     assert "1,234 parameters" in text
+    assert "Measured on the test split, 1,000 rows.\n" in text
 
 
 def test_a_card_of_which_nothing_is_known_is_valid() -> None:
@@ -67,6 +69,7 @@ def test_a_run_writes_where_the_model_comes_from(trained: Trained) -> None:
     assert list(known.scores) == ["val_bleu"]
     card = ModelCard.load(trained.model / "README.md")
     assert card.data.eval_results[0].dataset_split == "validation"
+    assert "Measured on the validation split, 12 rows." in card.text
 
 
 @pytest.mark.parametrize(

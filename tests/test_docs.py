@@ -14,7 +14,7 @@ import pytest
 
 import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, pipeline
-from lit_seq2seq.builtin.phrase_sentences import SENTENCES
+from lit_seq2seq.builtin.phrase_kinds import SENTENCES
 from lit_seq2seq.cli import main
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import make_data, make_model

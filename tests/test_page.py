@@ -39,7 +39,7 @@ def page(trained: Trained) -> Page:
 
 
 def test_the_answer_is_that_of_the_pipeline(page: Page, trained: Trained) -> None:
-    symbols, rows, picture = page.answer("eins zwei", 3, 2, 5, False, 1.0)
+    symbols, rows, picture = page.answer("eins zwei", 3, 2, 5, sample=False, temperature=1.0)
     expected = pipeline("translation", trained.model)(
         "eins zwei", num_beams=3, num_return_sequences=2, max_new_tokens=5
     )
@@ -52,25 +52,25 @@ def test_the_answer_is_that_of_the_pipeline(page: Page, trained: Trained) -> Non
 
 
 def test_more_outputs_than_beams_widen_the_beam(page: Page) -> None:
-    assert len(page.answer("eins", 1, 3, 5, False, 1.0)[1]) == 3
+    assert len(page.answer("eins", 1, 3, 5, sample=False, temperature=1.0)[1]) == 3
 
 
 def test_a_table_wider_than_any_screen_is_left_out(page: Page) -> None:
-    symbols, table, picture = page.answer("eins " * 400, 1, 1, 5, False, 1.0)
+    symbols, table, picture = page.answer("eins " * 400, 1, 1, 5, sample=False, temperature=1.0)
     assert symbols
     assert len(table) == 1
     assert picture is None
 
 
 def test_outputs_may_be_drawn(page: Page) -> None:
-    drawn = {text for _, text in page.answer("eins zwei drei", 1, 10, 5, True, 2.0)[1]}
+    drawn = {text for _, text in page.answer("eins zwei drei", 1, 10, 5, sample=True, temperature=2.0)[1]}
     assert len(drawn) > 1
 
 
 @pytest.mark.parametrize("raw", [None, "", "  "])
 def test_no_input_is_said(page: Page, raw: str | None) -> None:
     with pytest.raises(UserError, match="there is no input: give a text"):
-        page.answer(raw, 1, 1, 5, False, 1.0)
+        page.answer(raw, 1, 1, 5, sample=False, temperature=1.0)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_input_is_that_of_the_source(feature: Image | LogMel, encoder: objec
     built = Page(Predictor(model)).build("title")
     assert component in {block.get_block_name() for block in built.blocks.values()}
     if component == "image":
-        rows = Page(Predictor(model)).answer(PIL.Image.new("RGB", (9, 9)), 1, 1, 3, False, 1.0)[1]
+        rows = Page(Predictor(model)).answer(PIL.Image.new("RGB", (9, 9)), 1, 1, 3, sample=False, temperature=1.0)[1]
         assert len(rows) == 1
 
 

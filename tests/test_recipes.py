@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning.pytorch import Callback, Trainer
 import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe, pipeline
 from lit_seq2seq.callbacks import GradualUnfreezing
+from lit_seq2seq.cli import main as cli_main
 from lit_seq2seq.cli.recipe import main
 from lit_seq2seq.cli.summary import generate_command, typed
 from lit_seq2seq.features import Feature, Records, Tokenizer
@@ -297,7 +299,20 @@ def test_a_recipe_with_a_single_row_scores_nothing(tmp_path: Path, capsys, caplo
     rows = write_csv(tmp_path / "one.csv", {"source": ["eins"], "target": ["one"]})
     assert main(path, [*small(path, tmp_path), f"--data.dataset={rows}", "--trainer.enable_progress_bar=false"]) == 0
     assert "There is no test and no validation split, so nothing is scored; the splits are train." in caplog.text
-    assert "scores" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "scores" not in out
+    assert "YOUR_FOLDER" not in out
+
+
+def test_a_recipe_ends_with_a_command_for_the_files_it_was_given(tmp_path: Path, capsys) -> None:
+    path, run = ROOT / "recipes" / "translation" / "your_files.yaml", tmp_path / "version_0"
+    given = f"--data.dataset={json.dumps(files(tmp_path, 'source', 'target', []))}"
+    assert main(path, [*small(path, tmp_path), given, "--trainer.enable_progress_bar=false"]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.strip().startswith(
+        f"{typed('lit-seq2seq')} test --config {run}/config.yaml --ckpt_path {run}/checkpoints/"
+    )
+    assert cli_main(shlex.split(last)[shlex.split(last).index("test") :]) == 0
 
 
 def test_mistakes_in_a_recipe_are_explained(tmp_path: Path, capsys) -> None:

@@ -14,7 +14,6 @@ DICTATED = {
     "on_test_batch_end": "Lightning",
     "on_predict_batch_end": "Lightning",
     "RunTrainer.fit": "Lightning",
-    "Page.answer": "gradio",
 }
 """Callables whose arguments another package gives by their places."""
 TWINS = {"Ensemble", "Generated", "Hypothesis", "Network"}

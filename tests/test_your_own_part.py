@@ -119,11 +119,11 @@ def test_it_is_on_the_page_to_play_with(predictor: Predictor, expected: list[str
     page = Page(predictor)
     kinds = [component["type"] for component in page.build("walks").config["components"]]
     assert kinds.count("textbox") == 1
-    _, rows, picture = page.answer(WALKS[0], 2, 1, 10, False, 1.0)
+    _, rows, picture = page.answer(WALKS[0], 2, 1, 10, sample=False, temperature=1.0)
     assert rows[0][1] == expected[0]
     assert picture is not None
     with pytest.raises(UserError, match="give a walk, such as N N E"):
-        page.answer(" ", 2, 1, 10, False, 1.0)
+        page.answer(" ", 2, 1, 10, sample=False, temperature=1.0)
 
 
 def test_the_cell_keeps_to_the_contract_of_cells(parts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset, DatasetDict, Features, NamedSplit
@@ -29,12 +31,17 @@ class BuiltinDataset(ABC):
         """Return the splits `train`, `validation` and `test`."""
 
 
+def read_table(name: str) -> tuple[tuple[str, ...], ...]:
+    """Return the columns of a table of this folder, its fields divided by tabs."""
+    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
+    return tuple(zip(*(line.split("\t") for line in lines), strict=True))
+
+
 class GeneratedDataset(BuiltinDataset):
     """Splits whose rows a function yields; `datasets` keeps them in its cache by that function and its arguments.
 
     A subclass names the function in `generate`, and passes on in `added` what it takes beside `split`, `size` and
-    `seed`. A version among these, `version` or `makers`, gives new rows when the code changes: it is part of the key
-    under which rows are cached.
+    `seed`. What it gets as `version` is for the key of the cache alone.
 
     Args:
         train_size: rows of the train split.
@@ -50,6 +57,10 @@ class GeneratedDataset(BuiltinDataset):
 
     generate: ClassVar[Callable[..., Iterator[Any]]]
     features: ClassVar[Features | None] = None
+    edition: ClassVar[int] = 1
+    """To be raised when a change of the code changes the rows."""
+    makers: ClassVar[Sequence[str]] = ()
+    """Packages that write the rows, another version of which may write others."""
 
     def __init__(
         self,
@@ -70,14 +81,16 @@ class GeneratedDataset(BuiltinDataset):
 
     def arguments(self, split: str) -> dict[str, Any]:
         """Return the arguments of `generate` for a split."""
-        return {"split": split, "size": self.sizes[split], "seed": self.seed, **self.added}
+        edition = [str(self.edition), *(f"{name} {version(name)}" for name in self.makers)]
+        known = {"split": split, "size": self.sizes[split], "seed": self.seed, "version": " ".join(edition)}
+        return known | self.added
 
     def load(self) -> DatasetDict:
         """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
         return DatasetDict({split: self._load(split) for split in self.sizes})
 
-    def _load(self, split: str) -> Dataset:
-        arguments, named = self.arguments(split), NamedSplit(split)
+    def _load(self, split: str, **more: Any) -> Dataset:
+        arguments, named = {**self.arguments(split), **more}, NamedSplit(split)
         try:
             return Dataset.from_generator(self.generate, self.features, gen_kwargs=arguments, split=named)
         except DatasetGenerationError as error:

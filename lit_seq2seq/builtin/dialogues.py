@@ -6,16 +6,14 @@ import datetime
 import random
 import re
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 
 from babel.dates import format_time, get_day_names
 from babel.numbers import format_currency
 from num2words import num2words
 
-from lit_seq2seq.builtin.base import GeneratedDataset
+from lit_seq2seq.builtin.base import GeneratedDataset, read_table
 from lit_seq2seq.builtin.records import CITIES, PEOPLE
 
-VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
 LARGEST = 100_000
 TURN = " / "  # between the turns of a prompt
 
@@ -35,108 +33,10 @@ POOLS: dict[str, Sequence[str]] = {
     "vehicle": ["by train", "by car", "by bus", "by bike"],
 }
 
-SCRIPTS: dict[str, tuple[tuple[str, str], ...]] = {
-    "table": (
-        ("Good evening, a table for {people}, please.", "table when"),
-        ("Hello, do you have a table for {people}?", "table when"),
-        ("We are {people}. Is there a table for us?", "table when"),
-    ),
-    "table when": (
-        ("Of course. For what time?", "table time"),
-        ("Certainly. When would you like to come?", "table time"),
-        ("Yes, for {people}. At what time?", "table time"),
-    ),
-    "table time": (("At {time}.", "table answer"), ("Around {time}, if possible.", "table answer")),
-    "table answer": (
-        ("A table for {people} at {time}. What is your name?", "table name"),
-        ("{time} is fine. Under what name?", "table name"),
-        ("I am sorry, we are full at {time}. Is {later} all right?", "table later"),
-    ),
-    "table name": (("My name is {name}.", "table done"), ("{name}, please.", "table done")),
-    "table done": (
-        ("Thank you, {name}. See you at {time}.", ""),
-        ("A table for {people} at {time}, {name}. Goodbye.", ""),
-    ),
-    "table later": (
-        ("Yes, {later} is fine. The name is {name}.", "table moved"),
-        ("No, {later} is too late for us.", "table lost"),
-    ),
-    "table moved": (("Thank you, {name}. See you at {later}.", ""), ("Until {later}, {name}.", "")),
-    "table lost": (("I am sorry. Goodbye.", ""), ("What a pity. Perhaps another day.", "")),
-    "train": (
-        ("When is the next train to {city}?", "train time"),
-        ("Hello, I would like to go to {city}.", "train time"),
-    ),
-    "train time": (
-        ("The next train to {city} leaves at {time} from platform {platform}.", "train ticket"),
-        ("There is a train at {time} from platform {platform}.", "train ticket"),
-        ("There is no train to {city} today, but one at {time} tomorrow.", "train tomorrow"),
-    ),
-    "train ticket": (
-        ("A {kind}, please.", "train price"),
-        ("How much is a {kind}?", "train price"),
-    ),
-    "train price": (
-        ("A {kind} to {city} is {price}.", "train pay"),
-        ("That is {price} for a {kind}.", "train pay"),
-    ),
-    "train pay": (
-        ("Here you are. Which platform was it?", "train platform"),
-        ("Here is {price}. When does it leave?", "train leaves"),
-        ("{price} is too much for me.", "train dear"),
-    ),
-    "train platform": (("Platform {platform}.", ""), ("The train to {city} is on platform {platform}.", "")),
-    "train leaves": (("At {time}.", ""), ("It leaves at {time}. Have a good journey to {city}.", "")),
-    "train tomorrow": (("Then I will take the one at {time}.", ""), ("Thank you, I will not go to {city} then.", "")),
-    "train dear": (("I am sorry, it is {price} for everyone.", ""), ("The bus to {city} is only {less}.", "")),
-    "shop": (
-        ("How much is the {colour} {thing}?", "shop price"),
-        ("I like this {colour} {thing}. What does it cost?", "shop price"),
-    ),
-    "shop price": (("It is {price}.", "shop answer"), ("The {colour} {thing} costs {price}.", "shop answer")),
-    "shop answer": (
-        ("I will take it.", "shop pay"),
-        ("{price} is too much. Do you have a cheaper {thing}?", "shop cheaper"),
-    ),
-    "shop pay": (("That is {price}, please.", ""), ("Thank you. Would you like anything else with the {thing}?", "")),
-    "shop cheaper": (
-        ("The {other} {thing} is only {less}.", "shop other"),
-        ("Yes, a {other} one for {less}.", "shop other"),
-        ("No, all of them are {price}.", "shop lost"),
-    ),
-    "shop other": (("Then I will take the {other} one.", ""), ("No, I wanted a {colour} {thing}.", "")),
-    "shop lost": (("Then I will think about it.", ""), ("All right, I will take it.", "")),
-    "phone": (
-        ("Hello, may I speak to {name}?", "phone answer"),
-        ("Good morning, is {name} there?", "phone answer"),
-    ),
-    "phone answer": (
-        ("One moment, please. Who is calling?", "phone who"),
-        ("I am sorry, {name} is out until {time}.", "phone out"),
-    ),
-    "phone who": (("This is {caller}.", "phone through"), ("It is {caller} from {city}.", "phone through")),
-    "phone through": (("Hello, {caller}, {name} here.", ""), ("{name}, it is {caller} for you.", "")),
-    "phone out": (
-        ("Please tell {name} that {caller} called.", "phone message"),
-        ("Then I will call again after {time}.", "phone again"),
-    ),
-    "phone message": (("I will tell {name}. Goodbye, {caller}.", ""), ("Yes, {caller}, I will.", "")),
-    "phone again": (("Good. {name} will be here.", ""), ("Thank you, goodbye.", "")),
-    "plans": (
-        ("What are you doing on {day}?", "plans trip"),
-        ("Do you have any plans for {day}?", "plans trip"),
-    ),
-    "plans trip": (
-        ("I am going to {city} with {name}.", "plans how"),
-        ("On {day} I will visit {name} in {city}.", "plans how"),
-        ("Nothing yet. And you?", "plans you"),
-    ),
-    "plans how": (("How will you get to {city}?", "plans vehicle"), ("Is {name} a friend of yours?", "plans friend")),
-    "plans vehicle": (("We go {vehicle}.", ""), ("I think {vehicle}. It is not far.", "")),
-    "plans friend": (("Yes, I know {name} from school.", ""), ("No, {name} is my cousin.", "")),
-    "plans you": (("I am staying at home on {day}.", ""), ("I would like to go to {city}.", "")),
-}
+SCRIPTS: dict[str, list[tuple[str, str]]] = {}
 """What can be said in each state, and the state that follows; nothing follows the empty one."""
+for _state, _next, _line in zip(*read_table("dialogues.tsv"), strict=True):
+    SCRIPTS.setdefault(_state, []).append((_line, _next))
 STARTS = ("table", "train", "shop", "phone", "plans")
 
 
@@ -167,7 +67,7 @@ def _options(slot: str, values: dict[str, str]) -> Sequence[str]:
     return POOLS[slot]
 
 
-def generate(split: str, size: int, seed: int, makers: str = "") -> Iterator[dict[str, str | int]]:
+def generate(split: str, size: int, seed: int, version: str = "") -> Iterator[dict[str, str | int]]:
     """Yield the rows of `size` dialogues of `split`, which no other split has: one for each turn but the first."""
     splits = ("test", "validation", "train")
     rng = random.Random(f"{seed}/{split}")
@@ -206,9 +106,9 @@ class Dialogues(GeneratedDataset):
     """
 
     generate = staticmethod(generate)
+    makers = ("babel", "num2words")
 
     def __init__(
         self, train_size: int = 6_000, validation_size: int = 200, test_size: int = 300, seed: int = 0
     ) -> None:
-        makers = f"{VERSION} babel {version('babel')} num2words {version('num2words')}"
-        super().__init__(train_size, validation_size, test_size, seed, most=LARGEST, makers=makers)
+        super().__init__(train_size, validation_size, test_size, seed, most=LARGEST)

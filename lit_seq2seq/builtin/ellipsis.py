@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import datasets
 from datasets import Features, Value
 
-from lit_seq2seq.builtin.scenes import RADII, RELATIONS, VERSION, DrawnDataset, Scene, Thing, fits
+from lit_seq2seq.builtin.scenes import RADII, RELATIONS, DrawnDataset, Scene, Thing, fits
 
 MASCULINE, FEMININE = ("circle", "square", "triangle"), ("star",)  # le cercle, le carré, le triangle; l'étoile
 COLOURS = {  # without orange, before which both articles are l'
@@ -54,7 +54,7 @@ def _agreeing(thing: Thing) -> str:
     return " ".join([("le", "la")[gender], *(ADJECTIVES[word][gender] for word in _words(thing))])
 
 
-def generate(split: str, size: int, seed: int, version: int = VERSION) -> Iterator[dict[str, object]]:
+def generate(split: str, size: int, seed: int, version: str = "") -> Iterator[dict[str, object]]:
     """Yield `size` rows of `split`, whose drawings it may show; see `fits`."""
     rng = random.Random(f"ellipsis/{split}/{seed}")
     made = 0

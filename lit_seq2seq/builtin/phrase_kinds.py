@@ -18,10 +18,13 @@ from babel.numbers import format_currency, format_decimal, format_percent, get_c
 from babel.units import format_unit
 from num2words import num2words
 
-from lit_seq2seq.builtin.phrase_sentences import SENTENCES
+from lit_seq2seq.builtin.base import read_table
 
 V = TypeVar("V")
 
+_KEYS, *_LANGUAGES = read_table("phrases.tsv")
+SENTENCES = {language: dict(zip(_KEYS[1:], texts, strict=True)) for language, *texts in _LANGUAGES}
+"""By language the sentences by their keys; `{slots}` are said by kind."""
 HELD_OUT = 20  # one value in so many goes to validation, one to test
 
 CLOCK = {  # minutes 0, 5, ... 55 after hour {h}, before hour {n}

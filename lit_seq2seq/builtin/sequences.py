@@ -9,7 +9,6 @@ from typing import Any, Literal
 from lit_seq2seq.builtin.base import GeneratedDataset
 from lit_seq2seq.types import UserError
 
-VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
 LETTERS = "abcdefgh"
 
 
@@ -38,7 +37,7 @@ TASKS: dict[str, Callable[[random.Random, int], tuple[str, str]]] = {
 
 
 def generate(
-    task: str, split: str, size: int, lengths: tuple[int, int], *, seed: int, version: int
+    task: str, split: str, size: int, *, lengths: tuple[int, int], seed: int, version: str
 ) -> Iterator[dict[str, str]]:
     """Yield `size` rows of `split`, their lengths drawn evenly from `lengths`, both ends included."""
     rng = random.Random(f"{seed}/{task}/{split}")
@@ -80,8 +79,8 @@ class SequenceTask(GeneratedDataset):
         task: Task = "copy",
         max_length: int = 10,
         test_length: int | None = None,
-        train_size: int = 10_000,
         *,
+        train_size: int = 10_000,
         validation_size: int = 500,
         test_size: int = 2_000,
         seed: int = 0,
@@ -92,7 +91,7 @@ class SequenceTask(GeneratedDataset):
         for name, value in {"max_length": max_length, "test_length": self.lengths["test"]}.items():
             if value < 1:
                 raise UserError(f"expected {name} to be at least 1, but it is {value}")
-        super().__init__(train_size, validation_size, test_size, seed, task=task, version=VERSION)
+        super().__init__(train_size, validation_size, test_size, seed, task=task)
 
     def arguments(self, split: str) -> dict[str, Any]:
         """Return the arguments of `generate` for a split."""

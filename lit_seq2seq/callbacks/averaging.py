@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from lit_seq2seq.files.paths import local_copy
 from lit_seq2seq.files.untrusted import check_finite
+from lit_seq2seq.hub.folder import read_archive
 from lit_seq2seq.training.precision import mixed
 from lit_seq2seq.types import UserError
 
@@ -135,11 +134,7 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Tensor]:
 
 
 def _load(path: str | Path) -> dict[str, Any]:
-    try:
-        with local_copy(path) as file:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"cannot read checkpoint {path}: {str(error).splitlines()[0]}") from error
+    checkpoint = read_archive(path)
     if isinstance(checkpoint, dict) and "state_dict" not in checkpoint:
         checkpoint = {"state_dict": checkpoint}
     known: dict[str, Any] = checkpoint if isinstance(checkpoint, dict) else {}

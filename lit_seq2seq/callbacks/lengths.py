@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import rich
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.table import Table
 from torch import Tensor
 
@@ -42,16 +43,9 @@ class ExactMatchByLength(Callback):
         self._counts = torch.zeros(0, 2, dtype=torch.int64)
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: Any, **kwargs: Any
     ) -> None:
         """Count the sources of a batch and the right outputs among them."""
-        assert isinstance(outputs, dict)
         model = getattr(pl_module, "model", None)
         form = model.processor.target.form if isinstance(model, Seq2SeqModel) else one_form
         pairs = zip(outputs["hypotheses"], outputs["references"], strict=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 from uuid import uuid4
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -53,13 +53,7 @@ class PredictionWriter(Callback):
                 self._part = self._part_path(trainer.global_rank).open("wb")
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: list[Prediction],
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: Any, **kwargs: Any
     ) -> None:
         """Append the predictions of a batch to this process's part."""
         assert self._part is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from typing import Any
@@ -15,15 +16,18 @@ from torch import Tensor
 
 from lit_seq2seq.types import Batch
 
+_LINES = 10  # of an epoch where there is no terminal, at most
+
 
 class Seq2SeqProgressBar(ProgressBar):
     """Shows epoch, batches, the metrics logged with `prog_bar=True`, and target tokens per second.
 
-    On a terminal a bar redraws in place; elsewhere (a pipe, a log file) a plain line is printed every `line_seconds`.
+    On a terminal a bar redraws in place; elsewhere (a pipe, a log file) a few plain lines are printed in each epoch.
     Both leave one line per epoch. Values on a GPU are read only when something is shown.
 
     Args:
-        line_seconds: seconds between two lines where there is no terminal.
+        line_seconds: least number of seconds between two lines where there is no terminal; of a long epoch there is one
+            for each tenth.
         refresh_seconds: seconds between two updates of the bar on a terminal.
     """
 
@@ -34,7 +38,7 @@ class Seq2SeqProgressBar(ProgressBar):
         self._enabled = True
         self._live: Progress | None = None
         self._bars: list[tuple[str, float, TaskID]] = []
-        self._due = 0.0
+        self._due, self._told = 0.0, 0
         self._rate = TokenRate()
         self._epoch_start: float | None = None
 
@@ -63,7 +67,7 @@ class Seq2SeqProgressBar(ProgressBar):
         """Count the tokens of the batch, and show the state when that is due."""
         assert batch.target is not None
         self._rate.add(batch.target.total * trainer.world_size)
-        if self._is_due():
+        if self._is_due(batch_idx + 1):
             self._show(batch_idx + 1, self._status(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -82,22 +86,15 @@ class Seq2SeqProgressBar(ProgressBar):
             self._open("Validation", sum(trainer.num_val_batches))
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any, **__: Any
     ) -> None:
         """Show the state when that is due."""
-        if self._is_due() and not trainer.sanity_checking:
+        if self._is_due(batch_idx + 1):
             self._show(batch_idx + 1, "")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar of the validation."""
-        if not trainer.sanity_checking:
-            self._close()
+        self._close()
         self._rate.restart()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,8 +120,11 @@ class Seq2SeqProgressBar(ProgressBar):
         rate = self._rate.read()
         return "  ".join([*shown, f"{rate:,.0f} tokens/s"] if rate else shown)
 
-    def _is_due(self) -> bool:
-        return self._enabled and time.monotonic() >= self._due
+    def _is_due(self, done: int) -> bool:
+        if not self._bars or time.monotonic() < self._due:
+            return False
+        total = self._bars[-1][1]
+        return self._live is not None or math.isinf(total) or done - self._told >= total / _LINES
 
     def _wait(self) -> None:
         self._due = time.monotonic() + (self.line_seconds if self._live is None else self.refresh_seconds)
@@ -137,14 +137,14 @@ class Seq2SeqProgressBar(ProgressBar):
             self._live.start()
         task = TaskID(0)
         if self._live is not None:
-            task = self._live.add_task(description, total=None if total == float("inf") else total, status="")
+            task = self._live.add_task(description, total=None if math.isinf(total) else total, status="")
         self._bars.append((description, total, task))
+        self._told = 0
         self._wait()
 
     def _show(self, done: int, status: str) -> None:
-        if not self._bars:
-            return
         description, total, task = self._bars[-1]
+        self._told = done
         if self._live is None:
             self._print(f"{description}: {done}/{total} batches  {status}".rstrip())
         else:

@@ -72,15 +72,9 @@ def shortlist(parser: ArgumentParser, arguments: list[str]) -> None:
 def save_best(trainer: Trainer, model: LitSeq2Seq, scores: dict[str, float] | None = None) -> Path | None:
     """Write the best checkpoint of a finished run (or its last weights) as the model folder `model/` of the run.
 
-    To be called on every process; the first one writes.
-
-    Args:
-        trainer: after `fit`.
-        model: the trained model; it ends with the saved weights.
-        scores: measured figures for the model card; where absent, the score that made this checkpoint the best.
-
-    Returns:
-        The folder; `None` if the run keeps no files.
+    To be called after `fit` on every process; the first one writes. The model ends with the saved weights. Without
+    scores, the card has the one that made this checkpoint the best. Returned is the folder; `None` if the run keeps no
+    files.
     """
     log_dir = trainer.log_dir
     if trainer.fast_dev_run or log_dir is None:  # type: ignore[attr-defined]

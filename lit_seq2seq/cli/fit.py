@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import datasets
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
@@ -80,6 +81,8 @@ class Seq2SeqCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         given = sys.argv[1:] if args is None else args
         find_own_files(given)
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()  # they would fill a log file
         self.named = given[0] if given else None
         self.command = shlex.join(["lit-seq2seq", *([] if run else ["fit"]), *_without_secrets(map(_from_here, given))])
         super().__init__(
@@ -238,11 +241,11 @@ class Seq2SeqCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Leave a folder that `from_pretrained` takes, and say where it is."""
-        folder, next_commands = save_best(self.trainer, self.model), self._next_commands()
+        folder, next_commands = save_best(self.trainer, self.model), self.next_commands()
         if folder is not None:
             write_summary(self.model.model, self.datamodule, folder, commands=next_commands)
 
-    def _next_commands(self) -> list[str]:
+    def next_commands(self) -> list[str]:
         """Return how the best checkpoint is scored on the test split, where there is one."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if not best or "test" not in self.datamodule.splits:

@@ -7,18 +7,16 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, get_type_hints
+from typing import IO, TYPE_CHECKING, Literal
 
-import docstring_parser
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from lit_seq2seq.files.paths import format_of, local_path
-from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.runtime.errors import UserError
 from lit_seq2seq.runtime.lines import counted, json_line, one_line, read_lines
 from lit_seq2seq.settings import Dtype
-from lit_seq2seq.settings.options import add_loading, loading_of
+from lit_seq2seq.settings.options import add_loading, loading_of, search_options
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +43,8 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         "--format",
         type=Literal["text", "jsonl"] | None,
         default=None,
-        help="text: several outputs for an input end with an empty line; jsonl: a line an input, with scores; if left "
-        "out, the ending of --output tells",
+        help="text: as many outputs for each input, also for an empty one, and an empty line after them if they are "
+        "several; jsonl: a line an input, with scores; if left out, the ending of --output tells",
     )
     parser.add_argument(
         "--scores", type=bool, default=False, help="text format: put score and a tab before each output"
@@ -61,18 +59,21 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         help="longer inputs are cut; auto: texts to 1,024 symbols",
     )
     add_loading(parser)
-    names = _add_generation(parser)
+    found = search_options()
+    for name, kind, about in found:
+        parser.add_argument(f"--{name}", type=kind | None, default=None, help=about)
     options = parser.parse_args(arguments)
 
     import torch
 
-    from lit_seq2seq.inference.pipelines import load_model, override
+    from lit_seq2seq.inference.pipelines import load_model
     from lit_seq2seq.inference.predictor import Predictor
 
     model = load_model(options.model, **loading_of(options))
-    config = override(model.generation, {name: options[name] for name in names if options[name] is not None})
+    config = model.generation.changed({name: options[name] for name, *_ in found if options[name] is not None})
     dtype: torch.dtype = getattr(torch, options.dtype)
-    predictor = Predictor(model, options.device, dtype, options.max_tokens, max_source_length=options.max_source_length)
+    limits = {name: options[name] for name in ("max_tokens", "max_source_length")}
+    predictor = Predictor(model, options.device, dtype, **limits)
     form = options.format or format_of(options.output)
     with _reader(options.input) as lines, _writer(options.output) as out:
         bar = tqdm(lines, desc="generate", unit="lines", file=sys.stderr, disable=None)
@@ -83,16 +84,6 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         print(
             f"{counted(predictor.truncated, 'input')} cut to {predictor.max_source_length} positions", file=sys.stderr
         )
-
-
-def _add_generation(parser: ArgumentParser) -> list[str]:
-    """Add the options of search; return their names."""
-    types = get_type_hints(GenerationConfig)
-    options = docstring_parser.parse(GenerationConfig.__doc__ or "").params
-    for option in options:
-        about = " ".join((option.description or "").split())
-        parser.add_argument(f"--{option.arg_name}", type=types[option.arg_name] | None, default=None, help=about)
-    return [option.arg_name for option in options]
 
 
 def _render(outputs: list[Generated], form: str, scores: bool) -> str:

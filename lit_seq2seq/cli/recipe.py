@@ -16,7 +16,7 @@ from lit_seq2seq.cli import guarded
 from lit_seq2seq.cli.commands import save_best
 from lit_seq2seq.cli.fit import Seq2SeqCLI
 from lit_seq2seq.cli.summary import typed, write_summary
-from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.data import BuiltinDataset, Seq2SeqDataModule
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.training.logs import record_scores
 from lit_seq2seq.training.module import LitSeq2Seq
@@ -63,7 +63,8 @@ def run(arguments: list[str], default: Path) -> None:
         if trainer.is_global_zero and scores:
             record_scores(folder.parent, _best(trainer), scores, data.origin[0])
         title = f"scores after {minutes:.1f} minutes of training"
-        write_summary(model.model, data, folder, scores, title=title, commands=_with_own_files(default))
+        hints = _with_own_files(default) if isinstance(data.dataset, BuiltinDataset) else cli.next_commands()
+        write_summary(model.model, data, folder, scores, title=title, commands=hints)
 
 
 def evaluate(trainer: Trainer, model: LitSeq2Seq, data: Seq2SeqDataModule) -> dict[str, float]:

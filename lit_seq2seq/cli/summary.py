@@ -38,15 +38,10 @@ def write_summary(
     title: str = "scores",
     commands: Sequence[str] = (),
 ) -> None:
-    """Print outputs and scores, draw the pictures, and say what to type next.
+    """Print outputs and scores, draw the pictures into the run's folder, and say what to type next.
 
-    Args:
-        model: the trained model.
-        data: what it was trained on.
-        folder: the model folder, in the run's folder.
-        scores: what the model reached on the test split, or on the validation split; of `None` no outputs are shown.
-        title: of the table of scores.
-        commands: what can be typed besides.
+    The scores are those of the test split, or of the validation split; without them no outputs are shown. The commands
+    are what can be typed besides.
     """
     console = Console()
     scored = ("test", "validation") if scores is not None else ("validation",)  # what is encoded already
@@ -77,9 +72,7 @@ def write_summary(
 def typed(command: str, modules: Iterable[str] = ()) -> str:
     """Return how a command of this environment is typed here, which may not be on the path.
 
-    Args:
-        command: its name.
-        modules: what it imports; of the user's own, those that lie beside a recipe are on no path either.
+    Of the modules that it imports, those of the user's that lie beside a recipe are on no path either.
 
     Example:
         >>> typed("no-such-command", ["json"])

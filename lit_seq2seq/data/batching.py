@@ -52,10 +52,8 @@ class Batches:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in {
-            **dict.fromkeys(("max_tokens", "size", "eval_max_tokens", "eval_size"), 1),
-            "num_workers": 0,
-        }.items():
+        limits = dict.fromkeys(("max_tokens", "size", "eval_max_tokens", "eval_size"), 1) | {"num_workers": 0}
+        for name, least in limits.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"expected batches.{name} to be at least {least}, but it is {value}")

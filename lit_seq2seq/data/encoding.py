@@ -16,7 +16,7 @@ from datasets.fingerprint import Hasher
 
 from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets, listed
-from lit_seq2seq.features import Feature, Processor, Records
+from lit_seq2seq.features import Feature, Processor
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.runtime.readers import encode_named
 from lit_seq2seq.types import UserError
@@ -65,10 +65,10 @@ class RowEncoder:
     alternatives: bool = False
     speakers: Mapping[str | None, Feature] = field(default_factory=dict)
 
-    @property
-    def has_references(self) -> bool:
-        """Whether the rows hold what outputs can be compared with, which what is predicted may also do."""
-        return bool(listed(self.mapper.target) or listed(self.mapper.references))
+    def references(self, rows: Rows) -> tuple[tuple[str, ...], ...]:
+        """Return what outputs can be compared with, for each row, or nothing: what is predicted may have it, too."""
+        there = listed(self.mapper.target) or listed(self.mapper.references)
+        return tuple(self.mapper.all_references(rows)) if there else ()
 
     def adapt(self, raw: Dataset) -> RowEncoder:
         """Return an encoder whose source feature has adapted to each speaker of `raw`, if it does so."""
@@ -104,6 +104,13 @@ class RowEncoder:
         single = zip(features, self._raw(rows), names, strict=True)
         return [array for own, raw, name in single for array in _encode(own, [raw], [name], training)]
 
+    def stored(self, rows: Rows, indices: Sequence[int]) -> dict[str, list[Any]]:
+        """Make the rows of `EncodedRows.sources`."""
+        if self.processor.source_feature.stored_as is None:
+            return {"length": self.measure(rows, indices)}
+        arrays = self.sources(rows, indices)
+        return {"length": [len(array) for array in arrays], "values": [array.reshape(-1) for array in arrays]}
+
     def examples(self, rows: Rows, indices: Sequence[int], training: bool = False) -> dict[str, list[Any]]:
         """Make the examples of rows: `row`, `choice` and `target` ids."""
         texts = self._texts(rows) if self.targets else [[] for _ in indices]
@@ -136,12 +143,12 @@ class RowEncoder:
         What is missing is empty.
         """
         feature = self.processor.source_feature
-        is_record = isinstance(feature, Records)
 
         def shown(raw: Any, index: int) -> str:
             if feature.is_missing(raw):
                 return ""
-            return feature.show(raw) if is_record or _is_text(raw) else f"row {index}: {feature.show(raw)}"
+            said = isinstance(raw, str) or feature.medium == "record"
+            return feature.show(raw) if said else f"row {index}: {feature.show(raw)}"
 
         return tuple(map(shown, self.mapper.sources(rows), indices))
 
@@ -167,49 +174,19 @@ class RowEncoder:
         return _encode(self.processor.target, texts, texts, training)
 
     def encode_all(self, raw: Dataset, num_proc: int | None, description: str) -> EncodedRows:
-        """Encode a whole split into columns on disk, or find them in the cache.
-
-        Args:
-            raw: the split.
-            num_proc: number of processes; `None` for this one.
-            description: label of the progress bar.
-        """
+        """Encode a whole split into columns on disk, or find them in the cache."""
         feature = self.processor.source_feature
         lengths: dict[str, Any] = {"length": Value("int32")}
         stored = {} if feature.stored_as is None else {"values": List(Value(feature.stored_as))}
         state = (_VERSION, raw._fingerprint, self.mapper, json.dumps(self.processor.identity(), sort_keys=True))
-        sources = _map(raw, _Sources(self), lengths | stored, state, feature.rows_at_once, num_proc, description)
+        sources = _map(raw, self.stored, lengths | stored, state, feature.rows_at_once, num_proc, description)
         columns = {"row": Value("int64"), "choice": Value("int32"), "target": List(Value("int32"))}
         needed = self.mapper.roots if self.processor.copy or feature.hides else self.mapper.text_roots
         if self.processor.copy:
             columns |= {"copies": List(Value("int32")), "symbols": List(Value("string"))}
         texts = raw.select_columns([name for name in needed if name in raw.column_names])
-        return EncodedRows(
-            sources,
-            _map(
-                texts,
-                self.examples,
-                columns,
-                (state, self.targets, self.alternatives),
-                1000,
-                num_proc,
-                f"{description}: targets",
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class _Sources:
-    """Makes the rows of `EncodedRows.sources`."""
-
-    encoder: RowEncoder
-
-    def __call__(self, rows: Rows, indices: Sequence[int]) -> dict[str, list[Any]]:
-        feature = self.encoder.processor.source_feature
-        if feature.stored_as is None:
-            return {"length": self.encoder.measure(rows, indices)}
-        arrays = self.encoder.sources(rows, indices)
-        return {"length": [len(array) for array in arrays], "values": [array.reshape(-1) for array in arrays]}
+        key = (state, self.targets, self.alternatives)
+        return EncodedRows(sources, _map(texts, self.examples, columns, key, 1000, num_proc, f"{description}: targets"))
 
 
 def _map(
@@ -230,10 +207,6 @@ def _map(
         load_from_cache_file=True,
         desc=label,
     )
-
-
-def _is_text(raw: object) -> bool:
-    return raw is None or isinstance(raw, str)
 
 
 def _encode(feature: Feature, raw: Sequence[Any], names: Sequence[str], training: bool) -> list[Array]:

@@ -51,15 +51,12 @@ class Limits:
     def select(
         self, source: Lengths, target: Lengths | None, show: Callable[[int], object] = "number {}".format
     ) -> tuple[npt.NDArray[np.bool_], dict[str, int]]:
-        """Choose the examples to keep.
+        """Choose the examples to keep: `(N,)` booleans, and the number of examples by what was wrong with them.
 
         Args:
             source: `(N,)` source lengths, 0 for a missing source.
             target: `(N,)` target lengths; `None` without targets.
             show: says which example has a number, for the error.
-
-        Returns:
-            `(N,)` booleans, and the number of examples by what was wrong with them.
 
         Raises:
             UserError: if a row is empty and `empty` is `"error"`.
@@ -132,8 +129,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
         encoder: what encodes it.
         encoded: the columns that `RowEncoder.encode_all` made of it.
         limits: how arrays are cut.
-        texts: give sources for display and reference texts with the batch.
-        training: augment at random.
+        training: augment at random; otherwise give sources for display and reference texts with the batch.
 
     Attributes:
         kept: positions of the examples within the limits.
@@ -147,21 +143,11 @@ class Examples(torch.utils.data.Dataset[Batch]):
     """
 
     def __init__(
-        self,
-        raw: Dataset,
-        encoder: RowEncoder,
-        encoded: EncodedRows,
-        limits: Limits,
-        *,
-        texts: bool = False,
-        training: bool = False,
+        self, raw: Dataset, encoder: RowEncoder, encoded: EncodedRows, limits: Limits, *, training: bool = False
     ) -> None:
         self.raw = raw.select_columns([name for name in encoder.mapper.roots if name in raw.column_names])
-        self.encoder = encoder
+        self.encoder, self.limits, self.training = encoder, limits, training
         self.encoded = EncodedRows(encoded.sources.with_format("arrow"), encoded.examples.with_format("arrow"))
-        self.limits = limits
-        self.texts = texts
-        self.training = training
         feature = encoder.processor.source_feature
         self._anew = feature.stored_as is None or (training and feature.augments)  # whether sources are encoded anew
         self._targets_anew = training and encoder.processor.target.augments
@@ -225,7 +211,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
         table = self.encoded.examples[list(positions)]
         rows = table["row"].to_numpy()
         distinct, places = np.unique(rows, return_inverse=True)  # a source shared by several examples is read once
-        raw: Rows = self.raw[distinct.tolist()] if self.texts or self._anew or self._targets_anew else {}
+        raw: Rows = self.raw[distinct.tolist()] if not self.training or self._anew or self._targets_anew else {}
         sources = self._sources(distinct, raw)
         chosen = [sources[place] for place in places]
         if self.training:
@@ -244,10 +230,8 @@ class Examples(torch.utils.data.Dataset[Batch]):
             source=source,
             target=target if self.encoder.targets else None,
             rows=torch.tensor(rows),
-            references=tuple(self.encoder.mapper.all_references(raw))
-            if self.texts and self.encoder.has_references
-            else (),
-            texts=self.encoder.show(raw, rows.tolist()) if self.texts else (),
+            references=() if self.training else self.encoder.references(raw),
+            texts=() if self.training else self.encoder.show(raw, rows.tolist()),
         )
 
     def _sources(self, rows: npt.NDArray[np.int64], raw: Rows) -> list[Array]:

@@ -21,7 +21,6 @@ from lit_seq2seq.types import UserError
 
 _OPENERS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz2", ".txz", ".zst", ".lz4", ".z")
-_DAMAGED = (EOFError, OSError, lzma.LZMAError)
 
 
 def plain_path(path: str | os.PathLike[str]) -> str:
@@ -34,6 +33,11 @@ def plain_path(path: str | os.PathLike[str]) -> str:
 
 def _suffixes(path: str) -> list[str]:
     return [suffix.lower() for suffix in PurePosixPath(urlsplit(path).path if is_remote(path) else path).suffixes]
+
+
+def _packing(path: str) -> str:
+    """Return the ending that tells how a file is packed, if it is."""
+    return (_suffixes(path) or [""])[-1]
 
 
 def suffix_of(path: str) -> str:
@@ -50,23 +54,14 @@ def suffix_of(path: str) -> str:
 
 
 def check_readable(path: str) -> None:
-    """Refuse an archive.
-
-    Raises:
-        UserError: it is one.
-    """
-    found = _suffixes(path)
-    if found and found[-1] in _ARCHIVES:
+    """Raise a `UserError` if a file is an archive."""
+    if _packing(path) in _ARCHIVES:
         raise UserError(f"{path} cannot be read: of compressed files .gz, .bz2 and .xz are; unpack it first")
 
 
 @contextmanager
 def opened(path: str, name: str) -> Iterator[IO[bytes]]:
-    """Open a file for reading its bytes, unpacked.
-
-    Args:
-        path: where it is, or its copy in the cache.
-        name: what the user called it, by which its compression is known.
+    """Open a file, or its copy in the cache, for reading its bytes; how it is packed is known by the user's `name`.
 
     Raises:
         UserError: it is an archive.
@@ -74,32 +69,23 @@ def opened(path: str, name: str) -> Iterator[IO[bytes]]:
     check_readable(name)
     with ExitStack() as stack:
         file: Any = stack.enter_context(xopen(path, "rb"))
-        unpack = _OPENERS.get((_suffixes(name) or [""])[-1])
+        unpack = _OPENERS.get(_packing(name))
         yield file if unpack is None else stack.enter_context(unpack(file))
 
 
 def lines_of(path: str, name: str | None = None) -> Iterator[str]:
-    """Yield the lines of a text file; see `read_lines`.
-
-    Args:
-        path: where it is, or its copy in the cache.
-        name: what the user called it; `path` if `None`.
+    """Yield the lines of a text file; see `opened` and `read_lines`.
 
     Raises:
         UserError: it is not UTF-8, or is damaged.
     """
     name = path if name is None else name
     with opened(path, name) as file:
-        yield from read_lines(_whole(file, name), name)
-
-
-def _whole(file: IO[bytes], name: str) -> Iterator[bytes]:
-    packed = (_suffixes(name) or [""])[-1] in _OPENERS
-    try:
-        yield from file
-    except _DAMAGED as error:
-        if not packed:
-            raise
-        raise UserError(
-            f"{name} is damaged, or is not what its ending says ({error}): get or write it again"
-        ) from error
+        try:
+            yield from read_lines(file, name)
+        except (EOFError, OSError, lzma.LZMAError) as error:
+            if _packing(name) not in _OPENERS:
+                raise
+            raise UserError(
+                f"{name} is damaged, or is not what its ending says ({error}): get or write it again"
+            ) from error

@@ -37,12 +37,7 @@ def source_keys(raw: Dataset, mapper: RowMapper) -> Keys:
     """Return a key for each row, `(N,)`; rows whose sources differ in nothing but their form have the same one.
 
     Form is case, the Unicode form of a text (NFKC), white space and characters that nobody sees, such as soft hyphens.
-    The key of a row without a source is 0.
-    The keys, 8 bytes a row, are kept in the cache.
-
-    Args:
-        raw: the rows.
-        mapper: finds the sources; see `RowMapper.only_sources`.
+    The key of a row without a source is 0. The keys, 8 bytes a row, are kept in the cache.
 
     Example:
         >>> rows = Dataset.from_dict({"source": ["Ein  Hund", "ein Hund ", "eine Katze"]})
@@ -129,14 +124,7 @@ def group_references(raw: Dataset, mapper: RowMapper, split: str, at_once: int =
     Kept is the first row that has a target, in the order of the split. Sources are equal if their tags are, too; the
     Unicode form of texts and white space make no difference. Rows without a source stay as they are.
 
-    Args:
-        raw: the split.
-        mapper: finds the sources and texts; resolved.
-        split: name of the split, for the report.
-        at_once: number of rows that are in memory together.
-
-    Returns:
-        The kept rows with one more column, and the mapper that reads it.
+    Returned are the kept rows with one more column, and the mapper that reads it.
 
     Example:
         >>> rows = Dataset.from_dict({"source": ["a", "b", "a"], "target": ["x", "y", "z"]})

@@ -19,16 +19,13 @@ _KINDS = (
 
 
 def rows_of(given: Any, columns: Sequence[str]) -> Dataset | IterableDataset | None:
-    """Make a `Dataset` of rows in memory.
+    """Make a `Dataset` of rows in memory; `None` where these are not rows, but paths.
 
     Args:
         given: a `Dataset`; a DataFrame of pandas, or what hands out an Arrow stream, as those of polars; a list of
             pairs of source and target, or of mappings from column to value; or a mapping from column to values.
-        columns: the columns that are looked for: source and target, and any others, by which a mapping from column to
-            values is told from one from split to files.
-
-    Returns:
-        The rows; `None` where these are not rows, but paths.
+        columns: source and target, and any others that are looked for, by which a mapping from column to values is told
+            from one from split to files.
 
     Raises:
         UserError: they do not fit together.

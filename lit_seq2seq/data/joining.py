@@ -10,16 +10,46 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_seq2seq.builtin import BuiltinDataset
+from lit_seq2seq.builtin.base import GeneratedDataset
 from lit_seq2seq.data.sources import Files, Split, Splits, open_dataset
 from lit_seq2seq.data.splits import columns_of, on_disk, undecoded
 from lit_seq2seq.runtime.audio import read_audio
 from lit_seq2seq.types import UserError
 
-_VERSION = 1  # part of the cache key: raise it when a change of the code changes the rows
+
+def join(
+    rows: Dataset,
+    columns: tuple[str, str, str | None],
+    *,
+    split: str,
+    size: int,
+    rate: int,
+    lengths: tuple[int, int],
+    gap: tuple[float, float],
+    seed: int,
+    version: str,
+) -> Iterator[dict[str, Any]]:
+    """Yield `size` utterances; `split` and `version` change nothing but the key under which `datasets` caches them."""
+    audio, text, speaker = columns
+    samples = [np.round(np.clip(read_audio(row, rate), -1, 1) * 32767).astype(np.int16) for row in rows[audio]]
+    speakers = [None] * len(samples) if speaker is None else list(rows[speaker])
+    words, groups = list(rows[text]), defaultdict(list)
+    for index, name in enumerate(speakers):
+        groups[name].append(index)
+    rng = np.random.default_rng(seed)
+    for _ in range(size):
+        group = groups[speakers[int(rng.integers(len(samples)))]]
+        chosen = [group[place] for place in rng.integers(len(group), size=rng.integers(lengths[0], lengths[1] + 1))]
+        parts = [samples[chosen[0]]]
+        for index in chosen[1:]:
+            parts += [np.zeros(round(rng.uniform(*gap) * rate), dtype=np.int16), samples[index]]
+        yield {
+            "audio": {"array": np.concatenate(parts), "sampling_rate": rate},
+            "text": " ".join(words[index] for index in chosen),
+        }
 
 
-class JoinedRecordings(BuiltinDataset):
+class JoinedRecordings(GeneratedDataset):
     """Recordings of single words joined at random into utterances of several, with silence between them.
 
     Columns: `audio`, a mapping of `array` (16-bit samples) and `sampling_rate`, and `text`, the words of an utterance
@@ -46,22 +76,20 @@ class JoinedRecordings(BuiltinDataset):
 
     Raises:
         UserError: an argument is out of its range, or the recordings cannot be read.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> rows = {"audio": [[0.1] * 800, [0.2] * 400], "text": ["one", "two"]}
-        >>> joined = JoinedRecordings(Dataset.from_dict(rows), speaker_column=None, sampling_rate=8000, train_size=3)
-        >>> joined.load()["train"].column_names
-        ['audio', 'text']
     """
+
+    generate = staticmethod(join)
+    features = Features(
+        {"audio": {"array": List(Value("int16")), "sampling_rate": Value("int32")}, "text": Value("string")}
+    )
 
     def __init__(
         self,
         dataset: Files | Dataset | DatasetDict,
         name: str | None = None,
         evaluate: str | None = None,
-        audio_column: str = "audio",
         *,
+        audio_column: str = "audio",
         text_column: str = "text",
         speaker_column: str | None = "speaker",
         sampling_rate: int = 16_000,
@@ -79,13 +107,10 @@ class JoinedRecordings(BuiltinDataset):
             raise UserError(f"expected gap to be two lengths, 0 <= shortest <= longest, but it is {list(gap)}")
         if sampling_rate < 1:
             raise UserError(f"expected sampling_rate of at least 1, but it is {sampling_rate}")
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        for split, size in self.sizes.items():
-            if size < 1:
-                raise UserError(f"expected {split}_size of at least 1, but it is {size}")
-        self.dataset, self.name, self.evaluate, self.seed = dataset, name, evaluate, seed
         self.columns = (audio_column, text_column, speaker_column)
-        self.options = {"rate": sampling_rate, "lengths": (shortest, longest), "gap": tuple(gap), "seed": seed}
+        options: dict[str, Any] = {"rate": sampling_rate, "lengths": (shortest, longest), "gap": tuple(gap)}
+        super().__init__(train_size, validation_size, test_size, seed, columns=self.columns, **options)
+        self.dataset, self.name, self.evaluate = dataset, name, evaluate
 
     def load(self) -> DatasetDict:
         """Return the splits, made at the first call and read from the cache of `datasets` afterwards."""
@@ -123,19 +148,7 @@ class JoinedRecordings(BuiltinDataset):
         if self.evaluate is not None and split != "train":
             return on_disk(rows)
         names = self._check(rows)
-        audio = {"array": List(Value("int16")), "sampling_rate": Value("int32")}
-        made: Dataset = Dataset.from_generator(
-            join,
-            features=Features({"audio": audio, "text": Value("string")}),
-            gen_kwargs={
-                "rows": on_disk(undecoded(rows, [names[0]])).select_columns(names),
-                "columns": self.columns,
-                "size": self.sizes[split],
-                "version": _VERSION,
-                **self.options,
-            },
-        )
-        return made
+        return self._load(split, rows=on_disk(undecoded(rows, [names[0]])).select_columns(names))
 
     def _check(self, rows: Split) -> list[str]:
         """Return the names of the columns, which must be there."""
@@ -148,34 +161,3 @@ class JoinedRecordings(BuiltinDataset):
                     "text_column or speaker_column of JoinedRecordings"
                 )
         return names
-
-
-def join(
-    rows: Dataset,
-    columns: tuple[str, str, str | None],
-    size: int,
-    rate: int,
-    *,
-    lengths: tuple[int, int],
-    gap: tuple[float, float],
-    seed: int,
-    version: int,
-) -> Iterator[dict[str, Any]]:
-    """Yield `size` utterances; `version` changes nothing but the key under which `datasets` caches them."""
-    audio, text, speaker = columns
-    samples = [np.round(np.clip(read_audio(row, rate), -1, 1) * 32767).astype(np.int16) for row in rows[audio]]
-    speakers = [None] * len(samples) if speaker is None else list(rows[speaker])
-    words, groups = list(rows[text]), defaultdict(list)
-    for index, name in enumerate(speakers):
-        groups[name].append(index)
-    rng = np.random.default_rng(seed)
-    for _ in range(size):
-        group = groups[speakers[int(rng.integers(len(samples)))]]
-        chosen = [group[place] for place in rng.integers(len(group), size=rng.integers(lengths[0], lengths[1] + 1))]
-        parts = [samples[chosen[0]]]
-        for index in chosen[1:]:
-            parts += [np.zeros(round(rng.uniform(*gap) * rate), dtype=np.int16), samples[index]]
-        yield {
-            "audio": {"array": np.concatenate(parts), "sampling_rate": rate},
-            "text": " ".join(words[index] for index in chosen),
-        }

@@ -20,7 +20,7 @@ from lit_seq2seq.data.rows import Columns, RowMapper
 from lit_seq2seq.data.sources import Source, Split, Splits, open_dataset, origin_of
 from lit_seq2seq.data.splits import SplitSettings, carve, columns_of, on_disk, only_split, overlaps, undecoded
 from lit_seq2seq.data.streaming import BatchStream
-from lit_seq2seq.data.vocabulary import extend_processor, fits, learn_processor
+from lit_seq2seq.data.vocabulary import Learner, fits
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.features.feature import describe_feature
 from lit_seq2seq.features.tokenizer import Units
@@ -70,14 +70,6 @@ class Seq2SeqDataModule(LightningDataModule):
 
     Raises:
         UserError: if data or settings do not fit.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> rows = Dataset.from_dict({"source": ["ein Hund", "ein Mann"] * 20, "target": ["a dog", "a man"] * 20})
-        >>> data = Seq2SeqDataModule(rows, source_tokenizer=Tokenizer("word"), batches=Batches(size=4))
-        >>> data.setup("fit")
-        >>> next(iter(data.train_dataloader())).source.values.shape
-        torch.Size([4, 3])
     """
 
     renamed: ClassVar = {
@@ -219,19 +211,11 @@ class Seq2SeqDataModule(LightningDataModule):
         train = self._split("train")
         source = self.source if given is None else given.source_feature
         mapper = self.mapper.resolve(columns_of(train), targets=True, source=source)
+        prefix = self.source_prefix if given is None else given.source_prefix
+        learner = Learner(train, mapper, self.tokenizer_rows, prefix)
         if given is not None:
-            limit, rows = self.extend_vocabulary, self.tokenizer_rows
-            return extend_processor(given, train, mapper, self.target, limit=limit, rows=rows)
-        return learn_processor(
-            train,
-            mapper,
-            source,
-            self.target,
-            shared=self.shared,
-            prefix=self.source_prefix,
-            rows=self.tokenizer_rows,
-            copy=self.copy,
-        )
+            return learner.extended(given, self.target, self.extend_vocabulary)
+        return learner.processor(source, self.target, self.shared, self.copy)
 
     @property
     def splits(self) -> list[str]:
@@ -302,9 +286,8 @@ class Seq2SeqDataModule(LightningDataModule):
         """Shuffled batches of the training split; those that an interrupted run has not seen, if it is resumed."""
         if self._overfits:
             return self._loader("train")
-        dataset, sampler = (
-            (self._stream(), None) if self.streaming else (self._encoded("train"), self._sampler("train"))
-        )
+        dataset = self._stream() if self.streaming else self._encoded("train")
+        sampler = None if self.streaming else self._sampler("train")
         loader = make_loader(dataset, sampler, self.batches.num_workers, TrainingLoader)
         assert isinstance(loader, TrainingLoader)
         loader.trainer, loader.start = self.trainer, self._start
@@ -391,11 +374,8 @@ class Seq2SeqDataModule(LightningDataModule):
         assert self.trainer is not None
         sampler = None if self._training is None else self._training.sampler
         if isinstance(sampler, BucketBatchSampler):
-            return (
-                min(len(sampler), int(min(1e18, self.trainer.num_training_batches)))
-                if complete
-                else sampler.batches_done
-            )
+            most = int(min(1e18, self.trainer.num_training_batches))
+            return min(len(sampler), most) if complete else sampler.batches_done
         return self._start.batches if self._start.world_size == self.trainer.world_size else 0
 
     @property
@@ -409,10 +389,8 @@ class Seq2SeqDataModule(LightningDataModule):
         )
 
     def _open(self, dataset: Source) -> Splits:
-        train = self.split_settings.names["train"]
-        opened = open_dataset(
-            dataset, self.name, self.revision, self.streaming, columns=self._columns, train_split=train
-        )
+        named: dict[str, Any] = {"columns": self._columns, "train_split": self.split_settings.names["train"]}
+        opened = open_dataset(dataset, self.name, self.revision, streaming=self.streaming, **named)
         return {split: undecoded(rows, self.mapper.source_columns) for split, rows in opened.items()}
 
     def _opened(self) -> Splits:
@@ -463,11 +441,10 @@ class Seq2SeqDataModule(LightningDataModule):
                 encoder = replace(encoder, mapper=mapper)
             encoder = encoder.adapt(raw)
             encoded = encoder.encode_all(raw, self.num_proc, f"encoding {split}")
-            training = split == "train"
-            limits = self.limits
+            training, limits = split == "train", self.limits
             if not training:
                 limits = replace(limits, overlong="truncate", empty="keep" if split == "predict" else limits.empty)
-            examples = Examples(raw, encoder, encoded, limits, texts=not training, training=training)
+            examples = Examples(raw, encoder, encoded, limits, training=training)
             rank_zero_info(f"{split}: {examples.report}")
             for warning in examples.warnings:
                 rank_zero_warn(f"{split}: {warning}")
@@ -522,9 +499,8 @@ class Seq2SeqDataModule(LightningDataModule):
     @property
     def _overfits(self) -> bool:
         """Whether the trainer wants the same few batches in each epoch."""
-        return (
-            self.trainer is not None and self.trainer.state.fn == "fit" and cast(Any, self.trainer).overfit_batches > 0
-        )
+        trainer = cast(Any, self.trainer)
+        return trainer is not None and trainer.state.fn == "fit" and trainer.overfit_batches > 0
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         if self._overfits:  # Lightning takes only what it knows to be in one order

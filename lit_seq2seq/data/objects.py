@@ -17,10 +17,6 @@ from lit_seq2seq.types import UserError
 def read_objects(lines: Iterator[str], name: str) -> Iterator[dict[str, Any]]:
     r"""Yield the objects of a JSON file, one on each line or all in one list; a text in a list becomes `{"text": ...}`.
 
-    Args:
-        lines: of the file.
-        name: what messages call it.
-
     Raises:
         UserError: a line is not JSON, or something is no object.
 

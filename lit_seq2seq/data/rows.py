@@ -57,12 +57,9 @@ class RowMapper(Columns):
     """
 
     def resolve(self, features: Features, targets: bool, source: Feature | None = None) -> RowMapper:
-        """Check the columns against a dataset and write out the patterns.
+        """Check the columns against those of a dataset and write out the patterns.
 
-        Args:
-            features: the columns of the dataset.
-            targets: whether target columns are needed; if not, those that are there are kept.
-            source: what reads the source; text if `None`.
+        Without `targets`, target columns that are there are kept. The source is text if nothing reads it.
 
         Raises:
             UserError: if a column is missing or does not hold what is expected.
@@ -77,7 +74,7 @@ class RowMapper(Columns):
             _check(known, references, "columns.references", Tokenizer(), lists=True)
         tags = _expand(known, self.tags)
         _check(known, tags, "columns.tags", Tokenizer(), lists=True)
-        if tags and not isinstance(source, Tokenizer | None):
+        if tags and source is not None and source.medium != "text":
             raise UserError("expected no columns.tags with a source_feature that is not text, but they are set")
         if (self.speaker is not None) != (source is not None and source.by_speaker):
             missing = "normalize of the source_feature is not" if self.speaker else "columns.speaker is not set"
@@ -88,11 +85,7 @@ class RowMapper(Columns):
         return RowMapper(self.source, target, references, tags, speaker)
 
     def only_sources(self, features: Features) -> RowMapper:
-        """Return a mapper that finds the sources alone, with their tags, to compare rows by them.
-
-        Raises:
-            UserError: if a column is missing.
-        """
+        """Return a mapper that finds the sources alone, with their tags, to compare rows by them."""
         known = dict(_leaves(features))
         tags = _expand(known, self.tags)
         _check_there(known, self.source_columns, "columns.source")

@@ -38,21 +38,16 @@ def open_dataset(
     dataset: Source,
     name: str | None = None,
     revision: str | None = None,
-    streaming: bool = False,
     *,
+    streaming: bool = False,
     columns: Sequence[str] = ("source", "target"),
     train_split: str = "train",
 ) -> Splits:
     """Open every split of a dataset, without running remote code.
 
     Args:
-        dataset: a hub id; a folder; a csv, tsv, json, jsonl, parquet, arrow or text file, here or at an address such
-            as `https://` or `hf://`; a list of such files; a pattern such as `train-*.csv`; a mapping from split to
-            files; a `BuiltinDataset`; or rows in memory: a dataset, a DataFrame, a list of pairs or of mappings, a
-            mapping from column to values, or a mapping from split to any of these. Two text files are line-aligned
-            source and target. A folder, or a path without its ending, also stands for the line-aligned files
-            `FOLDER/SPLIT.SOURCE` and `PATH.SOURCE`, where SOURCE and TARGET are `columns`. Files may end in `.gz`,
-            `.bz2` or `.xz`.
+        dataset: see `Seq2SeqDataModule`. A folder, or a path without its ending, also stands for the line-aligned files
+            `FOLDER/SPLIT.SOURCE` and `PATH.SOURCE`, where SOURCE and TARGET are `columns`.
         name: configuration of a hub dataset.
         revision: git revision of a hub dataset.
         streaming: read lazily, without keeping a copy on disk.
@@ -64,11 +59,6 @@ def open_dataset(
 
     Raises:
         UserError: if something is missing, empty, unreadable or out of reach.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> open_dataset(Dataset.from_dict({"source": ["a"], "target": ["b"]}))["train"].num_rows
-        1
     """
     cache_folder()
     given: Any = dataset.load() if isinstance(dataset, BuiltinDataset) else dataset

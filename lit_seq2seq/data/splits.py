@@ -57,16 +57,8 @@ def carve(opened: Splits, settings: SplitSettings, seed: int, mapper: RowMapper)
     """Find the splits by name, and carve an absent validation or test split out of the training split.
 
     Only a split that goes by its usual name is carved; another name that is missing is a mistake. Rows with the same
-    source, as `source_keys` has it, go to the same split.
-
-    Args:
-        opened: the splits of the dataset.
-        settings: their names, and how much to carve.
-        seed: of the choice of rows.
-        mapper: finds the sources.
-
-    Returns:
-        Those of `train`, `validation` and `test` that there are.
+    source, as `source_keys` has it, go to the same split. Returned are those of `train`, `validation` and `test` that
+    there are.
 
     Raises:
         UserError: if a name is not among the splits, a size is out of range, or the column of the source is missing.
@@ -170,10 +162,7 @@ class _Unseen:
 def overlaps(splits: Splits, mapper: RowMapper, first: int = 0) -> str:
     """Say how many rows of each split have a source that is also in one before it; nothing where there are none.
 
-    Args:
-        splits: in the order `train`, `validation`, `test`.
-        mapper: finds the sources.
-        first: how many rows of a stream are looked at.
+    Only the `first` rows of a stream are looked at.
 
     Example:
         >>> rows = {"train": ["a", "b"], "test": ["c", "A"]}
@@ -205,11 +194,7 @@ def _some_keys(rows: Split, mapper: RowMapper, first: int) -> Keys:
 
 
 def only_split(opened: Splits, name: str) -> Split:
-    """Return the one split there is, or the one called `name`.
-
-    Raises:
-        UserError: if there are several, and none is called so.
-    """
+    """Return the one split there is, or the one called `name`; raise a `UserError` where that is neither."""
     if len(opened) > 1 and name not in opened:
         raise UserError(f"expected one split or '{name}' in predict_dataset, but it has {', '.join(opened)}")
     return opened[name] if name in opened else next(iter(opened.values()))

@@ -30,14 +30,10 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         raw: the rows.
         encoder: what encodes them.
         limits: which rows are dropped or cut.
-        max_tokens: as for `BucketBatchSampler`.
-        batch_size: as for `BucketBatchSampler`.
-        seed: of the shuffling.
+        max_tokens: this, `batch_size`, `seed`, `rank` and `world_size` are as for `BucketBatchSampler`.
         keep_targets_together: put all targets of a row into the same batch.
         buffer_size: number of rows that are sorted by length together; ten times what the source feature holds in
             memory at once if `None`.
-        rank: which of the processes this is.
-        world_size: number of processes.
     """
 
     def __init__(
@@ -45,8 +41,8 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         raw: IterableDataset,
         encoder: RowEncoder,
         limits: Limits,
-        max_tokens: int | None = None,
         *,
+        max_tokens: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
         keep_targets_together: bool = False,
@@ -147,7 +143,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
 
 @dataclass(frozen=True)
 class _Part:
-    """Encoded examples within the limits, and their source and target lengths `(N,)`."""
+    """EncodedRows examples within the limits, and their source and target lengths `(N,)`."""
 
     columns: dict[str, list[Any]]
     source: npt.NDArray[np.int32]

@@ -58,21 +58,12 @@ class Form:
     names: Sequence[str] | None = None
 
 
-def form_of(name: str) -> Form:
-    """Return the form that the ending of a file tells; corpora in tsv quote nothing."""
-    return Form("\t", quoted=False) if suffix_of(name) == ".tsv" else Form()
-
-
 def read_table(lines: Iterator[str], name: str, form: Form) -> tuple[Fields, Iterator[Fields]]:
     r"""Read a table: the names of its columns, and its rows, every field as the text it is.
 
     Blank lines are left out, unless there is one column only, where they are empty texts. Separators at the end of a
-    line, with nothing behind them, make no columns. A first line such as `sep=;` tells the separator.
-
-    Args:
-        lines: of the file.
-        name: what messages call it.
-        form: how it is written.
+    line, with nothing behind them, make no columns. A first line such as `sep=;` tells the separator. Messages call the
+    table by `name`.
 
     Raises:
         UserError: it has no line, a name is there twice, separators are mixed, or a row has more or fewer fields than
@@ -138,11 +129,14 @@ def _records(lines: Iterator[str], name: str, separator: str, quoted: bool) -> I
         return
     csv.field_size_limit(sys.maxsize)
     written: list[str] = []  # the lines of a record
+    ended = False
 
     def watched() -> Iterator[str]:
+        nonlocal ended
         for line in lines:
             written.append(line)
             yield line.replace("\r", _RETURN) + "\n"
+        ended = True
 
     reader = csv.reader(watched(), delimiter=separator, strict=True)
     number = 1
@@ -157,7 +151,7 @@ def _records(lines: Iterator[str], name: str, separator: str, quoted: bool) -> I
             yield number, [field.replace(_RETURN, "\r") for field in fields]
             number = reader.line_num + 1
     except csv.Error as error:
-        wrong = "is never closed" if "end of data" in str(error) else "is closed within a text"
+        wrong = "is never closed" if ended else "is closed within a text"
         raise UserError(
             f"the quote that opens a field in line {number} of {name} {wrong}: put quotes around the whole field and "
             "double those in it, or separate columns by tabs and name the file .tsv, where quotes are text"
@@ -304,7 +298,8 @@ class Tables(Texts):
     BUILDER_CONFIG_CLASS = TablesConfig
 
     def _open(self, path: str, name: str) -> tuple[Fields, Iterator[Fields]]:
-        return read_table(lines_of(path, name), name, self.config.form or form_of(name))
+        usual = Form("\t", quoted=False) if suffix_of(name) == ".tsv" else Form()  # corpora in tsv quote nothing
+        return read_table(lines_of(path, name), name, self.config.form or usual)
 
     def _names(self, files: dict[str, list[tuple[str, str]]]) -> Sequence[str]:
         first = next(pair for pairs in files.values() for pair in pairs)
@@ -399,7 +394,7 @@ class _Described:
 
 
 class RecordingFolder(_Described, AudioFolder):  # type: ignore[misc]
-    """Recordings in a folder, with what its metadata say of them."""
+    """RecordingFolder in a folder, with what its metadata say of them."""
 
     BASE_FEATURE = Recording
 
@@ -416,9 +411,7 @@ _MISSING = {"keep_default_na", "na_filter", "na_values"}  # text stays text
 def by_our_rules(builder: DatasetBuilder, column: str) -> DatasetBuilder:
     """Return a builder that reads the same files as one of `datasets`, by the rules of this module.
 
-    Args:
-        builder: what `datasets` has found for a folder or a repository.
-        column: name of the column that lines of text become.
+    Lines of text become one `column`.
     """
     config = builder.config
     kept = {key: value for key, value in vars(config).items() if key not in _NO_MATTER}

@@ -34,6 +34,22 @@ class Loading(TypedDict, total=False):
     trust: str | Sequence[str] | None
 
 
+class Pushing(TypedDict, total=False):
+    """Where a model goes to.
+
+    Attributes:
+        private: whether a new repository is; `None` for what the account has as its default.
+        revision: branch, made if needed; `None` for `main`.
+        token: access token that may write; that of `hf auth login` or `HF_TOKEN` if `None`.
+        commit_message: what the commit is called.
+    """
+
+    private: bool | None
+    revision: str | None
+    token: str | None
+    commit_message: str
+
+
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is the address of a place other than this machine's disks.
 
@@ -46,11 +62,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def local_path(path: str | os.PathLike[str], setting: str) -> Path:
-    """Return a path on this machine.
-
-    Args:
-        path: what was given, such as `runs`, `~/runs` or `file:///runs`.
-        setting: what it was given as, for the message.
+    """Return a path on this machine from what was given as a `setting`, such as `~/runs` or `file:///runs`.
 
     Raises:
         UserError: it is somewhere else.
@@ -109,11 +121,7 @@ def _reaching(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def check_writable(folder: str) -> None:
-    """Check that files can be written in a remote folder, before time is spent on what they are to hold.
-
-    Raises:
-        UserError: they cannot.
-    """
+    """Check that files can be written in a remote folder, before time is spent on what they are to hold."""
     system, there = place(folder)
     with _reaching(folder):
         system.makedirs(there, exist_ok=True)
@@ -156,16 +164,7 @@ def local_copy(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def expect_own(folder: Path, names: Iterable[str], is_ours: Callable[[], bool]) -> None:
-    """Refuse to write over files of a folder that are somebody else's.
-
-    Args:
-        folder: where to write.
-        names: of files that others have, too.
-        is_ours: whether they are such as are written; asked where there are any.
-
-    Raises:
-        UserError: they are not.
-    """
+    """Refuse to write over files of a folder, with names that others use too, that are not ours."""
     taken = [name for name in names if (folder / name).exists()]
     with suppress(UserError):
         if not taken or is_ours():

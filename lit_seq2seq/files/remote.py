@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -29,49 +29,26 @@ HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 def download(name: str, patterns: list[str], **options: Unpack[Loading]) -> Path:
     """Bring the files of a model repository into the cache, and return their folder.
 
-    Args:
-        name: id of the repository, such as `user/model`.
-        patterns: which files, such as `*.json`.
-        **options: see `Loading`.
-
     Raises:
         UserError: it is not to be had.
     """
-    revision, cache = options.get("revision"), options.get("cache_dir")
-    with explained(f"the model {name}", revision, cache):
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                token=options.get("token"),
-                cache_dir=None if cache is None else Path(cache),
-                local_files_only=options.get("local_files_only", False),
-                allow_patterns=patterns,
-            )
-        )
+    options.pop("trust", None)
+    with explained(f"the model {name}", options.get("revision"), options.get("cache_dir")):
+        return Path(snapshot_download(name, allow_patterns=patterns, **cast("dict[str, Any]", options)))
 
 
 def upload(
     files: Iterable[tuple[str, Path | bytes]],
     name: str,
+    *,
     private: bool | None = None,
     revision: str | None = None,
-    *,
     token: str | None = None,
-    message: str = "Upload model",
+    commit_message: str = "Upload model",
 ) -> str:
     """Put files into a model repository in one commit; it and its branch are made if needed.
 
-    Args:
-        files: name in the repository, and path or contents, of each.
-        name: id of the repository, such as `user/model`; `model` alone goes to the token's owner.
-        private: whether a new repository is; `None` for what the account has as its default.
-        revision: branch; `None` for `main`.
-        token: access token that may write; `None` for that of `hf auth login` or `HF_TOKEN`.
-        message: of the commit.
-
-    Returns:
-        Address of the commit.
+    Returns the address of the commit. A name alone goes to the token's owner; for the options see `Pushing`.
 
     Raises:
         UserError: the hub does not take them.
@@ -82,7 +59,7 @@ def upload(
         repository = api.create_repo(name, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        commit = api.create_commit(repository, operations, commit_message=message, revision=revision)
+        commit = api.create_commit(repository, operations, commit_message=commit_message, revision=revision)
     return str(commit.commit_url)
 
 
@@ -90,17 +67,7 @@ def upload(
 def explained(
     what: str, revision: str | None = None, cache_dir: str | os.PathLike[str] | None = None, writing: bool = False
 ) -> Iterator[None]:
-    """Turn what the hub's client raises into one line.
-
-    Args:
-        what: name of the repository in the message, such as `the model user/name`.
-        revision: the one asked for.
-        cache_dir: the cache that was looked in.
-        writing: whether something is to be written there.
-
-    Raises:
-        UserError: in place of it.
-    """
+    """Raise a `UserError` of one line in place of what the hub's client raises; see `reason_of`."""
     try:
         yield
     except (HTTPError, HFValidationError, OSError, RuntimeError) as error:
@@ -118,7 +85,15 @@ def reason_of(
     *,
     writing: bool = False,
 ) -> str | None:
-    """Say what an error of the hub's client, or one that it caused, means for a user; `None` if it is not known."""
+    """Say what an error of the hub's client, or one that it caused, means for a user; `None` if it is not known.
+
+    Args:
+        error: what was raised.
+        what: name of the repository in the message, such as `the model user/name`.
+        revision: the one asked for.
+        cache_dir: the cache that was looked in.
+        writing: whether something is to be written there.
+    """
     causes = list(causes_of(error))
     statuses = [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]
     text = " ".join(str(cause) for cause in causes)
@@ -128,7 +103,7 @@ def reason_of(
 
     if "Invalid credentials" in text:
         return f"the hub does not know the token that was given for {what}: log in with hf auth login, or set HF_TOKEN"
-    if caused_by(GatedRepoError) or "is a gated dataset" in text:
+    if caused_by(GatedRepoError):
         return f"{what} is gated: ask for access on its page at {constants.ENDPOINT}, then log in with hf auth login"
     if writing and (403 in statuses or 401 in statuses):
         return f"you may not write {what}: log in with hf auth login and a token that may write there"

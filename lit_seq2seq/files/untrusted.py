@@ -31,9 +31,6 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 class Weights:
     """A safetensors file, of which only the header has been read.
 
-    Args:
-        path: the file.
-
     Raises:
         UserError: it is missing or damaged.
     """
@@ -89,16 +86,7 @@ class Weights:
 
 
 def check_finite(weights: Mapping[str, Tensor], owner: object, dtype: torch.dtype | None = None) -> None:
-    """Refuse weights with a NaN or an infinite number, which is also what one too large for its type becomes.
-
-    Args:
-        weights: tensors by their names.
-        owner: where they come from, for the message.
-        dtype: what they will be computed in; as they are if `None`.
-
-    Raises:
-        UserError: a number is not finite.
-    """
+    """Refuse weights with a NaN or an infinite number, also what is too large for the `dtype` to compute in."""
     for name, weight in weights.items():
         tensor = weight.to(dtype) if dtype is not None and weight.is_floating_point() else weight
         if not torch.isfinite(tensor).all():
@@ -107,16 +95,7 @@ def check_finite(weights: Mapping[str, Tensor], owner: object, dtype: torch.dtyp
 
 
 class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses to make tensors that together are much larger than some weights.
-
-    Args:
-        elements: number of elements of the weights.
-        tensors: number of tensors of the weights.
-        path: their file, for the message.
-
-    Raises:
-        UserError: as soon as a tensor is asked for that is too much.
-    """
+    """Refuses to make tensors that are many more, or together much larger, than the weights in a file."""
 
     def __init__(self, elements: int, tensors: int, path: Path) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 PLACE = "PATH_OR_HUB_ID"
 """Stands for the model's own name in its card, until it is pushed under one."""
 
+_SPLITS = {"val": "validation"}
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -22,6 +24,7 @@ class Provenance:
         on_hub: whether `data` is the id of a hub data set.
         command: what trained it.
         scores: measured figures by split and metric, such as `test_bleu`.
+        rows: how many rows each split has that was scored, such as `test`.
         license: the hub's name of a license, such as `apache-2.0`.
         languages: ISO codes of its languages, such as `de`.
     """
@@ -30,6 +33,7 @@ class Provenance:
     on_hub: bool = False
     command: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
     license: str | None = None
     languages: Sequence[str] = ()
 
@@ -85,7 +89,7 @@ def _result(name: str, task: str, provenance: Provenance, signatures: Mapping[st
             task_type=task,
             dataset_type=provenance.data if provenance.data and provenance.on_hub else "own",
             dataset_name=provenance.data or "not recorded",
-            dataset_split={"val": "validation"}.get(split, split),
+            dataset_split=_SPLITS.get(split, split),
             metric_type=metric,
             metric_value=round(provenance.scores[name], 4),
             metric_args={"signature": signature} if signature else None,
@@ -100,6 +104,12 @@ def _text(
     for name, value in provenance.scores.items():
         signature = signatures.get(name.partition("_")[2], "").replace("|", "\\|")
         table.append(f"| {name} | {value:.2f} | {signature} |")
+    splits = dict.fromkeys(name.partition("_")[0] for name in provenance.scores)
+    scored = [
+        f"{_SPLITS.get(split, split)} split, {rows:,} rows" for split in splits if (rows := provenance.rows.get(split))
+    ]
+    if scored:
+        table = [f"Measured on the {' and the '.join(scored)}.", "", *table]
     origin = f"[{provenance.data}](https://huggingface.co/datasets/{provenance.data})"
     origin = origin if provenance.on_hub else provenance.data or "not recorded"
     command = ["Trained by", "", "```bash", provenance.command, "```", ""] if provenance.command else []

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lit_seq2seq.features import Processor
-from lit_seq2seq.files.paths import Loading, expect_own, is_file, local_copy, local_path
+from lit_seq2seq.files.paths import Loading, Pushing, expect_own, is_file, local_copy, local_path
 from lit_seq2seq.files.untrusted import Weights
 from lit_seq2seq.hub.card import Provenance, published
 from lit_seq2seq.runtime.shortlist import Shortlist
@@ -58,11 +58,14 @@ class ModelFolder:
         scores, origin = self.config.get("scores"), self.config.get("provenance")
         origin = origin if isinstance(origin, dict) else {}
         known = {name: origin[name] for name in ("data", "command", "license") if isinstance(origin.get(name), str)}
-        languages = origin.get("languages")
+        languages, rows = origin.get("languages"), origin.get("rows")
         return Provenance(
             **known,
             on_hub=origin.get("on_hub") is True,
             languages=[str(code) for code in languages] if isinstance(languages, list) else [],
+            rows={name: n for name, n in rows.items() if isinstance(n, int) and is_number(n)}
+            if isinstance(rows, dict)
+            else {},
             scores={name: float(value) for name, value in scores.items() if is_number(value)}
             if isinstance(scores, dict)
             else {},
@@ -264,25 +267,19 @@ def _download(name: str, **options: Unpack[Loading]) -> Path:
 def push_folder(
     path: str | os.PathLike[str],
     repo_id: str,
-    private: bool | None = None,
-    revision: str | None = None,
     *,
-    token: str | None = None,
-    commit_message: str = "Upload model",
     license: str | None = None,
     languages: Sequence[str] = (),
+    **options: Unpack[Pushing],
 ) -> str:
     """Put a model folder on the hub, in one commit: its own files, and nothing else that lies there.
 
     Args:
         path: the folder.
         repo_id: `user/name`; the repository is made if needed.
-        private: whether a new repository is; `None` for what the account has as its default.
-        revision: branch, made if needed; `None` for `main`.
-        token: access token that may write; that of `hf auth login` or `HF_TOKEN` if `None`.
-        commit_message: what the commit is called.
         license: for the model card: the hub's name of a license, such as `apache-2.0`.
         languages: for the model card: ISO codes, such as `de`.
+        **options: see `Pushing`.
 
     Returns:
         Address of the commit.
@@ -304,11 +301,11 @@ def push_folder(
         files[-1] = (CARD, card.encode())
     from lit_seq2seq.files import remote
 
-    return remote.upload(files, repo_id, private, revision, token=token, message=commit_message)
+    return remote.upload(files, repo_id, **options)
 
 
-def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[str, object]:
-    """Read a Lightning checkpoint without running code from it.
+def read_archive(path: str | os.PathLike[str], mmap: bool = False) -> object:
+    """Read what torch has saved, without running code from it.
 
     Args:
         path: the file.
@@ -322,13 +319,18 @@ def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[st
     try:
         with local_copy(path) as file:
             check_archive(file)
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
             f"{path} is damaged or not a checkpoint ({type(error).__name__}): use another one of the same run"
         ) from error
+
+
+def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[str, object]:
+    """Read a checkpoint of Lightning; see `read_archive`."""
+    checkpoint = read_archive(path, mmap)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is not a checkpoint of lit_seq2seq: it has no state_dict")
     return checkpoint

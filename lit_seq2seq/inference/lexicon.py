@@ -23,9 +23,6 @@ def learn_shortlist(data: Seq2SeqDataModule, frequent: int, translations: int, r
         translations: how many candidates each source symbol adds, see `learn_translations`.
         rows: greatest number of rows to learn from, drawn at random.
 
-    Raises:
-        UserError: sources are no symbols, or are copied from.
-
     Example:
         >>> from datasets import Dataset
         >>> from lit_seq2seq.features import Tokenizer

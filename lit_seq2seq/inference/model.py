@@ -18,7 +18,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lit_seq2seq.features import Processor
-from lit_seq2seq.files.paths import Loading
+from lit_seq2seq.files.paths import Loading, Pushing
 from lit_seq2seq.files.untrusted import check_finite
 from lit_seq2seq.hub.card import Provenance, model_card
 from lit_seq2seq.hub.folder import ModelFolder, load_folder, push_folder, save_folder
@@ -68,18 +68,6 @@ class Seq2SeqModel(nn.Module):
         description: the arguments as plain values, and in a model that was trained those of its training.
         provenance: what it was trained on, and its scores.
         signatures: how each score is computed, by its name without the split.
-
-    Example:
-        >>> from functools import partial
-        >>> from lit_seq2seq.features import Tokenizer
-        >>> tokenizer = Tokenizer(model="char")
-        >>> tokenizer.train(["abc"])
-        >>> small = dict(embedding_dim=4, hidden_size=6)
-        >>> model = Seq2SeqModel(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
-        >>> model.attach(Processor(tokenizer, tokenizer))
-        >>> [[best]] = model.generate(model.processor.source(["cab"]), GenerationConfig(max_new_tokens=5))
-        >>> len(best.tokens) <= 5
-        True
     """
 
     @checked
@@ -155,11 +143,7 @@ class Seq2SeqModel(nn.Module):
 
     @checked
     def attach(self, processor: Processor) -> None:
-        """Give the model its vocabulary and build the network for it.
-
-        Raises:
-            UserError: it was built for another vocabulary.
-        """
+        """Give the model its vocabulary and build the network for it, unless it was built for another one."""
         if self._processor is not None and self._processor.identity() != processor.identity():
             raise UserError(
                 "the data has another vocabulary than the model's: give the settings it was trained with, or set "
@@ -208,18 +192,6 @@ class Seq2SeqModel(nn.Module):
 
         Raises:
             UserError: what is read, or what is copied, is of another kind.
-
-        Example:
-            >>> from functools import partial
-            >>> from lit_seq2seq.features import Processor, Tokenizer
-            >>> old = Tokenizer("char")
-            >>> old.train(["abc"])
-            >>> small = dict(embedding_dim=4, hidden_size=6)
-            >>> model = Seq2SeqModel(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
-            >>> model.attach(Processor(old, old))
-            >>> model.adapt(Processor(old, old.extended(["abcd"], limit=10)))
-            >>> model.net.encoder.embedding.weight.shape, model.net.decoder.embedding.weight.shape
-            (torch.Size([7, 4]), torch.Size([8, 4]))
         """
         old = copy.copy(self)
         old._modules = dict(self._modules)
@@ -331,10 +303,7 @@ class Seq2SeqModel(nn.Module):
             device=encoded.memory.values.device,
             return_attention=return_attention,
         )
-        return [
-            [_trimmed(hypothesis, encoded.memory, row) for hypothesis in hypotheses]
-            for row, hypotheses in enumerate(found)
-        ]
+        return [[_trimmed(one, encoded.memory, place) for one in row] for place, row in enumerate(found)]
 
     @checked
     @torch.no_grad()
@@ -344,22 +313,17 @@ class Seq2SeqModel(nn.Module):
         config: GenerationConfig | None = None,
         prefix: Tensor | None = None,
         return_attention: bool = False,
+        *,
+        check: bool = True,
     ) -> list[list[Hypothesis]]:
-        """Encode and decode; see `decode`."""
-        found = self._generate(source, config, prefix, return_attention)
-        check_scores(one.score for row in found for one in row)
-        return found
+        """Encode and decode; see both.
 
-    @torch.no_grad()
-    def _generate(
-        self,
-        source: Source | Sequence[Any],
-        config: GenerationConfig | None,
-        prefix: Tensor | None = None,
-        return_attention: bool = False,
-    ) -> list[list[Hypothesis]]:
+        Scores that are no numbers are refused unless `check` is false: a network in training may have such for a while.
+        """
         source = self._read(source)
         found = self._search(self.encode(source), config, prefix, return_attention)
+        if check:
+            check_scores(one.score for row in found for one in row)
         ids = [[one.tokens.tolist() for one in row] for row in found]
         return self._with_texts(found, ids, [source.extra(place) for place in range(len(found))])
 
@@ -372,18 +336,16 @@ class Seq2SeqModel(nn.Module):
         *,
         check: bool = True,
     ) -> list[list[Hypothesis]]:
-        """Generate with texts: what is hidden is put back, and the reranker has its say.
+        """Generate with texts: what is hidden is put back, and the reranker has its say; see `generate`.
+
+        Where the memory does not suffice, the batch is decoded in halves.
 
         Args:
             source: the encoded sources.
             raw: what they were encoded from, or what the source feature's `show` says of it.
-            config: see `decode`.
+            config: options of search; those of the model if `None`.
             return_attention: see `decode`.
-            check: refuse scores that are no numbers; those of a network in training may be, for a while.
-
-        Returns:
-            Per source the hypotheses with their texts, best first. Where the memory does not suffice, the batch is
-            decoded in halves.
+            check: see `generate`.
         """
         try:
             found = self._write(source, raw, config, return_attention)
@@ -408,7 +370,7 @@ class Seq2SeqModel(nn.Module):
         config = config or self.generation
         reranked = self.reranker is not None and config.num_beams > 1
         wanted = replace(config, num_return_sequences=config.num_beams) if reranked else config
-        found = self._generate(source, wanted, return_attention=return_attention)
+        found = self.generate(source, wanted, return_attention=return_attention, check=False)
         restore = self.processor.source_feature.restore
         written = [[replace(h, text=restore(h.text, one)) for h in row] for one, row in zip(raw, found, strict=True)]
         if self.reranker is None or not reranked:
@@ -460,25 +422,19 @@ class Seq2SeqModel(nn.Module):
         self,
         repo_id: str,
         *,
-        private: bool | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        commit_message: str = "Upload model",
         scores: Mapping[str, float] | None = None,
         license: str | None = None,
         languages: Sequence[str] = (),
+        **options: Unpack[Pushing],
     ) -> str:
         """Put the model on the Hugging Face hub, as `save_pretrained` writes it, in one commit.
 
         Args:
             repo_id: `user/name`; the repository is made if needed.
-            private: whether a new repository is; `None` for what the account has as its default.
-            revision: branch, made if needed; `None` for `main`.
-            token: access token that may write; that of `hf auth login` or `HF_TOKEN` if `None`.
-            commit_message: what the commit is called.
             scores: measured figures for the model card; those known before if `None`.
             license: for the model card: the hub's name of a license, such as `apache-2.0`.
             languages: for the model card: ISO codes, such as `de`.
+            **options: `private`, `revision`, `token`, `commit_message`; see `lit_seq2seq.files.paths.Pushing`.
 
         Returns:
             Address of the commit.
@@ -488,16 +444,7 @@ class Seq2SeqModel(nn.Module):
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, scores)
-            return push_folder(
-                folder,
-                repo_id,
-                private,
-                revision,
-                token=token,
-                commit_message=commit_message,
-                license=license,
-                languages=languages,
-            )
+            return push_folder(folder, repo_id, license=license, languages=languages, **options)
 
     @classmethod
     @checked

@@ -17,12 +17,7 @@ _SIGNS = re.compile(
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether a computation failed because the device or the machine is out of memory.
-
-    Example:
-        >>> lacks_memory(MemoryError()), lacks_memory(ValueError())
-        (True, False)
-    """
+    """Whether a computation failed because the device or the machine is out of memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     told = isinstance(error, RuntimeError) and _SIGNS.search(str(error)) is not None

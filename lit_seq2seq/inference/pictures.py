@@ -24,23 +24,14 @@ def attention_figure(
     """Draw where attention looked: over the image where there is one, otherwise as a table.
 
     Where an image is one of several sources, each word is followed by the share of its attention that the image has.
+    There is no picture for a model without attention, for an empty output, or where texts are so long that no screen
+    shows the table; of tables there are at most four.
 
     Args:
         sources: raw inputs.
         outputs: one for each, made with `return_attention`.
         feature: the model's source feature.
         path: where to save it; `None` saves nothing.
-
-    Returns:
-        The picture, of at most four tables; `None` for a model without attention, without any output, or where texts
-        are so long that no screen shows the table.
-
-    Example:
-        >>> import torch
-        >>> from lit_seq2seq.features import Tokenizer
-        >>> output = Generated("b", tokens=("b",), source_tokens=("a",), attention=torch.ones(1, 1))
-        >>> len(attention_figure(["a"], [output], Tokenizer()).axes)  # the table and its colour bar
-        2
     """
     pictured, tables = [], []
     for source, output in zip(sources, outputs, strict=True):

@@ -12,7 +12,6 @@ from lit_seq2seq.features import Feature
 from lit_seq2seq.files.paths import Loading
 from lit_seq2seq.inference.model import EnsembleModel, Seq2SeqModel, Trained, model_of
 from lit_seq2seq.inference.predictor import Generated, Predictor
-from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import UserError
 
@@ -24,10 +23,6 @@ class Results(NamedTuple):
         key: of the text.
         listed: whether a single input gives a list.
         each_listed: whether each of several inputs gives a list.
-
-    Example:
-        >>> RESULTS["translation"]
-        Results(key='translation_text', listed=True, each_listed=False)
     """
 
     key: str
@@ -50,11 +45,6 @@ class Pipeline:
     Args:
         task: which task; decides the key of the results.
         predictor: what does the work.
-
-    Example:
-        >>> import inspect
-        >>> list(inspect.signature(Pipeline.__call__).parameters)[:2]
-        ['self', 'inputs']
     """
 
     def __init__(self, task: str, predictor: Predictor) -> None:
@@ -84,7 +74,7 @@ class Pipeline:
         Raises:
             UserError: an input that the model cannot read, or an unknown option.
         """
-        config = override(self.model.generation, options)
+        config = self.model.generation.changed(options)
         several = config.num_return_sequences > 1
         feature = self.model.processor.source_feature
         if feature.accepts(inputs):
@@ -106,7 +96,7 @@ class Pipeline:
             UserError: see `__call__`, or several beams are asked for.
         """
         feature = self.model.processor.source_feature
-        config = override(self.model.generation, {"num_beams": 1, "num_return_sequences": 1, **options})
+        config = self.model.generation.changed({"num_beams": 1, "num_return_sequences": 1, **options})
         if not feature.accepts(raw):
             raise UserError(f"the input is of type {type(raw).__name__}, expected {feature.input_kind}")
         return self.predictor.stream_text(raw, config)
@@ -128,22 +118,6 @@ def load_model(model: Given | Sequence[Given], **options: Unpack[Loading]) -> Se
 
     Raises:
         UserError: no such model, or models of different vocabularies.
-
-    Example:
-        >>> from functools import partial
-        >>> from lit_seq2seq.features import Processor, Tokenizer
-        >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
-        >>> tokenizer = Tokenizer(model="char")
-        >>> tokenizer.train(["abc"])
-        >>> small = dict(embedding_dim=4, hidden_size=6)
-        >>> model = Seq2SeqModel(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
-        >>> model.attach(Processor(tokenizer, tokenizer))
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     model.save_pretrained(folder)
-        ...     together = load_model([folder, model])
-        >>> type(together).__name__
-        'EnsembleModel'
     """
     if isinstance(model, str | os.PathLike):
         return Seq2SeqModel.from_pretrained(model, **options)
@@ -176,30 +150,12 @@ def pipeline(
 
     Raises:
         UserError: no such task or model.
-
-    Example:
-        >>> from functools import partial
-        >>> from lit_seq2seq.features import Processor, Tokenizer
-        >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
-        >>> tokenizer = Tokenizer(model="char")
-        >>> tokenizer.train(["abc"])
-        >>> small = dict(embedding_dim=4, hidden_size=6)
-        >>> model = Seq2SeqModel(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
-        >>> model.attach(Processor(tokenizer, tokenizer))
-        >>> translate = pipeline("translation", model)
-        >>> [list(result) for result in translate(["ab", "cab"], max_new_tokens=5)]
-        [['translation_text'], ['translation_text']]
     """
     _results(task)
     loaded = load_model(model, **options)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
     return Pipeline(task, Predictor(loaded, device, dtype))
-
-
-def override(config: GenerationConfig, options: dict[str, Any]) -> GenerationConfig:
-    """Return `config` with some options changed; see `GenerationConfig.changed`."""
-    return config.changed(options)
 
 
 def _results(task: str) -> Results:

@@ -41,10 +41,6 @@ class Generated:
         source_tokens: display form of each source symbol; empty for a source that has none.
         attention: `(T, S)` weights of each output symbol over the encoder's positions; `None` unless asked for.
         regions: of several sources how many of these positions each has, in their order.
-
-    Example:
-        >>> Generated("one", score=-0.1, tokens=("one", "</s>"), token_scores=(-0.1, -0.1)).text
-        'one'
     """
 
     text: str
@@ -57,11 +53,7 @@ class Generated:
 
 
 def check_dtype(dtype: torch.dtype, kind: str) -> None:
-    """Refuse what a kind of device cannot compute in.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Refuse what a kind of device cannot compute in."""
     if str(dtype).removeprefix("torch.") not in get_args(Dtype) or not computes_in(dtype, kind):
         raise UserError(f"device {kind} cannot compute in {dtype} here: leave dtype out")
 
@@ -77,19 +69,6 @@ class Predictor:
             devices `torch.bfloat16` or `torch.float16` run the network under autocast.
         max_tokens: size of a batch, in padded source positions.
         max_source_length: longer sources are cut; `None` for no limit, `auto` for 1,024 where the source is text.
-
-    Example:
-        >>> from functools import partial
-        >>> from lit_seq2seq.features import Processor, Tokenizer
-        >>> from lit_seq2seq.nn import ParallelDecoder, TextEncoder
-        >>> tokenizer = Tokenizer(model="char")
-        >>> tokenizer.train(["abc"])
-        >>> small = dict(embedding_dim=4, hidden_size=6)
-        >>> model = Seq2SeqModel(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
-        >>> model.attach(Processor(tokenizer, tokenizer))
-        >>> outputs = list(Predictor(model).stream(["ab", "", "cab"]))
-        >>> len(outputs), outputs[1][0].text
-        (3, '')
     """
 
     def __init__(
@@ -97,16 +76,17 @@ class Predictor:
         model: Seq2SeqModel | Trained,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
-        max_tokens: int = 8192,
         *,
+        max_tokens: int = 8192,
         max_source_length: int | Literal["auto"] | None = "auto",
     ) -> None:
         model = model_of(model)
+        reason = "choose cpu, cuda, cuda:1 or mps"
         try:
-            self.model = model.eval().to(torch.device(device))
+            place, reason = torch.device(device), ""
+            self.model = model.eval().to(place)
         except (RuntimeError, AssertionError) as error:
-            reason = "choose cpu, cuda, cuda:1 or mps" if "device string" in str(error) else str(error).splitlines()[0]
-            raise UserError(f"device {device} cannot be used here: {reason}") from error
+            raise UserError(f"device {device} cannot be used here: {reason or str(error).splitlines()[0]}") from error
         for name, value in {"max_tokens": max_tokens, "max_source_length": max_source_length}.items():
             if isinstance(value, int) and value < 1:
                 raise UserError(f"{name}={value}: must be at least 1")
@@ -280,7 +260,7 @@ def _restored(
     multiprocess = sys.modules.get("multiprocess", multiprocessing)  # that of `datasets`
     if any(module.parent_process() is not None for module in (multiprocessing, multiprocess)):
         torch.set_num_threads(1)
-    return Predictor(pickle.loads(model), device, dtype, max_tokens, max_source_length=max_source_length)
+    return Predictor(pickle.loads(model), device, dtype, max_tokens=max_tokens, max_source_length=max_source_length)
 
 
 def _common(first: str, second: str) -> str:

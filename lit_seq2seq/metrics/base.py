@@ -26,23 +26,6 @@ class TextMetric(Metric, ABC):
         keeps_lines: whether line breaks make a difference.
         perfect: the score of right outputs, where it is the same for all texts that the metric fits; else 0.
         counts: `(C,)` integers, the sums so far.
-
-    Example:
-        >>> class RelativeLength(TextMetric):
-        ...     name = "relative_length"
-        ...     def __init__(self):
-        ...         super().__init__(size=2)
-        ...     def signature(self):
-        ...         return "RelativeLength"
-        ...     def _count(self, hypothesis, references):
-        ...         return [len(hypothesis), len(references[0])]
-        ...     def _score(self, counts):
-        ...         return 100 * counts[0] / max(counts[1], 1)
-        >>> metric = RelativeLength()
-        >>> metric.update(["one"], [["one two"]])
-        >>> metric.update(["two"], [["three"]])
-        >>> metric.compute()
-        tensor(50.)
     """
 
     name: ClassVar[str]

@@ -88,14 +88,7 @@ class CIDErD(TextMetric):
 
 
 def cider_d(rows: Sequence[Sequence[Words]]) -> float:
-    """Compute CIDEr-D in percent.
-
-    Args:
-        rows: of each segment the words of the output, then those of each reference.
-
-    Returns:
-        The mean over segments; 0 when there are none.
-    """
+    """Compute CIDEr-D in percent from the words of the output of each segment, then those of each reference."""
     frequency: Counter[Words] = Counter()
     for _, *references in rows:
         frequency.update({gram for words in references for grams in _grams(words) for gram in grams})

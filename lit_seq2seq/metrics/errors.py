@@ -8,9 +8,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from lit_seq2seq.metrics.base import TextMetric, case_of
+from lit_seq2seq.settings.arguments import checked
 
 
-class ExactMatch(TextMetric):
+class Comparison(TextMetric):
+    """What compares outputs with references, with or without regard to case."""
+
+    @checked
+    def __init__(self, lowercase: bool = False) -> None:
+        super().__init__(2)
+        self.lowercase = lowercase
+
+    def signature(self) -> str:
+        """Return the metric's name and its treatment of case."""
+        return f"{type(self).__name__}|case:{case_of(self.lowercase)}"
+
+
+class ExactMatch(Comparison):
     """Percentage of outputs that equal one of their references, character by character.
 
     Args:
@@ -19,14 +33,6 @@ class ExactMatch(TextMetric):
 
     name = "exact_match"
     higher_is_better = True
-
-    def __init__(self, lowercase: bool = False) -> None:
-        super().__init__(2)
-        self.lowercase = lowercase
-
-    def signature(self) -> str:
-        """Return the metric's name and its treatment of case."""
-        return f"{type(self).__name__}|case:{case_of(self.lowercase)}"
 
     def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:
         if self.lowercase:
@@ -53,7 +59,7 @@ class SequenceErrorRate(ExactMatch):
         return 100.0 * (segments - correct) / max(segments, 1)
 
 
-class _ErrorRate(TextMetric):
+class _ErrorRate(Comparison):
     """Edits per unit of reference text, in percent.
 
     Args:
@@ -62,27 +68,14 @@ class _ErrorRate(TextMetric):
 
     higher_is_better = False
 
-    def __init__(self, lowercase: bool = False) -> None:
-        super().__init__(2)
-        self.lowercase = lowercase
-
-    def signature(self) -> str:
-        """Return the metric's name and its treatment of case."""
-        return f"{type(self).__name__}|case:{case_of(self.lowercase)}"
-
     @abstractmethod
     def _split(self, text: str) -> Sequence[str]:
         """Return the units that are compared."""
 
     def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:
-        candidates = [self._count_one(hypothesis, reference) for reference in references]
-        return min(candidates, key=lambda counts: counts[0] / max(counts[1], 1))
-
-    def _count_one(self, hypothesis: str, reference: str) -> list[int]:
-        if self.lowercase:
-            hypothesis, reference = hypothesis.lower(), reference.lower()
-        units = self._split(reference)
-        return [edit_distance(self._split(hypothesis), units), len(units)]
+        found, *expected = (self._split(t.lower() if self.lowercase else t) for t in (hypothesis, *references))
+        counts = [[edit_distance(found, units), len(units)] for units in expected]
+        return min(counts, key=lambda pair: pair[0] / max(pair[1], 1))
 
     def _score(self, counts: list[int]) -> float:
         edits, length = counts
@@ -131,15 +124,7 @@ class CER(_ErrorRate):
 
 
 def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
-    """Return the fewest insertions, deletions and substitutions that turn `first` into `second` (Levenshtein, 1966).
-
-    Args:
-        first: S units, such as words or characters.
-        second: T units.
-
-    Returns:
-        An integer from 0 to max(S, T).
-    """
+    """Return the fewest insertions, deletions and substitutions that turn `first` into `second` (Levenshtein, 1966)."""
     index: dict[str, int] = {}
     target = np.array([index.setdefault(unit, len(index)) for unit in second], dtype=np.int64)  # (T,)
     columns = np.arange(len(target) + 1)

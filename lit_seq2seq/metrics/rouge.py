@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from lit_seq2seq.metrics.base import TextMetric
 from lit_seq2seq.types import UserError, install
@@ -55,11 +55,10 @@ class _ROUGE(TextMetric):
         return 100 * total / _UNIT / segments if segments else 0.0
 
 
-class _Words:
+class _Words(NamedTuple):
     """rouge-score's tokenizer, remembering texts: all kinds of ROUGE look at the same ones."""
 
-    def __init__(self, stem: bool) -> None:
-        self.stem = stem
+    stem: bool
 
     def tokenize(self, text: str) -> list[str]:
         """Split into lowercased words, stemmed if so wished."""

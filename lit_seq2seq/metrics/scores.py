@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torchmetrics import SumMetric
 
 from lit_seq2seq.metrics.base import TextMetric, TokenAverage
 from lit_seq2seq.metrics.scripts import lacks_spaces
@@ -29,6 +30,7 @@ class Scores(nn.Module):
     Attributes:
         names: under which the scores of the metrics are logged.
         signatures: of each score, by its name.
+        rows: number of outputs of the last pass.
         unknown_share: of the outputs of the last pass, how many hold a symbol that is unknown to the vocabulary.
         worst: for each metric how many times in a row it has been as bad as it can be.
 
@@ -55,16 +57,15 @@ class Scores(nn.Module):
         self.signatures: dict[str, str] = {}
         self.raw: nn.ModuleList | None = None  # the metrics of the texts as they are, once a text has changed
         self.changed, self.unknown = TokenAverage(), TokenAverage()
-        self.unknown_share = 0.0
+        self.segments = SumMetric()
+        self.rows, self.unknown_share = 0, 0.0
         self.worst: Counter[str] = Counter()
 
     @property
     def modes(self) -> dict[str, str]:
         """Whether more (`max`) or less (`min`) is better, by name of the score; of metrics that say it."""
-        metrics = zip(self.names, self._metrics(), strict=True)
-        modes = {
-            name: "max" if up else "min" for name, metric in metrics if (up := metric.higher_is_better) is not None
-        }
+        known = {name: metric.higher_is_better for name, metric in zip(self.names, self._metrics(), strict=True)}
+        modes = {name: "max" if up else "min" for name, up in known.items() if up is not None}
         return {"loss": "min", "ppl": "min", **modes, **{f"{name}_raw": mode for name, mode in modes.items()}}
 
     def _metrics(self, raw: bool = False) -> Iterator[TextMetric]:
@@ -89,6 +90,7 @@ class Scores(nn.Module):
             form: brings outputs and references into one form.
         """
         self.nll.update(nll, tokens)
+        self.segments.update(len(hypotheses))
         outputs = [form(text) for text in hypotheses]
         references = [[form(text) for text in row] for row in batch.references]
         pairs = zip(zip(outputs, references, strict=True), zip(hypotheses, batch.references, strict=True), strict=True)
@@ -112,6 +114,7 @@ class Scores(nn.Module):
         nll = self.nll.compute()
         scores = {"loss": nll, "ppl": nll.exp()}
         changed, self.unknown_share = bool(self.changed.compute() > 0), float(self.unknown.compute())
+        self.rows = int(self.segments.compute())
         if changed and self.raw is None:  # no text of this process has
             self.raw = copy.deepcopy(self.metrics).train()
         for name, metric in zip(self.names, self._metrics(), strict=True):
@@ -125,12 +128,7 @@ class Scores(nn.Module):
         return scores
 
     def try_on(self, references: Sequence[str], sources: Sequence[str]) -> None:
-        """Warn of metrics that cannot measure texts like these: right outputs would have the worst score, too.
-
-        Args:
-            references: some references of the split, one per example.
-            sources: the texts of their sources.
-        """
+        """Warn of metrics that cannot measure texts like these: right outputs would have the worst score, too."""
         for name, metric in zip(self.names, self._metrics(), strict=True):
             perfect = copy.deepcopy(metric)
             perfect.reset()
@@ -152,7 +150,7 @@ class Scores(nn.Module):
     def reset(self) -> None:
         """Forget all batches."""
         self.raw = None
-        for metric in (self.nll, self.changed, self.unknown, *self._metrics()):
+        for metric in (self.nll, self.segments, self.changed, self.unknown, *self._metrics()):
             metric.reset()
 
 
@@ -175,14 +173,9 @@ def _names(metrics: Sequence[TextMetric]) -> list[str]:
         places = [place for place, other in enumerate(names) if other == name]
         for place, suffix in zip(places, _differences([metrics[place].signature() for place in places]), strict=True):
             names[place] += suffix
-    if doubled := [
-        name
-        for name, count in Counter([*names, *(f"{name}_raw" for name in names), "loss", "ppl"]).items()
-        if count > 1
-    ]:
-        raise UserError(
-            f"several scores would be called {doubled[0]}: leave out a metric, or give its class another name"
-        )
+    scores = Counter([*names, *(f"{name}_raw" for name in names), "loss", "ppl"])
+    if doubled := next((name for name, count in scores.items() if count > 1), None):
+        raise UserError(f"several scores would be called {doubled}: leave out a metric, or give its class another name")
     return names
 
 

@@ -45,17 +45,8 @@ def plot_attention(
 ) -> Figure:
     """Draw the attention weight of every target token (rows) on every source token (columns).
 
-    The alignment picture of Bahdanau et al. (2015, figure 3, https://arxiv.org/abs/1409.0473).
-
-    Args:
-        weights: `(T, S)`, each from 0 to 1.
-        source_tokens: S tokens.
-        target_tokens: T tokens.
-        path: where to save it; the suffix chooses the format (png, pdf, svg). `None` saves nothing.
-        title: what is written above.
-
-    Returns:
-        The figure.
+    The alignment picture of Bahdanau et al. (2015, figure 3, https://arxiv.org/abs/1409.0473). The arguments are those
+    of `AttentionExample`, and the path to save it to, whose suffix chooses the format (png, pdf, svg).
 
     Raises:
         UserError: if the weights are not `(T, S)`.
@@ -85,13 +76,6 @@ def plot_attention_grid(
 
     Raises:
         UserError: if there are no examples, or the weights of one do not fit its tokens.
-
-    Example:
-        >>> import torch
-        >>> from lit_seq2seq.plots import AttentionExample, plot_attention_grid
-        >>> example = AttentionExample(torch.eye(2), ["ein", "Haus"], ["a", "house"], title="1")
-        >>> len(plot_attention_grid([example, example]).axes)  # two panels and the colour bar
-        3
     """
     if not examples:
         raise UserError("plot_attention_grid expects one or more examples, but got none")

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 def make_app(
     model: str,
     limits: RequestLimits,
+    *,
     max_batch_size: int = 32,
     batch_timeout: float = 0.01,
-    *,
     stream: bool = True,
     device: str = "cpu",
     threads: int = 1,
@@ -44,17 +44,8 @@ def make_app(
 ) -> FastAPI:
     """Make the web application: `POST /predict`, `/predict/file` and `/stream`, `GET /health`, `/info`, `/docs`.
 
-    Args:
-        model: folder or hub id.
-        limits: what requests may ask for.
-        max_batch_size: greatest number of requests that go through the network together.
-        batch_timeout: seconds that the first request of a batch waits for others.
-        stream: whether there is `/stream`.
-        device: `cpu`, `cuda` or `mps`.
-        threads: number of torch's threads.
-        dtype: what to compute in; see `Predictor`.
-        local: answer only requests that are addressed to this machine, not those of web pages that pretend to be it.
-        **loading: see `Seq2SeqModel.from_pretrained`.
+    The arguments are the options of `lit-seq2seq serve`. If `local`, only requests are answered that are addressed to
+    this machine, not those of web pages that pretend to be it.
 
     Raises:
         UserError: packages are missing, there is no such model, or the device cannot compute in `dtype`.
@@ -119,9 +110,8 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
         raise UserError(f"port={options.port}: must be from 1024 to 65535")
     from lit_seq2seq.serve.schema import RequestLimits
 
-    limits = RequestLimits(
-        options.max_length, options.max_bytes, options.max_new_tokens, options.max_beams, options.timeout
-    )
+    asked = ("max_length", "max_bytes", "max_new_tokens", "max_beams", "timeout")
+    limits = RequestLimits(**{name: options[name] for name in asked})
     names = ("max_batch_size", "batch_timeout", "stream", "device", "threads")
     own = {name: options[name] for name in names}
     with _stopping(), _listener(options.host, options.port) as listener:

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,10 +14,10 @@ import torch
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 
-from lit_seq2seq.inference.pipelines import override
 from lit_seq2seq.inference.predictor import Generated, Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.serve.batches import Batcher, BusyError
@@ -40,12 +39,7 @@ class Work(NamedTuple):
 
 
 class Service:
-    """What a model answers, and what may be asked of it.
-
-    Args:
-        predictor: the model.
-        limits: what requests may ask for.
-    """
+    """What a model answers, and what may be asked of it."""
 
     def __init__(self, predictor: Predictor, limits: RequestLimits) -> None:
         self.predictor, self.limits = predictor, limits
@@ -62,7 +56,7 @@ class Service:
         if asked.size() > limits.max_length:
             raise HTTPException(413, f"the input has a length of {asked.size()}: must be at most {limits.max_length}")
         own = replace(own, max_new_tokens=min(own.max_new_tokens, limits.max_new_tokens))
-        config = override(own, {**default, **asked.options()})
+        config = own.changed({**default, **asked.options()})
         most = {"num_beams": limits.max_beams, "num_return_sequences": limits.max_beams}
         for name, value in {**most, "max_new_tokens": limits.max_new_tokens}.items():
             if getattr(config, name) > value:
@@ -121,12 +115,7 @@ class Service:
 
 
 class Streams:
-    """Streams one after the other, computed in a thread.
-
-    Args:
-        service: makes the pieces.
-        thread: where; the same for all pieces of a stream.
-    """
+    """Streams one after the other, each of them computed in one thread."""
 
     def __init__(self, service: Service, thread: ThreadPoolExecutor) -> None:
         self.service, self.thread = service, thread
@@ -158,39 +147,43 @@ def _told(error: RequestValidationError | ValidationError) -> list[dict[str, Any
     return [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
 
 
+async def _explain(request: Request, error: Exception) -> JSONResponse:
+    """Answer what does not get through: by the request, the model's limits, or a mistake of ours."""
+    if isinstance(error, RequestValidationError):
+        return JSONResponse({"detail": _told(error)}, 422)
+    if isinstance(error, UserError):
+        return JSONResponse({"detail": str(error)}, 504 if isinstance(error, BusyError) else 422)
+    return JSONResponse({"detail": "the server failed: its log says why"}, 500)
+
+
 def make_app(
     service: Service, name: str, most: int, wait: float, *, stream: bool = True, threads: int = 1, local: bool = True
 ) -> FastAPI:
     """Make the web application; see `lit_seq2seq.serve.make_app`."""
-    limits, kind, model = service.limits, service.request, service.predictor.model
-    begin = partial(torch.set_num_threads, threads)
-    batches = Batcher(service.generate, ThreadPoolExecutor(1, initializer=begin), most, wait, timeout=limits.timeout)
-    streams = Streams(service, ThreadPoolExecutor(1, initializer=begin))
+    limits, begin = service.limits, partial(torch.set_num_threads, threads)
+    first, second = (ThreadPoolExecutor(1, initializer=begin) for _ in range(2))
+    batches = Batcher(service.generate, first, most=most, wait=wait, timeout=limits.timeout)
+    bounds = Middleware(Bounds, max_bytes=limits.max_bytes, seconds=limits.timeout)
+    app = FastAPI(
+        title=f"lit_seq2seq: {service.predictor.model.task}",
+        lifespan=batches.running,
+        middleware=[*([Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)] if local else []), bounds],
+        exception_handlers=dict.fromkeys((RequestValidationError, UserError, Exception), _explain),
+        docs_url=None,
+        redoc_url=None,
+    )
+    _add_predictions(app, service, batches)
+    if stream:
+        _add_stream(app, service, Streams(service, second))
+    asked = {"max_length": limits.max_length, "max_bytes": limits.max_bytes, "timeout": limits.timeout}
+    asked |= {"max_new_tokens": limits.max_new_tokens, "max_beams": limits.max_beams}
+    about = {"device": str(service.predictor.model.device), "stream": stream, "max_batch_size": most, **asked}
+    _add_pages(app, service, {"model": {"model": name, "task": service.predictor.model.task}, "server": about})
+    return app
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(batches.run())
-        yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
-    app = FastAPI(title=f"lit_seq2seq: {model.task}", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Bounds, max_bytes=limits.max_bytes, seconds=limits.timeout)
-    if local:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)
-
-    @app.exception_handler(RequestValidationError)
-    async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"detail": _told(error)}, 422)
-
-    @app.exception_handler(UserError)
-    async def refuse(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 504 if isinstance(error, BusyError) else 422)
-
-    @app.exception_handler(Exception)
-    async def fail(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "the server failed: its log says why"}, 500)
+def _add_predictions(app: FastAPI, service: Service, batches: Batcher[Work, list[Generated]]) -> None:
+    kind = service.request
 
     async def answer(asked: GenerateRequest) -> GenerateResponse:
         found = await batches.ask(service.work(asked))
@@ -213,13 +206,17 @@ def make_app(
                 raise HTTPException(422, _told(error)) from error
             return await answer(asked)
 
-    if stream:
 
-        @app.post("/stream")
-        async def pieces(asked: kind) -> StreamingResponse:  # type: ignore[valid-type]
-            """One output in pieces, as lines of JSON."""
-            return StreamingResponse(streams.lines(service.stream_work(asked)), media_type="application/x-ndjson")
+def _add_stream(app: FastAPI, service: Service, streams: Streams) -> None:
+    kind = service.request
 
+    @app.post("/stream")
+    async def pieces(asked: kind) -> StreamingResponse:  # type: ignore[valid-type]
+        """One output in pieces, as lines of JSON."""
+        return StreamingResponse(streams.lines(service.stream_work(asked)), media_type="application/x-ndjson")
+
+
+def _add_pages(app: FastAPI, service: Service, about: dict[str, Any]) -> None:
     @app.get("/health")
     async def health() -> PlainTextResponse:
         """Whether the model is loaded."""
@@ -228,17 +225,12 @@ def make_app(
     @app.get("/info")
     async def info() -> dict[str, Any]:
         """The model, and what may be asked of it."""
-        asked = {"max_length": limits.max_length, "max_bytes": limits.max_bytes, "timeout": limits.timeout}
-        asked |= {"max_new_tokens": limits.max_new_tokens, "max_beams": limits.max_beams}
-        about = {"device": str(model.device), "stream": stream, "max_batch_size": most, **asked}
-        return {"model": {"model": name, "task": model.task}, "server": about}
+        return about
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(overview(app.openapi(), kind.__name__))
+        return HTMLResponse(overview(app.openapi(), service.request.__name__))
 
     @app.get("/", include_in_schema=False)
     async def index() -> RedirectResponse:
         return RedirectResponse("/docs")
-
-    return app

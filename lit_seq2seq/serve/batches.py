@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -40,9 +41,9 @@ class Batcher(Generic[Asked, Answer]):
         self,
         compute: Callable[[list[Asked]], list[Answer | Exception]],
         thread: Executor,
+        *,
         most: int,
         wait: float,
-        *,
         timeout: float,
     ) -> None:
         self.compute, self.thread = compute, thread
@@ -70,12 +71,22 @@ class Batcher(Generic[Asked, Answer]):
             batch = await self._gather()
             for one in batch:
                 one.turn.set_result(None)
-            asked = [one.asked for one in batch]
-            for one, found in zip(batch, await self._answers(asked), strict=True):
+            asked, loop = [one.asked for one in batch], asyncio.get_running_loop()
+            answers = await loop.run_in_executor(self.thread, self.compute, asked)
+            for one, found in zip(batch, answers, strict=True):
                 if isinstance(found, Exception):
                     one.answer.set_exception(found)
                 else:
                     one.answer.set_result(found)
+
+    @asynccontextmanager
+    async def running(self, *_: object) -> AsyncIterator[None]:
+        """Compute in the background."""
+        task = asyncio.create_task(self.run())
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
     async def _gather(self) -> list[_Waiting[Asked, Answer]]:
         batch = [await self.queue.get()]
@@ -88,6 +99,3 @@ class Batcher(Generic[Asked, Answer]):
             except TimeoutError:
                 break
         return [one for one in batch if not one.turn.done()]  # others have given up
-
-    async def _answers(self, asked: list[Asked]) -> list[Answer | Exception]:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, self.compute, asked)

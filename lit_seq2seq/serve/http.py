@@ -36,13 +36,7 @@ class Http(H11Protocol):
 
 
 class Bounds:
-    """Refuses a body that is too large, or that takes too long to arrive.
-
-    Args:
-        app: reads the body.
-        max_bytes: greatest size.
-        seconds: that it may take.
-    """
+    """Refuses a body that is too large, or that takes too long to arrive."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
         self.app, self.max_bytes, self.seconds = app, max_bytes, seconds

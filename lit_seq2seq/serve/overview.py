@@ -4,55 +4,21 @@ from __future__ import annotations
 
 import json
 from html import escape
+from pathlib import Path
+from string import Template
 from typing import Any
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; width: 100% }}
-td, th {{ border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; vertical-align: top }}
-code, textarea, pre {{ font: 14px/1.5 ui-monospace, monospace }}
-textarea {{ width: 100%; height: 6rem; box-sizing: border-box }}
-pre {{ background: #f5f5f5; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; min-height: 1.5rem }}
-</style></head><body>
-<h1>{title}</h1>
-<table><tr><th>route</th><th>what it does</th></tr>{routes}</table>
-<h2>A request</h2>
-<p>JSON with <code>{input}</code>, and options of generation where they should differ from the model's own:</p>
-<table><tr><th>name</th><th>type</th><th>meaning</th></tr>{fields}</table>
-<h2>Try it</h2>
-<p><textarea id="body" aria-label="request">{example}</textarea></p>
-{file}<p>{buttons}</p>
-<pre id="answer"></pre>
-<p>The same as a schema: <a href="/openapi.json">/openapi.json</a></p>
-<script>
-async function send(path) {{
-  const shown = document.getElementById("answer"), text = document.getElementById("body").value;
-  const body = path === "/predict/file" ? document.getElementById("file").files[0] : text;
-  shown.textContent = "...";
-  try {{
-    const answer = await fetch(path, {{method: "POST", headers: {{"Content-Type": "application/json"}}, body}});
-    shown.textContent = (answer.ok ? "" : answer.status + " ") + await answer.text();
-  }} catch (error) {{ shown.textContent = String(error); }}
-}}
-for (const button of document.querySelectorAll("button")) button.onclick = () => send(button.dataset.path);
-</script></body></html>
-"""
+_PAGE = Template(Path(__file__).with_name("overview.html").read_text(encoding="utf-8"))
 
 
 def overview(schema: dict[str, Any], request: str) -> str:
-    """Write the page.
-
-    Args:
-        schema: OpenAPI's, as FastAPI makes it.
-        request: name of the requests in it.
-    """
+    """Write the page for OpenAPI's `schema`, as FastAPI makes it, and the name that its requests have there."""
     fields = schema["components"]["schemas"][request]
     (given,) = fields["required"]
     inputs = {given: fields["properties"].pop(given)} | fields["properties"]
     routes = {path: next(iter(methods.items())) for path, methods in schema["paths"].items()}
     tried = [path for path, (method, _) in routes.items() if method == "post"]
-    return _PAGE.format(
+    return _PAGE.substitute(
         title=escape(schema["info"]["title"]),
         routes="".join(
             _row(f"<code>{method.upper()} {escape(path)}</code>", escape(route.get("description", "")))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from lit_seq2seq.features import Feature
 from lit_seq2seq.inference.pictures import attention_figure
-from lit_seq2seq.inference.pipelines import load_model, override
+from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.inference.predictor import Generated, Predictor
 from lit_seq2seq.settings import Dtype
 from lit_seq2seq.settings.options import add_loading, loading_of
@@ -33,11 +33,6 @@ class Page:
 
     Args:
         predictor: the model.
-
-    Example:
-        >>> import inspect
-        >>> list(inspect.signature(Page.answer).parameters)[1:4]
-        ['raw', 'num_beams', 'num_outputs']
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -49,21 +44,12 @@ class Page:
         return self.predictor.model.processor.source_feature
 
     def answer(
-        self, raw: Any, num_beams: int, num_outputs: int, max_new_tokens: int, sample: bool, temperature: float
+        self, raw: Any, num_beams: int, num_outputs: int, max_new_tokens: int, *, sample: bool, temperature: float
     ) -> Answer:
-        """Generate from one input.
+        """Generate from one input, as the component of the page gives it.
 
-        Args:
-            raw: the input, as the component of the page gives it.
-            num_beams: beams of the search; sampling uses none.
-            num_outputs: outputs to show, at most `num_beams` unless sampling.
-            max_new_tokens: limit of their length.
-            sample: whether to draw at random.
-            temperature: of the sampling.
-
-        Returns:
-            The symbols of the best output, each with one minus its probability; a row of score and text for each
-            output; and the picture of the best one's attention, if there is one.
+        Returned are the symbols of the best output, each with one minus its probability; a row of score and text for
+        each output; and the picture of the best one's attention, if there is one.
 
         Raises:
             UserError: there is no input, it cannot be read, or the options do not fit.
@@ -75,7 +61,7 @@ class Page:
             options |= {"do_sample": True, "temperature": temperature, "num_beams": 1}
         else:
             options |= {"do_sample": False, "num_beams": max(num_beams, num_outputs)}
-        config = override(self.predictor.model.generation, options)
+        config = self.predictor.model.generation.changed(options)
         outputs = next(self.predictor.stream([raw], config, return_attention=True))
         rows = [[f"{output.score:.3f}", output.text] for output in outputs]
         return _doubts(outputs[0]), rows, attention_figure([raw], outputs[:1], self.feature)
@@ -87,9 +73,10 @@ class Page:
         generation = self.predictor.model.generation
         is_file = self.feature.medium in ("image", "audio")
 
-        def answer(given: Any, *options: Any) -> Answer:
+        def answer(given: Any, beams: int, outputs: int, length: int, draw: bool, temperature: float) -> Answer:
+            raw = Path(given).read_bytes() if is_file and given is not None else given
             try:
-                return self.answer(Path(given).read_bytes() if is_file and given is not None else given, *options)
+                return self.answer(raw, beams, outputs, length, sample=draw, temperature=temperature)
             except UserError as error:
                 raise gradio.Error(str(error), print_exception=False) from error
 
@@ -133,15 +120,12 @@ class Page:
 
 
 def launch(page: gradio.Blocks, port: int | None = None, block: bool = True) -> str:
-    """Show a page to this machine alone, and not to web pages whose name leads here.
+    """Show a page to this machine alone, and not to web pages whose name leads here; return its address.
 
     Args:
         page: from `Page.build`.
         port: any free one if `None`.
         block: whether to return only when interrupted.
-
-    Returns:
-        Its address.
 
     Raises:
         OSError: the port is taken.

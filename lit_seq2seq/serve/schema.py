@@ -5,45 +5,34 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from lit_seq2seq.features import Feature
 from lit_seq2seq.features.feature import Medium
-from lit_seq2seq.runtime.config import LengthNormalization
+from lit_seq2seq.settings.options import search_options
 from lit_seq2seq.types import UserError
 
+_OPTIONS: dict[str, Any] = {
+    name: (kind | None, Field(None, description=about)) for name, kind, about in search_options()
+}
 
-class GenerateRequest(BaseModel):
+
+class GenerateRequest(create_model("Options", **_OPTIONS)):  # type: ignore[misc]
     """Options of generation, those of the model where left out; see `GenerationConfig`."""
 
     model_config = ConfigDict(extra="forbid")
-
-    num_beams: int | None = Field(None, ge=1, description="hypotheses kept; 1 is greedy search")
-    num_return_sequences: int | None = Field(None, ge=1, description="outputs, best first")
-    max_new_tokens: int | None = Field(None, ge=1, description="greatest length of the output, in symbols")
-    min_new_tokens: int | None = Field(None, ge=0)
-    no_repeat_ngram_size: int | None = Field(None, ge=0)
-    early_stopping: bool | Literal["never"] | None = Field(None, description="whether a beam may end early")
-    length_penalty: float | None = None
-    length_normalization: LengthNormalization | None = None
-    coverage_penalty: float | None = Field(None, description="on source positions that are left out")
-    ctc_weight: float | None = Field(None, description="share of CTC in the scores, 0 to 1")
-    do_sample: bool | None = Field(None, description="draw each symbol at random")
-    temperature: float | None = Field(None, gt=0)
-    top_k: int | None = Field(None, ge=0)
-    top_p: float | None = Field(None, gt=0, le=1)
-    shortlist: bool | None = Field(None, description="choose among likely symbols only, for speed")
-    seed: int | None = Field(None, description="of the random numbers")
+    given: ClassVar[str]
+    """Name of the input."""
 
     def raw(self) -> Any:
         """Return the input."""
-        raise NotImplementedError
+        return getattr(self, self.given)
 
     def size(self) -> int:
         """Count what `RequestLimits.max_length` limits."""
-        raise NotImplementedError
+        return len(self.raw())
 
     def options(self) -> dict[str, Any]:
         """Return the options that are given."""
@@ -51,45 +40,28 @@ class GenerateRequest(BaseModel):
 
 
 class TextRequest(GenerateRequest):
-    """A text."""
+    """A text, limited by its characters."""
 
+    given = "text"
     text: str = Field(description="the input")
-
-    def raw(self) -> str:
-        """Return the text."""
-        return self.text
-
-    def size(self) -> int:
-        """Count characters."""
-        return len(self.text)
 
 
 class RecordRequest(GenerateRequest):
-    """A record, in any of the forms that `Records` reads."""
+    """A record, in any of the forms that `Records` reads, limited by the characters of its text."""
 
+    given = "record"
     record: str | dict[str, Any] | list[Any] = Field(description="the input")
 
-    def raw(self) -> Any:
-        """Return the record."""
-        return self.record
-
     def size(self) -> int:
-        """Count the characters of its text."""
+        """Count characters."""
         return len(str(self.record))
 
 
 class FramesRequest(GenerateRequest):
-    """Ready feature vectors."""
+    """Ready feature vectors, limited by their number."""
 
+    given = "frames"
     frames: list[list[float]] = Field(description="the input, one list of numbers for each position")
-
-    def raw(self) -> list[list[float]]:
-        """Return the frames."""
-        return self.frames
-
-    def size(self) -> int:
-        """Count frames."""
-        return len(self.frames)
 
 
 def _from_base64(value: object) -> bytes:
@@ -107,11 +79,8 @@ def _from_base64(value: object) -> bytes:
 class FileRequest(GenerateRequest):
     """A recording or an image, as the bytes of a file in any common format."""
 
+    given = "data"
     data: Annotated[bytes, BeforeValidator(_from_base64)] = Field(description="the file, in base64", min_length=1)
-
-    def raw(self) -> bytes:
-        """Return the bytes."""
-        return self.data
 
     def size(self) -> int:
         """Return 0: the size of the whole request is limited instead."""

@@ -104,7 +104,7 @@ def renamed(names: Mapping[str, str]) -> Callable[[F], F]:
 def extends(base: type) -> Callable[[F], F]:
     """Give a constructor, which hands its further arguments to `base`, the signature of both, and check all.
 
-    Arguments of its own come last.
+    Arguments of its own come last; what `base` says of its arguments becomes the words of the constructor.
     """
     theirs = inspect.signature(base).parameters
     hints = {name: _hint(one.annotation, vars(base)["__init__"]) for name, one in theirs.items()}
@@ -113,6 +113,7 @@ def extends(base: type) -> Callable[[F], F]:
         mine = inspect.signature(function)
         own = [one for one in mine.parameters.values() if one.kind != one.VAR_KEYWORD]
         more = [one.replace(annotation=hints[name]) for name, one in theirs.items() if name not in mine.parameters]
+        function.__doc__ = base.__doc__
         function.__signature__ = mine.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
         return checked(function)
 

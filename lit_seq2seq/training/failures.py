@@ -26,12 +26,7 @@ _LONGEST = 1200
 
 
 def explain(error: BaseException) -> str | None:
-    """Say in one line what a user can do about `error`; `None` if it is not a user's to mend.
-
-    Example:
-        >>> explain(MisconfigurationException("no such device")), explain(KeyError("a"))
-        ('no such device', None)
-    """
+    """Say in one line what a user can do about `error`; `None` if it is not a user's to mend."""
     text = _one_line(error)
     if isinstance(error, MisconfigurationException) and "No supported gpu backend" in text:
         return "there is no GPU here that torch can use: leave trainer.accelerator out, or set it to cpu"
@@ -129,10 +124,6 @@ class FailureReport(Callback):
     """Says which of several processes failed and why, at once: before its end makes the others fail.
 
     Torchrun is told too, for its summary.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[FailureReport()], accelerator="cpu", logger=False)
     """
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

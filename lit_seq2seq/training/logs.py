@@ -321,15 +321,7 @@ def run_of(checkpoint: str | Path, root: Path) -> Path | None:
 
 
 def last_checkpoint(root: str | Path, folder: str | None) -> str | None:
-    """Find the newest whole checkpoint to resume from.
-
-    Args:
-        root: folder of the runs.
-        folder: folder of the checkpoints, here or elsewhere, if they are not with their runs.
-
-    Returns:
-        A `last*.ckpt`; `None` if there is none.
-    """
+    """Find the newest whole `last*.ckpt` to resume from, below the folder of the runs or in that of checkpoints."""
     folders = [folder] if folder else [*Path(root).glob("version_*/checkpoints"), Path(root) / "checkpoints"]
     found = sorted((one for where in folders for one in _last_files(where)), reverse=True)
     for _, path in found:

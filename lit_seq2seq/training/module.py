@@ -8,8 +8,8 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
+from functools import partial, update_wrapper
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast
 
 import lightning
 import torch
@@ -48,22 +48,15 @@ from lit_seq2seq.training.resuming import (
     tell_other_network,
 )
 from lit_seq2seq.training.split_batches import SplitBatches
-from lit_seq2seq.types import (
-    Batch,
-    Encoded,
-    Hypothesis,
-    Padded,
-    PredictedText,
-    Prediction,
-    Source,
-    UserError,
-)
+from lit_seq2seq.types import Batch, PredictedText, Prediction, UserError
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
     from lit_seq2seq.data.module import Seq2SeqDataModule
 
+P = ParamSpec("P")
+R = TypeVar("R")
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 MetricFactory = Callable[[], TextMetric]
@@ -81,20 +74,23 @@ class EvaluationOutput(TypedDict):
     rows: Tensor
 
 
+def _of_model(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Make a method that hands over to the model, with the signature and the words of the model's own."""
+
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast(R, getattr(self.model, method.__name__)(*args, **kwargs))
+
+    update_wrapper(call, method)
+    return call
+
+
 class LitSeq2Seq(lightning.LightningModule):
     """An encoder-decoder with its loss, search, metrics and optimizer.
 
     Sizes come from the data: the network is built when the trainer has set up the data module, or from the saved
-    processor. Every argument is a plain value or a factory, so that a YAML recipe, a checkpoint and a model folder can
-    all describe the model alike.
+    processor. The arguments of `Seq2SeqModel` come before these.
 
     Args:
-        encoder: makes the encoder from the size of the source vocabulary (or features).
-        decoder: makes the decoder from the size of the target vocabulary and the encoder's shape.
-        tie_embeddings: which embeddings share weights; see `EncoderDecoder`.
-        output: makes the output layer from the sizes of what the decoder hands over and of the target vocabulary.
-        attention_losses: makes each of the terms that are added to the loss for what attention does.
-        auxiliary: makes what predicts the target beside the decoder and shares in the loss, such as `CTC`.
         label_smoothing: probability mass spread over the vocabulary (Szegedy et al. 2016), from 0 to below 1.
         split_on_oom: take the gradient of a batch in parts where the memory does not suffice for all of it; see
             `lit_seq2seq.training.split_batches`.
@@ -102,30 +98,12 @@ class LitSeq2Seq(lightning.LightningModule):
         lr_scheduler: makes the schedule from the optimizer, stepped with the optimizer; `None` for a constant rate.
         lr_factors: what the learning rate of parts is multiplied by, such as `{"encoder": 0.1}`, or a number below 1,
             by which it falls from each block of the encoder to the one under it; see `parameter_groups`.
-        generation: options of search for validate, test and predict.
         fit_num_beams: beams of the search that runs after each training epoch.
         metrics: makes each of the corpus metrics.
-        reranker: makes what orders the hypotheses of a beam anew by their texts; `None` leaves them as they are.
-        task: the hub's name of the task, for the model card and the pipeline.
         source_vectors: file of pretrained word vectors for the source embedding; see `load_vectors`.
         target_vectors: the same for the target embedding.
         init_from: folder or hub id of a trained model whose weights `fit` starts from; see `adapt`. Recipes take its
             network, metrics and search from there, too, and its processor, unless they have their own.
-
-    Example:
-        >>> from functools import partial
-        >>> from lit_seq2seq.features import Processor, Records, Tokenizer
-        >>> tokenizer = Tokenizer(model="char")
-        >>> tokenizer.train(["abc"])
-        >>> small = dict(embedding_dim=4, hidden_size=6)
-        >>> model = LitSeq2Seq(partial(TextEncoder, **small), partial(ParallelDecoder, **small))
-        >>> model.attach(Processor(tokenizer, tokenizer))
-        >>> encoded = model.encode(model.processor.source(["ab", "cab"]))
-        >>> encoded.memory.values.shape
-        torch.Size([2, 4, 6])
-        >>> hypotheses = model.decode(encoded, GenerationConfig(max_new_tokens=5))
-        >>> len(hypotheses)
-        2
     """
 
     @extends(Seq2SeqModel)
@@ -191,38 +169,14 @@ class LitSeq2Seq(lightning.LightningModule):
         """Source feature and target tokenizer; see `Seq2SeqModel`."""
         return self.model.processor
 
-    def attach(self, processor: Processor) -> None:
-        """Give the model its vocabulary; see `Seq2SeqModel.attach`."""
-        self.model.attach(processor)
-
-    def adapt(self, processor: Processor) -> None:
-        """Give a trained model another vocabulary; see `Seq2SeqModel.adapt`."""
-        self.model.adapt(processor)
-
-    def encode(self, source: Source | Sequence[Any]) -> Encoded:
-        """Encode a batch of sources; see `Seq2SeqModel.encode`."""
-        return self.model.encode(source)
-
-    def decode(self, encoded: Encoded, *args: Any, **options: Any) -> list[list[Hypothesis]]:
-        """Search for the best outputs of an encoded batch; see `Seq2SeqModel.decode`."""
-        return self.model.decode(encoded, *args, **options)
-
-    def generate(self, source: Source | Sequence[Any], *args: Any, **options: Any) -> list[list[Hypothesis]]:
-        """Encode and decode; see `Seq2SeqModel.generate`."""
-        return self.model.generate(source, *args, **options)
-
-    @checked
-    def forward(self, source: Source, target: Padded) -> Tensor:
-        """Score every symbol at every position of given targets: logits `(B, T, V)`."""
-        return self.model.forward(source, target)
-
-    def save_pretrained(self, folder: str | os.PathLike[str], scores: Mapping[str, float] | None = None) -> None:
-        """Write a model folder; see `Seq2SeqModel.save_pretrained`."""
-        self.model.save_pretrained(folder, scores)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Put the model on the Hugging Face hub; see `Seq2SeqModel.push_to_hub`."""
-        return self.model.push_to_hub(repo_id, **options)
+    attach = _of_model(Seq2SeqModel.attach)
+    adapt = _of_model(Seq2SeqModel.adapt)
+    encode = _of_model(Seq2SeqModel.encode)
+    decode = _of_model(Seq2SeqModel.decode)
+    generate = _of_model(Seq2SeqModel.generate)
+    forward = _of_model(Seq2SeqModel.forward)
+    save_pretrained = _of_model(Seq2SeqModel.save_pretrained)
+    push_to_hub = _of_model(Seq2SeqModel.push_to_hub)
 
     @classmethod
     @checked
@@ -231,14 +185,8 @@ class LitSeq2Seq(lightning.LightningModule):
     ) -> Self:
         """Load a model from a folder or a hub repository, to be used, scored or trained further.
 
-        Args:
-            name: folder or hub id.
-            changes: arguments in place of the saved ones, such as `{"lr_factors": {"encoder": 0.1}}`.
-            **options: `revision`, `token`, `cache_dir`, `local_files_only`, `trust`; see
-                `lit_seq2seq.files.paths.Loading`.
-
-        Raises:
-            UserError: the folder is missing, damaged or not trusted, or its weights do not fit the changes.
+        The arguments are those of `Seq2SeqModel.from_pretrained`; `changes` may also be in how it is trained, such as
+        `{"lr_factors": {"encoder": 0.1}}`.
         """
         folder = load_folder(name, **options)
         if unknown := folder.config["model"].keys() - inspect.signature(cls).parameters.keys():
@@ -327,7 +275,7 @@ class LitSeq2Seq(lightning.LightningModule):
         if self.split_batches is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise UserError("split_on_oom takes gradients that are not scaled: use bf16-mixed instead of 16-mixed")
         data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
-        self.model.provenance = replace(self.model.provenance, data=data, on_hub=on_hub, scores={})
+        self.model.provenance = replace(self.model.provenance, data=data, on_hub=on_hub, scores={}, rows={})
         self._try_metrics("validation")
 
     def _check_watching(self, *watching: object) -> None:
@@ -390,7 +338,8 @@ class LitSeq2Seq(lightning.LightningModule):
         if checkpoint and before is None:  # of version 0.1
             before = checkpoint["lr_schedulers"][0].get("total_steps")
         (config,), (optimizer,) = self.trainer.lr_scheduler_configs, self.trainer.optimizers
-        tell_length(optimizer, config.scheduler, self._steps, before, done=self.trainer.global_step)
+        steps, done = self._steps, self.trainer.global_step
+        tell_length(optimizer, config.scheduler, steps=steps, before=before, done=done)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, to be averaged over all target tokens of the optimizer step."""
@@ -578,6 +527,8 @@ class LitSeq2Seq(lightning.LightningModule):
         for name, score in found.items():
             # Equal on all processes; `sync_dist` only tells Lightning so.
             self.log(f"{split}_{name}", score, prog_bar=not name.endswith("_raw"), sync_dist=True)
+        provenance = self.model.provenance
+        self.model.provenance = replace(provenance, rows={**provenance.rows, split: self.scores.rows})
         if self.trainer.sanity_checking:
             self.scores.worst.clear()
         elif self.trainer.state.fn == "fit":

@@ -94,12 +94,7 @@ def begin_next_epoch_if_finished(loop: _FitLoop) -> None:
 
 
 def tell_other_network(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Warn where the settings of a network are not those that weights were trained with, though they fit it.
-
-    Args:
-        mine: description of the model.
-        saved: description in the checkpoint.
-    """
+    """Warn where the settings of a network are not those that weights were trained with, though they fit it."""
     parts = ("encoder", "decoder", "output", "auxiliary")
     found = [one for name in parts if name in saved for one in _differences(mine.get(name), saved[name], name)]
     if found:
@@ -128,11 +123,6 @@ def _simple(value: object) -> bool:
 
 def tell_changes(optimizer: Optimizer, scheduler: LRScheduler | None, checkpoint: Mapping[str, Any]) -> None:
     """Say which settings of the optimizer and its schedule are not used, as a checkpoint brings its own.
-
-    Args:
-        optimizer: made from the settings of now.
-        scheduler: the same, or `None`.
-        checkpoint: from which they will be restored.
 
     Raises:
         UserError: they are of other kinds, so that the states in the checkpoint are not theirs.
@@ -169,11 +159,11 @@ def _plain(value: Any) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def tell_length(optimizer: Optimizer, scheduler: LRScheduler, steps: int, before: int | None, *, done: int) -> None:
+def tell_length(optimizer: Optimizer, scheduler: LRScheduler, *, steps: int, before: int | None, done: int) -> None:
     """Say what becomes of the learning rate where the schedule and the run are not of the same length.
 
     Args:
-        optimizer: what learns.
+        optimizer: of the run.
         scheduler: its schedule, restored.
         steps: optimizer steps of the whole run.
         before: how many they were when it was interrupted; `None` if it was not, or nobody knows.

@@ -28,18 +28,6 @@ class SplitBatches:
 
     Attributes:
         budget: number of tokens of a batch from which it is halved without a try.
-
-    Example:
-        >>> weight = nn.Parameter(torch.tensor(2.0))
-        >>> from lit_seq2seq.types import Padded
-        >>> ids = Padded(torch.tensor([[4, 3], [5, 3]]), torch.tensor([2, 2]))
-        >>> batch = Batch(ids, ids, torch.arange(2))
-        >>> parts = SplitBatches()
-        >>> parts.budget = 4
-        >>> loss, _ = parts.loss(lambda part: (weight * part.target.values.sum(), weight.detach()), batch, [weight])
-        >>> loss.backward()
-        >>> loss.item(), weight.grad.item()
-        (30.0, 15.0)
     """
 
     def __init__(self) -> None:
@@ -72,7 +60,9 @@ class SplitBatches:
         if len(part) > 1 and not math.isinf(self.budget) and _size(part) > self.budget:
             return None
         try:
-            return _with_gradients(function, part, parameters)
+            loss, nll = function(part)
+            with torch.autocast(loss.device.type, enabled=False):
+                return (loss.detach(), nll), torch.autograd.grad(loss, parameters, allow_unused=True)
         except (RuntimeError, MemoryError) as error:
             if len(part) == 1 or not lacks_memory(error):
                 raise
@@ -85,12 +75,6 @@ class SplitBatches:
             stacklevel=2,
         )
         return None
-
-
-def _with_gradients(function: Loss, part: Batch, parameters: list[nn.Parameter]) -> Known:
-    loss, nll = function(part)
-    with torch.autocast(loss.device.type, enabled=False):
-        return (loss.detach(), nll), torch.autograd.grad(loss, parameters, allow_unused=True)
 
 
 class _WithGradient(torch.autograd.Function):

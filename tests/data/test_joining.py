@@ -122,7 +122,7 @@ def test_ready_utterances_are_evaluated_as_they_are(tmp_path) -> None:
     [
         ({"shortest": 0}, "expected 1 <= shortest <= longest, but they are 0 and 7"),
         ({"gap": (0.2, 0.1)}, r"expected gap to be two lengths, 0 <= shortest <= longest, but it is \[0\.2, 0\.1\]"),
-        ({"train_size": 0}, "expected train_size of at least 1, but it is 0"),
+        ({"train_size": 0}, "expected train_size from 1 to 10000000, but it is 0"),
         ({"sampling_rate": 0}, "expected sampling_rate of at least 1, but it is 0"),
     ],
 )

@@ -11,8 +11,7 @@ import datasets
 import pytest
 
 from lit_seq2seq.builtin import BuiltinDataset, PhraseTranslation
-from lit_seq2seq.builtin.phrase_kinds import KINDS
-from lit_seq2seq.builtin.phrase_sentences import SENTENCES
+from lit_seq2seq.builtin.phrase_kinds import KINDS, SENTENCES
 from lit_seq2seq.builtin.phrases import generate
 from lit_seq2seq.types import UserError
 
