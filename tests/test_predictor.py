@@ -1,6 +1,7 @@
 import copy
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,16 @@ def test_a_piece_is_given_before_the_output_ends(model: LitSeq2Seq, monkeypatch:
     assert steps == 2
     list(pieces)
     assert steps > 4
+
+
+def test_a_model_streams_what_it_generates(model: LitSeq2Seq) -> None:
+    greedy = replace(model.model.generation, num_beams=1)
+    for text in ("vier fünf drei", "eins"):
+        [[expected]] = model.model.generate([text], greedy)
+        assert "".join(model.model.stream(text, greedy)) == "".join(model.stream(text, greedy)) == expected.text
+    assert list(model.model.stream("")) == []
+    with pytest.raises(UserError, match="expected a text, but input 1 is 3"):
+        next(model.model.stream(3))
 
 
 @pytest.mark.parametrize("kind", ["byte", "bpe", "char"])

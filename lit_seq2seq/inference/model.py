@@ -38,12 +38,13 @@ from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.runtime.search import check_scores
 from lit_seq2seq.runtime.shortlist import Shortlist
-from lit_seq2seq.search import GenerationConfig, including, search
+from lit_seq2seq.search import GenerationConfig, including, search, stream
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, UserError, Value
 
 RerankerFactory = Callable[[], Reranker]
+_UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are missing
 UNTRAINED = "the model's weights are random: fit it, or load trained ones with from_pretrained or ckpt_path"
 
 
@@ -378,6 +379,52 @@ class Seq2SeqModel(nn.Module):
         best = [self.reranker(row, one) for one, row in zip(raw, written, strict=True)]
         return [row[: config.num_return_sequences] for row in best]
 
+    @torch.inference_mode()
+    def stream(
+        self, raw: Any, config: GenerationConfig | None = None, *, source: Source | None = None
+    ) -> Iterator[str]:
+        """Write the output of one input in pieces, as it is found: greedily or by sampling.
+
+        A piece is given as soon as no later token can change it; joined, the pieces are the text of `write`. A reranker
+        has no part in it.
+
+        Args:
+            raw: what the source feature of the model accepts, such as a text.
+            config: options of search; those of the model if `None`.
+            source: what the feature made of it, if it has been encoded already.
+
+        Raises:
+            UserError: the input cannot be read, or the options ask for several beams or outputs.
+        """
+        processor, network = self.processor, self.searched
+        if source is None and processor.source_feature.is_missing(raw):
+            return
+        source = self._read([raw]) if source is None else source
+        config, encoded = config or self.generation, self.encode(source)
+        candidates = allowed(encoded, config, None, network.specials)
+        tokens = stream(
+            network.step,
+            network.start(encoded, candidates),
+            specials=network.specials,
+            config=config,
+            source_mask=encoded.memory.mask,
+            frames=network.frames(encoded) if config.ctc_weight else None,
+            candidates=candidates,
+            device=encoded.memory.values.device,
+        )
+        ids: list[int] = []
+        before = shown = ""
+        for token in tokens:
+            ids.append(token)
+            text = processor.source_feature.restore(processor.target.decode(ids, source.extra(0)), raw)
+            certain = _common(before, text).rstrip(_UNFINISHED)
+            if len(certain) > len(shown):
+                yield certain[len(shown) :]
+                shown = certain
+            before = text
+        if before[len(shown) :]:
+            yield before[len(shown) :]
+
     @checked
     def forward(self, source: Source, target: Padded) -> Tensor:
         """Score every symbol at every position of given targets: logits `(B, T, V)`."""
@@ -573,6 +620,12 @@ def factory(value: Any, hint: Any) -> Any:
 def _sample(network: nn.Module) -> list[Tensor]:
     """Return a few numbers of each of the weights."""
     return [weight.detach().flatten()[:8].cpu().clone() for weight in network.parameters()]
+
+
+def _common(first: str, second: str) -> str:
+    """Return the beginning that two texts share."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return first[: next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))]
 
 
 def _trimmed(hypothesis: Hypothesis, memory: Padded, row: int) -> Hypothesis:

@@ -16,17 +16,16 @@ from torch import Tensor
 
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.files.untrusted import check_finite
-from lit_seq2seq.inference.model import Seq2SeqModel, Trained, allowed, model_of
+from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.runtime.readers import encode_named
-from lit_seq2seq.search import GenerationConfig, stream
+from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings import Dtype
 from lit_seq2seq.types import Padded, Sources, UserError
 
 FIRST_CHUNK, CHUNK_GROWTH = 64, 4
 SCORES = 2_000_000
 """Log-probabilities of a step, over all hypotheses and symbols, that a CPU can keep in its cache."""
-_UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are missing
 
 
 @dataclass(frozen=True)
@@ -173,49 +172,14 @@ class Predictor:
         self.truncated += sum(feature.positions(array) > self.max_source_length for array in arrays)
         return [feature.truncate(array, self.max_source_length) for array in arrays]
 
-    @torch.inference_mode()
     def stream_text(self, raw: Any, config: GenerationConfig | None = None) -> Iterator[str]:
-        """Yield the output of one input in pieces, as it is found: greedily or by sampling.
-
-        A piece is given as soon as no later token can change it; joined, the pieces are the text of `stream`. A
-        reranker has no part in it.
-
-        Args:
-            raw: what the source feature of the model accepts.
-            config: options of search; those of the model if `None`.
-
-        Raises:
-            UserError: the input cannot be read, or the options ask for several beams or outputs.
-        """
-        processor, network = self.model.processor, self._fast.searched
+        """Yield the output of one input in pieces; see `Seq2SeqModel.stream`."""
+        processor = self.model.processor
         if processor.source_feature.is_missing(raw):
             return
         source = processor.collate(self._encode([raw], ["the input"]), [raw]).to(self.model.device)
         with self._autocast():
-            config, encoded = config or self.model.generation, self._fast.encode(source)
-            candidates = allowed(encoded, config, None, network.specials)
-            tokens = stream(
-                network.step,
-                network.start(encoded, candidates),
-                specials=network.specials,
-                config=config,
-                source_mask=encoded.memory.mask,
-                frames=network.frames(encoded) if config.ctc_weight else None,
-                candidates=candidates,
-                device=self.model.device,
-            )
-            ids: list[int] = []
-            before = shown = ""
-            for token in tokens:
-                ids.append(token)
-                text = processor.source_feature.restore(processor.target.decode(ids, source.extra(0)), raw)
-                certain = _common(before, text).rstrip(_UNFINISHED)
-                if len(certain) > len(shown):
-                    yield certain[len(shown) :]
-                    shown = certain
-                before = text
-        if before[len(shown) :]:
-            yield before[len(shown) :]
+            yield from self._fast.stream(raw, config, source=source)
 
     @torch.inference_mode()
     def _batch(
@@ -261,9 +225,3 @@ def _restored(
     if any(module.parent_process() is not None for module in (multiprocessing, multiprocess)):
         torch.set_num_threads(1)
     return Predictor(pickle.loads(model), device, dtype, max_tokens=max_tokens, max_source_length=max_source_length)
-
-
-def _common(first: str, second: str) -> str:
-    """Return the beginning that two texts share."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return first[: next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))]

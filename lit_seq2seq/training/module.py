@@ -174,6 +174,7 @@ class LitSeq2Seq(lightning.LightningModule):
     encode = _of_model(Seq2SeqModel.encode)
     decode = _of_model(Seq2SeqModel.decode)
     generate = _of_model(Seq2SeqModel.generate)
+    stream = _of_model(Seq2SeqModel.stream)
     forward = _of_model(Seq2SeqModel.forward)
     save_pretrained = _of_model(Seq2SeqModel.save_pretrained)
     push_to_hub = _of_model(Seq2SeqModel.push_to_hub)
