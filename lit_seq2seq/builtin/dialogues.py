@@ -100,9 +100,6 @@ class Dialogues(GeneratedDataset):
         validation_size: dialogues of the validation split.
         test_size: dialogues of the test split.
         seed: draws the dialogues and their splits.
-
-    Raises:
-        UserError: if a number is out of range.
     """
 
     generate = staticmethod(generate)

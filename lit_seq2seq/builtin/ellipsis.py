@@ -24,12 +24,7 @@ PLACES = {"above": "au-dessus de", "below": "au-dessous de", "left of": "à gauc
 
 
 def english(scene: Scene) -> str:
-    """Say how two things stand to each other without naming their shapes.
-
-    Example:
-        >>> english(Scene((Thing("small", "green", "star"), Thing("", "red", "circle")), ("above",)))
-        'the small green one is above the red one'
-    """
+    """Say how two things stand to each other without naming their shapes."""
     first, second = (" ".join(["the", *_words(thing), "one"]) for thing in scene.things)
     return f"{first} is {scene.relations[0]} {second}"
 
@@ -79,9 +74,6 @@ class SceneTranslation(DrawnDataset):
 
     Args:
         seed: draws which combinations are held out, and the scenes.
-
-    Raises:
-        UserError: a size that is not from 1 to 100,000.
     """
 
     generate = staticmethod(generate)

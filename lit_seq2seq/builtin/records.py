@@ -162,9 +162,6 @@ class WeatherAndCalendar(GeneratedDataset):
         test_size: records of the test split, each with four texts.
         references: texts of a training record by different templates, from 1 to 4.
         seed: draws which combinations are held out, and the records.
-
-    Raises:
-        UserError: if a number is out of range.
     """
 
     generate = staticmethod(generate)

@@ -185,9 +185,6 @@ class ShapeScenes(DrawnDataset):
 
     Args:
         seed: draws which combinations are held out, and the scenes.
-
-    Raises:
-        UserError: a size that is not from 1 to 100,000.
     """
 
     generate = staticmethod(generate)

@@ -70,9 +70,6 @@ class TelephoneKeys(GeneratedDataset):
         longest: greatest number of digits.
         noise: greatest standard deviation of the noise, for samples from -1 to 1.
         seed: draws the rows.
-
-    Raises:
-        UserError: an argument is out of its range.
     """
 
     generate = staticmethod(generate)

@@ -65,22 +65,13 @@ class ExactMatchByLength(Callback):
             for group, (number, right) in enumerate(counts.tolist())
             if number
         ]
-        if self.trained:
-            for name, part in self._parts().items():
-                pl_module.log(f"test_exact_match_{name}", part, rank_zero_only=True)
+        for name, is_longer in (("trained", False), ("longer", True)) if self.trained else ():
+            part = [(number, right) for first, _, number, right in self.rows if (first > self.trained) == is_longer]
+            if total := sum(number for number, _ in part):
+                score = sum(number * right for number, right in part) / total
+                pl_module.log(f"test_exact_match_{name}", score, rank_zero_only=True)
         if trainer.is_global_zero:
             rich.get_console().print(self._table())
-
-    def _parts(self) -> dict[str, float]:
-        parts = {
-            "trained": [row for row in self.rows if row[0] <= self.trained],
-            "longer": [row for row in self.rows if row[0] > self.trained],
-        }
-        return {
-            name: sum(number * right for _, _, number, right in rows) / sum(number for _, _, number, _ in rows)
-            for name, rows in parts.items()
-            if rows
-        }
 
     def _table(self) -> Table:
         table = Table(title="Exact match by source length", title_justify="left")

@@ -32,32 +32,22 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument(
         "--model", type=str, nargs="+", required=True, help="model folder or hub id; several make an ensemble"
     )
-    parser.add_argument(
-        "--input",
-        type=str,
-        default="-",
-        help="text file, one text (or path of a recording, image, ...) a line; - for standard input",
-    )
+    about = "text file, one text (or path of a recording, image, ...) a line; - for standard input"
+    parser.add_argument("--input", type=str, default="-", help=about)
     parser.add_argument("--output", type=str, default="-", help="output file; - for standard output")
-    parser.add_argument(
-        "--format",
-        type=Literal["text", "jsonl"] | None,
-        default=None,
-        help="text: as many outputs for each input, also for an empty one, and an empty line after them if they are "
-        "several; jsonl: a line an input, with scores; if left out, the ending of --output tells",
+    about = (
+        "text: as many outputs for each input, also for an empty one, and an empty line after them if they are "
+        "several; jsonl: a line an input, with scores; if left out, the ending of --output tells"
     )
+    parser.add_argument("--format", type=Literal["text", "jsonl"] | None, default=None, help=about)
     parser.add_argument(
         "--scores", type=bool, default=False, help="text format: put score and a tab before each output"
     )
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
     parser.add_argument("--max_tokens", type=int, default=8192, help="size of a batch in padded source positions")
-    parser.add_argument(
-        "--max_source_length",
-        type=int | Literal["auto"] | None,
-        default="auto",
-        help="longer inputs are cut; auto: texts to 1,024 symbols",
-    )
+    about = "longer inputs are cut; auto: texts to 1,024 symbols"
+    parser.add_argument("--max_source_length", type=int | Literal["auto"] | None, default="auto", help=about)
     add_loading(parser)
     found = search_options()
     for name, kind, about in found:

@@ -32,11 +32,6 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Seq2Seq
 
     Returns:
         An object with `.model`, `.datamodule` and `.trainer`.
-
-    Example:
-        >>> recipe = load_recipe("recipes/translation/builtin.yaml", ["--trainer.max_epochs", "1"])
-        >>> recipe.trainer.max_epochs
-        1
     """
     return Seq2SeqCLI(["--config", str(path), *(overrides or [])], run=False)
 

@@ -73,10 +73,6 @@ def typed(command: str, modules: Iterable[str] = ()) -> str:
     """Return how a command of this environment is typed here, which may not be on the path.
 
     Of the modules that it imports, those of the user's that lie beside a recipe are on no path either.
-
-    Example:
-        >>> typed("no-such-command", ["json"])
-        'no-such-command'
     """
     own = Path(sys.executable).with_name(command)
     found = shutil.which(command)

@@ -69,7 +69,9 @@ def keys_of(rows: Rows, mapper: RowMapper) -> Keys:
 def _digest(source: Any, fold: bool, size: int) -> bytes:
     """Digest a source in one form; nothing where there is none."""
     value = _plain(source, fold)
-    return blake2b(marshal.dumps(value, 2), digest_size=size).digest() if _there(value) else b""
+    if value is None or (hasattr(value, "__len__") and not len(value)):
+        return b""
+    return blake2b(marshal.dumps(value, 2), digest_size=size).digest()
 
 
 def _plain(value: Any, fold: bool) -> Any:
@@ -103,10 +105,6 @@ def _structure(text: str) -> Any:
         for slot, *values in read_record(text):
             slots.setdefault(slot, []).extend(values)
     return {slot: values if len(values) > 1 else values[0] for slot, values in slots.items()}
-
-
-def _there(value: Any) -> bool:
-    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 def _holds_numbers(column: Any) -> bool:

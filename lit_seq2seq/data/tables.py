@@ -6,7 +6,7 @@ import csv
 import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -249,9 +249,6 @@ class Texts(ArrowBasedBuilder):  # type: ignore[misc]
         return [SplitGenerator(name=split, gen_kwargs=self._shards(pairs)) for split, pairs in files.items()]
 
     def _features(self, files: dict[str, list[tuple[str, str]]]) -> Features:
-        return Features({column: Value("string") for column in self._names(files)})
-
-    def _names(self, files: dict[str, list[tuple[str, str]]]) -> Sequence[str]:
         raise NotImplementedError
 
     def _shards(self, files: list[tuple[str, str]]) -> dict[str, Any]:
@@ -280,6 +277,10 @@ def table_of(rows: Sequence[Sequence[str]], schema: pyarrow.Schema) -> pyarrow.T
     return pyarrow.Table.from_arrays(columns, schema=schema)
 
 
+def _texts(columns: Iterable[str]) -> Features:
+    return Features({column: Value("string") for column in columns})
+
+
 def _shown(files: Sequence[Any]) -> Iterator[str]:
     for file in files:
         yield from (name for _, name in (file if isinstance(file, list) else [file]))
@@ -301,9 +302,9 @@ class Tables(Texts):
         usual = Form("\t", quoted=False) if suffix_of(name) == ".tsv" else Form()  # corpora in tsv quote nothing
         return read_table(lines_of(path, name), name, self.config.form or usual)
 
-    def _names(self, files: dict[str, list[tuple[str, str]]]) -> Sequence[str]:
+    def _features(self, files: dict[str, list[tuple[str, str]]]) -> Features:
         first = next(pair for pairs in files.values() for pair in pairs)
-        return self._open(*first)[0]
+        return _texts(self._open(*first)[0])
 
     def _read(self, files: Sequence[tuple[str, str]]) -> Iterator[Sequence[str]]:
         expected = list(self.info.features)
@@ -346,9 +347,8 @@ class Lines(Texts):
 
     BUILDER_CONFIG_CLASS = LinesConfig
 
-    def _names(self, files: dict[str, list[tuple[str, str]]]) -> Sequence[str]:
-        columns: Sequence[str] = self.config.columns
-        return columns
+    def _features(self, files: dict[str, list[tuple[str, str]]]) -> Features:
+        return _texts(self.config.columns)
 
     def _shards(self, files: list[tuple[str, str]]) -> dict[str, Any]:
         aligned = len(self.config.columns)
@@ -388,7 +388,7 @@ class _Described:
             yield from super()._read_metadata(metadata_file, metadata_ext)  # type: ignore[misc]
             return
         header, rows = read_table(lines_of(metadata_file, name), name, Form())
-        schema = Features({column: Value("string") for column in header}).arrow_schema
+        schema = _texts(header).arrow_schema
         while part := list(itertools.islice(rows, _AT_ONCE)):
             yield table_of(part, schema)
 

@@ -45,12 +45,6 @@ class Distinct1(TextMetric):
         assert isinstance(self.found, list)
         self.found.append(torch.tensor(sorted(keys), dtype=torch.int64, device=self.counts.device))
 
-    def compute(self) -> Tensor:
-        """Return the score of the corpus in percent, a scalar; 0 when there are no n-grams."""
-        distinct = torch.unique(dim_zero_cat(self.found)).numel() if len(self.found) else 0
-        score = self._score([*self.counts.tolist(), distinct])
-        return torch.tensor(score, dtype=torch.float32, device=self.counts.device)
-
     def signature(self) -> str:
         """Return the order of the n-grams and how words are found."""
         return f"distinct|order:{self.order}|case:lc|words:unicode"
@@ -59,8 +53,8 @@ class Distinct1(TextMetric):
         return [len(self._grams(hypothesis))]
 
     def _score(self, counts: list[int]) -> float:
-        total, distinct = counts
-        return 100.0 * distinct / max(total, 1)
+        distinct = torch.unique(dim_zero_cat(self.found)).numel() if len(self.found) else 0
+        return 100.0 * distinct / max(counts[0], 1)
 
     def _grams(self, text: str) -> list[str]:
         words = _UNITS.findall(text.lower())

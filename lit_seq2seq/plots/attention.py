@@ -50,13 +50,6 @@ def plot_attention(
 
     Raises:
         UserError: if the weights are not `(T, S)`.
-
-    Example:
-        >>> import torch
-        >>> from lit_seq2seq.plots import plot_attention
-        >>> figure = plot_attention(torch.eye(2), ["ein", "Haus"], ["a", "house"])
-        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
-        ['ein', 'Haus']
     """
     return plot_attention_grid([AttentionExample(weights, source_tokens, target_tokens, title)], path, columns=1)
 

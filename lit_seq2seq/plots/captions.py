@@ -48,12 +48,6 @@ def plot_captions(examples: Sequence[CaptionExample], path: str | Path | None = 
 
     Raises:
         UserError: if there are no examples, or the weights of one are not those of a square grid for each token.
-
-    Example:
-        >>> import numpy as np
-        >>> example = CaptionExample(np.zeros((8, 8, 3), np.uint8), np.full((2, 4), 0.25), ["a", "dog"], "a dog")
-        >>> [axes.get_title() for axes in plot_captions([example], columns=3).axes]
-        ['', 'a', 'dog']
     """
     if not examples:
         raise UserError("plot_captions expects one or more examples, but got none")

@@ -32,12 +32,7 @@ def as_array(weights: Tensor | Array) -> Array:
 
 
 def visible(token: str) -> str:
-    """Return a token with white space shown.
-
-    Example:
-        >>> visible("a b")
-        'a␣b'
-    """
+    """Return a token with white space shown."""
     return token.translate(_INVISIBLE).encode(errors="replace").decode()  # half a surrogate pair has no glyph
 
 

@@ -122,10 +122,7 @@ class Page:
 def launch(page: gradio.Blocks, port: int | None = None, block: bool = True) -> str:
     """Show a page to this machine alone, and not to web pages whose name leads here; return its address.
 
-    Args:
-        page: from `Page.build`.
-        port: any free one if `None`.
-        block: whether to return only when interrupted.
+    Any free port is taken if none is given. Unless `block`, it returns at once.
 
     Raises:
         OSError: the port is taken.

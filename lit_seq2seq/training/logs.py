@@ -40,18 +40,19 @@ class RunFolder:
         path: the run's own folder; `None` before it begins.
         step: optimizer steps that a resumed run has behind it.
         fitting: whether the run trains now.
-        opened: whether the log goes on from there already.
+        log: its `metrics.csv`, once a row is written.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = local_path(root, "trainer.default_root_dir")
         self.path: Path | None = None
         self.step: int | None = None
-        self.fitting = self.opened = False
+        self.fitting = False
+        self.log: Table | None = None
 
     def begin(self, checkpoint: str | Path | None) -> None:
         """Claim a folder; a run that goes on from one of its checkpoints goes on in its folder below `root`."""
-        self.step, self.opened = None, False
+        self.step = self.log = None
         if checkpoint is not None:
             found = load_checkpoint(checkpoint)
             step, mark = found.get("global_step"), found.get("run")
@@ -211,7 +212,6 @@ class MetricsLog(Logger):
     def __init__(self, run: RunFolder) -> None:
         super().__init__()
         self.run = run
-        self._table: Table | None = None
 
     @property
     def name(self) -> str:
@@ -233,11 +233,9 @@ class MetricsLog(Logger):
         """Write a row, unless it is there."""
         if not self.run.fitting or self.run.path is None:
             return
-        if self._table is None or not self.run.opened:
-            self._table = Table(self.run.path / "metrics.csv", self.run.step)
-            self.run.opened = True
+        self.run.log = self.run.log or Table(self.run.path / "metrics.csv", self.run.step)
         values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
-        self._table.add({**values, "step": step})
+        self.run.log.add({**values, "step": step})
 
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """Leave that to the run's `config.yaml`."""

@@ -576,11 +576,8 @@ class LitSeq2Seq(lightning.LightningModule):
     ) -> Self:
         """Load a model from a checkpoint, as Lightning does; of what it names nothing runs that is not trusted.
 
-        Args:
-            checkpoint_path: a file.
-            *args: see Lightning.
-            trust: packages, beyond this one and torch, whose classes it may name, so that their code runs.
-            **options: see Lightning; arguments of `LitSeq2Seq` in place of the saved ones.
+        `trust` names packages, beyond this one and torch, whose classes it may name, so that their code runs. The
+        options are Lightning's, and arguments of `LitSeq2Seq` in place of the saved ones.
 
         Raises:
             UserError: the file is missing, damaged or not trusted.
