@@ -134,7 +134,7 @@ def _seconds(runs: Sequence[Run], source: Padded | Sources) -> list[float]:
         run(source)
     found: list[list[float]] = [[] for _ in runs]
     started = time.perf_counter()
-    while len(found[0]) < 5 or (time.perf_counter() - started < 0.5 * len(runs) and len(found[0]) < 50):
+    while len(found[0]) < 5 or (time.perf_counter() - started < 0.1 * len(runs) and len(found[0]) < 50):
         for run, taken in zip(runs, found, strict=True):
             start = time.perf_counter()
             run(source)
