@@ -20,7 +20,8 @@ from lit_seq2seq.cli import main
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import Trained, write_recipe
 
-multiprocessing.set_forkserver_preload(["tests.test_callbacks", "tests.test_metrics", "tests.tiny"])
+FORKED = ["callbacks", "memory", "metrics", "signals", "soundness"]
+multiprocessing.set_forkserver_preload(["lit_seq2seq.cli.fit", *(f"tests.test_{name}" for name in FORKED)])
 """What tests of several processes need, imported once: theirs are forked from a process that has no threads."""
 
 

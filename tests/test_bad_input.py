@@ -8,8 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 
+from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
 from lit_seq2seq.hub.folder import load_checkpoint, tensors_of
 from tests.tiny import Trained, pairs
@@ -121,9 +120,12 @@ def test_rows_without_text_are_counted(fit, tmp_path: Path, caplog, empty: str) 
     assert "without" in report or "empty" in report
 
 
-def test_a_vocabulary_is_taken_from_a_folder_as_advised(fit, trained: Trained, capsys) -> None:
-    options = ["--ckpt_path", trained.last, "--data.source_tokenizer=null", f"--data.processor={trained.model}"]
-    assert main([str(argument) for argument in [*fit, *options, "--trainer.max_epochs=3"]]) == 0
+def test_a_vocabulary_is_taken_from_a_folder_as_advised(fit, trained: Trained) -> None:
+    options = ["--data.source_tokenizer=null", f"--data.processor={trained.model}", "--trainer.max_epochs=3"]
+    built = load_recipe(trained.recipe, [*map(str, fit[3:]), *options])
+    built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=trained.last)
+    assert built.trainer.global_step == 18
+    assert built.model.processor.identity() == LitSeq2Seq.from_pretrained(trained.model).processor.identity()
 
 
 def test_nothing_within_the_limits(fit, fail: Fail) -> None:
@@ -382,19 +384,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
-def test_full_disk_keeps_the_checkpoint_before(fit, fail: Fail, small_disk: Path, tmp_path: Path) -> None:
-    options = [f"--checkpoint.dirpath={small_disk}", "--checkpoint.save_top_k=0"]
-    assert main([str(argument) for argument in [*fit, *options, "--trainer.max_epochs=1"]]) == 0
-    last = small_disk / "last.ckpt"
+def test_full_disk_keeps_the_checkpoint_before(fit, trained: Trained, fail: Fail, small_disk: Path) -> None:
+    last = Path(shutil.copy(trained.last, small_disk))
     before = last.read_bytes()
     spare = shutil.disk_usage(small_disk).free - len(before) // 2
     (small_disk / "filler").write_bytes(bytes(spare))
-    resumed = [*fit, *options, "--trainer.max_epochs=3", "--ckpt_path", last]
-    fail(*resumed, match="the disk is full .*: free space and run again; a training run goes on with --ckpt_path")
+    options = [f"--checkpoint.dirpath={small_disk}", "--checkpoint.save_top_k=0", "--trainer.max_epochs=3"]
+    match = "the disk is full .*: free space and run again; a training run goes on with --ckpt_path"
+    fail(*fit, *options, "--ckpt_path", last, match=match)
     assert last.read_bytes() == before
     assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "last.ckpt"]
-    (small_disk / "filler").unlink()
-    assert main([str(argument) for argument in resumed]) == 0
 
 
 def test_full_disk_keeps_the_model_before(trained: Trained, fail: Fail, small_disk: Path, tmp_path: Path) -> None:
@@ -429,27 +428,16 @@ def test_a_lost_model_is_not_saved(fit, fail: Fail, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.ckpt*"))
 
 
-def test_interrupt_saves_and_says_how_to_go_on(fit, tmp_path: Path, record_property) -> None:
-    arguments = [*fit, "--trainer.max_epochs=100000", "--model.lr_scheduler=null", "--samples.count=1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lit_seq2seq", *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # even where the tests run in the background
-    )
-    started = time.monotonic()
-    while not list(tmp_path.rglob("last.ckpt")) and process.poll() is None and time.monotonic() < started + 300:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert "Traceback" not in err
-    assert process.returncode == 130
-    said = re.search(r"Interrupted: the same command with --ckpt_path last goes on", err)
-    assert said is not None, err
-    record_property("error", f"{said[0]} [{process.returncode}]")
+def test_interrupt_saves_and_says_how_to_go_on(fit, tmp_path: Path, caplog, capsys, record_property) -> None:
+    struck = {"number": signal.SIGINT.value, "step": 8, "hook": "on_train_batch_start"}
+    strike = {"class_path": "tests.test_resume.Signal", "init_args": struck}
+    with caplog.at_level("INFO"):
+        assert main([str(argument) for argument in [*fit, f"--trainer.callbacks+={json.dumps(strike)}"]]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    said = "Interrupted: the same command with --ckpt_path last goes on"
+    assert said in caplog.messages
+    record_property("error", f"{said} [130]")
     last = next(tmp_path.rglob("last.ckpt"))
-    epoch = load_checkpoint(last)["epoch"]
-    resumed = [*arguments[:5], "--model.lr_scheduler=null", f"--trainer.max_epochs={epoch + 2}", "--ckpt_path", "last"]
-    assert main([str(argument) for argument in resumed]) == 0
+    step = load_checkpoint(last)["global_step"]
+    assert main([str(argument) for argument in [*fit, "--ckpt_path", "last"]]) == 0
+    assert step == 9 < load_checkpoint(last)["global_step"] == 12

@@ -1,7 +1,10 @@
 """The arena compares programs; that it counts right needs no model."""
 
+import itertools
 import json
+import resource
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,6 +81,7 @@ def test_the_best_epoch_of_w3_is_kept_and_scored(tmp_path, monkeypatch, capsys):
 
 def test_the_programme_for_gpus_runs_small_on_a_cpu(tmp_path, monkeypatch):
     monkeypatch.setitem(gpu.SIZES, "gnmt", dict(gpu.SIZES["gnmt"]))
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(perf_counter=itertools.count().__next__))  # a second a look
     output = tmp_path / "gpu.json"
     monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--tiny", "--output", str(output)])
     gpu.main()
@@ -90,13 +94,16 @@ def test_the_programme_for_gpus_runs_small_on_a_cpu(tmp_path, monkeypatch):
         "decoding, beams 5",
     ]
     assert 0 < rows[2]["share"] < 1
-    assert all(row["tokens_per_second"] > 0 for row in rows if row["what"] != "share of recurrent kernels")
+    rates = [row["tokens_per_second"] for row in rows if row["what"] != "share of recurrent kernels"]
+    assert rates == [2 * 2 * 25, 2 * 4 * 25, 4 * 25, 4 * 25]  # symbols of both sides to train, of one to decode
+    assert rows[1]["mfu"] == 2 * rows[0]["mfu"]
 
 
 def test_growth_measures_training_and_streaming(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "WORK", tmp_path)
     sizes = {"hidden_size": 8, "num_layers": 1, "batch_size": 2, "source_length": 3, "vocabulary": 20}
-    assert growth.rate(sizes, steps=1) > 0
+    monkeypatch.setattr(growth, "time", SimpleNamespace(process_time=itertools.count().__next__))  # a second a look
+    assert growth.rate(sizes, steps=1) == 2 * growth.TARGET_LENGTH
     folder = tmp_path / "data" / "translation_generated"
     folder.mkdir(parents=True)
     for name, lines in {"train.src": "a b\nc\n", "train.tgt": "A B\nC\n", "done": ""}.items():
@@ -104,5 +111,5 @@ def test_growth_measures_training_and_streaming(tmp_path, monkeypatch):
     growth.repeated(7)
     assert (tmp_path / "data/growth_7/train.src").read_text() == "a b\nc\n" * 3 + "a b\n"
     found = growth.load(7, batches=1)
-    assert found["per_cpu_second"] > 0
-    assert found["peak_mib"] > 10
+    assert (found["start_s"], found["per_cpu_second"], found["padding"]) == (1, 6, 0)
+    assert found["peak_mib"] == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, rel=0.01)

@@ -112,7 +112,6 @@ def test_augmentation_is_for_training_alone() -> None:
 def test_the_trainer_learns_colours(trained: tuple[LitSeq2Seq, Path, Trainer]) -> None:
     model, folder, trainer = trained
     assert trainer.callback_metrics["val_bleu1"] == 100
-    assert trainer.callback_metrics["val_cider"] > 0
     loaded = LitSeq2Seq.from_pretrained(folder)
     inputs = [png(colour) for colour in COLOURS]
     found = pipeline("image-to-text", loaded)(inputs)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_seq2seq import Seq2SeqModel
-from lit_seq2seq.cli import main
+from lit_seq2seq import Seq2SeqModel, load_recipe
+from lit_seq2seq.cli.commands import save_best
 from lit_seq2seq.nn import LSTM, MinGRU, ParallelDecoder, TextEncoder
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, write_recipe
@@ -38,8 +38,11 @@ def fitted(folder: Path, cell: object) -> Path:
         recipe["model"][part]["init_args"]["cell"] = cell
     recipe["trainer"]["max_epochs"] = 1
     path.write_text(yaml.safe_dump(recipe))
-    assert main(["fit", "--config", str(path)]) == 0
-    return folder / "runs" / "version_0" / "model"
+    built = load_recipe(path)
+    built.trainer.fit(built.model, datamodule=built.datamodule)
+    saved = save_best(built.trainer, built.model)
+    assert saved is not None
+    return saved
 
 
 def parts(folder: Path) -> list[Any]:

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from datasets import Dataset, DatasetDict
 
 from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
+from lit_seq2seq.export import _reranker as described_reranker
 from lit_seq2seq.export import export_model, left_out, write_graphs
 from lit_seq2seq.export.report import greatest_error, named, random_source, same_outputs
 from lit_seq2seq.features import Image, MultiSource, Processor, Records, Tokenizer, Waveform
@@ -109,12 +109,6 @@ OTHERS |= {
     ]
 }
 UNFUSED = [name for name, cell in KINDS_OF_CELLS.items() if not isinstance(cell, str)]
-QUICK = ["feeding location", "feeding MoChA", "hard monotonic, first order", "copying, feeding", "sLSTM"]
-
-
-def marked(names: Iterable[str]) -> list[Any]:
-    """Tracing takes seconds: one case of each kind runs always, the others with the slow tests."""
-    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
 
 
 def exported(made: EncoderDecoder, source: Padded | Sources, folder: Path, programs: bool = False) -> Network:
@@ -130,7 +124,8 @@ def more(source: Padded | Sources) -> Padded | Sources:
     return source.select(torch.tensor([0, 1, 2, 0, 1, 2, 0]))
 
 
-@pytest.mark.parametrize("name", marked(NETWORKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_graphs_compute_what_the_network_does(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     made = network(name)
@@ -139,7 +134,8 @@ def test_graphs_compute_what_the_network_does(name: str, tmp_path: Path) -> None
         assert greatest_error(made, runner, source, steps=4) < 1e-4
 
 
-@pytest.mark.parametrize("name", marked(OTHERS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
 def test_graphs_of_other_sources_compute_what_the_network_does(name: str, tmp_path: Path) -> None:
     make, source = OTHERS[name]
     made = make()
@@ -148,7 +144,8 @@ def test_graphs_of_other_sources_compute_what_the_network_does(name: str, tmp_pa
         assert greatest_error(made, runner, one, steps=4) < 1e-4
 
 
-@pytest.mark.parametrize("name", marked(UNFUSED))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNFUSED)
 def test_cells_without_kernels_become_scans_and_any_variant_writes_nearly_the_same(name: str, tmp_path: Path) -> None:
     cell = KINDS_OF_CELLS[name]
     encoder, decoder = (partial(part, cell=cell, **tiny.SIZES) for part in (TextEncoder, ParallelDecoder))
@@ -255,7 +252,9 @@ def test_copied_symbols_are_the_same(tmp_path: Path) -> None:
     expected = [made.model.write(made.processor.source([text]), [text], config) for text in texts if text]
     found = Model(tmp_path)(texts, num_beams=3)
     assert found[2] == [("", 0.0)]
-    assert [row[0].text for row in found if row[0].text] == [row[0][0].text for row in expected if row[0][0].text]
+    written, others = [row[0] for row in found if row[0].text], [row[0][0] for row in expected if row[0][0].text]
+    assert [one.text for one in written] == [one.text for one in others]
+    assert [one.score for one in written] == pytest.approx([one.score for one in others], abs=1e-4)
     assert any(word in row[0].text for row in found for word in ("Anna", "Berta", "Cäsar", "Dora"))
 
 
@@ -269,21 +268,28 @@ def of_records(**options: Any) -> LitSeq2Seq:
     return made.eval()
 
 
-def test_outputs_are_reranked_as_by_the_model(tmp_path: Path) -> None:
-    values = {"food": FOODS, "kids": {"yes": ["Lao Greek"]}}
-    made = of_records(reranker=partial(SlotCoverage, values=values))
-    export_model(made, tmp_path, ["fp32"])
-    inputs = [f"food[{food}]" for food in FOODS] + [{"food": ["Thai", "Lao"], "kids": "yes"}]
-    runner = Model(tmp_path)
+def test_outputs_are_reranked_as_by_the_model(
+    model: LitSeq2Seq, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beams of this model hold any word, as it has learned nothing; its source is text, which says a record, too."""
+    reranker = SlotCoverage(values={"digit": list(tiny.DIGITS.values()), "kids": {"yes": ["one two"]}})
+    inputs = [f"digit[{word}]" for word in tiny.DIGITS.values()] + ["digit[one], digit[four], kids[yes]"]
+    plain = [row[0].text for row in Predictor(model).stream(inputs, GenerationConfig(num_beams=4, max_new_tokens=3))]
+    monkeypatch.setattr(model.model, "reranker", reranker)
+    settings = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
+    (copied / "export.json").write_text(json.dumps({**settings, "reranker": described_reranker(model.model)}))
+    runner = Model(copied)
     for weight, options in ((100, {}), (100, {"num_return_sequences": 3}), (0.3, {}), (100, {"num_beams": 1})):
-        made.model.reranker.weight = runner.settings["reranker"]["weight"] = weight
-        expected = list(Predictor(made).stream(inputs, replace(made.model.generation, **options)))
-        found = runner(inputs, **options)
+        reranker.weight = runner.settings["reranker"]["weight"] = weight
+        config = {"num_beams": 4, "max_new_tokens": 3, **options}
+        expected = list(Predictor(model).stream(inputs, GenerationConfig(**config)))
+        found = runner(inputs, **config)
         assert [[one.text for one in row] for row in found] == [[one.text for one in row] for row in expected]
         for row, other in zip(found, expected, strict=True):
             assert [one.score for one in row] == pytest.approx([one.score for one in other], abs=1e-4)
-    made.model.reranker = None
-    assert [row[0].text for row in Predictor(made).stream(inputs)] != [row[0].text for row in Model(tmp_path)(inputs)]
+        if weight == 100 and not options:
+            assert [row[0].text for row in found] != plain
 
 
 class Shortest(Reranker):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import SGD
 
 from lit_seq2seq import LitSeq2Seq
@@ -61,11 +62,16 @@ def equal(first: LitSeq2Seq, second: LitSeq2Seq) -> None:
 
 @pytest.mark.filterwarnings("ignore:CTC leaves out")
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"output": CopyOutput}, {"auxiliary": CTC}, {"attention_losses": [CoverageLoss]}],
-    ids=["plain", "copying", "ctc", "coverage"],
+    ("options", "backward"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"output": CopyOutput}, False),
+        ({"auxiliary": CTC}, True),
+        ({"attention_losses": [CoverageLoss]}, False),
+    ],
+    ids=["plain", "plain, backward", "copying", "ctc, backward", "coverage"],
 )
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_the_step_in_parts_is_that_of_the_whole(tmp_path, options, backward):
     whole, shortage = fit(tmp_path, **options), Shortage(backward=backward)
     with pytest.warns(
@@ -92,7 +98,7 @@ def test_enough_memory_changes_nothing(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:the memory does not suffice")
 def test_a_process_that_runs_short_keeps_no_other_waiting(tmp_path):
-    two = {"strategy": "ddp_fork", "devices": 2}
+    two = {"strategy": DDPStrategy(start_method="forkserver"), "devices": 2}
     parts = fit(tmp_path, Shortage(most=1), batch_size=3, split_on_oom=True, trainer=two)
     equal(parts, fit(tmp_path))
 

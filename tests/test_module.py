@@ -25,7 +25,7 @@ from lit_seq2seq.nn import CTC, CopyOutput, TextEncoder
 from lit_seq2seq.schedules import InverseSquareRoot, OneCycle
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
-from tests.tiny import DIGITS, make_data, make_model, make_trainer, pairs, rows
+from tests.tiny import DIGITS, loss_of, make_data, make_model, make_trainer, pairs, rows
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*smaller than the logging interval", "ignore:.*exists and is not empty", "ignore:.*LeafSpec.*"
@@ -79,12 +79,9 @@ def test_scores_are_those_of_the_whole_split(learned, tmp_path, split):
     right = sum(h == r for h, r in zip(collected.hypotheses, collected.references, strict=True))
     assert scores[f"{split}_exact_match"] == pytest.approx(100 * right / len(collected.hypotheses))
     assert "tok:13a" in model.scores.signatures["bleu"]
-    total, tokens = 0.0, 0
-    for batch in data.val_dataloader() if split == "val" else data.test_dataloader():
-        total += float(-model.net.score(batch.source, batch.target).sum())
-        tokens += int(batch.target.total)
-    assert scores[f"{split}_loss"] == pytest.approx(total / tokens, rel=1e-5)
-    assert scores[f"{split}_ppl"] == pytest.approx(float(torch.tensor(total / tokens).exp()), rel=1e-4)
+    loss = loss_of(model, data.val_dataloader() if split == "val" else data.test_dataloader())
+    assert scores[f"{split}_loss"] == pytest.approx(loss, rel=1e-5)
+    assert scores[f"{split}_ppl"] == pytest.approx(math.exp(loss), rel=1e-4)
 
 
 def test_predictions_have_their_sources_and_references_in_the_file(learned, tmp_path):
@@ -239,9 +236,15 @@ def test_only_gradients_over_the_limit_change(tmp_path, gradient, left):
 
 
 def test_the_norm_of_gradients_is_logged_without_clipping(tmp_path):
-    trainer = make_trainer(tmp_path, max_steps=2, log_every_n_steps=2)
+    class Norm(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            self.found = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+
+    norm = Norm()
+    trainer = make_trainer(tmp_path, norm, max_steps=2, log_every_n_steps=2)
     trainer.fit(make_model(), datamodule=make_data())
-    assert float(trainer.callback_metrics["grad_norm"]) > 0
+    torch.testing.assert_close(trainer.callback_metrics["grad_norm"], norm.found)
 
 
 def test_a_batch_too_large_to_decode_is_decoded_in_parts(learned, monkeypatch):

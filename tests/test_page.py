@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from lit_seq2seq.types import UserError
 from tests.test_untrusted import OwnMetric
 from tests.tiny import Trained, make_data, make_model
 
-gradio = pytest.importorskip("gradio")
+pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio")
 
 
 @pytest.fixture

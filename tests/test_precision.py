@@ -19,7 +19,7 @@ from lit_seq2seq.nn import (
     PyramidalEncoder,
 )
 from lit_seq2seq.types import UserError
-from tests.tiny import SIZES, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
+from tests.tiny import SIZES, loss_of, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
 
 pytestmark = [
     needs_bfloat16,
@@ -115,8 +115,9 @@ def test_numbers_of_the_source_are_converted(tmp_path):
         test_size=0,
     )
     encoder = partial(PyramidalEncoder, hidden_size=12)
-    trainer, _ = fit(tmp_path, data=data, model={"encoder": encoder})
-    assert float(trainer.callback_metrics["val_loss"]) > 0
+    trainer, model = fit(tmp_path, data=data, model={"encoder": encoder})
+    exact = loss_of(model.float(), data.val_dataloader())
+    assert float(trainer.callback_metrics["val_loss"]) == pytest.approx(exact, rel=0.01)
 
 
 @quiet

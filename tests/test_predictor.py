@@ -43,7 +43,8 @@ def test_outputs_keep_the_order_and_do_not_depend_on_company(model: LitSeq2Seq) 
     inputs[5] = "  \t"
     config = GenerationConfig(num_beams=2, num_return_sequences=2, max_new_tokens=6)
     together = list(Predictor(model, max_tokens=40).stream(inputs, config))
-    alone = [next(Predictor(model).stream([text], config)) for text in inputs]
+    single = Predictor(model)
+    alone = [next(single.stream([text], config)) for text in inputs]
     assert len({row[0].text for row in together}) > 3
     assert texts(together) == texts(alone)
     for row, other in zip(together, alone, strict=True):

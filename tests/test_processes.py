@@ -41,7 +41,7 @@ class Rows(Callback):
             if self.what == "signal":
                 os.kill(os.getpid(), signal.SIGTERM)
             elif self.what == "hang":
-                time.sleep(60)
+                time.sleep(600)
             elif self.what == "error":
                 raise UserError("this process has had enough")
             elif self.what == "bug":

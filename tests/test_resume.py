@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, OneCycleLR, PolynomialLR
 
-from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.callbacks import EMA, Checkpoint
 from lit_seq2seq.cli import main
 from lit_seq2seq.hub.folder import load_checkpoint
@@ -580,12 +580,15 @@ def test_the_command_goes_on_in_the_folder_and_the_log_of_the_run(tmp_path, caps
 
 def test_a_run_whose_folder_was_moved_knows_its_best_checkpoints(tmp_path):
     recipe = write_recipe(tmp_path)
-    assert main(["fit", "--config", str(recipe), "--checkpoint.save_top_k=2"]) == 0
+
+    def train(*options: str, last: str | None = None) -> None:
+        built = load_recipe(recipe, ["--checkpoint.save_top_k=2", *options])
+        built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=last)
+
+    train()
     (tmp_path / "runs").rename(tmp_path / "moved")
-    root = f"--trainer.default_root_dir={tmp_path / 'moved'}"
-    options = ["--checkpoint.save_top_k=2", "--trainer.max_epochs=3", "--ckpt_path=last", root]
     before = set(tmp_path.rglob("epoch=*.ckpt"))
-    assert main(["fit", "--config", str(recipe), *options]) == 0
+    train(f"--trainer.default_root_dir={tmp_path / 'moved'}", "--trainer.max_epochs=3", last="last")
     after = set(tmp_path.rglob("epoch=*.ckpt"))
     assert len(before) == len(after) == 2
 

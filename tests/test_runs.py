@@ -6,11 +6,11 @@ import io
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,6 +46,12 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def fit(recipe: Path, *options: str) -> None:
     assert main(["fit", "--config", str(recipe), *SHORT, *options]) == 0
+
+
+def train(recipe: Path, *options: str, last: Path | None = None) -> None:
+    """Do what the command does, but for its last words and pictures."""
+    built = load_recipe(recipe, [*SHORT, *options])
+    built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=last)
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
@@ -99,23 +105,24 @@ class Heard(Logger):
         self.sizes.append(Path(path).stat().st_size)
 
 
-@pytest.mark.parametrize("kind", LOGGERS)
-def test_runs_share_nothing_leave_files_of_others_alone_and_are_found_again(recipe: Path, kind: str) -> None:
-    text = recipe.read_bytes()
-    root = recipe.parent
-    for _ in range(2):
-        fit(recipe, f"--trainer.default_root_dir={root}", *LOGGERS[kind])
+def test_runs_share_nothing_leave_files_of_others_alone_and_are_found_again(recipe: Path) -> None:
+    """Whatever logger a run has: all of them one after the other, in the working folder."""
+    text, root = recipe.read_bytes(), recipe.parent
+    here = f"--trainer.default_root_dir={root}"
+    for options in LOGGERS.values():
+        fit(recipe, here, *options)
     assert recipe.read_bytes() == text
-    runs = sorted(root.glob("version_*"))
-    assert [run.name for run in runs] == ["version_0", "version_1"]
+    runs = [root / f"version_{number}" for number in range(len(LOGGERS))]
+    assert sorted(root.glob("version_*")) == runs
     for run in runs:
         assert {"config.yaml", "checkpoints", "model"} <= {path.name for path in run.iterdir()}
         assert len(list((run / "checkpoints").glob("epoch=*.ckpt"))) == 1
     assert not (root / "model").exists()
-    assert len(list((root / "logs").rglob("version_*"))) == 2 * (root / "logs").exists()
-    fit(recipe, f"--trainer.default_root_dir={root}", *LOGGERS[kind], "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert len(list((root / "logs").rglob("version_*"))) == 2
+    for epochs, kind in enumerate(["csv in the folder of runs", "none"], start=2):
+        fit(recipe, here, *LOGGERS[kind], f"--trainer.max_epochs={epochs}", "--ckpt_path=last")
     steps = {path: load_checkpoint(path)["global_step"] for path in root.rglob("last*.ckpt")}
-    assert steps == {run / "checkpoints" / "last.ckpt": 6 + 6 * number for number, run in enumerate(runs)}
+    assert steps == {run / "checkpoints" / "last.ckpt": 18 if run == runs[-1] else 6 for run in runs}
 
 
 def test_trials_side_by_side_have_a_folder_each(recipe: Path) -> None:
@@ -141,13 +148,10 @@ def test_what_does_not_train_leaves_no_folder(recipe: Path, capsys: pytest.Captu
 
 
 def test_scoring_and_predicting_use_the_folder_of_the_run(trained: Trained, tmp_path: Path) -> None:
-    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
-    recipe = write_recipe(tmp_path)
-    fit(recipe)
-    run = tmp_path / "runs" / "version_0"
+    run = Path(shutil.copytree(trained.run, tmp_path / "runs" / "version_0"))
     settings, rows = (run / "config.yaml").read_bytes(), rows_of(run)
     events = sorted(run.glob("events*"))
-    given = ["--config", str(recipe), "--ckpt_path=last"]
+    given = ["--config", str(trained.recipe), f"--trainer.default_root_dir={run.parent}", "--ckpt_path=last"]
     for command in ("validate", "test", "predict"):
         assert main([command, *given]) == 0
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
@@ -159,9 +163,10 @@ def test_scoring_and_predicting_use_the_folder_of_the_run(trained: Trained, tmp_
         validated, tested = csv.DictReader(file)
     assert validated["checkpoint"] == tested["checkpoint"] == "last.ckpt"
     assert validated["data"] == tested["data"] == "own files train.csv, validation.csv, test.csv"
-    assert float(validated["val_loss"]) > 0 < float(tested["test_loss"])
+    logged = next(float(row["val_loss"]) for row in reversed(rows) if "val_loss" in row)
+    assert float(validated["val_loss"]) == pytest.approx(logged, rel=1e-5)
+    assert float(tested["test_loss"]) != float(validated["val_loss"])
     assert not tested["val_loss"]
-    assert before == []
 
 
 def test_a_trained_model_that_is_scored_adds_no_epoch_to_the_log(recipe: Path) -> None:
@@ -191,7 +196,7 @@ def grow(path: Path, step: int | None = None) -> None:
         table.add({"step": number, f"column {number // 50}": number})
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_killed_process_loses_no_row(tmp_path: Path, seed: int) -> None:
     """Killed while it writes and while it takes the file up again: all rows up to the last are there."""
     path, least = tmp_path / "metrics.csv", 0
@@ -201,9 +206,9 @@ def test_a_killed_process_loses_no_row(tmp_path: Path, seed: int) -> None:
             with contextlib.suppress(BaseException):
                 grow(path, least)
             os._exit(1)
-        while not path.is_file():
+        while not path.is_file() or path.stat().st_size < 2_000:
             time.sleep(0.001)
-        time.sleep(0.01 + 0.013 * seed + 0.004 * start)
+        time.sleep(0.004 * seed + 0.003 * start)  # any moment will do
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         with path.open(newline="") as file:
@@ -212,7 +217,7 @@ def test_a_killed_process_loses_no_row(tmp_path: Path, seed: int) -> None:
         assert all(row[f"column {number // 50}"] == str(number) for number, row in enumerate(rows))
         assert len(rows) >= least
         least = len(rows)
-    assert least > 0
+    assert least > 50  # it was written anew, with another column
 
 
 def test_predictions_that_are_made_at_once_do_not_mix(tmp_path: Path) -> None:
@@ -253,20 +258,22 @@ class DiesAfterSaving(Checkpoint):
             raise KilledError
 
 
-@pytest.mark.parametrize("step", [3, 5])
-def test_the_row_is_there_before_the_checkpoint(recipe: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    options = [*SHORT, "--trainer.log_every_n_steps=1", "--checkpoint.every_n_steps=1"]
-    fit(recipe, *options)
-    built = load_recipe(recipe, options)
-    built.trainer.callbacks[-1].__class__ = DiesAfterSaving
-    built.trainer.callbacks[-1].last_step = step
-    with pytest.raises(KilledError):
-        built.trainer.fit(built.model, datamodule=built.datamodule)
-    whole, cut = (rows_of(recipe.parent / "runs" / name) for name in ("version_0", "version_1"))
-    assert cut == whole[: len(cut)]
-    assert Counter(row["step"] for row in cut)[str(step - 1)] == Counter(row["step"] for row in whole)[str(step - 1)]
-    fit(recipe, *options, "--ckpt_path=last")
-    assert rows_of(recipe.parent / "runs" / "version_1") == whole
+def test_the_row_is_there_before_the_checkpoint(recipe: Path) -> None:
+    options = ["--trainer.log_every_n_steps=1", "--checkpoint.every_n_steps=1"]
+    train(recipe, *options)
+    whole = rows_of(recipe.parent / "runs" / "version_0")
+    for number, step in enumerate((3, 5), start=1):
+        built = load_recipe(recipe, [*SHORT, *options])
+        built.trainer.callbacks[-1].__class__ = DiesAfterSaving
+        built.trainer.callbacks[-1].last_step = step
+        with pytest.raises(KilledError):
+            built.trainer.fit(built.model, datamodule=built.datamodule)
+        run = recipe.parent / "runs" / f"version_{number}"
+        cut = rows_of(run)
+        assert cut == whole[: len(cut)]
+        assert [row["step"] for row in cut].count(str(step - 1)) == [row["step"] for row in whole].count(str(step - 1))
+        train(recipe, *options, last=run / "checkpoints" / "last.ckpt")
+        assert rows_of(run) == whole
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace(",", ";"), lambda text: text.replace("5,", "5.0,")])
@@ -285,9 +292,11 @@ def test_a_logger_of_the_user_loses_no_rows_and_gets_no_other_epoch(recipe: Path
     given = [*SHORT, name, "--data.test_size=0"]
     first = load_recipe(recipe, given)
     first.trainer.fit(first.model, datamodule=first.datamodule)
-    assert evaluate(first.trainer, first.model, first.datamodule)["val_loss"] > 0
+    scores = evaluate(first.trainer, first.model, first.datamodule)
     trained = (log / "metrics.csv").read_text()
-    assert [row["epoch"] for row in rows_of(log) if "val_loss" in row] == ["0"]
+    [row] = [row for row in rows_of(log) if "val_loss" in row]
+    assert row["epoch"] == "0"
+    assert scores["val_loss"] == pytest.approx(float(row["val_loss"]), rel=1e-5)
     again = load_recipe(recipe, [*given, "--trainer.max_epochs=2"])
     again.trainer.fit(again.model, datamodule=again.datamodule, ckpt_path="last")
     resumed = (log / "metrics.csv").read_text()
@@ -317,14 +326,14 @@ def test_the_last_checkpoint_keeps_its_name(recipe: Path, how: str) -> None:
     if how in ("moved", "absolute"):
         stop = stop.replace("8", "3")  # before there is a best one
     with pytest.raises(Exception, match=r"^$"):
-        main(["fit", "--config", str(recipe), *options, stop])
+        train(recipe, *options, stop)
     where = root / "runs"
     if how == "moved":
         where = where.rename(root / "moved")
     folder = where / "version_0" / "checkpoints"
     start = next(folder.glob("epoch*")) if how == "from the best" else folder / "last.ckpt"
     changes = ["--checkpoint.monitor=val_loss", "--checkpoint.mode=min"] if how == "other monitor" else []
-    fit(recipe, *options, f"--trainer.default_root_dir={where}", f"--ckpt_path={start}", *changes)
+    train(recipe, *options, f"--trainer.default_root_dir={where}", *changes, last=start)
     names = sorted(path.name for path in folder.iterdir())
     assert [name for name in names if name.startswith("last")] == ["last.ckpt"]
     assert load_checkpoint(folder / "last.ckpt")["global_step"] == 12
@@ -344,7 +353,7 @@ def test_a_full_disk_leaves_no_second_copy_of_the_best(recipe: Path, monkeypatch
 
     monkeypatch.setattr(Checkpoint, "_save_checkpoint", cramped)
     assert main(["fit", "--config", str(recipe), *options]) == 1
-    fit(recipe, *options, "--ckpt_path=last")
+    train(recipe, *options, last=recipe.parent / "runs" / "version_0" / "checkpoints" / "last.ckpt")
     names = sorted(path.name for path in recipe.parent.glob("runs/version_0/checkpoints/*"))
     assert len(names) == 2 and full  # noqa: PT018
     assert not any("-v1" in name or "part" in name for name in names)

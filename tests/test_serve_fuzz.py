@@ -38,7 +38,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 def send(client: Client, path: str, body: Any = None, method: str = "POST", **headers: str) -> tuple[int, Any]:
     """Send a request as it is, and read a JSON answer; an iterator is sent in chunks, without its length."""
-    connection = http.client.HTTPConnection(client.url.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(client.url.removeprefix("http://"), timeout=300)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()

@@ -1,11 +1,13 @@
 """Processes that the trainer starts by itself, as it does in notebooks: what they learn comes home."""
 
+import json
 import multiprocessing
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.callbacks import EMA
@@ -15,17 +17,18 @@ from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer, write_recipe
 
-pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+pytestmark = pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 
+FRESH = {"class_path": "DDPStrategy", "init_args": {"start_method": "forkserver"}}  # a process without threads
 STRATEGIES = [
-    "ddp_fork",
-    pytest.param("ddp_notebook", marks=pytest.mark.slow),
-    pytest.param("ddp_spawn", marks=pytest.mark.slow),
+    json.dumps(FRESH),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddp_fork", "ddp_notebook", "ddp_spawn")),
 ]
 
 
-def start(folder: Path, strategy: str, *callbacks: object, **options: object):
-    return make_trainer(folder, *callbacks, strategy=strategy, devices=1, **options)
+def start(folder: Path, strategy: str, *callbacks: object):
+    given = DDPStrategy(start_method="forkserver") if strategy == STRATEGIES[0] else strategy
+    return make_trainer(folder, *callbacks, strategy=given, devices=1)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -51,7 +54,7 @@ def test_a_vocabulary_that_grew_comes_home(tmp_path):
     more = make_data(processor=model.processor, extend_vocabulary=20)
     more.dataset["train"] = more.dataset["train"].map(lambda row: {**row, "target": f"{row['target']} indeed"})
     before = model.processor.target.size
-    start(tmp_path, "ddp_fork").fit(model, datamodule=more)
+    start(tmp_path, STRATEGIES[0]).fit(model, datamodule=more)
     assert model.processor.target.size == before + 1 == model.net.decoder.embedding.num_embeddings
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from rouge_score.rouge_scorer import RougeScorer
 from torchmetrics.functional.text.rouge import rouge_score as torchmetrics_rouge
 
 from lit_seq2seq import LitSeq2Seq, pipeline
@@ -110,6 +109,8 @@ REFERENCES = [
 @pytest.mark.parametrize("stem", [True, False])
 @pytest.mark.parametrize("metric", [ROUGE1, ROUGE2, ROUGEL, ROUGELsum])
 def test_rouge_is_the_mean_of_the_best_scores_of_rouge_score(metric: type[ROUGE1], stem: bool) -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer([metric.name], use_stemmer=stem)
     best = [
         scorer.score_multi(references, hypothesis)[metric.name].fmeasure

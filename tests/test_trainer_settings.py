@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, load_recipe
 from lit_seq2seq.cli import main
+from lit_seq2seq.hub.folder import load_checkpoint
 from lit_seq2seq.nn import (
     CTC,
     ConvEncoder,
@@ -37,7 +38,7 @@ from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings.parsing import Parser
 from lit_seq2seq.types import Batch, UserError
 from tests.test_bad_input import error_line
-from tests.tiny import SIZES, Trained, make_data, make_model, rows, write_recipe
+from tests.tiny import SIZES, Trained, loss_of, make_data, make_model, rows, write_recipe
 
 
 def make_trainer(**options: Any) -> Trainer:
@@ -112,7 +113,8 @@ def test_64_bits_are_trained_and_searched_in(options: dict[str, Any]) -> None:
     data = make_data(copy="output" in options)
     trainer = fit(model, data, precision="64-true", max_epochs=1)
     assert model.net.decoder.embedding.weight.dtype == torch.float64
-    assert trainer.test(model, data, verbose=False)[0]["test_loss"] > 0
+    (scores,) = trainer.test(model, data, verbose=False)
+    assert scores["test_loss"] == pytest.approx(loss_of(model, data.test_dataloader()), rel=1e-6)
 
 
 # schedules
@@ -231,7 +233,8 @@ class OwnData(LightningDataModule):
 def test_an_attached_model_trains_on_an_own_data_module() -> None:
     data, model = OwnData(), make_model()
     model.attach(data.inner.processor)
-    assert fit(model, data).callback_metrics["val_loss"] > 0
+    found = fit(model, data).callback_metrics["val_loss"]
+    assert float(found) == pytest.approx(loss_of(model, data.val_dataloader()), rel=1e-5)
 
 
 def test_a_model_that_is_not_attached_says_so() -> None:
@@ -297,7 +300,8 @@ def test_an_own_command_line_trains_and_tests(tmp_path: Path, monkeypatch: pytes
     [checkpoint] = tmp_path.rglob("*.ckpt")
     given = ["test", "--config=own.yaml", f"--ckpt_path={checkpoint}"]
     tested = LightningCLI(LitSeq2Seq, Seq2SeqDataModule, args=given, save_config_kwargs={"overwrite": True})
-    assert tested.trainer.callback_metrics["test_loss"] > 0
+    loss = loss_of(tested.model, tested.datamodule.test_dataloader())
+    assert float(tested.trainer.callback_metrics["test_loss"]) == pytest.approx(loss, rel=1e-5)
 
 
 def test_an_own_command_line_with_our_parser_gives_each_class_its_own_defaults(trained: Trained) -> None:
@@ -307,19 +311,19 @@ def test_an_own_command_line_with_our_parser_gives_each_class_its_own_defaults(t
     assert built.config.model.optimizer.init_args.weight_decay == 0.01
 
 
-def test_a_run_is_loaded_from_its_own_settings(trained: Trained, tmp_path: Path) -> None:
+def test_a_run_is_repeated_from_its_own_settings(trained: Trained, tmp_path: Path) -> None:
     recipe = load_recipe(trained.run / "config.yaml", ["--trainer.default_root_dir", str(tmp_path)])
     recipe.trainer.fit(recipe.model, recipe.datamodule)
-    assert recipe.trainer.global_step == 12
+    first, again = (load_checkpoint(run / "checkpoints" / "last.ckpt") for run in (trained.run, tmp_path / "version_0"))
+    assert first["global_step"] == again["global_step"] == 12
+    torch.testing.assert_close(first["state_dict"], again["state_dict"], rtol=0, atol=0)
 
 
 SWITCHES = {
     "no checkpoints": ["--trainer.enable_checkpointing=false"],
     "barebones": ["--trainer.barebones=true"],
-    "tqdm": ["--trainer.callbacks=TQDMProgressBar"],
-    "rich": ["--trainer.callbacks=[RichProgressBar]"],
-    "overfit": ["--trainer.overfit_batches=1"],
-    "64 bits": ["--trainer.precision=64-true"],
+    "tqdm, overfit": ["--trainer.callbacks=TQDMProgressBar", "--trainer.overfit_batches=1"],
+    "rich, 64 bits": ["--trainer.callbacks=[RichProgressBar]", "--trainer.precision=64-true"],
 }
 
 
@@ -369,10 +373,11 @@ def test_a_class_in_a_file_beside_the_recipe_is_found(
     given = [f"--model.decoder.init_args.attention={own}.CosineAttention", "--trainer.max_epochs=1"]
     assert main(["fit", "--config", str(recipe.relative_to(tmp_path)), *given]) == 0
     lines = capsys.readouterr().out.splitlines()
+    find = f"import sys, importlib.util; sys.exit(importlib.util.find_spec('{own}') is None)"
     for name in (" generate --model ", " test --config "):
         command = next(line.rpartition("| ")[2] for line in lines if name in line)
         path = command.partition(name)[0].rpartition(" ")[0]  # in a new process
-        subprocess.run(f"{path} {shlex.quote(sys.executable)} -c 'import {own}'", shell=True, check=True)
+        subprocess.run(f'{path} {shlex.quote(sys.executable)} -c "{find}"', shell=True, check=True)
     printed = next(line for line in lines if " generate --model " in line)
     assert printed.endswith(f" --trust {own}")
     Path("input.txt").write_text("eins\n")
@@ -382,8 +387,9 @@ def test_a_class_in_a_file_beside_the_recipe_is_found(
     assert f"trust=['{own}'])" in card.read_text()
 
 
-@pytest.mark.parametrize("slot", SLOTS)
-@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize(
+    ("kind", "slot"), [*((kind, SLOTS[0]) for kind in BROKEN), *(("name", slot) for slot in SLOTS[1:])]
+)
 def test_an_error_in_an_own_file_is_shown(
     kind: str, slot: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

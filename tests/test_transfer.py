@@ -287,14 +287,16 @@ def test_a_run_goes_on_without_the_model_that_it_started_from(trained: Trained, 
 
     def run(name: str, *options: str) -> Path:
         root = f"--trainer.default_root_dir={tmp_path / name}"
-        path = str(write_finetuning(tmp_path, start))
-        assert main(["fit", "--config", path, metrics, root, "--data.extend_vocabulary=1", *options]) == 0
+        given = [metrics, root, "--data.extend_vocabulary=1", *options]
+        built = load_recipe(write_finetuning(tmp_path, start), given)
+        built.trainer.fit(built.model, datamodule=built.datamodule)
         return tmp_path / name
 
     whole = run("whole", "--trainer.max_epochs=2")
     half = run("half")
     shutil.rmtree(start)
-    run("half", "--trainer.max_epochs=2", "--ckpt_path=last")
+    again = ["fit", "--config", str(tmp_path / "finetune.yaml"), metrics, f"--trainer.default_root_dir={half}"]
+    assert main([*again, "--data.extend_vocabulary=1", "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
     last = half / "version_0" / "checkpoints" / "last.ckpt"
     weights, expected = (load_checkpoint(path / last.relative_to(half))["state_dict"] for path in (half, whole))
     torch.testing.assert_close(weights, expected, rtol=0, atol=0)

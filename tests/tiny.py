@@ -1,5 +1,6 @@
 """A model and a data set small enough to be trained in a second, for tests of the whole."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from lit_seq2seq.metrics import BLEU, ExactMatch
 from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.types import Batch
 
 DIGITS = dict(zip(["eins", "zwei", "drei", "vier", "fünf"], ["one", "two", "three", "four", "five"], strict=True))
 
@@ -65,6 +67,14 @@ def make_model(**options: object) -> LitSeq2Seq:
         "metrics": [BLEU, ExactMatch],
     }
     return LitSeq2Seq(**{**defaults, **options})
+
+
+def loss_of(model: LitSeq2Seq, loader: Iterable[Batch]) -> float:
+    """Compute the negative log-likelihood of a token by hand."""
+    batches = list(loader)
+    with torch.no_grad():
+        total = sum(float(-model.net.score(batch.source, batch.target).sum()) for batch in batches)
+    return total / sum(int(batch.target.total) for batch in batches)
 
 
 def make_trainer(folder: Path, *callbacks: Callback, **options: object) -> Trainer:

@@ -256,6 +256,12 @@ def disturb(module: Module, scale: float = 0.3) -> Module:
     return module
 
 
+def gradient_of(loss: Tensor, parameters: list[torch.nn.Parameter]) -> Tensor:
+    """Put the gradients of all parameters in a row."""
+    found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([gradient.flatten() for gradient in found])
+
+
 def tensors(value: Value) -> list[Tensor]:
     """List the tensors of a value, to be compared."""
     found: list[Tensor] = []

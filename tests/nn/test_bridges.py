@@ -19,17 +19,17 @@ def shape(value: Encoded) -> EncoderShape:
 
 
 @pytest.mark.parametrize("name", BRIDGES)
-@pytest.mark.parametrize("there", [(), (6,), (6, 2)])
-@pytest.mark.parametrize("here", [(), (6,), (6, 2, 3)])
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_states_have_the_shape_asked_for(name: str, there: tuple[int, ...], here: tuple[int, ...], depth: int) -> None:
-    value = encoded(others=there)
-    state = disturb(BRIDGES[name](shape(value), StateShape(depth, 6, here)))(value)
+@pytest.mark.parametrize("there", [(), (6, 2)])
+@pytest.mark.parametrize("here", [(), (6, 2, 3)])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_states_have_the_shape_asked_for_and_the_order_of_the_sources(
+    name: str, there: tuple[int, ...], here: tuple[int, ...], depth: int
+) -> None:
+    value, order = encoded(others=there), torch.tensor([2, 0, 1])
+    bridge = disturb(BRIDGES[name](shape(value), StateShape(depth, 6, here)))
+    state = bridge(value)
     assert [tuple(part.shape) for part in state.values] == [(3, depth, size) for size in (6, *here)]
-    assert all(part.isfinite().all() for part in state.values)
-    order = torch.tensor([2, 0, 1])
-    moved = disturb(BRIDGES[name](shape(value), StateShape(depth, 6, here)), scale=0)
-    assert_close(moved(value.select(order)).h, moved(value).h[order])
+    assert_close(tensors(bridge(value.select(order))), tensors(state.select(order)))
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,8 @@ def test_beam_search_finds_the_same_for_each_example_alone(kind: str, combinatio
 @torch.no_grad()
 def test_any_bridge_starts_the_decoder(bridge: str) -> None:
     model = build("parallel first", "hierarchical", bridge=BRIDGES[bridge])
-    assert model(SOURCES, TARGET).isfinite().all()
+    steps = step_log_probs(model, model.shift(TARGET), model.start(model.encode(SOURCES)))
+    assert_close(steps, model(SOURCES, TARGET).log_softmax(dim=-1))
 
 
 def memories() -> tuple[MultiSourceEncoder, Tensor, JoinedMemory]:

@@ -31,6 +31,7 @@ from tests.nn.cases import (
     TARGET_SIZE,
     assert_close,
     disturb,
+    gradient_of,
     network,
     step_log_probs,
 )
@@ -44,26 +45,26 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = network(name)
     loss, _ = model.train().loss(SOURCE, TARGET, label_smoothing=0.1)
     loss.backward()
-    unused = {key for key, parameter in model.named_parameters() if parameter.grad is None}
+    unused = {key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()}
     if name == "residual norm encoder, no attention":  # the last norm is of the memory, which nobody looks at
         unused -= {"encoder.stack.norms.2.weight", "encoder.stack.norms.2.bias"}
     assert not unused
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
 @needs_bfloat16
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16_comes_close_to_float32(name: str) -> None:
     model = network(name).train()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     torch.manual_seed(1)  # zoneout draws
     expected, _ = model.loss(SOURCE, TARGET)
     torch.manual_seed(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, _ = model.loss(SOURCE, TARGET)
-    loss.backward()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=0.02)
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+    near, exact = (gradient_of(value, parameters) for value in (loss, expected))
+    assert torch.cosine_similarity(near, exact, dim=0) > 0.98
 
 
 @needs_bfloat16

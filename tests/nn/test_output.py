@@ -20,6 +20,7 @@ from tests.nn.cases import (
     TARGET_SIZE,
     assert_close,
     disturb,
+    gradient_of,
     step_log_probs,
 )
 from tests.tiny import needs_bfloat16
@@ -134,10 +135,10 @@ def test_bfloat16_comes_close(name: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, _ = model.loss(COPY_SOURCE, COPY_TARGET)
         steps = step_log_probs(model, model.shift(COPY_TARGET), model.start(model.encode(COPY_SOURCE)))
-    loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=0.02)
     assert_close(steps.exp().sum(-1), torch.ones(steps.shape[:2]))
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    near, exact = (gradient_of(value, list(model.parameters())) for value in (loss, expected))
+    assert torch.cosine_similarity(near, exact, dim=0) > 0.99
 
 
 def test_symbols_beyond_the_vocabulary_are_read_as_unknown() -> None:
@@ -238,7 +239,7 @@ def test_coverage_loss_joins_the_loss_but_not_the_likelihood() -> None:
     term = CoverageLoss(2.0)(plain.teach(COPY_SOURCE, COPY_TARGET).attention, COPY_TARGET.mask)
     assert_close(nll, same)
     assert_close(more, loss + term)
-    assert torch.autograd.grad(term, plain.decoder.attention.coverage.weight)[0].abs().sum() > 0
+    assert torch.autograd.grad(term, plain.decoder.attention.coverage.weight)[0].any()
 
 
 def test_parts_that_need_attention_say_so() -> None:

@@ -213,8 +213,9 @@ def test_recordings_shorter_than_the_masks_of_training_are_learned_from(kind: st
     blocks = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = {"model_type": kind, "conv_dim": [8] * 7, "feat_extract_norm": norm, **blocks}
     encoder = SpeechBackbone(1, "tiny", hidden_size=6, config=config, trainable_blocks=-1).train()
-    for samples in (1600, 16000):  # 4 frames and 49, where a mask has 10
+    for samples, frames in ((1600, 4), (16000, 49)):  # where a mask has 10
         memory = encoder(Padded(torch.randn(2, samples, 1), torch.tensor([samples, 1600]))).memory
+        assert memory.lengths.tolist() == [frames, 4]
         assert memory.values.isfinite().all()
 
 

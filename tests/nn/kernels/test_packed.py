@@ -1,5 +1,6 @@
 """A network arranged for inference computes what the network does."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -38,11 +39,12 @@ def stepped(model: EncoderDecoder, index: int | None = None) -> Tensor:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_single_precision_gives_the_same(decoder: str) -> None:
+def test_single_precision_rounds_hardly_more_than_the_network_does(decoder: str) -> None:
     model = network(decoder)
-    assert_close(
-        stepped(prepare(model)), stepped(model), rtol=1e-4, atol=1e-5
-    )  # deep rectified layers enlarge rounding
+    exact = stepped(copy.deepcopy(model).double())
+    plain, fast = (float((stepped(one) - exact).abs().max()) for one in (model, prepare(model)))
+    assert exact.dtype == torch.double
+    assert fast < 3 * plain + 2e-6
 
 
 @pytest.mark.parametrize("dtype", TYPES)
