@@ -18,7 +18,6 @@ from datasets import Dataset, DatasetDict
 
 from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
-from lit_seq2seq.export import _reranker as described_reranker
 from lit_seq2seq.export import export_model, left_out, write_graphs
 from lit_seq2seq.export.report import greatest_error, named, random_source, same_outputs
 from lit_seq2seq.features import Image, MultiSource, Processor, Records, Tokenizer, Waveform
@@ -278,7 +277,7 @@ def test_outputs_are_reranked_as_by_the_model(
     monkeypatch.setattr(model.model, "reranker", reranker)
     settings = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     copied = Path(shutil.copytree(folder, tmp_path / "copied"))
-    (copied / "export.json").write_text(json.dumps({**settings, "reranker": described_reranker(model.model)}))
+    (copied / "export.json").write_text(json.dumps({**settings, "reranker": reranker.exported}))
     runner = Model(copied)
     for weight, options in ((100, {}), (100, {"num_return_sequences": 3}), (0.3, {}), (100, {"num_beams": 1})):
         reranker.weight = runner.settings["reranker"]["weight"] = weight
