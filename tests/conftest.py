@@ -78,3 +78,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
         for module in (huggingface_hub.file_download, huggingface_hub.utils._http, datasets.utils.file_utils):
             monkeypatch.setattr(module, "time", impatient)
         yield server
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of garbage pass over what all imports have left, which stays to the end."""
+    gc.collect()
+    gc.freeze()
