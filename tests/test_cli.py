@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from pkgutil import resolve_name
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -64,6 +65,12 @@ def test_a_run_without_a_progress_bar_shows_none(trained: Trained, capsys) -> No
     once = ("fit", "--config", trained.recipe, "--trainer.fast_dev_run=true", "--trainer.enable_model_summary=false")
     assert "tokens/s" in succeed(capsys, *once)
     assert "tokens/s" not in succeed(capsys, *once, "--trainer.enable_progress_bar=false")
+
+
+def test_where_there_is_no_terminal_no_bar_fills_the_log(trained: Trained, capsys) -> None:
+    datasets.enable_progress_bars()
+    load_recipe(trained.recipe)
+    assert datasets.are_progress_bars_disabled()
 
 
 def test_files_are_data_and_not_settings(trained: Trained, tmp_path: Path, capsys) -> None:
