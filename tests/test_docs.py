@@ -7,17 +7,22 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.builtin.phrase_kinds import SENTENCES
 from lit_seq2seq.cli import main
+from lit_seq2seq.features import LogMel, Processor
+from lit_seq2seq.nn import MeanBridge, ParallelDecoder, PyramidalEncoder
 from tests.loopback_hub import LoopbackHub
-from tests.tiny import make_data, make_model
+from tests.tiny import SIZES, make_data, make_model
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(lit_seq2seq.__file__).parent
@@ -154,6 +159,13 @@ def save_model(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def save_speech_model(folder: Path) -> None:
+    encoder = partial(PyramidalEncoder, hidden_size=12, factors=[1])
+    model = make_model(encoder=encoder, decoder=partial(ParallelDecoder, **SIZES, bridge=MeanBridge))
+    model.attach(Processor(LogMel(8000, n_mels=5), make_data().processor.target))
+    model.save_pretrained(folder)
+
+
 def test_the_python_of_the_readme_runs(workplace: Path) -> None:
     names: dict[str, Any] = {}
     for language, text in blocks(ROOT / "README.md"):
@@ -226,6 +238,10 @@ def test_every_other_command_of_the_pages_runs(workplace: Path) -> None:
                     save_model(folder)
                 Path(words[words.index("--input") + 1]).write_text("eins\nzwei\n", encoding="utf-8")
                 assert run_here(command).count("\n") == 2
+            elif command.startswith("ls *.wav | lit-seq2seq generate "):
+                save_speech_model(Path(shlex.split(command)[-1]))
+                soundfile.write("one.wav", np.sin(np.arange(4000) / 5), 8000)
+                assert run_here(command.replace("*.wav", "one.wav")).count("\n") == 1
             elif command.startswith("lit-seq2seq shortlist "):
                 assert "has a shortlist" in run_here(command)
             else:
