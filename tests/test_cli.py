@@ -70,6 +70,8 @@ def test_a_run_without_a_progress_bar_shows_none(trained: Trained, capsys) -> No
 def test_where_there_is_no_terminal_no_bar_fills_the_log(trained: Trained, capsys) -> None:
     datasets.enable_progress_bars()
     load_recipe(trained.recipe)
+    assert not datasets.are_progress_bars_disabled()  # those of a notebook are its own
+    succeed(capsys, "fit", "--config", trained.recipe, "--print_config")
     assert datasets.are_progress_bars_disabled()
 
 

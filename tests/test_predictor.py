@@ -159,7 +159,24 @@ def test_a_model_streams_what_it_generates(model: LitSeq2Seq) -> None:
         assert "".join(model.model.stream(text, greedy)) == "".join(model.stream(text, greedy)) == expected.text
     assert list(model.model.stream("")) == []
     with pytest.raises(UserError, match="expected a text, but input 1 is 3"):
-        next(model.model.stream(3))
+        model.model.stream(3)
+    model = copy.deepcopy(model)
+    model.model.generation = replace(greedy, num_beams=3)
+    assert "".join(model.stream("eins")) == "".join(model.stream("eins", {"num_beams": 1})) == expected.text
+    with torch.no_grad():
+        next(model.net.decoder.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="NaN"):
+        list(model.stream("eins"))
+
+
+def test_a_stream_leaves_the_precision_of_its_reader_alone(model: LitSeq2Seq) -> None:
+    predictor = Predictor(model)
+    pieces = predictor.stream_text("vier fünf drei", GenerationConfig(min_new_tokens=4))
+    with torch.autocast("cpu", torch.bfloat16):
+        next(pieces)
+        assert torch.is_autocast_enabled("cpu")
+    list(pieces)
+    assert not torch.is_autocast_enabled("cpu")
 
 
 @pytest.mark.parametrize("kind", ["byte", "bpe", "char"])

@@ -24,7 +24,7 @@ from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.serve import api
 from lit_seq2seq.serve.page import Page
 from lit_seq2seq.serve.schema import RequestLimits
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Padded, Source, UserError
 from tests.nn import cases, test_attention, test_cell_contract, test_encoders
 from tests.test_docs import ROOT, run_here, run_page, shell
 
@@ -68,6 +68,19 @@ def test_the_page_runs_and_each_way_to_use_the_model_writes_the_same(place: Path
     said = (place / "said.txt").read_text(encoding="utf-8")
     assert said.splitlines().count(expected[0]) == 2, said
     assert f"[{{'generated_text': '{expected[0]}'}}, {{'generated_text': '" in said
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_it_decodes_in_fewer_bits(predictor: Predictor, dtype: torch.dtype) -> None:
+    fast = Predictor(predictor.model, dtype=dtype)
+    assert len(list(fast.stream(WALKS))) == len(WALKS)
+    with torch.autocast("cpu", torch.bfloat16):
+        predictor.model.net.train()(*batch_of(predictor)).sum().backward()
+
+
+def batch_of(predictor: Predictor) -> tuple[Source, Padded]:
+    """A walk and a target."""
+    return predictor.model.processor.source(["N E"]), Padded(torch.tensor([[5, 6, 2]]), torch.tensor([3]))
 
 
 def test_what_is_not_trusted_is_not_imported(place: Path) -> None:
@@ -130,6 +143,7 @@ def test_the_cell_keeps_to_the_contract_of_cells(parts: ModuleType, monkeypatch:
     monkeypatch.setitem(cases.CELLS, "own", parts.Fading)
     for size in (1, 2, 5):
         test_cell_contract.test_pieces_equal_the_whole("own", size)
+    test_cell_contract.test_a_layer_of_sixteen_bits_gives_sixteen_bits("own")
     for reverse in (False, True):
         test_cell_contract.test_steps_equal_the_whole("own", reverse)
         test_cell_contract.test_padding_is_not_read_and_an_empty_sequence_keeps_its_state("own", reverse)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lit_seq2seq.types import Batch
 
-_LINES = 10  # of an epoch where there is no terminal, at most
+_LINES = 10  # of an epoch where there is no terminal, at most; but one at least in so many seconds:
+_SILENCE = 600.0
 
 
 class Seq2SeqProgressBar(ProgressBar):
@@ -27,7 +28,7 @@ class Seq2SeqProgressBar(ProgressBar):
 
     Args:
         line_seconds: least number of seconds between two lines where there is no terminal; of a long epoch there is one
-            for each tenth.
+            for each tenth, and one every ten minutes.
         refresh_seconds: seconds between two updates of the bar on a terminal.
     """
 
@@ -124,7 +125,8 @@ class Seq2SeqProgressBar(ProgressBar):
         if not self._bars or time.monotonic() < self._due:
             return False
         total = self._bars[-1][1]
-        return self._live is not None or math.isinf(total) or done - self._told >= total / _LINES
+        late = time.monotonic() >= self._due + _SILENCE - self.line_seconds
+        return self._live is not None or math.isinf(total) or late or done - self._told >= total / _LINES
 
     def _wait(self) -> None:
         self._due = time.monotonic() + (self.line_seconds if self._live is None else self.refresh_seconds)

@@ -68,8 +68,9 @@ def _run(name: str, *arguments: str) -> None:
             find_own_files([])
         command(OptionParser(prog=f"lit-seq2seq {name}", description=command.__doc__ or ""), list(arguments))
     elif name in RECIPES:
-        from lit_seq2seq.cli.fit import Seq2SeqCLI
+        from lit_seq2seq.cli.fit import Seq2SeqCLI, spare_log_files
 
+        spare_log_files()
         Seq2SeqCLI([name, *arguments])
     else:
         close = difflib.get_close_matches(name, known, n=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,7 @@ def save_best(trainer: Trainer, model: LitSeq2Seq, scores: dict[str, float] | No
     """Write the best checkpoint of a finished run (or its last weights) as the model folder `model/` of the run.
 
     To be called after `fit` on every process; the first one writes. The model ends with the saved weights. Without
-    scores, the card has the one that made this checkpoint the best. Returned is the folder; `None` if the run keeps no
-    files.
+    scores, the card has the score that chose this checkpoint. Returns the folder; `None` if the run keeps no files.
     """
     log_dir = trainer.log_dir
     if trainer.fast_dev_run or log_dir is None:  # type: ignore[attr-defined]
@@ -86,7 +86,9 @@ def save_best(trainer: Trainer, model: LitSeq2Seq, scores: dict[str, float] | No
         model.load_state_dict(tensors_of(best))
         known = _score_of(best, callback)
     if trainer.is_global_zero:
-        model.save_pretrained(folder, scores or known)
+        if found := scores or known:
+            model.model.provenance = replace(model.model.provenance, scores=dict(found))
+        model.save_pretrained(folder)
     trainer.strategy.barrier("model saved")
     return folder
 

@@ -81,8 +81,6 @@ class Seq2SeqCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         given = sys.argv[1:] if args is None else args
         find_own_files(given)
-        if not sys.stderr.isatty():
-            datasets.disable_progress_bars()  # they would fill a log file
         self.named = given[0] if given else None
         self.command = shlex.join(["lit-seq2seq", *([] if run else ["fit"]), *_without_secrets(map(_from_here, given))])
         super().__init__(
@@ -255,6 +253,12 @@ class Seq2SeqCLI(LightningCLI):
         parts = (*self.trainer.callbacks, *self.trainer.loggers)  # type: ignore[attr-defined]
         modules = {*self.model.model.others(), *(type(part).__module__ for part in parts)}
         return [f"{typed('lit-seq2seq', modules)} test {paths}"]
+
+
+def spare_log_files() -> None:
+    """Show no bars of `datasets` where there is no terminal: they would fill a log file."""
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
 
 
 def _from_here(argument: str) -> str:

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.cli import guarded
 from lit_seq2seq.cli.commands import save_best
-from lit_seq2seq.cli.fit import Seq2SeqCLI
+from lit_seq2seq.cli.fit import Seq2SeqCLI, spare_log_files
 from lit_seq2seq.cli.summary import typed, write_summary
 from lit_seq2seq.data import BuiltinDataset, Seq2SeqDataModule
 from lit_seq2seq.settings.arguments import checked
@@ -46,6 +46,7 @@ def main(default: Path, argv: list[str] | None = None) -> int:
 
 def run(arguments: list[str], default: Path) -> None:
     """Fit, score the test split or, without one, the validation split, save and show."""
+    spare_log_files()
     cli = Seq2SeqCLI(arguments, run=False)
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     started = time.monotonic()

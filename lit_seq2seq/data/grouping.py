@@ -122,7 +122,7 @@ def group_references(raw: Dataset, mapper: RowMapper, split: str, at_once: int =
     Kept is the first row that has a target, in the order of the split. Sources are equal if their tags are, too; the
     Unicode form of texts and white space make no difference. Rows without a source stay as they are.
 
-    Returned are the kept rows with one more column, and the mapper that reads it.
+    Returns the kept rows with one more column, and the mapper that reads it.
 
     Example:
         >>> rows = Dataset.from_dict({"source": ["a", "b", "a"], "target": ["x", "y", "z"]})

@@ -57,7 +57,7 @@ def carve(opened: Splits, settings: SplitSettings, seed: int, mapper: RowMapper)
     """Find the splits by name, and carve an absent validation or test split out of the training split.
 
     Only a split that goes by its usual name is carved; another name that is missing is a mistake. Rows with the same
-    source, as `source_keys` has it, go to the same split. Returned are those of `train`, `validation` and `test` that
+    source, as `source_keys` has it, go to the same split. Returns those of `train`, `validation` and `test` that
     there are.
 
     Raises:

@@ -143,7 +143,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
 
 @dataclass(frozen=True)
 class _Part:
-    """EncodedRows examples within the limits, and their source and target lengths `(N,)`."""
+    """Encoded examples within the limits, and their source and target lengths `(N,)`."""
 
     columns: dict[str, list[Any]]
     source: npt.NDArray[np.int32]

@@ -394,7 +394,7 @@ class _Described:
 
 
 class RecordingFolder(_Described, AudioFolder):  # type: ignore[misc]
-    """RecordingFolder in a folder, with what its metadata say of them."""
+    """Recordings in a folder, with what its metadata say of them."""
 
     BASE_FEATURE = Recording
 

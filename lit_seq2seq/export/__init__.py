@@ -67,6 +67,8 @@ def export_model(
                 f"{type(part).__name__} beside other sources cannot be exported: use lit-seq2seq generate or serve"
             )
     model.warn_if_untrained()
+    if any(one.dtype in (torch.float16, torch.bfloat16) for one in network.parameters()):
+        raise UserError("the model is in 16 bits, and graphs are made from 32: call model.float() first")
     check_finite(model.net.state_dict(), "the model")
     write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs=programs)
     _write_settings(model, folder, variants)

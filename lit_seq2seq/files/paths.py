@@ -164,7 +164,7 @@ def local_copy(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def expect_own(folder: Path, names: Iterable[str], is_ours: Callable[[], bool]) -> None:
-    """Refuse to write over files of a folder, with names that others use too, that are not ours."""
+    """Refuse to overwrite files of a folder that have the names of ours but are not."""
     taken = [name for name in names if (folder / name).exists()]
     with suppress(UserError):
         if not taken or is_ours():

@@ -103,7 +103,7 @@ def reason_of(
 
     if "Invalid credentials" in text:
         return f"the hub does not know the token that was given for {what}: log in with hf auth login, or set HF_TOKEN"
-    if caused_by(GatedRepoError):
+    if caused_by(GatedRepoError) or "is a gated dataset" in text:  # datasets may drop the cause
         return f"{what} is gated: ask for access on its page at {constants.ENDPOINT}, then log in with hf auth login"
     if writing and (403 in statuses or 401 in statuses):
         return f"you may not write {what}: log in with hf auth login and a token that may write there"

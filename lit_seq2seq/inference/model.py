@@ -144,7 +144,11 @@ class Seq2SeqModel(nn.Module):
 
     @checked
     def attach(self, processor: Processor) -> None:
-        """Give the model its vocabulary and build the network for it, unless it was built for another one."""
+        """Give the model its vocabulary, and build the network for it unless it has one.
+
+        Raises:
+            UserError: the network was built for another vocabulary.
+        """
         if self._processor is not None and self._processor.identity() != processor.identity():
             raise UserError(
                 "the data has another vocabulary than the model's: give the settings it was trained with, or set "
@@ -317,7 +321,7 @@ class Seq2SeqModel(nn.Module):
         *,
         check: bool = True,
     ) -> list[list[Hypothesis]]:
-        """Encode and decode; see both.
+        """Encode and decode; see `encode` and `decode`.
 
         Scores that are no numbers are refused unless `check` is false: a network in training may have such for a while.
         """
@@ -379,7 +383,7 @@ class Seq2SeqModel(nn.Module):
         best = [self.reranker(row, one) for one, row in zip(raw, written, strict=True)]
         return [row[: config.num_return_sequences] for row in best]
 
-    @torch.inference_mode()
+    @checked
     def stream(
         self, raw: Any, config: GenerationConfig | None = None, *, source: Source | None = None
     ) -> Iterator[str]:
@@ -390,20 +394,30 @@ class Seq2SeqModel(nn.Module):
 
         Args:
             raw: what the source feature of the model accepts, such as a text.
-            config: options of search; those of the model if `None`.
-            source: what the feature made of it, if it has been encoded already.
+            config: options of search; those of the model, but greedy, if `None`.
+            source: what the feature made of it, if that is at hand.
 
         Raises:
             UserError: the input cannot be read, or the options ask for several beams or outputs.
         """
+        if source is None and self.processor.source_feature.is_missing(raw):
+            return iter(())
+        config = config or self.generation.changed({"num_beams": 1, "num_return_sequences": 1})
+        return self._stream(raw, config, self._read([raw]) if source is None else source)
+
+    @torch.inference_mode()
+    def _stream(self, raw: Any, config: GenerationConfig, source: Source) -> Iterator[str]:
         processor, network = self.processor, self.searched
-        if source is None and processor.source_feature.is_missing(raw):
-            return
-        source = self._read([raw]) if source is None else source
-        config, encoded = config or self.generation, self.encode(source)
+        encoded = self.encode(source)
         candidates = allowed(encoded, config, None, network.specials)
+
+        def step(tokens: Tensor, state: Any) -> Any:
+            made = network.step(tokens, state)
+            check_scores([float(made.log_probs.max())])
+            return made
+
         tokens = stream(
-            network.step,
+            step,
             network.start(encoded, candidates),
             specials=network.specials,
             config=config,
@@ -452,7 +466,7 @@ class Seq2SeqModel(nn.Module):
         self.warn_if_untrained()
         check_finite(network.state_dict(), "the model")
         if scores:
-            self.provenance = replace(self.provenance, scores=dict(scores))
+            self.provenance = replace(self.provenance, scores=dict(scores), rows={})
         origin = {name: value for name, value in vars(self.provenance).items() if name != "scores"}
         config = {
             "model": dict(self.description),
@@ -465,6 +479,7 @@ class Seq2SeqModel(nn.Module):
         card = model_card(self.task, self.provenance, self.signatures, parameters, trust=self.others())
         save_folder(folder, config, network, self.processor, card=card, shortlist=self.shortlist)
 
+    @checked
     def push_to_hub(
         self,
         repo_id: str,

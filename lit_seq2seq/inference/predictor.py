@@ -178,8 +178,13 @@ class Predictor:
         if processor.source_feature.is_missing(raw):
             return
         source = processor.collate(self._encode([raw], ["the input"]), [raw]).to(self.model.device)
-        with self._autocast():
-            yield from self._fast.stream(raw, config, source=source)
+        pieces = self._fast.stream(raw, config, source=source)
+        while True:
+            with self._autocast():  # not between pieces, which the caller's code is
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
     @torch.inference_mode()
     def _batch(

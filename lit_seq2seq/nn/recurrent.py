@@ -164,13 +164,13 @@ class RecurrentLayer(nn.Module):
 
     def _fused(self, x: Tensor, state: State, lengths: Tensor, direction: int) -> Scanned:
         """Run a direction by its kernel over unpacked sequences, turned within their lengths: padding comes last."""
-        steps = torch.arange(x.shape[1], device=x.device)
+        steps, lengths = torch.arange(x.shape[1], device=x.device), lengths.long()
         real = (steps < lengths[:, None])[..., None]  # (B, T, 1)
         turned = ((lengths[:, None] - 1 - steps) % max(1, x.shape[1]))[..., None]  # (B, T, 1)
         x, weights = x.take_along_dim(turned, 1) if direction else x, self.weights(direction)
         others: Sequence[Tensor] = ()
         if self.cell != "lstm" and x.device.type == "cpu":
-            outputs = run_layer(x, state[0], weights, self.cell)
+            outputs = run_layer(x, state[0], weights, self.cell, real=real)
         else:
             start = tuple(part[None].contiguous() for part in state)  # (1, B, H)
             if self.cell == "lstm":

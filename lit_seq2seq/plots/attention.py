@@ -45,8 +45,14 @@ def plot_attention(
 ) -> Figure:
     """Draw the attention weight of every target token (rows) on every source token (columns).
 
-    The alignment picture of Bahdanau et al. (2015, figure 3, https://arxiv.org/abs/1409.0473). The arguments are those
-    of `AttentionExample`, and the path to save it to, whose suffix chooses the format (png, pdf, svg).
+    The alignment picture of Bahdanau et al. (2015, figure 3, https://arxiv.org/abs/1409.0473).
+
+    Args:
+        weights: `(T, S)`, from 0 to 1.
+        source_tokens: S labels.
+        target_tokens: T labels.
+        path: where to save it; the suffix chooses the format (png, pdf, svg). `None` saves nothing.
+        title: shown above.
 
     Raises:
         UserError: if the weights are not `(T, S)`.

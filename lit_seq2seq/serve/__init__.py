@@ -44,8 +44,8 @@ def make_app(
 ) -> FastAPI:
     """Make the web application: `POST /predict`, `/predict/file` and `/stream`, `GET /health`, `/info`, `/docs`.
 
-    The arguments are the options of `lit-seq2seq serve`. If `local`, only requests are answered that are addressed to
-    this machine, not those of web pages that pretend to be it.
+    The arguments are the options of `lit-seq2seq serve`, of which `limits` holds several. If `local`, only
+    requests are answered that are addressed to this machine, not those of web pages that pretend to be it.
 
     Raises:
         UserError: packages are missing, there is no such model, or the device cannot compute in `dtype`.

@@ -48,7 +48,7 @@ class Page:
     ) -> Answer:
         """Generate from one input, as the component of the page gives it.
 
-        Returned are the symbols of the best output, each with one minus its probability; a row of score and text for
+        Returns the symbols of the best output, each with one minus its probability; a row of score and text for
         each output; and the picture of the best one's attention, if there is one.
 
         Raises:

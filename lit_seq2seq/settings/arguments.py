@@ -51,7 +51,7 @@ def checked(function: F, unchecked: Sequence[str] = ()) -> F:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise UserError(f"{title}: {error}{_meant(kwargs, signature, function)}") from None
+            raise UserError(f"{title}: {error}{_meant(args, kwargs, signature, function)}") from None
         for name, value in bound.arguments.items():
             parameter = signature.parameters[name]
             if name in unchecked or parameter.kind == parameter.VAR_POSITIONAL:
@@ -104,7 +104,7 @@ def renamed(names: Mapping[str, str]) -> Callable[[F], F]:
 def extends(base: type) -> Callable[[F], F]:
     """Give a constructor, which hands its further arguments to `base`, the signature of both, and check all.
 
-    Arguments of its own come last; what `base` says of its arguments becomes the words of the constructor.
+    Arguments of its own come last; what `base` says of its arguments becomes part of the constructor's docstring.
     """
     theirs = inspect.signature(base).parameters
     hints = {name: _hint(one.annotation, vars(base)["__init__"]) for name, one in theirs.items()}
@@ -143,11 +143,15 @@ def check_constructors(module: str) -> None:
             checked_fields(cls)
 
 
-def _meant(given: Mapping[str, Any], signature: inspect.Signature, function: Callable[..., Any]) -> str:
-    """Suggest what an argument was meant to be: another name, or a field of what another argument takes."""
+def _meant(
+    places: Sequence[Any], given: Mapping[str, Any], signature: inspect.Signature, function: Callable[..., Any]
+) -> str:
+    """Suggest what an argument was meant to be: by name, another name, or a field of what another argument takes."""
     wrong = next((name for name in given if name not in signature.parameters), None)
     if wrong is None:
-        return ""
+        named = [name for name, one in signature.parameters.items() if one.kind == one.KEYWORD_ONLY]
+        placed = [one for one in signature.parameters.values() if one.kind == one.POSITIONAL_OR_KEYWORD]
+        return f": give {', '.join(named)} by name" if named and len(places) > len(placed) else ""
     for name, parameter in signature.parameters.items():
         hint = _hint(parameter.annotation, function)
         for kind in get_args(hint) or (hint,):

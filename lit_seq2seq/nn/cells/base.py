@@ -64,7 +64,7 @@ class Cell(nn.Module, ABC):
 
         Args:
             entered: `(N, E)`, see `enter`.
-            state: the one before.
+            state: the one before; it may have more bits than `entered`.
             mask: `(N, H)` dropout of the output that the gates read.
         """
 

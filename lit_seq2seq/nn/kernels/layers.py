@@ -13,24 +13,28 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lit_seq2seq.nn.chunks import SHUT
 from lit_seq2seq.nn.kernels.products import linear, product
 from lit_seq2seq.nn.ops import wide
 
 
-def run_layer(x: Tensor, start: Tensor, weights: Sequence[Tensor], cell: str) -> Tensor:
-    """Run one direction of a layer.
+def run_layer(x: Tensor, start: Tensor, weights: Sequence[Tensor], cell: str, *, real: Tensor | None = None) -> Tensor:
+    """Run one direction of a layer. It can be differentiated once.
 
     Args:
         x: `(B, T, D)` inputs.
         start: `(B, H)` the state before the first step.
         weights: `weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`, as in `torch.nn.GRU` and `torch.nn.RNN`.
         cell: "gru" (Cho et al. 2014), "rnn_tanh" or "rnn_relu" (Elman 1990).
+        real: `(B, T, 1)` booleans, false at padding, which comes last; what is returned there means nothing.
 
     Returns:
         Outputs `(B, T, H)`.
     """
     w_x, w_h, b_x, b_h = weights
     from_x = linear(x.transpose(0, 1).contiguous(), w_x, b_x)  # (T, B, G)
+    if real is not None and cell == "rnn_relu":  # which could grow there without bound
+        from_x = from_x.masked_fill(~real.transpose(0, 1), -SHUT)
     kind = _GRU if cell == "gru" else _Elman
     made: Tensor = kind.apply(from_x, start, w_h, b_h, cell)  # type: ignore[no-untyped-call]
     return made.transpose(0, 1)
@@ -53,7 +57,7 @@ class _GRU(torch.autograd.Function):
             h = torch.lerp(new, h, gate[:, size:], out=after)
         ctx.save_for_backward(w_h, states, gates, news, proposals)
         ctx.dtype, ctx.types = from_x.dtype, (start.dtype, b_h.dtype)
-        return states[1:].to(from_x.dtype)
+        return states[1:].to(start.dtype)
 
     @staticmethod
     @once_differentiable
@@ -81,7 +85,7 @@ class _Elman(torch.autograd.Function):
             h = activate(torch.add(product(h.to(from_x.dtype), back, bias), entered, out=after))
         ctx.save_for_backward(w_h, states)
         ctx.cell, ctx.dtype, ctx.types = cell, from_x.dtype, (start.dtype, b_h.dtype)
-        return states[1:].to(from_x.dtype)
+        return states[1:].to(start.dtype)
 
     @staticmethod
     @once_differentiable
@@ -108,7 +112,9 @@ def _back(grad: Tensor, slopes: Tensor, w_h: Tensor, keep: Tensor | None) -> tup
     """
     grads, found = torch.empty_like(slopes[..., : grad.shape[-1]]), torch.empty_like(slopes, dtype=w_h.dtype)
     after = torch.zeros_like(grads[0])
-    apart = (both.view(*both.shape[:2], -1, grad.shape[-1]) for both in (slopes, found))  # (T, B, G / H, H)
+    apart = (
+        both.view(*both.shape[:2], both.shape[2] // grad.shape[2], grad.shape[2]) for both in (slopes, found)
+    )  # (T, B, G / H, H)
     by_step = [tensor.unbind()[::-1] for tensor in (grad, grads, found, *apart)]
     kept = [None] * len(grad) if keep is None else keep.unbind()[::-1]
     for came, whole, flat, slope, out, stays in zip(*by_step, kept, strict=True):

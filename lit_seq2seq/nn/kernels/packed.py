@@ -28,8 +28,8 @@ def prepare(network: M, dtype: torch.dtype = torch.float32) -> M:
 
     It shares the embeddings and the encoder with the network, and has copies of the other weights, as they are now.
     Decoder and output layer compute matrix products in `dtype`, the rest in single precision; a part of them that has a
-    method `packed(dtype)` is what this returns. The encoder runs in
-    bfloat16 unless `dtype` is `float32`, if the processor has it.
+    method `packed(dtype)` is replaced by what that returns. The encoder runs in bfloat16 unless `dtype` is `float32`,
+    if the processor has it.
 
     Args:
         network: an `EncoderDecoder` or an `Ensemble` of them, in evaluation mode.
