@@ -203,3 +203,8 @@ def test_values_that_do_not_fit_are_named(wrong: dict[str, Any]) -> None:
 
 def test_a_path_does_where_a_text_is_expected(tmp_path):
     assert PredictionWriter(tmp_path / "out.txt").path == tmp_path / "out.txt"
+
+
+def test_what_has_to_be_given_by_name_is_named() -> None:
+    with pytest.raises(UserError, match=r"Tokenizer: too many positional arguments: give normalization, .* by name"):
+        Tokenizer("word", 8000, 2, True, "nfkc")

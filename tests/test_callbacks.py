@@ -606,3 +606,16 @@ def test_exact_match_by_length_of_two_processes(tmp_path):
     trainer(tmp_path, report, strategy=DDPStrategy(start_method="forkserver"), devices=2).test(Lengths(), verbose=False)
     text = (tmp_path / "out").read_text(encoding="utf-8")
     assert len(re.findall(r"0-3 │ +8 │ +75\.0 %", text)) == len(re.findall(r"4-7 │ +4 │ +0\.0 %", text)) == 1
+
+
+def test_a_job_without_a_terminal_is_never_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 10_000.0
+    monkeypatch.setattr("lit_seq2seq.callbacks.progress.time.monotonic", lambda: now)
+    bar = Seq2SeqProgressBar(line_seconds=30)
+    bar._open("Epoch 1/1", 1000)
+    bar._wait()
+    now += 599
+    assert not bar._is_due(5)
+    now += 2
+    assert bar._is_due(5)
+    assert bar._is_due(100)

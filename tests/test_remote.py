@@ -9,9 +9,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from datasets.exceptions import DatasetNotFoundError
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
+from lit_seq2seq.files.remote import reason_of
 from lit_seq2seq.hub.folder import push_folder
 from lit_seq2seq.types import UserError
 from tests.loopback_hub import LoopbackHub
@@ -295,3 +297,9 @@ def test_the_commands_work_over_the_environment(trained: Trained, tmp_path: Path
         here = run("generate", *read, str(trained.model), HF_HOME=str(tmp_path / "a"))
         assert run("generate", *read, "alice/digits", HF_HOME=str(tmp_path / "b")) == here
     assert run("generate", *read, "alice/digits", HF_HOME=str(tmp_path / "b"), HF_HUB_OFFLINE="1") == here
+
+
+def test_a_gated_data_set_is_known_where_its_cause_is_lost() -> None:
+    told = reason_of(DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub."), "the data set a/b")
+    assert told is not None
+    assert told.startswith("the data set a/b is gated: ask for access")

@@ -394,7 +394,7 @@ class Seq2SeqModel(nn.Module):
 
         Args:
             raw: what the source feature of the model accepts, such as a text.
-            config: options of search; those of the model, but greedy, if `None`.
+            config: options of search; those of the model with one beam if `None`.
             source: what the feature made of it, if that is at hand.
 
         Raises:

@@ -104,7 +104,7 @@ def _back(grad: Tensor, slopes: Tensor, w_h: Tensor, keep: Tensor | None) -> tup
         grad: `(T, B, H)` of the outputs.
         slopes: `(T, B, G)` of each step's output by what its gates get from the state, G / H for each unit.
         w_h: `(G, H)`.
-        keep: `(T, B, H)` what of the state stays besides; `None` for nothing.
+        keep: `(T, B, H)` share of the state that each step keeps; `None` for none.
 
     Returns:
         Gradients of what the gates get `(T, B, G)`, of the states `(T, B, H)` with what comes from later steps, and of
