@@ -139,3 +139,11 @@ def test_transformers_reads_each_of_two_vocabularies(tmp_path: Path) -> None:
     for side, tokenizer in sides.items():
         theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / f"{side}_tokenizer.json"))
         assert theirs("ein Hund")["input_ids"] == tokenizer.encode_batch(["ein Hund"])[0]
+
+
+def test_scores_measured_elsewhere_come_without_a_number_of_rows(trained: Trained, tmp_path: Path) -> None:
+    model = LitSeq2Seq.from_pretrained(trained.model)
+    model.save_pretrained(tmp_path / "known")
+    model.save_pretrained(tmp_path / "given", {"val_bleu": 41.4})
+    known, given = ((tmp_path / name / "README.md").read_text(encoding="utf-8") for name in ("known", "given"))
+    assert ("split, 12 rows" in known, " rows." in given, "41.40" in given) == (True, False, True)

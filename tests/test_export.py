@@ -1,3 +1,4 @@
+import copy
 import json
 import re
 import shutil
@@ -602,3 +603,8 @@ def test_a_pretrained_speech_model_is_exported(kind: str, tmp_path: Path) -> Non
     compare(made, [torch.randn(size, generator=numbers).numpy() for size in (800, 333, 90)], tmp_path / "onnx")
     with pytest.raises(UserError, match="a recording of 19 samples is too short for the speech model: it needs 20"):
         Model(tmp_path / "onnx")([torch.randn(19, generator=numbers).numpy()])
+
+
+def test_a_model_in_sixteen_bits_is_not_exported(model: LitSeq2Seq, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the model is in 16 bits, .* call model.float\(\) first"):
+        export_model(copy.deepcopy(model.model).bfloat16(), tmp_path, variants=["fp32"])
