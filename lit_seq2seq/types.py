@@ -1,6 +1,6 @@
 """The values that flow between layers: small, immutable, and able to move, reorder and repeat themselves.
 
-Everything in the package may import this module; it imports nothing of the package but `runtime`.
+Everything in the package may import this module, which needs no torch; it imports nothing of the package but `arrays`.
 """
 
 from __future__ import annotations
@@ -8,24 +8,47 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar
 
-import torch
-from torch import Tensor
+from lit_seq2seq import arrays
 
-from lit_seq2seq.runtime.errors import UserError as UserError
-from lit_seq2seq.runtime.errors import install as install
-from lit_seq2seq.runtime.text import SpecialIds as SpecialIds
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: wrong path, column, option, file or setting.
+
+    The message is one line that says what was expected, what came, and what to change. Command-line entry points print
+    it without a traceback and exit with a non-zero status.
+    """
+
+
+def install(extra: str) -> str:
+    """Say how to install the packages of an extra."""
+    return f'in your clone of lit_seq2seq, run pip install -e ".[{extra}]"'
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Integer ids of the four special symbols of a vocabulary."""
+
+    pad: int = 0
+    unk: int = 1
+    bos: int = 2
+    eos: int = 3
 
 
 @dataclass(frozen=True)
 class Value:
-    """Base of the immutable tensor records; every tensor field has the batch as its first dimension.
+    """Base of the immutable records of tensors, or of arrays of NumPy; each has the batch as its first dimension.
 
     Subclasses are frozen dataclasses whose fields are tensors, other `Value`s, tuples or mappings of these, or `None`;
     anything else is carried along untouched.
 
     Example:
+        >>> import torch
         >>> @dataclass(frozen=True)
         ... class Pair(Value):
         ...     first: Tensor
@@ -45,22 +68,23 @@ class Value:
 
     def pin_memory(self) -> Self:
         """Return a copy in page-locked memory, for fast transfer to a GPU."""
-        return self.map(Tensor.pin_memory)
+        return self.map(lambda tensor: tensor.pin_memory())
 
     def select(self, index: Tensor) -> Self:
         """Return the rows named by `index`, `(M,)` integers, in that order."""
-        return self.map(lambda tensor: tensor.index_select(0, index))
+        take = arrays.of(index).take
+        return self.map(lambda tensor: take(tensor, index))
 
     def repeat(self, times: int) -> Self:
         """Return a copy with each row repeated `times` times in place: `a a b b ...`."""
-        return self.map(lambda tensor: tensor.repeat_interleave(times, dim=0))
+        return self.map(lambda tensor: arrays.of(tensor).repeat(tensor, times))
 
 
 def _map(value: object, function: Callable[[Tensor], Tensor]) -> object:
-    if isinstance(value, Tensor):
-        return function(value)
     if isinstance(value, Value):
         return value.map(function)
+    if arrays.is_array(value):
+        return function(value)  # type: ignore[arg-type]
     if isinstance(value, tuple):
         return tuple(_map(item, function) for item in value)
     if isinstance(value, Mapping):
@@ -77,6 +101,7 @@ class Padded(Value):
         lengths: `(B,)` integers, each from 0 to S.
 
     Example:
+        >>> import torch
         >>> Padded(torch.tensor([[4, 5], [6, 0]]), torch.tensor([2, 1])).mask
         tensor([[ True,  True],
                 [ True, False]])
@@ -88,8 +113,9 @@ class Padded(Value):
     @property
     def mask(self) -> Tensor:
         """`(B, S)` booleans, true at real positions."""
-        positions = torch.arange(self.values.shape[1], device=self.lengths.device)
-        return positions[None, :] < self.lengths[:, None]  # (B, S)
+        positions = arrays.of(self.lengths).arange(self.values.shape[1])
+        mask: Tensor = positions[None, :] < self.lengths[:, None]  # (B, S)
+        return mask
 
     @property
     def total(self) -> Tensor:
@@ -130,13 +156,15 @@ class Copies(Value):
         """Find what is repeated.
 
         Example:
+            >>> import torch
             >>> Copies.of(torch.tensor([[7, 5, 7]]), extra=0).repeated
             tensor([[False, False,  True]])
         """
-        ordered, places = ids.sort(dim=1, stable=True)  # (B, S)
-        same = torch.zeros_like(ids, dtype=torch.bool)
+        xp = arrays.of(ids)
+        ordered, places = xp.sort_down(ids)  # (B, S)
+        same = xp.full(ids.shape, False)
         same[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-        return cls(ids, torch.zeros_like(same).scatter(1, places, same), extra)
+        return cls(ids, xp.put(xp.full(ids.shape, False), places, same), extra)
 
 
 @dataclass(frozen=True)
@@ -183,7 +211,8 @@ class Sources(Value):
     @property
     def lengths(self) -> Tensor:
         """`(B,)` real positions of all sources together."""
-        return torch.stack([part.lengths for part in self.parts.values()]).sum(dim=0)
+        first, *others = (part.lengths for part in self.parts.values())
+        return sum(others, first)
 
     @property
     def copies(self) -> None:
@@ -204,6 +233,7 @@ class Shared(Value):
         index: `(B,)` which of them each example has.
 
     Example:
+        >>> import torch
         >>> images = Padded(torch.zeros(2, 8, 8, 3), torch.tensor([8, 8]))
         >>> shared = Shared(images, torch.tensor([0, 0, 1]))
         >>> shared.lengths
@@ -232,7 +262,7 @@ class Shared(Value):
 
     def select(self, index: Tensor) -> Self:
         """Return the examples named by `index`, `(M,)` integers, in that order, with the sources that they have."""
-        kept, places = torch.unique(self.index.index_select(0, index), return_inverse=True)
+        kept, places = self.index.index_select(0, index).unique(return_inverse=True)  # type: ignore[no-untyped-call]
         return dataclasses.replace(self, distinct=self.distinct.select(kept), index=places)
 
     def repeat(self, times: int) -> Self:

@@ -17,7 +17,8 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from lit_seq2seq import LitSeq2Seq, load_recipe
+import lit_seq2seq
+from lit_seq2seq import LitSeq2Seq, load_recipe, shortlist
 from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model, left_out, write_graphs
 from lit_seq2seq.export.report import greatest_error, named, random_source, same_outputs
@@ -43,12 +44,10 @@ from lit_seq2seq.nn import (
 )
 from lit_seq2seq.nn.decoders.base import DecoderOutput
 from lit_seq2seq.reranking import Reranker, SlotCoverage
-from lit_seq2seq.runtime import shortlist
-from lit_seq2seq.runtime.errors import UserError
 from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.runtime.network import FORMAT, PARTS, SHORTLIST, Network
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.types import Encoded, Hypothesis, Padded, Sources
+from lit_seq2seq.types import Encoded, Hypothesis, Padded, Sources, UserError
 from tests import tiny
 from tests.backbones import write_backbone
 from tests.nn.cases import (
@@ -73,6 +72,7 @@ from tests.tiny import make_data, make_model, pairs
 
 VECTORS = Padded(torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([9, 4, 7]))
 
+OTHER_VERSION = "import importlib.metadata\nimportlib.metadata.version = lambda name: '0.0'\n"
 
 FOODS = ["Thai", "French", "Lao", "Greek"]
 
@@ -353,11 +353,12 @@ def test_recurrent_layers_are_single_nodes(folder: Path) -> None:
 def test_the_folder_says_what_it_holds(folder: Path) -> None:
     rows = re.findall(r"^\| (eager|fp32|fp16|int8) \| ([\d.]+) \|.*%.*\|$", (folder / "README.md").read_text(), re.M)
     assert [name for name, _ in rows] == ["eager", "fp32", "fp16", "int8"]
-    program = "import sys\nfrom runtime.model import Model\nprint(Model('.')([sys.argv[1]])[0][0].text)\n"
-    program += "print([name for name in sys.modules if name.startswith(('torch', 'lit_seq2seq'))])"
-    command = [sys.executable, "-P", "-c", "import sys; sys.path.insert(0, '.')\n" + program, "eins zwei"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{Model(folder)(['eins zwei'])[0][0].text}\n[]\n"
+    program = "from runtime.model import Model\nprint(Model('.')(['eins zwei'])[0][0].text, 'torch' in sys.modules)\n"
+    program += "print(sys.modules['lit_seq2seq'].__file__)"
+    for start, home in (("", Path(lit_seq2seq.__file__).parent), (OTHER_VERSION, folder / "runtime" / "lit_seq2seq")):
+        command = [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, '.')\n{start}{program}"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{Model(folder)(['eins zwei'])[0][0].text} False\n{home / '__init__.py'}\n"
 
 
 def test_the_command_beside_the_model_reads_lines(folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.hub.folder import add_shortlist, load_checkpoint, load_folder, tensors_of
-from lit_seq2seq.runtime.shortlist import Shortlist
+from lit_seq2seq.shortlist import Shortlist
 from lit_seq2seq.types import SpecialIds, UserError
 from tests.tiny import Trained
 

@@ -10,9 +10,10 @@ import lit_seq2seq
 PACKAGE = "lit_seq2seq"
 ROOT = Path(lit_seq2seq.__file__).parent
 LAYERS = [
-    "runtime",
+    "arrays",
     "types",
-    "files",
+    "files shortlist",
+    "runtime",
     "settings",
     "nn search features schedules",
     "metrics hub plots builtin",

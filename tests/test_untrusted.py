@@ -23,12 +23,12 @@ from lit_seq2seq import LitSeq2Seq, load_recipe, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.cli.fit import _without_secrets
 from lit_seq2seq.features import PretrainedTokenizer, Processor, Tokenizer
+from lit_seq2seq.files.untrusted import check_archive, check_tokenizer, is_tame
 from lit_seq2seq.metrics import ExactMatch
 from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.runtime.readers import PretrainedText
-from lit_seq2seq.runtime.text import SpecialIds, Vocabulary
-from lit_seq2seq.runtime.untrusted import check_archive, check_tokenizer, is_tame
-from lit_seq2seq.types import UserError
+from lit_seq2seq.runtime.text import Vocabulary
+from lit_seq2seq.types import SpecialIds, UserError
 from tests.tiny import make_data, make_model, make_trainer, write_recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "sharing.md"

@@ -27,6 +27,7 @@ from lit_seq2seq.serve.schema import RequestLimits
 from lit_seq2seq.types import Padded, Source, UserError
 from tests.nn import cases, test_attention, test_cell_contract, test_encoders
 from tests.test_docs import ROOT, run_here, run_page, shell
+from tests.test_export import OTHER_VERSION
 
 WALKS = ["N N E", "W", "S E S E S", "", "E W"]
 
@@ -100,15 +101,15 @@ def test_the_runtime_writes_what_the_model_does(place: Path, expected: list[str]
 
 
 def test_a_reader_in_a_file_of_its_own_needs_no_torch(place: Path, tmp_path: Path, expected: list[str]) -> None:
-    """The reader alone, as the page proposes; neither torch nor this package can be imported."""
+    """The reader alone, as the page proposes; torch cannot be imported, and another version of this package is here."""
     shell(f"cp -r {place / 'exported'} {tmp_path / 'exported'}")
     before, reader = (place / "my_parts.py").read_text(encoding="utf-8").split("class WalkReader:")
     steps = next(line for line in before.splitlines() if line.startswith("STEPS"))
     alone = f"import numpy as np\n\n{steps}\n\n\nclass WalkReader:{reader.split('class Walk(Feature)')[0]}"
     (tmp_path / "exported" / "my_parts.py").write_text(alone, encoding="utf-8")
-    blocked = "import sys; sys.modules['torch'] = sys.modules['lit_seq2seq'] = None; sys.path.insert(0, '.'); "
-    program = f"{blocked}from runtime.model import Model; import json; print(json.dumps([row[0].text for row in "
-    program += f"Model('.', trust='my_parts')({WALKS})]))"
+    blocked = "import sys; sys.modules['torch'] = None; sys.path.insert(0, '.')"
+    program = f"{blocked}\n{OTHER_VERSION}import json\nfrom runtime.model import Model\n"
+    program += f"print(json.dumps([row[0].text for row in Model('.', trust='my_parts')({WALKS})]))"
     command = [sys.executable, "-P", "-c", program]
     done = subprocess.run(command, cwd=tmp_path / "exported", capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == expected

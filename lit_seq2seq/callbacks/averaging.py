@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from lit_seq2seq.files.untrusted import check_finite
+from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.hub.folder import read_archive
 from lit_seq2seq.training.precision import mixed
 from lit_seq2seq.types import UserError

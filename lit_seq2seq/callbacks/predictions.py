@@ -12,8 +12,8 @@ from uuid import uuid4
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_seq2seq.files.lines import json_line, one_line
 from lit_seq2seq.files.paths import format_of, local_path, set_aside
-from lit_seq2seq.runtime.lines import json_line, one_line
 from lit_seq2seq.types import Batch, Prediction, UserError
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from lit_seq2seq.runtime.errors import UserError
+from lit_seq2seq.types import UserError
 
 USAGE = """usage: lit-seq2seq COMMAND [options]
 

@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_seq2seq.callbacks import average_checkpoints
 from lit_seq2seq.data import Seq2SeqDataModule
+from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.paths import is_file
 from lit_seq2seq.hub.folder import add_shortlist, load_checkpoint, load_folder, push_folder, tensors_of
 from lit_seq2seq.inference.lexicon import learn_shortlist
-from lit_seq2seq.runtime.lines import counted
 from lit_seq2seq.training.module import LitSeq2Seq
 from lit_seq2seq.types import UserError
 

@@ -12,11 +12,11 @@ from typing import IO, TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
+from lit_seq2seq.files.lines import counted, json_line, one_line, read_lines
 from lit_seq2seq.files.paths import format_of, local_path
-from lit_seq2seq.runtime.errors import UserError
-from lit_seq2seq.runtime.lines import counted, json_line, one_line, read_lines
 from lit_seq2seq.settings import Dtype
 from lit_seq2seq.settings.options import add_loading, loading_of, search_options
+from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -18,11 +18,11 @@ from rich.table import Table
 
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.features import Feature
+from lit_seq2seq.files.lines import counted
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.inference.pictures import attention_figure
 from lit_seq2seq.inference.predictor import Generated, Predictor
 from lit_seq2seq.plots import plot_curves
-from lit_seq2seq.runtime.lines import counted
 
 _LONGEST = 300
 """Characters of an input that are typed."""

@@ -20,7 +20,7 @@ from lit_seq2seq.data.encoding import EncodedRows, Lengths, RowEncoder
 from lit_seq2seq.data.rows import Rows
 from lit_seq2seq.features import Feature, Processor, Tokenizer
 from lit_seq2seq.features.feature import Array
-from lit_seq2seq.runtime.lines import counted
+from lit_seq2seq.files.lines import counted
 from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import Batch, CopySource, Padded, Shared, Source, UserError
 

@@ -15,8 +15,8 @@ from urllib.request import url2pathname
 
 from datasets.utils.file_utils import xopen
 
+from lit_seq2seq.files.lines import read_lines
 from lit_seq2seq.files.paths import is_remote
-from lit_seq2seq.runtime.lines import read_lines
 from lit_seq2seq.types import UserError
 
 _OPENERS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_seq2seq.data.grouping import Keys, keys_of, source_keys
 from lit_seq2seq.data.rows import RowMapper, Rows
 from lit_seq2seq.data.sources import Split, Splits
+from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.remote import explained
-from lit_seq2seq.runtime.lines import counted
 from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import UserError
 

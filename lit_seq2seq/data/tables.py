@@ -30,7 +30,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.data.files import lines_of, suffix_of
 from lit_seq2seq.data.objects import features_of, object_table, read_objects
-from lit_seq2seq.runtime.lines import counted
+from lit_seq2seq.files.lines import counted
 from lit_seq2seq.types import UserError
 
 VERSION = "lit-seq2seq-1"

@@ -17,7 +17,7 @@ from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.rows import RowMapper, hidden_targets
 from lit_seq2seq.data.sources import Split
 from lit_seq2seq.features import Feature, MultiSource, Processor, Tokenizer
-from lit_seq2seq.runtime.lines import counted
+from lit_seq2seq.files.lines import counted
 from lit_seq2seq.types import UserError
 
 _VERSION = 3  # of the way features are trained: raise it when the same settings give another vocabulary

@@ -8,6 +8,8 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,15 +18,18 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 
-from lit_seq2seq import runtime
 from lit_seq2seq.files.paths import expect_own, local_path
-from lit_seq2seq.files.untrusted import check_finite
+from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn import Encoder, EncoderDecoder
 from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import Padded, Sources, UserError, install
 
 Variant = Literal["fp32", "fp16", "int8"]
+ROOMS = ("__init__.py", "arrays", "files", "runtime", "shortlist.py", "types.py")
+"""What of this package runs exported models, and is copied beside them."""
+TORCH = ("tensors.py", "weights.py", "remote.py")
+"""Files in these that do not run there."""
 
 
 def export_model(
@@ -154,11 +159,22 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) 
         "shortlist": digest_of(folder / SHORTLIST) if tables else None,
     }
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(Path(runtime.__file__).parent, folder / "runtime", dirs_exist_ok=True, ignore=ignored)
+    _copy_runtime(folder / "runtime")
     for module in _own_modules(processor.to_dict()):
         if "." not in module:  # packages have to be installed
             shutil.copy(str(importlib.import_module(module).__file__), folder / f"{module}.py")
+
+
+def _copy_runtime(folder: Path) -> None:
+    """Copy what of this package needs no torch, and what starts it."""
+    package, ignored = Path(__file__).parent.parent, shutil.ignore_patterns("__pycache__", *TORCH)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(package / "export" / "runner", folder, ignore=ignored)
+    (folder / "VERSION").write_text(version("lit_seq2seq"), encoding="utf-8")
+    (folder / "lit_seq2seq").mkdir()
+    for room in ROOMS:
+        copy = shutil.copy if (package / room).is_file() else partial(shutil.copytree, ignore=ignored)
+        copy(package / room, folder / "lit_seq2seq" / room)
 
 
 def _own_modules(described: object) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lit_seq2seq.export.graphs import Graph
-from lit_seq2seq.files.untrusted import check_finite
+from lit_seq2seq.files.weights import check_finite
 
 _GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_relu": (0,)}
 """Where ONNX's gates stand in torch: input, output, forget, cell of `i f g o`; update, reset, new of `r z n`."""

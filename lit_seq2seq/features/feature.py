@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lit_seq2seq.files.untrusted import check_settings
 from lit_seq2seq.runtime.readers import Reader, is_nothing, own_reader
-from lit_seq2seq.runtime.untrusted import check_settings
 from lit_seq2seq.settings import spec
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 
 from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature
 from lit_seq2seq.features.tokenizer import Tokenizer
+from lit_seq2seq.files.untrusted import check_settings, read_json, undamaged
 from lit_seq2seq.runtime.copying import CopyMap
-from lit_seq2seq.runtime.untrusted import check_settings, read_json, undamaged
 from lit_seq2seq.settings import spec
 from lit_seq2seq.types import CopySource, Padded, Sources, UserError
 

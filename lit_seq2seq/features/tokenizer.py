@@ -16,8 +16,8 @@ import tokenizers
 from lit_seq2seq.features.extending import extend_vocabulary
 from lit_seq2seq.features.feature import Array, TextFeature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE, rejoined
+from lit_seq2seq.files.untrusted import check_tokenizer, tokenizing
 from lit_seq2seq.runtime.text import UNKNOWN, Symbols, known_tags, one_form, whole
-from lit_seq2seq.runtime.untrusted import check_tokenizer, tokenizing
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
 Units = Literal["word", "char", "byte", "bpe", "unigram"]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lit_seq2seq.runtime.lines import read_lines
+from lit_seq2seq.files.lines import read_lines
 from lit_seq2seq.types import UserError
 
 _SEPARATORS = re.compile(r"[ \t]+")

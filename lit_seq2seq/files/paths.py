@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from lit_seq2seq.runtime.errors import UserError
+from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

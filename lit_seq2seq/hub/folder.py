@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from lit_seq2seq.features import Processor
 from lit_seq2seq.files.paths import Loading, Pushing, expect_own, is_file, local_copy, local_path
-from lit_seq2seq.files.untrusted import Weights
+from lit_seq2seq.files.untrusted import check_archive, checked, is_number, read_json
+from lit_seq2seq.files.weights import Weights
 from lit_seq2seq.hub.card import Provenance, published
-from lit_seq2seq.runtime.shortlist import Shortlist
-from lit_seq2seq.runtime.untrusted import check_archive, check_generation, checked, is_number, read_json
+from lit_seq2seq.runtime.config import check_generation
+from lit_seq2seq.shortlist import Shortlist
 from lit_seq2seq.types import UserError
 
 FORMAT = 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.data import Seq2SeqDataModule
-from lit_seq2seq.runtime.shortlist import Shortlist
+from lit_seq2seq.shortlist import Shortlist
 from lit_seq2seq.types import Padded, Shared, UserError
 
 Pairs = Sequence[tuple[Padded, Padded]]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lit_seq2seq.features import Processor
 from lit_seq2seq.files.paths import Loading, Pushing
-from lit_seq2seq.files.untrusted import check_finite
+from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.hub.card import Provenance, model_card
 from lit_seq2seq.hub.folder import ModelFolder, load_folder, push_folder, save_folder
 from lit_seq2seq.inference.out_of_memory import lacks_memory, release_memory
@@ -37,10 +37,10 @@ from lit_seq2seq.nn.network import (
 from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.runtime.search import check_scores
-from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.search import GenerationConfig, including, search, stream
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
+from lit_seq2seq.shortlist import Shortlist
 from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, UserError, Value
 
 RerankerFactory = Callable[[], Reranker]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lit_seq2seq.features.feature import Array
-from lit_seq2seq.files.untrusted import check_finite
+from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.runtime.readers import encode_named

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.ops import wide
-from lit_seq2seq.runtime.shortlist import Candidates, Scored
+from lit_seq2seq.shortlist import Candidates, Scored
 from lit_seq2seq.types import Padded, Value
 
 

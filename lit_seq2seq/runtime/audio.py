@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import UserError
-from .vectors import FloatArray
+from lit_seq2seq.runtime.vectors import FloatArray
+from lit_seq2seq.types import UserError
 
 _LOUD = 10.0  # decimals that are, were never divided
 _LOUDEST = 2.0**31  # whole numbers of 32 bits pass, what overflows when squared and summed does not
@@ -60,7 +60,7 @@ def check_bands(sampling_rate: int, n_mels: int, window: float, hop: float, **_:
     Example:
         >>> check_bands(sampling_rate=1_000_000, n_mels=80, window=60.0, hop=0.01)
         Traceback (most recent call last):
-        lit_seq2seq.runtime.errors.UserError: a frame of 60.0 s at 1000000 Hz has 60,000,000 samples, more than ...
+        lit_seq2seq.types.UserError: a frame of 60.0 s at 1000000 Hz has 60,000,000 samples, more than ...
     """
     length = round(window * sampling_rate)
     if length > _FRAME:

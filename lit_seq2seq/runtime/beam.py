@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .config import GenerationConfig
-from .errors import UserError
-from .text import SpecialIds
+from lit_seq2seq.runtime.config import GenerationConfig
+from lit_seq2seq.types import SpecialIds, UserError
 
 Array = npt.NDArray[Any]
 State = dict[str, Array]

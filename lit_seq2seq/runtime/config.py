@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-from .errors import UserError
+from lit_seq2seq.files.untrusted import check_settings
+from lit_seq2seq.types import UserError
 
 LengthNormalization = Literal["none", "average", "power", "wu"]
 """How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
@@ -208,3 +209,19 @@ def _as_float(value: Real) -> float:
         return float(value)
     except OverflowError:  # of an integer
         return math.nan
+
+
+def check_generation(settings: object, path: object) -> dict[str, Any]:
+    """Return the options of generation that a saved model comes with, if they are within their bounds.
+
+    Raises:
+        UserError: they are not, or no options.
+    """
+    if not isinstance(settings, dict) or not settings.keys() <= {one.name for one in fields(GenerationConfig)}:
+        raise UserError(f"{path} has other options of generation than this version knows: it is damaged or hostile")
+    check_settings(settings, path)
+    try:
+        GenerationConfig(**settings)
+    except UserError as error:
+        raise UserError(f"the options of generation in {path} are wrong: {error}") from error
+    return settings

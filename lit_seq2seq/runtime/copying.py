@@ -8,7 +8,7 @@ from dataclasses import astuple
 import numpy as np
 import numpy.typing as npt
 
-from .text import Symbols
+from lit_seq2seq.runtime.text import Symbols
 
 Array = npt.NDArray[np.generic]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .beam import Array, Hypothesis, State, Step, StepFunction, length_divisor, normalize
-from .config import GenerationConfig
-from .text import SpecialIds
+from lit_seq2seq.runtime.beam import Array, Hypothesis, State, Step, StepFunction, length_divisor, normalize
+from lit_seq2seq.runtime.config import GenerationConfig
+from lit_seq2seq.types import SpecialIds
 
 _LEAST = -1000.0
 """A log-probability as good as minus infinity, but such that sums of it can be subtracted."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import PIL.Image
 from PIL import ImageOps
 
-from .errors import UserError
+from lit_seq2seq.types import UserError
 
 GREY = 128
 _LEAST_SIDE = 2

@@ -10,10 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UserError
-from .readers import Array, Named, Pixels, PretrainedText, Reader, RecordText, Text, Vectors, encode_named, own_reader
-from .text import SpecialIds, Vocabulary
-from .untrusted import check_settings, read_json, undamaged
+from lit_seq2seq.files.untrusted import check_settings, read_json, undamaged
+from lit_seq2seq.runtime.readers import (
+    Array,
+    Named,
+    Pixels,
+    PretrainedText,
+    Reader,
+    RecordText,
+    Text,
+    Vectors,
+    encode_named,
+    own_reader,
+)
+from lit_seq2seq.runtime.text import Vocabulary
+from lit_seq2seq.types import SpecialIds, UserError
 
 
 def read_sources(raw: Any, names: Iterable[str]) -> Mapping[str, Any]:

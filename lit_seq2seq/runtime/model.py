@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .config import GenerationConfig
-from .copying import CopyMap
-from .errors import UserError
-from .inputs import load_reader
-from .lines import counted
-from .network import Decodable, Ensemble, Network
-from .readers import Array, Text, encode_named
-from .sampling import random_of
-from .slots import Slots
-from .untrusted import undamaged
+from lit_seq2seq.files.lines import counted
+from lit_seq2seq.files.untrusted import undamaged
+from lit_seq2seq.runtime.config import GenerationConfig
+from lit_seq2seq.runtime.copying import CopyMap
+from lit_seq2seq.runtime.inputs import load_reader
+from lit_seq2seq.runtime.network import Decodable, Ensemble, Network
+from lit_seq2seq.runtime.readers import Array, Text, encode_named
+from lit_seq2seq.runtime.sampling import random_of
+from lit_seq2seq.runtime.slots import Slots
+from lit_seq2seq.types import UserError
 
 _VOCABULARY = ("processor.json", "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json")
 

@@ -13,14 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime
 
-from .beam import Array, Hypothesis, State, Step
-from .config import GenerationConfig
-from .errors import UserError
-from .readers import Named
-from .search import search
-from .shortlist import Candidates, Scored, Shortlist
-from .text import SpecialIds
-from .untrusted import check_archive, check_generation, checked, read_json, undamaged
+from lit_seq2seq.files.untrusted import check_archive, checked, read_json, undamaged
+from lit_seq2seq.runtime.beam import Array, Hypothesis, State, Step
+from lit_seq2seq.runtime.config import GenerationConfig, check_generation
+from lit_seq2seq.runtime.readers import Named
+from lit_seq2seq.runtime.search import search
+from lit_seq2seq.shortlist import Candidates, Scored, Shortlist
+from lit_seq2seq.types import SpecialIds, UserError
 
 SETTINGS, SHORTLIST, FORMAT = "export.json", "shortlist.npz", 3
 PARTS = ("encoder", "decoder", "output")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .audio import MAX_SECONDS, check_bands, log_mel, read_audio
-from .errors import UserError
-from .placeholders import Delexicalized
-from .records import linearize, read_record, several
-from .text import Vocabulary, whole
-from .untrusted import check_special, tokenizing
-from .vectors import check_frames, normalized, stacked, with_deltas
+from lit_seq2seq.files.untrusted import check_special, tokenizing
+from lit_seq2seq.runtime.audio import MAX_SECONDS, check_bands, log_mel, read_audio
+from lit_seq2seq.runtime.placeholders import Delexicalized
+from lit_seq2seq.runtime.records import linearize, read_record, several
+from lit_seq2seq.runtime.text import Vocabulary, whole
+from lit_seq2seq.runtime.vectors import check_frames, normalized, stacked, with_deltas
+from lit_seq2seq.types import UserError
 
 Array = npt.NDArray[Any]
 Named = dict[str, Array]
@@ -239,7 +239,7 @@ class Pixels(Reader):
 
     def encode(self, raw: Sequence[Any]) -> list[Array]:
         """Decode images: `(H, W, 3)`; needs Pillow."""
-        from .images import decode_image, fitted
+        from lit_seq2seq.runtime.images import decode_image, fitted
 
         edge, config = self.config["size"], self.config
         enough = math.ceil(2 * edge / math.sqrt(config["smallest_crop"]))
@@ -248,7 +248,7 @@ class Pixels(Reader):
 
     def nothing(self) -> Array:
         """Return a grey image."""
-        from .images import GREY
+        from lit_seq2seq.runtime.images import GREY
 
         return np.full((self.config["size"], self.config["size"], 3), GREY, np.uint8)
 
@@ -262,7 +262,7 @@ class Pixels(Reader):
 
     def collate(self, arrays: Sequence[Array]) -> Named:
         """Normalise."""
-        from .images import normalized_pixels
+        from lit_seq2seq.runtime.images import normalized_pixels
 
         values = normalized_pixels(np.stack(arrays), self.config["mean"], self.config["std"])
         return {"source": values, "lengths": np.full(len(arrays), self.config["size"], np.int64)}

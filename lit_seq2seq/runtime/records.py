@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import UserError
-from .placeholders import PLACEHOLDER, Part
+from lit_seq2seq.runtime.placeholders import PLACEHOLDER, Part
+from lit_seq2seq.types import UserError
 
 _SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[([^\[\]]*)\]\s*(?:,|$)")
 _EXPECTED = (

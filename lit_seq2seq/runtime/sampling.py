@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .beam import Array, Hypothesis, State, StepFunction, add_coverage, constrain, score, select, top
-from .config import GenerationConfig
-from .text import SpecialIds
+from lit_seq2seq.runtime.beam import Array, Hypothesis, State, StepFunction, add_coverage, constrain, score, select, top
+from lit_seq2seq.runtime.config import GenerationConfig
+from lit_seq2seq.types import SpecialIds
 
 BLOCK = 128
 """So many tokens of an output get their random numbers at once."""

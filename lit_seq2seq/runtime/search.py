@@ -7,12 +7,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .beam import Array, Hypothesis, State, StepFunction, beam_search
-from .config import GenerationConfig
-from .ctc import best_path, join_ctc
-from .errors import UserError
-from .sampling import random_of, sample_search
-from .text import SpecialIds
+from lit_seq2seq.runtime.beam import Array, Hypothesis, State, StepFunction, beam_search
+from lit_seq2seq.runtime.config import GenerationConfig
+from lit_seq2seq.runtime.ctc import best_path, join_ctc
+from lit_seq2seq.runtime.sampling import random_of, sample_search
+from lit_seq2seq.types import SpecialIds, UserError
 
 
 def search(

@@ -7,25 +7,14 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any, Literal
 
 import tokenizers
 from tokenizers.models import WordLevel
 
-from .errors import UserError
-from .untrusted import check_tokenizer, tokenizing
-
-
-@dataclass(frozen=True)
-class SpecialIds:
-    """Integer ids of the four special symbols of a vocabulary."""
-
-    pad: int = 0
-    unk: int = 1
-    bos: int = 2
-    eos: int = 3
-
+from lit_seq2seq.files.untrusted import check_tokenizer, tokenizing
+from lit_seq2seq.types import SpecialIds, UserError
 
 _TAG = re.compile(r"⟨[^⟨⟩\s]+⟩ ?")
 _SURROGATE = re.compile("[\ud800-\udfff]")

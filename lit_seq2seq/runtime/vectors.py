@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import UserError
+from lit_seq2seq.types import UserError
 
 FloatArray = npt.NDArray[np.float32]
 SMALLEST_DEVIATION = 1e-5

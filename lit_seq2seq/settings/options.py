@@ -21,7 +21,7 @@ from jsonargparse._typehints import ActionTypeHint
 from jsonargparse._util import NestedArg
 
 from lit_seq2seq.files.paths import Loading
-from lit_seq2seq.runtime.errors import UserError
+from lit_seq2seq.types import UserError
 
 _load_yaml = get_loader("yaml")
 _MOST_VALUES = 100_000

@@ -24,7 +24,7 @@ from lit_seq2seq.features import Processor, Records, Tokenizer
 from lit_seq2seq.features.feature import describe_feature
 from lit_seq2seq.features.vectors import load_vectors
 from lit_seq2seq.files.paths import Loading
-from lit_seq2seq.files.untrusted import check_finite
+from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.hub.card import Provenance
 from lit_seq2seq.hub.folder import load_checkpoint, load_folder, trusted
 from lit_seq2seq.inference.model import EnsembleModel, Seq2SeqModel, describe, explained, factory

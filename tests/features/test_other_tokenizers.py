@@ -13,8 +13,8 @@ from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.nn import ParallelDecoder, TextEncoder
 from lit_seq2seq.runtime.inputs import load_reader
-from lit_seq2seq.runtime.shortlist import Candidates, Scored
 from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.shortlist import Candidates, Scored
 from lit_seq2seq.types import SpecialIds, UserError
 from tests.tiny import make_model, pairs
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_seq2seq import shortlist
 from lit_seq2seq.nn import Ensemble
 from lit_seq2seq.nn.kernels.packed import prepare
-from lit_seq2seq.runtime import shortlist
-from lit_seq2seq.runtime.shortlist import Shortlist
 from lit_seq2seq.search import GenerationConfig, including, search
+from lit_seq2seq.shortlist import Shortlist
 from lit_seq2seq.types import Padded, UserError
 from tests.nn.cases import MAIN, SOURCE, SPECIALS, TARGET_SIZE, EncoderDecoder, assert_close, network
 from tests.nn.kernels.test_packed import ROUNDING, TYPES

@@ -22,9 +22,8 @@ from lit_seq2seq.features import (
     Waveform,
 )
 from lit_seq2seq.runtime.copying import CopyMap
-from lit_seq2seq.runtime.errors import UserError
 from lit_seq2seq.runtime.inputs import load_reader
-from lit_seq2seq.types import SpecialIds
+from lit_seq2seq.types import SpecialIds, UserError
 
 RANDOM = np.random.default_rng(0)
 TEXTS = ["Ein Mann, eine Frau!", "größer  als <eos>", "日本語", "a", "half \ud83d of"]

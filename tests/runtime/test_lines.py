@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lit_seq2seq.runtime.lines import json_line, one_line, read_lines
+from lit_seq2seq.files.lines import json_line, one_line, read_lines
 from lit_seq2seq.types import UserError
 
 INNER = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g"

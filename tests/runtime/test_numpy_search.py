@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from lit_seq2seq.runtime.beam import Array, State, Step, StepFunction
-from lit_seq2seq.runtime.errors import UserError
 from lit_seq2seq.runtime.network import Decodable, Ensemble, Start
 from lit_seq2seq.runtime.readers import Named
 from lit_seq2seq.runtime.sampling import distribution
 from lit_seq2seq.runtime.search import search as numpy_search
-from lit_seq2seq.runtime.shortlist import Candidates, Shortlist
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.search.sample import sampler
-from lit_seq2seq.types import Padded, StepOutput
+from lit_seq2seq.shortlist import Candidates, Shortlist
+from lit_seq2seq.types import Padded, StepOutput, UserError
 from tests.search.search_cases import SPECIALS, Chains, ChainState
 
 Found = list[list[tuple[list[int], float, list[float]]]]
@@ -206,8 +205,8 @@ def test_the_version_is_told_without_torch() -> None:
 
 
 def test_the_runtime_imports_neither_torch_nor_datasets() -> None:
-    modules = "config, copying, records, search, slots, shortlist, network, text, vectors, audio, images"
-    code = f"import sys\nfrom lit_seq2seq.runtime import {modules}\n"
+    modules = "config, copying, records, search, slots, network, text, vectors, audio, images"
+    code = f"import sys\nfrom lit_seq2seq import shortlist\nfrom lit_seq2seq.runtime import {modules}\n"
     code += "print([name for name in ('torch', 'datasets', 'lightning', 'transformers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -9,17 +9,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from .config import GenerationConfig
-from .errors import UserError
-from .lines import one_line, read_lines
-from .model import Model
+from lit_seq2seq.files.lines import one_line, read_lines
+from lit_seq2seq.runtime.config import GenerationConfig
+from lit_seq2seq.runtime.model import Model
+from lit_seq2seq.types import UserError
 
 
-def main() -> int:
-    """Run the command; return its exit status."""
+def main(folder: Path) -> int:
+    """Run the command for the model in a folder; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__, allow_abbrev=False)
-    here = str(Path(__file__).parent.parent)
-    parser.add_argument("--model", nargs="+", default=[here], help="exported folder; several make an ensemble")
+    parser.add_argument("--model", nargs="+", default=[str(folder)], help="exported folder; several make an ensemble")
     parser.add_argument("--variant", default="fp32", help="fp32, fp16 or int8")
     parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: as onnxruntime chooses")
     parser.add_argument("--trust", nargs="+", default=(), help="modules of others that may be imported to read inputs")
@@ -46,7 +45,3 @@ def _plain(text: str) -> Any:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except json.JSONDecodeError:
         return text
-
-
-if __name__ == "__main__":
-    sys.exit(main())

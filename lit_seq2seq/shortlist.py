@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .beam import Array
-from .text import SpecialIds
+from lit_seq2seq.arrays import Array
+from lit_seq2seq.types import SpecialIds
 
 _RANKS = [1, 0, 2, 3]  # places of unknown, padding, BOS and EOS: the last one that a symbol has is its own
 SAMPLE = 128

@@ -1,0 +1,163 @@
+"""The functions of `Arrays` for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_seq2seq.arrays import Arrays
+
+BLOCK = 64
+"""Symbols that `top` looks at together."""
+FEW = 8
+"""Blocks, or hypotheses, below which `top` looks at a vocabulary as a whole."""
+
+
+class Tensors(Arrays):
+    """Functions of torch, on one device; see `Arrays`."""
+
+    log: Any = torch.log
+    exp: Any = torch.exp
+    where: Any = torch.where
+    logaddexp: Any = torch.logaddexp
+    full_like: Any = torch.full_like
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = device
+
+    def quiet(self) -> AbstractContextManager[object]:
+        """Return a context without gradients."""
+        return torch.no_grad()
+
+    def array(self, values: Any) -> Tensor:
+        """Make a tensor of numbers, or of an array of NumPy."""
+        return torch.as_tensor(values, device=self.device)
+
+    def host(self, array: Tensor) -> Tensor:
+        """Move a tensor to the CPU."""
+        return array.cpu()
+
+    def arange(self, stop: int) -> Tensor:
+        """Count from 0 to below `stop`."""
+        return torch.arange(stop, device=self.device)
+
+    def full(self, shape: Sequence[int], value: bool | int | float) -> Tensor:
+        """Make a tensor of one value."""
+        return torch.full(tuple(shape), value, device=self.device)
+
+    def wide(self, array: Tensor, copy: bool = False) -> Tensor:
+        """Turn numbers into floats of at least 32 bits."""
+        return array.to(torch.promote_types(array.dtype, torch.float32), copy=copy)
+
+    def double(self, array: Tensor) -> Tensor:
+        """Turn numbers into floats of 64 bits."""
+        return array.double()
+
+    def take(self, array: Tensor, index: Tensor) -> Tensor:
+        """Take rows by their numbers."""
+        return array.index_select(0, index)
+
+    def repeat(self, array: Tensor, times: int) -> Tensor:
+        """Repeat each row in place: `a a b b ...`."""
+        return array.repeat_interleave(times, dim=0)
+
+    def concat(self, arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
+        """Join tensors."""
+        return torch.cat(list(arrays), axis)
+
+    def gather(self, array: Tensor, index: Tensor, axis: int = -1) -> Tensor:
+        """Take values along an axis by an index of as many dimensions."""
+        return array.take_along_dim(index, axis)
+
+    def put(self, array: Tensor, index: Tensor, value: Any) -> Tensor:
+        """Write values in place, along the last axis."""
+        return array.scatter_(-1, index, value)
+
+    def nonzero(self, mask: Tensor) -> Tensor:
+        """List where a mask of one dimension is true."""
+        return mask.nonzero()[:, 0].to(self.device)
+
+    def amax(self, array: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
+        """Take the largest values along an axis."""
+        return array.amax(axis, keepdims)
+
+    def cumsum(self, array: Tensor) -> Tensor:
+        """Sum up along the last axis."""
+        return array.cumsum(-1)
+
+    def logcumsumexp(self, array: Tensor) -> Tensor:
+        """Sum up along the last axis what is given as logarithms."""
+        return array.logcumsumexp(-1)
+
+    def logsumexp(self, array: Tensor, axis: int = -1) -> Tensor:
+        """Sum along an axis what is given as logarithms."""
+        return array.logsumexp(axis)
+
+    def softmax(self, array: Tensor) -> Tensor:
+        """Turn scores into probabilities, along the last axis."""
+        return array.softmax(-1)
+
+    def windows(self, array: Tensor, size: int) -> Tensor:
+        """List all runs of `size` neighbours in rows of `(N, T)`: `(N, T - size + 1, size)`."""
+        return array.unfold(1, size, 1)
+
+    def sort_down(self, array: Tensor) -> tuple[Tensor, Tensor]:
+        """Sort along the last axis, largest first, equal ones in their order; return also where each was."""
+        values, order = array.sort(dim=-1, descending=True, stable=True)
+        return values, order
+
+    def largest(self, array: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Find the `count` largest along the last axis and their places."""
+        values, index = array.topk(min(count, array.shape[-1]), dim=-1)
+        return values, index
+
+    def top(self, log_probs: Tensor, offsets: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the largest sums of an offset and a log-probability among all hypotheses of each sentence.
+
+        The largest of each block of symbols are compared first: the best `count` lie in the `count` blocks that have
+        the best. Equal values go by hypothesis, then by token id (which of several equal ones are found, where not all
+        can be, is left to `torch.topk`).
+
+        Args:
+            log_probs: `(B, K, V)` of the next token after each hypothesis.
+            offsets: `(B, K)` what is added for each hypothesis; at most one of `offsets` and `log_probs` is infinite.
+            count: how many, C; fewer come back where there are fewer.
+
+        Returns:
+            `(B, C)` sums, best first, their hypotheses, from 0 to K - 1, and their tokens.
+        """
+        size = log_probs.shape[-1]
+        if size < FEW * BLOCK or log_probs.shape[:-1].numel() < FEW:
+            sums = (log_probs + offsets[..., None]).flatten(1)  # (B, K * V)
+            values, places = sums.topk(min(count, sums.shape[1]), dim=1, sorted=False)  # (B, C)
+        else:
+            values, places = _by_blocks(log_probs, offsets, count)
+        if count > 1:
+            places, order = places.sort(dim=1)
+            values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+            places = places.gather(1, order)
+        return values, places // size, places % size
+
+
+def _by_blocks(log_probs: Tensor, offsets: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Find the largest sums, `(B, C)`, and their places among the K * V of each sentence."""
+    size = log_probs.shape[-1]
+    whole = size // BLOCK * BLOCK
+    best = log_probs[..., :whole].reshape(*log_probs.shape[:2], -1, BLOCK).amax(-1)  # (B, K, M)
+    if whole < size:
+        best = torch.cat([best, log_probs[..., whole:].amax(-1, keepdim=True)], dim=-1)
+    blocks = best.shape[-1]
+    ranked = (best + offsets[..., None]).flatten(1)  # (B, K * M)
+    found = ranked.topk(min(count, ranked.shape[1]), dim=1, sorted=False).indices[..., None]  # (B, C, 1)
+    hypotheses = found // blocks
+    columns = found % blocks * BLOCK + torch.arange(BLOCK, device=found.device)  # (B, C, BLOCK)
+    beyond, columns = columns >= size, columns.clamp(max=size - 1)
+    rows = torch.arange(len(log_probs), device=found.device)[:, None, None]
+    sums = log_probs[rows, hypotheses, columns] + offsets.gather(1, hypotheses[..., 0])[..., None]
+    sums = sums.masked_fill_(beyond, -torch.inf).flatten(1)
+    values, index = sums.topk(min(count, sums.shape[1]), dim=1, sorted=False)
+    return values, (hypotheses * size + columns).flatten(1).gather(1, index)
