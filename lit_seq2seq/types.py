@@ -335,12 +335,14 @@ class Encoded(Value):
         copies: what can be copied from the source; `None` where nothing can.
         candidates: `(B, C)` the target ids among which a search with a shortlist chooses: padding, unknown, BOS and EOS
             first; `None` without one.
+        prefix: `(B, P)` target ids with which each output begins, padded at the end; `None` where it is free to.
     """
 
     memory: Padded
     final: CellState
     copies: Copies | None = None
     candidates: Padded | None = None
+    prefix: Tensor | None = None
 
 
 @dataclass(frozen=True)

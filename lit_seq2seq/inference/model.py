@@ -266,7 +266,8 @@ class Seq2SeqModel(nn.Module):
         Args:
             encoded: from `encode`.
             config: options of search; those of the model if `None`.
-            prefix: `(B, P)` target ids that every output must start with.
+            prefix: `(B, P)` target ids that every output must start with; of a model without a source the prompts if
+                `None`.
             return_attention: also return the attention weights of every token.
 
         Returns:
@@ -291,7 +292,7 @@ class Seq2SeqModel(nn.Module):
         self, encoded: Encoded, config: GenerationConfig | None, prefix: Tensor | None, return_attention: bool
     ) -> list[list[Hypothesis]]:
         config, network = config or self.generation, self.searched
-        size = self.processor.target.size
+        size, prefix = self.processor.target.size, encoded.prefix if prefix is None else prefix
         if prefix is not None and not network.copies and (prefix >= size).any():
             raise UserError(f"prefix has the id {int(prefix.max())}, but the vocabulary has ids from 0 to {size - 1}")
         candidates = allowed(encoded, config, prefix, network.specials)
@@ -409,7 +410,7 @@ class Seq2SeqModel(nn.Module):
     def _stream(self, raw: Any, config: GenerationConfig, source: Source) -> Iterator[str]:
         processor, network = self.processor, self.searched
         encoded = self.encode(source)
-        candidates = allowed(encoded, config, None, network.specials)
+        candidates = allowed(encoded, config, encoded.prefix, network.specials)
 
         def step(tokens: Tensor, state: Any) -> Any:
             made = network.step(tokens, state)
@@ -421,6 +422,7 @@ class Seq2SeqModel(nn.Module):
             network.start(encoded, candidates),
             specials=network.specials,
             config=config,
+            prefix=encoded.prefix,
             source_mask=encoded.memory.mask,
             frames=network.frames(encoded) if config.ctc_weight else None,
             candidates=candidates,

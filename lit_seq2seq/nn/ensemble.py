@@ -74,7 +74,8 @@ class Ensemble(Network):
     def encode(self, source: Source) -> EnsembleEncoded:
         """Encode a batch of sources with each network."""
         members = tuple(network.encode(source) for network in self.networks)
-        return EnsembleEncoded(members[0].memory, members[0].final, members[0].copies, members=members)
+        first = members[0]
+        return EnsembleEncoded(first.memory, first.final, first.copies, prefix=first.prefix, members=members)
 
     def start(self, encoded: Encoded, candidates: Padded | None = None) -> EnsembleState:
         """Make the first state of each decoder; see `EncoderDecoder.start`."""

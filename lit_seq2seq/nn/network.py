@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, D
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.output import GivenOutput, Output, OutputLayer
 from lit_seq2seq.nn.shortlist import Shortlisted
-from lit_seq2seq.types import Encoded, Padded, Shared, Source, SpecialIds, StepOutput
+from lit_seq2seq.types import Encoded, Padded, Shared, Source, SpecialIds, StepOutput, Value
 
 EncoderFactory = Callable[[Any], Encoder]  # from `Feature.size`
 DecoderFactory = Callable[[int, EncoderShape], Decoder]
@@ -24,6 +24,19 @@ OutputFactory = Callable[[DecoderShape, int, nn.Embedding | None], Output]
 AttentionLossFactory = Callable[[], AttentionLoss]
 AuxiliaryFactory = Callable[[EncoderShape, int, int], Auxiliary]
 Tie = Literal["none", "target", "all"]
+
+
+@dataclass(frozen=True)
+class Carried(Value):
+    """Where a network stands in running text, between one piece and the next.
+
+    Attributes:
+        last: `(B,)` the symbol that each piece ended with.
+        state: of the decoder that has read all before it.
+    """
+
+    last: Tensor
+    state: DecoderState
 
 
 class Network(nn.Module, ABC):
@@ -185,6 +198,31 @@ class EncoderDecoder(Network):
         """Turn targets `y_1 .. y_n EOS` into decoder inputs `BOS y_1 .. y_n`, `(B, T)`."""
         bos = target.values.new_full((target.values.shape[0], 1), self.specials.bos)
         return torch.cat([bos, self.readable(target.values[:, :-1])], dim=1)
+
+    def read_on(
+        self, source: Source, target: Padded, before: Carried | None, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor, Carried]:
+        """Compute the loss of pieces of running text, `(B, T)`, in which any EOS is followed by a text that begins.
+
+        As long as one pass over the whole text, pieces read one after the other give the same; gradients end where a
+        piece begins (truncated backpropagation through time, Mikolov et al. 2010).
+
+        Args:
+            source: what there is beside the text.
+            target: the pieces, padded only where a text is at its end.
+            before: what the call for the pieces before has returned; `None` at the beginning.
+            label_smoothing: see `Network.loss`.
+
+        Returns:
+            The two sums of `Network.loss`, and where the next pieces go on, without gradient.
+        """
+        begins = target.values.new_full(target.values.shape[:1], self.specials.bos)
+        before = before or Carried(begins, self.start(self.encode(source)))
+        inputs = torch.cat([before.last[:, None], target.values[:, :-1]], dim=1)  # (B, T)
+        inputs = inputs.masked_fill(inputs == self.specials.eos, self.specials.bos)  # as each text by itself
+        output, state = self.decoder.run(inputs, before.state)
+        loss, nll = self.output.loss(output, target, None, label_smoothing)
+        return loss, nll, Carried(target.values[:, -1], state.map(Tensor.detach))
 
     def teach(self, source: Source, target: Padded) -> DecoderOutput:
         """Run the teacher-forced pass up to the output layer."""

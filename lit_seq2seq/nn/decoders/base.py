@@ -263,6 +263,10 @@ class Decoder(nn.Module, ABC):
         Returns:
             Features `(B, T, F)`, attention `(B, T, S)`, and what the features are made of.
         """
+        return self.run(tokens, state)[0]
+
+    def run(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
+        """Do what `forward` does, and return the state after the last token, too: text that goes on goes on there."""
         outputs = []
         state = self.lock_masks(state)
         embedded = self.embed(tokens)  # (B, T, E)
@@ -271,7 +275,8 @@ class Decoder(nn.Module, ABC):
                 output, state = self.advance(column, state)
                 outputs.append(output)
         features, attention, hidden, context, _ = zip(*outputs, strict=True)
-        return DecoderOutput(_stack(features), _stack(attention), _stack(hidden), _stack(context), embedded)
+        output = DecoderOutput(_stack(features), _stack(attention), _stack(hidden), _stack(context), embedded)
+        return output, replace(state, masks=None)
 
     def attend(self, query: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, Value | None]:
         """Attend with one query per hypothesis, `(N, D)`: context `(N, C)`, weights `(N, S)`, attention's state."""

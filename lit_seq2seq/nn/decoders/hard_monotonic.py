@@ -122,17 +122,18 @@ class HardMonotonicDecoder(Decoder):
         symbols = nowhere[..., None].expand(-1, -1, self.output_size).contiguous()
         return DecoderState(memory, None, self.bridge(encoded), attention=Aligned(places, symbols))
 
-    def forward(self, tokens: Tensor, state: DecoderState) -> DecoderOutput:
-        """Read whole targets `(B, T)`; see `Decoder.forward`. Only the forward algorithm goes step by step."""
+    def run(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
+        """Read whole targets `(B, T)`; see `Decoder.run`. Only the forward algorithm goes step by step."""
         embedded = self.embed(tokens)  # (B, T, E)
-        hidden, _ = self.stack(embedded, state.cells)  # (B, T, H)
+        hidden, cells = self.stack(embedded, state.cells)  # (B, T, H)
         symbols, moves = self.emit(hidden, state), self.transitions(hidden, state)  # (B, T, S, V), (B, T, S, S)
         aligned, places = state.attention, []
         for t, token in enumerate(tokens.unbind(dim=1)):
             assert isinstance(aligned, Aligned)
             aligned = Aligned(self.follow(aligned.read(token), moves[:, t], state), symbols[:, t])
             places.append(aligned.places)
-        return self.output(hidden, torch.stack(places, dim=1), symbols, embedded)
+        output = self.output(hidden, torch.stack(places, dim=1), symbols, embedded)
+        return output, replace(state, cells=cells, attention=aligned)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one token per hypothesis, `(N,)`; see `Decoder.step`."""

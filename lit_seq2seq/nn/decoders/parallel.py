@@ -95,19 +95,29 @@ class ParallelDecoder(Decoder):
 
     def forward(self, tokens: Tensor, state: DecoderState) -> DecoderOutput:
         """Read whole targets `(B, T)` in one pass; see `Decoder.forward`."""
+        return self._pass(tokens, state)[0]
+
+    def run(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
+        """Read in one pass, too, unless attention remembers what it did; see `Decoder.run`."""
+        if state.attention is not None:
+            return super().run(tokens, state)
+        output, cells = self._pass(tokens, state)
+        return output, replace(state, cells=cells)
+
+    def _pass(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, CellState]:
         embedded = self.embed(tokens)  # (B, T, E)
         inputs = embedded
         if self.use_summary:
             summary = state.summaries(tokens.shape[0])[:, None].expand(-1, tokens.shape[1], -1)
             inputs = torch.cat([embedded, summary], dim=-1)
         cut = len(self.below.layers)
-        hidden, _ = self.below(inputs, state.cells.layers(0, cut))  # (B, T, H)
+        hidden, lower = self.below(inputs, state.cells.layers(0, cut))  # (B, T, H)
         context, weights = None, None
         if self.attention is not None:
             assert state.memory is not None
             context, weights = self.attention.scan(hidden, state.memory, state.attention)  # (B, T, C), (B, T, S)
-        hidden, _ = self.above(hidden, state.cells.layers(cut), context=context)
-        return self._output(hidden, context, embedded, weights)
+        hidden, upper = self.above(hidden, state.cells.layers(cut), context=context)
+        return self._output(hidden, context, embedded, weights), _join(lower, upper)
 
     def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""

@@ -3,6 +3,7 @@
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.encoders.image import ConvEncoder
 from lit_seq2seq.nn.encoders.multi import JoinedMemory, MultiSourceEncoder
+from lit_seq2seq.nn.encoders.nothing import NoSource
 from lit_seq2seq.nn.encoders.pretrained import SpeechBackbone, TextBackbone
 from lit_seq2seq.nn.encoders.speech import PyramidalEncoder
 from lit_seq2seq.nn.encoders.text import TextEncoder
@@ -14,6 +15,7 @@ __all__ = [
     "EncoderShape",
     "JoinedMemory",
     "MultiSourceEncoder",
+    "NoSource",
     "PyramidalEncoder",
     "SpeechBackbone",
     "TextBackbone",

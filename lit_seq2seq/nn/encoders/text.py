@@ -28,6 +28,8 @@ def new_embedding(num_embeddings: int, embedding_dim: int) -> nn.Embedding:
     and scaled up instead, each step of Adam moves the inputs by that scale, which keeps a network of recurrent layers
     from settling (`docs/results.md`).
     """
+    if num_embeddings < 1:
+        raise ValueError("there are no source symbols to embed: set model.encoder to lit_seq2seq.nn.NoSource")
     embedding = nn.Embedding(num_embeddings, embedding_dim)
     nn.init.normal_(embedding.weight, std=embedding_dim**-0.25)
     return embedding
