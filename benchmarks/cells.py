@@ -35,6 +35,7 @@ from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import EncoderDecoder, GeneralAttention, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.ops import computes_in
+from lit_seq2seq.training import CrossEntropy
 from lit_seq2seq.types import Padded
 
 FOUND = ROOT / "docs" / "cells.json"
@@ -191,7 +192,7 @@ def train_in_windows(model: LitSeq2Seq, data: Seq2SeqDataModule, windows: Window
         batches.sampler.set_epoch(epoch)
         for batch in batches:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_in(torch.bfloat16, "cpu")):
-                loss, _ = network.loss(batch.source, batch.target)
+                loss = CrossEntropy().of(network, batch.source, batch.target).total
             optimizer.zero_grad()
             (loss / batch.target.total).backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -220,7 +221,7 @@ def lengths(arguments: argparse.Namespace) -> None:
             network, taken = network_of(CELLS[name], sizes[name]), []
             for _ in range(4 if length < 4096 else 2):
                 begin = time.process_time()
-                loss, _ = network.loss(source, target)
+                loss = CrossEntropy().of(network, source, target).total
                 loss.backward()
                 taken.append(time.process_time() - begin)
             row = {"cell": name, "length": length, "cpu_seconds": round(min(taken), 4)}

@@ -25,6 +25,7 @@ from benchmarks.models import SIZES, make_model
 from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import search
+from lit_seq2seq.training import CrossEntropy
 from lit_seq2seq.types import Padded
 
 LENGTH = 25
@@ -80,7 +81,7 @@ class Training:
     def step(self, source: Padded, target: Padded) -> None:
         """Take an optimizer step."""
         with autocast(self.device):
-            loss, _ = self.network.loss(source, target)
+            loss = CrossEntropy().of(self.network, source, target).total
         self.optimizer.zero_grad()
         (loss / (target.values.numel())).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)

@@ -26,6 +26,7 @@ from lit_seq2seq import Seq2SeqDataModule
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.nn import EncoderDecoder, GeneralAttention, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.ops import computes_in
+from lit_seq2seq.training import CrossEntropy
 from lit_seq2seq.types import Padded
 
 BASE = {"hidden_size": 256, "num_layers": 1, "batch_size": 32, "source_length": 16, "vocabulary": 4000}
@@ -54,7 +55,7 @@ def rate(sizes: dict[str, int], steps: int) -> float:
     for _ in range(steps + 1):
         begin = time.process_time()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_in(torch.bfloat16, "cpu")):
-            loss, _ = network.loss(source, target)
+            loss = CrossEntropy().of(network, source, target).total
         optimizer.zero_grad()
         (loss / target.total).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)

@@ -20,6 +20,7 @@ from benchmarks.corpus import prepare
 from benchmarks.models import make_data, make_model
 from benchmarks.ours import CLIP
 from lit_seq2seq.data.batching import BucketBatchSampler
+from lit_seq2seq.training import CrossEntropy
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 """As Lightning names them: in single precision; products alone in bf16; weights, gradients and optimizer in it too."""
@@ -43,7 +44,7 @@ def curve(data: Path, precision: str, steps: int, seed: int) -> dict[str, Any]:
         for batch in islice(batches, steps - len(losses)):
             begin = time.process_time()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16-mixed"):
-                loss, _ = network.loss(batch.source, batch.target)
+                loss = CrossEntropy().of(network, batch.source, batch.target).total
             loss = loss / batch.target.total
             optimizer.zero_grad()
             loss.backward()
@@ -54,7 +55,7 @@ def curve(data: Path, precision: str, steps: int, seed: int) -> dict[str, Any]:
     network.float().eval()
     with torch.no_grad():
         held_out = list(module.val_dataloader())
-        total = sum(float(network.loss(batch.source, batch.target)[1]) for batch in held_out)
+        total = sum(float(network.nll(batch.source, batch.target)) for batch in held_out)
     tokens = sum(int(batch.target.total) for batch in held_out)
     found = {"precision": precision, "seed": seed, "val_loss": total / tokens, "cpu_seconds": seconds}
     return {**found, "losses": losses}

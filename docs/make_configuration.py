@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import DocstringStyle, parse
 
-from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, callbacks, features, metrics, nn, reranking, schedules
+from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, callbacks, features, metrics, nn, reranking, schedules, training
 from lit_seq2seq.data import Batches, Columns, JoinedRecordings, Limits, SplitSettings, synthetic
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.nn.decoders.base import Combination
@@ -69,6 +69,7 @@ def page() -> str:
         *group("Output layers", "`model.output`.", kinds(nn, nn.Output), given=3),
         *group("Attention losses", "`model.attention_losses`, a list.", kinds(nn, nn.AttentionLoss)),
         *group("Auxiliary predictions", "`model.auxiliary`.", kinds(nn, nn.Auxiliary), given=3),
+        *group("Objectives", "`model.objective`.", kinds(training, training.Objective), given=1),
         *group("Bridges", "`model.decoder.init_args.bridge`.", kinds(nn, nn.Bridge), given=2),
         *group("Search", "`model.generation`; also options of `generate` and of pipelines.", [GenerationConfig]),
         *group("Metrics", "`model.metrics`, a list.", kinds(metrics, metrics.TextMetric)),

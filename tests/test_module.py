@@ -25,6 +25,7 @@ from lit_seq2seq.nn import CTC, CopyOutput, TextEncoder
 from lit_seq2seq.schedules import InverseSquareRoot, OneCycle
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import UserError
+from tests.nn.cases import cross_entropy
 from tests.tiny import DIGITS, loss_of, make_data, make_model, make_trainer, pairs, rows
 
 pytestmark = pytest.mark.filterwarnings(
@@ -174,7 +175,7 @@ def one_batch(auxiliary: type[CTC] | None = None) -> tuple[LitSeq2Seq, dict[str,
     data.setup("fit")
     batches = list(data.val_dataloader())
     assert len(batches) == 1
-    loss, _ = model.net.loss(batches[0].source, batches[0].target, 0.1)
+    loss, _ = cross_entropy(model.net, batches[0].source, batches[0].target, 0.1)
     (loss / batches[0].target.total).backward()
     with torch.no_grad():
         for parameter in model.net.parameters():

@@ -112,11 +112,6 @@ class Ensemble(Network):
         scores = [torch.log_softmax(wide(network(source, target)), dim=-1) for network in self.networks]
         return _average(torch.stack(scores))
 
-    def loss(self, source: Source, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Compute the summed negative log-likelihood of the targets, twice: an ensemble is not smoothed."""
-        nll = -self.score(source, target).sum()
-        return nll, nll
-
     @torch.no_grad()
     def score(self, source: Source, target: Padded) -> Tensor:
         """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""

@@ -78,13 +78,10 @@ class Network(nn.Module, ABC):
     def frames(self, encoded: Encoded) -> Padded | None:
         """Compute log-probabilities of symbols at each encoder position, `(B, S, V)`; `None` without CTC."""
 
-    @abstractmethod
-    def loss(self, source: Source, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Sum the loss over the real target tokens.
-
-        Returns:
-            The sum to minimise, and, without gradient, the sum of plain negative log-likelihoods in nats.
-        """
+    @torch.no_grad()
+    def nll(self, source: Source, target: Padded) -> Tensor:
+        """Sum the negative log-likelihoods of the real target tokens, in nats."""
+        return -self.score(source, target).sum()
 
     @abstractmethod
     def score(self, source: Source, target: Padded) -> Tensor:
@@ -211,10 +208,11 @@ class EncoderDecoder(Network):
             source: what there is beside the text.
             target: the pieces, padded only where a text is at its end.
             before: what the call for the pieces before has returned; `None` at the beginning.
-            label_smoothing: see `Network.loss`.
+            label_smoothing: probability mass spread over the vocabulary.
 
         Returns:
-            The two sums of `Network.loss`, and where the next pieces go on, without gradient.
+            The sum to minimise; without gradient, that of plain negative log-likelihoods, and where the next pieces go
+            on.
         """
         begins = target.values.new_full(target.values.shape[:1], self.specials.bos)
         before = before or Carried(begins, self.start(self.encode(source)))
@@ -224,33 +222,29 @@ class EncoderDecoder(Network):
         loss, nll = self.output.loss(output, target, None, label_smoothing)
         return loss, nll, Carried(target.values[:, -1], state.map(Tensor.detach))
 
-    def teach(self, source: Source, target: Padded) -> DecoderOutput:
-        """Run the teacher-forced pass up to the output layer."""
-        return self._teach(self.encode(source), target)
+    def teach(self, encoded: Encoded, target: Padded, inputs: Tensor | None = None) -> DecoderOutput:
+        """Run the decoder over a target, up to the output layer.
 
-    def _teach(self, encoded: Encoded, target: Padded) -> DecoderOutput:
-        output: DecoderOutput = self.decoder(self.shift(target), self.start(encoded))
+        Args:
+            encoded: from `encode`.
+            target: ids that end with EOS.
+            inputs: `(B, T)` ids of the vocabulary to read instead of `shift(target)`.
+        """
+        output: DecoderOutput = self.decoder(self.shift(target) if inputs is None else inputs, self.start(encoded))
         return output
 
     def forward(self, source: Source, target: Padded) -> Tensor:
         """Score every symbol at every target position: `(B, T, V)`, whose softmax are the probabilities."""
-        return self.output.scores(self.teach(source, target), source.copies)
+        return self.output.scores(self.teach(self.encode(source), target), source.copies)
 
-    def loss(self, source: Source, target: Padded, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Sum the loss over the real target tokens; see `Network.loss`."""
-        encoded = self.encode(source)
-        output = self._teach(encoded, target)
-        loss, nll = self.output.loss(output, target, source.copies, label_smoothing)
-        if self.auxiliary is not None:
-            share = self.auxiliary.weight
-            loss = (1 - share) * loss + share * self.auxiliary.loss(encoded.memory, target)
-        for attention_loss in self.attention_losses:
-            loss = loss + attention_loss(output.attention, target.mask, encoded.memory.mask)
-        return loss, nll
+    @torch.no_grad()
+    def nll(self, source: Source, target: Padded) -> Tensor:
+        """Sum the negative log-likelihoods of the real target tokens, in nats."""
+        return self.output.loss(self.teach(self.encode(source), target), target, source.copies, 0.0)[1]
 
     @torch.no_grad()
     def score(self, source: Source, target: Padded) -> Tensor:
         """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
-        log_probs = self.output.log_probs(self.teach(source, target), source.copies)  # (B, T, V)
+        log_probs = self.output.log_probs(self.teach(self.encode(source), target), source.copies)  # (B, T, V)
         chosen = log_probs.gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
         return chosen.masked_fill(~target.mask, 0)

@@ -1,1 +1,5 @@
-"""`LitSeq2Seq`, and what keeps a run going."""
+"""`LitSeq2Seq`, what it minimises, and what keeps a run going."""
+
+from lit_seq2seq.training.objectives import CrossEntropy, Loss, Objective
+
+__all__ = ["CrossEntropy", "Loss", "Objective"]

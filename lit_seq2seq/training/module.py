@@ -37,6 +37,7 @@ from lit_seq2seq.schedules import OneCycle, check_factors, on_plateau, total_ste
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked, extends
+from lit_seq2seq.training.objectives import CrossEntropy, Loss, Objective
 from lit_seq2seq.training.precision import accept_records, precision_fits, warn_of_16_bits
 from lit_seq2seq.training.resuming import (
     RandomState,
@@ -60,6 +61,7 @@ R = TypeVar("R")
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 MetricFactory = Callable[[], TextMetric]
+ObjectiveFactory = Callable[[float], Objective]  # from the label smoothing
 _LEARNED = "learned"
 _RESUMED = ("hyper_parameters", "optimizer_states", "lr_schedulers", "steps")
 
@@ -91,6 +93,7 @@ class LitSeq2Seq(lightning.LightningModule):
     processor. The arguments of `Seq2SeqModel` come before these.
 
     Args:
+        objective: makes what training minimises.
         label_smoothing: probability mass spread over the vocabulary (Szegedy et al. 2016), from 0 to below 1.
         split_on_oom: take the gradient of a batch in parts where the memory does not suffice for all of it; see
             `lit_seq2seq.training.split_batches`.
@@ -112,6 +115,7 @@ class LitSeq2Seq(lightning.LightningModule):
         encoder: EncoderFactory = TextEncoder,
         decoder: DecoderFactory = ParallelDecoder,
         *,
+        objective: ObjectiveFactory = CrossEntropy,
         label_smoothing: float = 0.0,
         split_on_oom: bool = False,
         optimizer: OptimizerFactory = torch.optim.Adam,
@@ -132,9 +136,7 @@ class LitSeq2Seq(lightning.LightningModule):
         self._log_hyperparams = True
         self.model.description = self.hparams
         self.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        self.objective: Objective = factory(objective, ObjectiveFactory)(label_smoothing)
         self.split_batches = SplitBatches() if split_on_oom else None
         self.make_optimizer: OptimizerFactory = factory(optimizer, OptimizerFactory)
         self.make_scheduler: SchedulerFactory | None = factory(lr_scheduler, SchedulerFactory | None)
@@ -146,7 +148,7 @@ class LitSeq2Seq(lightning.LightningModule):
         self.model.signatures = self.scores.signatures
         self.vectors = (source_vectors, target_vectors)
         self.init_from = init_from
-        self._window_tokens: Tensor | None = None
+        self._window_units: Tensor | None = None
         self._random_states: list[RandomState] = []
         self._resumed: dict[str, Any] | None = None
         self._steps: int | None = None
@@ -343,42 +345,41 @@ class LitSeq2Seq(lightning.LightningModule):
         tell_length(optimizer, config.scheduler, steps=steps, before=before, done=done)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Compute the loss of a batch, to be averaged over all target tokens of the optimizer step."""
+        """Compute the loss of a batch, to be averaged over all target tokens, or sentences, of the optimizer step."""
         _check_batch(batch)
         assert batch.target is not None
-        tokens = batch.target.total
-        if self.split_batches is None:
-            loss, nll = self._loss(batch)
-        else:
-            loss, nll = self.split_batches.loss(self._loss, batch, self.parameters())
-        self.log("train_loss", loss.detach() / tokens, prog_bar=True, batch_size=len(batch))
-        self.log("train_ppl", (nll.detach() / tokens).exp(), batch_size=len(batch))
+        self.objective.step = self.trainer.global_step
+        total, nll, units = self._loss(batch)
+        self.log("train_loss", total.detach() / units, prog_bar=True, batch_size=len(batch))
+        self.log("train_ppl", (nll.detach() / batch.target.total).exp(), batch_size=len(batch))
         self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups), batch_size=len(batch))
         if not self._normalise_gradients:
-            return loss / tokens
-        self._window_tokens = tokens if self._window_tokens is None else self._window_tokens + tokens
-        return loss
+            return total / units
+        self._window_units = units if self._window_units is None else self._window_units + units
+        return total
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        assert batch.target is not None
-        return self.net.loss(batch.source, batch.target, self.label_smoothing)
+    def _loss(self, batch: Batch) -> Loss:
+        function = partial(self.objective, self.model)
+        if self.split_batches is None:
+            return cast(Loss, function(batch))
+        return self.split_batches.loss(function, batch, self.parameters())
 
     @property
     def _normalise_gradients(self) -> bool:
-        """Whether an optimizer step spans several batches, so that only then the number of its tokens is known."""
+        """Whether an optimizer step spans several batches, so that only then it is known what to divide by."""
         return self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Divide the summed gradients by the number of target tokens in the whole step, over batches and processes.
+        """Divide the summed gradients by the target tokens, or sentences, of the whole step: all batches and processes.
 
         Lightning has averaged them over `accumulate_grad_batches` and processes, which this undoes: a mean of batch
         means would weight the tokens of small batches more (lightning #20350).
         """
-        if not self._normalise_gradients or self._window_tokens is None:
+        if not self._normalise_gradients or self._window_units is None:
             return
         world = self.trainer.world_size
-        total = self.trainer.strategy.reduce(self._window_tokens.float(), reduce_op="sum")
-        self._window_tokens = None
+        total = self.trainer.strategy.reduce(self._window_units.float(), reduce_op="sum")
+        self._window_units = None
         scale = self.trainer.accumulate_grad_batches * world / total
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         if gradients:
@@ -468,7 +469,7 @@ class LitSeq2Seq(lightning.LightningModule):
     def _evaluate(self, batch: Batch, config: GenerationConfig) -> EvaluationOutput:
         _check_batch(batch)
         assert batch.target is not None
-        _, nll = self.model.searched.loss(batch.source, batch.target)
+        nll = self.model.searched.nll(batch.source, batch.target)
         found = self.model.write(batch.source, batch.texts, config, check=self.trainer.state.fn != "fit")
         best = [hypotheses[0].text for hypotheses in found]
         self.scores.update(nll, batch.target.total, best, batch, form=self.processor.target.form)

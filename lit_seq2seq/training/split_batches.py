@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.inference.out_of_memory import lacks_memory, release_memory
+from lit_seq2seq.training.objectives import Loss
 from lit_seq2seq.types import Batch
 
-Known = tuple[tuple[Tensor, Tensor], tuple[Tensor | None, ...]]
-"""Loss and negative log-likelihood, and the gradient of each parameter."""
-Loss = Callable[[Batch], tuple[Tensor, Tensor]]
-"""From a batch to the sum over its tokens of what is minimised, and of the plain negative log-likelihoods."""
+Known = tuple[Loss, tuple[Tensor | None, ...]]
+"""A loss and its gradient, by each parameter."""
 
 
 class SplitBatches:
@@ -33,14 +32,15 @@ class SplitBatches:
     def __init__(self) -> None:
         self.budget = math.inf
 
-    def loss(self, function: Loss, batch: Batch, parameters: Iterable[nn.Parameter]) -> tuple[Tensor, Tensor]:
+    def loss(self, function: Callable[[Batch], Loss], batch: Batch, parameters: Iterable[nn.Parameter]) -> Loss:
         """Compute `function(batch)`, and what its `backward` will add to the gradients of `parameters`.
 
         Raises:
             RuntimeError, MemoryError: the memory does not even suffice for one row.
         """
         learning = [parameter for parameter in parameters if parameter.requires_grad]
-        found, waiting = [], [batch]
+        waiting = [batch]
+        found: list[Loss] = []
         gradients: list[Tensor | None] = [None] * len(learning)
         while waiting:
             part = waiting.pop()
@@ -50,19 +50,20 @@ class SplitBatches:
             else:
                 found.append(done[0])
                 gradients = [_add(before, more) for before, more in zip(gradients, done[1], strict=True)]
-        loss, nll = (torch.stack(values).sum() for values in zip(*found, strict=True))
+        loss = Loss(*(torch.stack(values).sum() for values in zip(*found, strict=True)))
         used = [pair for pair in zip(learning, gradients, strict=True) if pair[1] is not None]
-        with_gradient: Tensor = _WithGradient.apply(loss, [pair[1] for pair in used], *(pair[0] for pair in used))  # type: ignore[no-untyped-call]
-        return with_gradient, nll
+        total: Tensor = _WithGradient.apply(loss.total, [pair[1] for pair in used], *(pair[0] for pair in used))  # type: ignore[no-untyped-call]
+        return loss._replace(total=total)
 
-    def _take(self, function: Loss, part: Batch, parameters: list[nn.Parameter]) -> Known | None:
+    def _take(self, function: Callable[[Batch], Loss], part: Batch, parameters: list[nn.Parameter]) -> Known | None:
         """Compute a part; `None` if it is too large."""
         if len(part) > 1 and not math.isinf(self.budget) and _size(part) > self.budget:
             return None
         try:
-            loss, nll = function(part)
-            with torch.autocast(loss.device.type, enabled=False):
-                return (loss.detach(), nll), torch.autograd.grad(loss, parameters, allow_unused=True)
+            loss = function(part)
+            with torch.autocast(loss.total.device.type, enabled=False):
+                gradients = torch.autograd.grad(loss.total, parameters, allow_unused=True)
+                return loss._replace(total=loss.total.detach()), gradients
         except (RuntimeError, MemoryError) as error:
             if len(part) == 1 or not lacks_memory(error):
                 raise
@@ -102,7 +103,15 @@ def _size(batch: Batch) -> int:
 
 def _halves(batch: Batch) -> list[Batch]:
     assert batch.target is not None
-    places = torch.arange(len(batch), device=batch.rows.device)
+    halves = torch.arange(len(batch), device=batch.rows.device).tensor_split(2)
+    places = (slice(0, len(halves[0])), slice(len(halves[0]), None))
     return [
-        Batch(batch.source.select(half), batch.target.select(half), batch.rows[half]) for half in places.tensor_split(2)
+        Batch(
+            batch.source.select(half),
+            batch.target.select(half),
+            batch.rows[half],
+            batch.references[own],
+            batch.texts[own],
+        )
+        for half, own in zip(halves, places, strict=True)
     ]

@@ -16,6 +16,7 @@ from lit_seq2seq.runtime.inputs import load_reader
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.shortlist import Candidates, Scored
 from lit_seq2seq.types import SpecialIds, UserError
+from tests.nn.cases import cross_entropy
 from tests.tiny import make_model, pairs
 
 TEXTS = pairs(40)["source"] + pairs(40)["target"]
@@ -103,7 +104,7 @@ def test_a_model_learns_where_outputs_end(kind: tuple[Tokenizer, tuple[str, ...]
     model.train()
     for _ in range(60):
         optimizer.zero_grad()
-        (model.net.loss(source, target)[0] / target.total).backward()
+        (cross_entropy(model.net, source, target)[0] / target.total).backward()
         optimizer.step()
     model.eval()
     model.save_pretrained(tmp_path / "model")

@@ -48,6 +48,7 @@ from lit_seq2seq.nn import (
     Zoneout,
 )
 from lit_seq2seq.nn.cells import CellName
+from lit_seq2seq.training import CrossEntropy
 from lit_seq2seq.types import CopySource, Padded, SpecialIds, Value
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -308,3 +309,11 @@ def step_log_probs(model: EncoderDecoder, tokens: Tensor, state: DecoderState) -
         state = output.state
         log_probs.append(output.log_probs)
     return torch.stack(log_probs, dim=1)
+
+
+def cross_entropy(
+    network: EncoderDecoder, source: Any, target: Padded, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """What training minimises by default, and the plain negative log-likelihood."""
+    total, nll, _ = CrossEntropy(smoothing).of(network, source, target)
+    return total, nll

@@ -21,7 +21,7 @@ from lit_seq2seq.nn import (
 )
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Padded, UserError
-from tests.nn.cases import SIZES, SOURCE, TARGET, assert_close, disturb, row, widen
+from tests.nn.cases import SIZES, SOURCE, TARGET, assert_close, cross_entropy, disturb, row, widen
 
 VECTORS = Padded(torch.randn(4, 9, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([9, 4, 7, 2]))
 DECODER = partial(InputFeedingDecoder, attention=AdditiveAttention, **SIZES)
@@ -59,9 +59,9 @@ def test_the_loss_joins_that_of_the_decoder_by_its_weight_and_leaves_the_likelih
     target = Padded(torch.tensor([[4, 6, 7, 3], [7, 3, 0, 0], [3, 0, 0, 0], [6, 3, 0, 0]]), torch.tensor([4, 2, 1, 2]))
     assert joined.auxiliary is not None
     ctc = joined.auxiliary.loss(joined.encode(VECTORS).memory, target)
-    loss, nll = joined.loss(VECTORS, target)
-    assert_close(loss, 0.6 * plain.loss(VECTORS, target)[0] + 0.4 * ctc)
-    assert_close(nll, plain.loss(VECTORS, target)[1])
+    loss, nll = cross_entropy(joined, VECTORS, target)
+    assert_close(loss, 0.6 * cross_entropy(plain, VECTORS, target)[0] + 0.4 * ctc)
+    assert_close(nll, cross_entropy(plain, VECTORS, target)[1])
     loss.backward()
     for name, parameter in joined.named_parameters():
         assert parameter.grad is not None, name
@@ -71,10 +71,10 @@ def test_the_loss_joins_that_of_the_decoder_by_its_weight_and_leaves_the_likelih
 def test_padding_and_batch_mates_change_nothing() -> None:
     model = speech()
     target = Padded(torch.tensor([[4, 6, 7, 3], [7, 3, 0, 0], [3, 0, 0, 0], [6, 3, 0, 0]]), torch.tensor([4, 2, 1, 2]))
-    whole = model.loss(VECTORS, target)[0]
+    whole = cross_entropy(model, VECTORS, target)[0]
     wide = Padded(torch.nn.functional.pad(VECTORS.values, (0, 0, 0, 3), value=7.0), VECTORS.lengths)
-    assert_close(model.loss(wide, widen(target, 2, fill=5))[0], whole)
-    alone = sum(model.loss(row(VECTORS, index), row(target, index))[0] for index in range(4))
+    assert_close(cross_entropy(model, wide, widen(target, 2, fill=5))[0], whole)
+    alone = sum(cross_entropy(model, row(VECTORS, index), row(target, index))[0] for index in range(4))
     assert_close(alone, whole)
 
 

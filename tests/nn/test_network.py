@@ -30,6 +30,7 @@ from tests.nn.cases import (
     TARGET,
     TARGET_SIZE,
     assert_close,
+    cross_entropy,
     disturb,
     gradient_of,
     network,
@@ -43,7 +44,7 @@ Tiny = partial(EncoderDecoder, SOURCE_SIZE, TARGET_SIZE, partial(TextEncoder, **
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = network(name)
-    loss, _ = model.train().loss(SOURCE, TARGET, label_smoothing=0.1)
+    loss, _ = cross_entropy(model.train(), SOURCE, TARGET, 0.1)
     loss.backward()
     unused = {key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()}
     if name == "residual norm encoder, no attention":  # the last norm is of the memory, which nobody looks at
@@ -57,10 +58,10 @@ def test_bfloat16_comes_close_to_float32(name: str) -> None:
     model = network(name).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     torch.manual_seed(1)  # zoneout draws
-    expected, _ = model.loss(SOURCE, TARGET)
+    expected, _ = cross_entropy(model, SOURCE, TARGET)
     torch.manual_seed(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, _ = model.loss(SOURCE, TARGET)
+        loss, _ = cross_entropy(model, SOURCE, TARGET)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=0.02)
     near, exact = (gradient_of(value, parameters) for value in (loss, expected))
@@ -88,7 +89,7 @@ def test_score_is_what_stepping_gives_and_what_the_loss_sums(name: str) -> None:
     chosen = log_probs.gather(-1, TARGET.values[..., None])[..., 0]
     assert_close(scores[TARGET.mask], chosen[TARGET.mask])
     assert (scores[~TARGET.mask] == 0).all()
-    assert_close(-scores.sum(), model.loss(SOURCE, TARGET, label_smoothing=0.2)[1])
+    assert_close(-scores.sum(), cross_entropy(model, SOURCE, TARGET, 0.2)[1])
 
 
 @pytest.mark.parametrize("name", MAIN)
@@ -100,7 +101,7 @@ def test_the_loss_ignores_padding(name: str) -> None:
     expected = nn.functional.cross_entropy(
         logits.flatten(0, 1), ignored.flatten(), reduction="sum", label_smoothing=0.1
     )
-    assert_close(model.loss(SOURCE, TARGET, label_smoothing=0.1)[0], expected)
+    assert_close(cross_entropy(model, SOURCE, TARGET, 0.1)[0], expected)
 
 
 @pytest.mark.parametrize("name", MAIN)
@@ -158,7 +159,7 @@ def test_four_examples_can_be_learned_by_heart(name: str) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(60):
         optimizer.zero_grad()
-        loss, nll = model.loss(OVERFIT_SOURCE, OVERFIT_TARGET)
+        loss, nll = cross_entropy(model, OVERFIT_SOURCE, OVERFIT_TARGET)
         loss.backward()
         optimizer.step()
     assert nll.item() / OVERFIT_TARGET.total.item() < 0.03
@@ -194,7 +195,7 @@ def test_tying_all_shares_storage_and_trains(combine: str) -> None:
     assert model.encoder.token_embedding.weight is weight
     assert model.output.projection.weight is weight
     assert sum(parameter is weight for parameter in model.parameters()) == 1
-    model.loss(SOURCE, TARGET)[0].backward()
+    cross_entropy(model, SOURCE, TARGET)[0].backward()
     assert weight.grad is not None
     assert model(SOURCE, TARGET).shape == (*TARGET.values.shape, 9)
 
@@ -238,5 +239,5 @@ def test_tying_all_needs_source_embeddings() -> None:
 def test_an_untrained_model_is_near_uniform() -> None:
     model = EncoderDecoder(SOURCE_SIZE, 200, partial(TextEncoder, **SIZES), partial(DECODERS["feeding general"]))
     target = Padded(torch.randint(200, (4, 6)), TARGET.lengths)
-    loss, _ = model.loss(SOURCE, target)
+    loss, _ = cross_entropy(model, SOURCE, target)
     assert loss.item() / TARGET.total.item() == pytest.approx(math.log(200), rel=0.05)

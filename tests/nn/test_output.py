@@ -19,6 +19,7 @@ from tests.nn.cases import (
     SPECIALS,
     TARGET_SIZE,
     assert_close,
+    cross_entropy,
     disturb,
     gradient_of,
     step_log_probs,
@@ -78,7 +79,7 @@ def test_stepping_equals_the_parallel_pass(name: str) -> None:
     assert_close(log_probs, model(COPY_SOURCE, COPY_TARGET))
     assert_close(log_probs.exp().sum(-1), torch.ones(log_probs.shape[:2]))
     scores = model.score(COPY_SOURCE, COPY_TARGET)
-    assert_close(scores.sum(), -model.loss(COPY_SOURCE, COPY_TARGET)[1])
+    assert_close(scores.sum(), -cross_entropy(model, COPY_SOURCE, COPY_TARGET)[1])
     assert (scores[COPY_TARGET.mask] < 0).all()
 
 
@@ -107,7 +108,7 @@ def test_an_empty_source_leaves_only_generating() -> None:
 @pytest.mark.parametrize("name", COPYING)
 def test_every_parameter_gets_a_gradient_that_equals_the_one_of_the_whole_distribution(name: str) -> None:
     model = copying(name).train()
-    loss, nll = model.loss(COPY_SOURCE, COPY_TARGET)
+    loss, nll = cross_entropy(model, COPY_SOURCE, COPY_TARGET)
     assert_close(loss.detach(), nll)
     got = torch.autograd.grad(loss, list(model.parameters()))
     log_probs = model(COPY_SOURCE, COPY_TARGET)
@@ -121,8 +122,8 @@ def test_every_parameter_gets_a_gradient_that_equals_the_one_of_the_whole_distri
 
 def test_smoothing_concerns_the_vocabulary_alone() -> None:
     model = copying("parallel general")
-    plain, smoothed = (model.loss(COPY_SOURCE, COPY_TARGET, smoothing)[0] for smoothing in (0.0, 0.1))
-    output = model.teach(COPY_SOURCE, COPY_TARGET)
+    plain, smoothed = (cross_entropy(model, COPY_SOURCE, COPY_TARGET, smoothing)[0] for smoothing in (0.0, 0.1))
+    output = model.teach(model.encode(COPY_SOURCE), COPY_TARGET)
     generated = model.output.generate.log_probs(output, None)[COPY_TARGET.mask]
     assert_close(smoothed, 0.9 * plain - 0.1 * generated.mean(dim=-1).sum())
 
@@ -131,9 +132,9 @@ def test_smoothing_concerns_the_vocabulary_alone() -> None:
 @pytest.mark.parametrize("name", COPYING)
 def test_bfloat16_comes_close(name: str) -> None:
     model = copying(name).train()
-    expected, _ = model.loss(COPY_SOURCE, COPY_TARGET)
+    expected, _ = cross_entropy(model, COPY_SOURCE, COPY_TARGET)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, _ = model.loss(COPY_SOURCE, COPY_TARGET)
+        loss, _ = cross_entropy(model, COPY_SOURCE, COPY_TARGET)
         steps = step_log_probs(model, model.shift(COPY_TARGET), model.start(model.encode(COPY_SOURCE)))
     assert loss.item() == pytest.approx(expected.item(), rel=0.02)
     assert_close(steps.exp().sum(-1), torch.ones(steps.shape[:2]))
@@ -235,8 +236,8 @@ def test_coverage_loss_joins_the_loss_but_not_the_likelihood() -> None:
         attention_losses=[partial(CoverageLoss, weight=2.0)],
     )  # fmt: skip
     covered.load_state_dict(plain.state_dict())
-    (loss, nll), (more, same) = (model.eval().loss(COPY_SOURCE, COPY_TARGET) for model in (plain, covered))
-    term = CoverageLoss(2.0)(plain.teach(COPY_SOURCE, COPY_TARGET).attention, COPY_TARGET.mask)
+    (loss, nll), (more, same) = (cross_entropy(model.eval(), COPY_SOURCE, COPY_TARGET) for model in (plain, covered))
+    term = CoverageLoss(2.0)(plain.teach(plain.encode(COPY_SOURCE), COPY_TARGET).attention, COPY_TARGET.mask)
     assert_close(nll, same)
     assert_close(more, loss + term)
     assert torch.autograd.grad(term, plain.decoder.attention.coverage.weight)[0].any()
@@ -253,4 +254,4 @@ def test_parts_that_need_attention_say_so() -> None:
     model = copying("parallel general")
     plain = Padded(COPY_SOURCE.values, COPY_SOURCE.lengths)
     with pytest.raises(ValueError, match="CopyOutput needs a source whose symbols have target ids"):
-        model.loss(plain, COPY_TARGET)
+        cross_entropy(model, plain, COPY_TARGET)

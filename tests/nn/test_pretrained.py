@@ -27,7 +27,7 @@ from lit_seq2seq.nn import (
 )
 from lit_seq2seq.types import Padded, UserError
 from tests.backbones import RECORDINGS, SMALL, TEXT, WORDS, write_backbone
-from tests.nn.cases import assert_close, tensors
+from tests.nn.cases import assert_close, cross_entropy, tensors
 from tests.tiny import make_data, make_model, make_trainer, pairs
 
 if importlib.util.find_spec("transformers") is None:
@@ -178,8 +178,8 @@ def test_recordings_are_read_as_they_are(folders: dict[str, Path]) -> None:
     target = Tokenizer("word")
     target.train(["one two"])
     model.attach(Processor(feature, target))
-    loss, _ = model.net.loss(
-        model.processor.source([samples, samples[:90]]), target.collate(target.encode(["one"] * 2))
+    loss, _ = cross_entropy(
+        model.net, model.processor.source([samples, samples[:90]]), target.collate(target.encode(["one"] * 2))
     )
     loss.backward()
     assert model.net.encoder.backbone.encoder.layers[0].attention.k_proj.weight.grad is not None

@@ -15,6 +15,7 @@ from tests.nn.cases import (
     TARGET,
     TARGET_SIZE,
     assert_close,
+    cross_entropy,
     disturb,
     network,
     step_log_probs,
@@ -86,10 +87,10 @@ def test_gradients_end_where_a_piece_begins() -> None:
 @torch.no_grad()
 def test_a_single_text_is_scored_as_any_target() -> None:
     model = language_model()
-    loss, nll = model.loss(nothing(4), TARGET)
+    loss, nll = cross_entropy(model, nothing(4), TARGET)
     assert_close(loss, -model.score(nothing(4), TARGET).sum())
     alone = Padded(TARGET.values[:1], TARGET.lengths[:1])
-    assert_close(model.read_on(nothing(1), alone, None)[1], model.loss(nothing(1), alone)[1])
+    assert_close(model.read_on(nothing(1), alone, None)[1], cross_entropy(model, nothing(1), alone)[1])
     assert_close(nll, loss)
 
 

@@ -21,6 +21,7 @@ from tests.nn.cases import (
     TARGET_SIZE,
     EncoderDecoder,
     assert_close,
+    cross_entropy,
     disturb,
     network,
     row,
@@ -79,7 +80,7 @@ def test_the_network_itself_stays_and_can_be_trained() -> None:
     before = stepped(model)
     fast = prepare(model, torch.int8)
     assert torch.equal(stepped(model), before)
-    model.loss(SOURCE, TARGET)[0].backward()
+    cross_entropy(model, SOURCE, TARGET)[0].backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert fast.decoder.embedding is model.decoder.embedding
 

@@ -1,0 +1,9 @@
+"""What training minimises, one a file."""
+
+from lit_seq2seq.settings.arguments import check_constructors
+from lit_seq2seq.training.objectives.base import Loss, Objective
+from lit_seq2seq.training.objectives.cross_entropy import CrossEntropy
+
+__all__ = ["CrossEntropy", "Loss", "Objective"]
+
+check_constructors(__name__)
