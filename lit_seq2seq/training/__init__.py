@@ -1,5 +1,5 @@
 """`LitSeq2Seq`, what it minimises, and what keeps a run going."""
 
-from lit_seq2seq.training.objectives import CrossEntropy, Loss, Objective
+from lit_seq2seq.training.objectives import CrossEntropy, Loss, Objective, RDrop, ScheduledSampling
 
-__all__ = ["CrossEntropy", "Loss", "Objective"]
+__all__ = ["CrossEntropy", "Loss", "Objective", "RDrop", "ScheduledSampling"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.inference.model import Seq2SeqModel
@@ -61,3 +64,14 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, model: Seq2SeqModel, batch: Batch) -> Loss:
         """Compute the loss of a batch with targets."""
+
+
+@contextmanager
+def without_gradient() -> Iterator[None]:
+    """Compute without gradient what comes before the loss.
+
+    Under autocast the weights that are converted meanwhile would be used again for the loss, and learn nothing.
+    """
+    with torch.no_grad():
+        yield
+    torch.clear_autocast_cache()
