@@ -37,7 +37,7 @@ class RDrop(CrossEntropy):
     def of(self, network: EncoderDecoder, source: Source, target: Padded) -> Loss:
         """Compute the loss of targets that end with EOS."""
         loss = super().of(network, source.repeat(2), target.repeat(2))
-        return Loss(*(value / 2 for value in loss[:2]), target.total)
+        return Loss(loss.total / 2, loss.nll / 2, target.total)
 
     def join(self, network: EncoderDecoder, encoded: Encoded, output: DecoderOutput, target: Padded) -> Loss:
         """Add up the terms of the loss."""
