@@ -80,6 +80,10 @@ class Value:
         return self.map(lambda tensor: arrays.of(tensor).repeat(tensor, times))
 
 
+class Part:
+    """What a description can name by `class_path`, made ready to use: a frozen dataclass of plain values."""
+
+
 def _map(value: object, function: Callable[[Tensor], Tensor]) -> object:
     if isinstance(value, Value):
         return value.map(function)

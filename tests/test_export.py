@@ -220,7 +220,7 @@ def test_search_finds_the_same_hypotheses_and_scores(model: LitSeq2Seq, folder: 
     found = Network(folder).generate(named(source), config)
     expected = searched(model.generate(source, config))
     for row, other in zip(found, expected, strict=True):
-        assert [one.tokens for one in row] == [tokens for tokens, _ in other]
+        assert [one.tokens.tolist() for one in row] == [tokens for tokens, _ in other]
         assert [one.score for one in row] == pytest.approx([score for _, score in other], abs=1e-4)
 
 

@@ -15,10 +15,8 @@ from lit_seq2seq.export.onnx import halve
 from lit_seq2seq.hub.folder import load_checkpoint
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn.ops import computes_in
-from lit_seq2seq.runtime.beam import Step
-from lit_seq2seq.runtime.search import search
-from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.types import SpecialIds, UserError
+from lit_seq2seq.search import GenerationConfig, check_scores, search
+from lit_seq2seq.types import SpecialIds, StepOutput, UserError, Value
 from tests.tiny import Trained, make_data, make_model, make_trainer, needs_bfloat16
 
 NAME = "encoder.embedding.weight"
@@ -170,8 +168,9 @@ def test_a_model_that_computes_nan_writes_nothing(options):
     with pytest.raises(UserError, match="the model computes NaN"):
         model.generate(["eins zwei"], config)
 
-    def step(tokens: np.ndarray, state: dict) -> Step:
-        return Step(np.full((*tokens.shape, 6), np.nan, np.float32), None, state)
+    def step(tokens: np.ndarray, state: Value) -> StepOutput:
+        return StepOutput(np.full((len(tokens), 6), np.nan, np.float32), state)
 
+    found = search(step, Value(), batch_size=1, specials=SpecialIds(), config=config, device=None)
     with pytest.raises(UserError, match="the model computes NaN"):
-        search(step, {}, np.ones((1, 1), bool), SpecialIds(), config=config)
+        check_scores([found[0][0].score])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 Array: TypeAlias = Any
 """An array of NumPy or a tensor of torch."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def is_array(value: object) -> bool:
@@ -21,9 +23,27 @@ def of(array: Array) -> Arrays:
     """Return the functions for arrays of this one's library, on its device."""
     if isinstance(array, np.ndarray):
         return NUMPY
+    return on(array.device)
+
+
+def on(device: Any) -> Arrays:
+    """Return the functions for tensors of torch on a device; `None`: for arrays of NumPy."""
+    if device is None:
+        return NUMPY
     from lit_seq2seq.arrays.tensors import Tensors
 
-    return Tensors(array.device)
+    return Tensors(device)
+
+
+def quiet(function: F) -> F:
+    """Run a function of search, which has the option `device`, without warnings of infinity and without gradients."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> Any:
+        with on(options.get("device", "cpu")).quiet():
+            return function(*args, **options)
+
+    return cast(F, run)
 
 
 class Arrays:
@@ -33,11 +53,11 @@ class Arrays:
     New arrays of whole numbers have 64 bits, others 32.
     """
 
-    log: Any = np.log
-    exp: Any = np.exp
-    where: Any = np.where
-    logaddexp: Any = np.logaddexp
-    full_like: Any = np.full_like
+    log: Any = staticmethod(np.log)
+    exp: Any = staticmethod(np.exp)
+    where: Any = staticmethod(np.where)
+    logaddexp: Any = staticmethod(np.logaddexp)
+    full_like: Any = staticmethod(np.full_like)
 
     def quiet(self) -> AbstractContextManager[object]:
         """Return a context without warnings of infinity, and without gradients."""
@@ -47,6 +67,10 @@ class Arrays:
         """Make an array of numbers, or of an array of NumPy."""
         made = np.asarray(values)
         return made.astype(np.float32) if made.dtype == np.float64 and not isinstance(values, np.ndarray) else made
+
+    def random(self, seed: int | None) -> np.random.Generator:
+        """Return what draws random numbers, the same again where there is a seed, which may be below 0."""
+        return np.random.default_rng(None if seed is None else seed % 2**64)
 
     def host(self, array: Array) -> Array:
         """Move an array to the CPU."""
@@ -63,6 +87,18 @@ class Arrays:
     def wide(self, array: Array, copy: bool = False) -> Array:
         """Turn numbers into floats of at least 32 bits."""
         return array.astype(np.promote_types(array.dtype, np.float32), copy=copy)
+
+    def single(self, array: Array) -> Array:
+        """Turn numbers into floats of 32 bits."""
+        return array.astype(np.float32)
+
+    def integers(self, array: Array) -> Array:
+        """Turn ids into integers of 64 bits, on the device."""
+        return self.array(array).astype(np.int64, copy=False)
+
+    def copy(self, array: Array) -> Array:
+        """Copy an array."""
+        return array.copy()
 
     def double(self, array: Array) -> Array:
         """Turn numbers into floats of 64 bits."""
@@ -97,6 +133,10 @@ class Arrays:
         """Take the largest values along an axis."""
         return array.max(axis, keepdims=keepdims)
 
+    def first(self, mask: Array) -> Array:
+        """Find the first place along the last axis where a mask is true."""
+        return mask.argmax(-1)
+
     def cumsum(self, array: Array) -> Array:
         """Sum up along the last axis, in double precision."""
         return np.cumsum(array, axis=-1, dtype=np.float64 if array.dtype.kind == "f" else None)
@@ -119,8 +159,11 @@ class Arrays:
         return np.lib.stride_tricks.sliding_window_view(array, size, axis=1)
 
     def sort_down(self, array: Array) -> tuple[Array, Array]:
-        """Sort along the last axis, largest first, equal ones in their order; return also where each was."""
-        order = np.argsort(-array, axis=-1, kind="stable")
+        """Sort along the last axis, largest first, equal ones in their order; return also where each was.
+
+        What is no number comes first, as in torch.
+        """
+        order = np.argsort(np.where(np.isnan(array), -np.inf, -array), axis=-1, kind="stable")
         return np.take_along_axis(array, order, -1), order
 
     def largest(self, array: Array, count: int) -> tuple[Array, Array]:

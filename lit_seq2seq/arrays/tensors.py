@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +21,11 @@ FEW = 8
 class Tensors(Arrays):
     """Functions of torch, on one device; see `Arrays`."""
 
-    log: Any = torch.log
-    exp: Any = torch.exp
-    where: Any = torch.where
-    logaddexp: Any = torch.logaddexp
-    full_like: Any = torch.full_like
+    log: Any = staticmethod(torch.log)
+    exp: Any = staticmethod(torch.exp)
+    where: Any = staticmethod(torch.where)
+    logaddexp: Any = staticmethod(torch.logaddexp)
+    full_like: Any = staticmethod(torch.full_like)
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = device
@@ -36,6 +37,10 @@ class Tensors(Arrays):
     def array(self, values: Any) -> Tensor:
         """Make a tensor of numbers, or of an array of NumPy."""
         return torch.as_tensor(values, device=self.device)
+
+    def random(self, seed: int | None) -> np.random.Generator:
+        """Return what draws random numbers; without a seed it goes by torch's global random state."""
+        return super().random(int(torch.randint(2**63 - 1, ())) if seed is None else seed)
 
     def host(self, array: Tensor) -> Tensor:
         """Move a tensor to the CPU."""
@@ -52,6 +57,18 @@ class Tensors(Arrays):
     def wide(self, array: Tensor, copy: bool = False) -> Tensor:
         """Turn numbers into floats of at least 32 bits."""
         return array.to(torch.promote_types(array.dtype, torch.float32), copy=copy)
+
+    def single(self, array: Tensor) -> Tensor:
+        """Turn numbers into floats of 32 bits."""
+        return array.float()
+
+    def integers(self, array: Any) -> Tensor:
+        """Turn ids into integers of 64 bits, on the device."""
+        return self.array(array).long()
+
+    def copy(self, array: Tensor) -> Tensor:
+        """Copy a tensor."""
+        return array.clone()
 
     def double(self, array: Tensor) -> Tensor:
         """Turn numbers into floats of 64 bits."""
@@ -84,6 +101,10 @@ class Tensors(Arrays):
     def amax(self, array: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
         """Take the largest values along an axis."""
         return array.amax(axis, keepdims)
+
+    def first(self, mask: Tensor) -> Tensor:
+        """Find the first place along the last axis where a mask is true."""
+        return mask.byte().argmax(-1)
 
     def cumsum(self, array: Tensor) -> Tensor:
         """Sum up along the last axis."""

@@ -28,7 +28,7 @@ from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.features import Processor
 from lit_seq2seq.files.paths import local_path
 from lit_seq2seq.hub.folder import load_checkpoint, load_folder, trusted
-from lit_seq2seq.runtime.config import check_generation
+from lit_seq2seq.search.config import check_generation
 from lit_seq2seq.settings.options import load_yaml, reason_of
 from lit_seq2seq.settings.parsing import Parser
 from lit_seq2seq.settings.spec import DAMAGED, build_arguments, import_class, trust_of

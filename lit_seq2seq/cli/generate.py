@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from lit_seq2seq.files.lines import counted, json_line, one_line, read_lines
 from lit_seq2seq.files.paths import format_of, local_path
+from lit_seq2seq.search.config import search_options
 from lit_seq2seq.settings import Dtype
-from lit_seq2seq.settings.options import add_loading, loading_of, search_options
+from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:

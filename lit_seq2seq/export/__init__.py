@@ -26,9 +26,9 @@ from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import Padded, Sources, UserError, install
 
 Variant = Literal["fp32", "fp16", "int8"]
-ROOMS = ("__init__.py", "arrays", "files", "runtime", "shortlist.py", "types.py")
+ROOMS = ("__init__.py", "arrays", "files", "runtime", "search", "settings", "shortlist.py", "types.py")
 """What of this package runs exported models, and is copied beside them."""
-TORCH = ("tensors.py", "weights.py", "remote.py")
+TORCH = ("tensors.py", "weights.py", "remote.py", "options.py", "parsing.py")
 """Files in these that do not run there."""
 
 

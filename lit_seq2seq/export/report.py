@@ -14,7 +14,6 @@ from lit_seq2seq.export.graphs import inputs_of
 from lit_seq2seq.features import Processor
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.nn import EncoderDecoder
-from lit_seq2seq.runtime.beam import select
 from lit_seq2seq.runtime.network import PARTS, Network
 from lit_seq2seq.runtime.readers import Named
 from lit_seq2seq.types import CopySource, Padded, Sources
@@ -69,16 +68,14 @@ def greatest_error(network: EncoderDecoder, exported: Network, source: Padded | 
     """Compare log-probabilities over `steps` random target tokens, two hypotheses per source."""
     state = network.start(network.encode(source))
     state = state.select(torch.arange(len(source.lengths))[:, None].expand(-1, 2))
-    values = exported.start(named(source)).state
-    rows = np.arange(len(source.lengths))
-    twice = select(values, rows, np.zeros((len(rows), 2), np.int64))
+    twice = exported.start(named(source)).state.select(np.arange(len(source.lengths))[:, None].repeat(2, axis=1))
     generator, worst = torch.Generator().manual_seed(1), 0.0
     size = network.decoder.embedding.num_embeddings
     tokens = torch.full((len(source.lengths), 2), network.specials.bos)
     for _ in range(steps):
-        output, step = network.step(tokens.flatten(), state), exported.step(tokens.numpy(), twice)
+        output, step = network.step(tokens.flatten(), state), exported.step(tokens.flatten().numpy(), twice)
         state, twice = output.state, step.state
-        expected = output.log_probs.numpy().reshape(step.log_probs.shape)
+        expected = output.log_probs.numpy()
         real = np.isfinite(expected)
         worst = max(worst, float(np.abs(step.log_probs[real] - expected[real]).max()))
         tokens = torch.randint(size, tokens.shape, generator=generator)
@@ -91,7 +88,7 @@ def same_outputs(model: Seq2SeqModel, exported: Network, source: Padded | Source
     config = replace(config, max_new_tokens=STEPS, min_new_tokens=0)
     found = exported.generate(named(source), config)
     pairs = zip(model.generate(source, config), found, strict=True)
-    return float(np.mean([one[0].tokens.tolist() == other[0].tokens for one, other in pairs]))
+    return float(np.mean([one[0].tokens.tolist() == other[0].tokens.tolist() for one, other in pairs]))
 
 
 def measure(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) -> list[Measured]:

@@ -26,7 +26,7 @@ from lit_seq2seq.files.paths import Loading, Pushing, expect_own, is_file, local
 from lit_seq2seq.files.untrusted import check_archive, checked, is_number, read_json
 from lit_seq2seq.files.weights import Weights
 from lit_seq2seq.hub.card import Provenance, published
-from lit_seq2seq.runtime.config import check_generation
+from lit_seq2seq.search.config import check_generation
 from lit_seq2seq.shortlist import Shortlist
 from lit_seq2seq.types import UserError
 

@@ -36,8 +36,7 @@ from lit_seq2seq.nn.network import (
 )
 from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
-from lit_seq2seq.runtime.search import check_scores
-from lit_seq2seq.search import GenerationConfig, including, search, stream
+from lit_seq2seq.search import GenerationConfig, check_scores, including, search, stream
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.shortlist import Shortlist

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_seq2seq.files.lines import one_line, read_lines
-from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.runtime.model import Model
+from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.types import UserError
 
 

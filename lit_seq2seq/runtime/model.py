@@ -13,13 +13,12 @@ import numpy as np
 
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.untrusted import undamaged
-from lit_seq2seq.runtime.config import GenerationConfig
 from lit_seq2seq.runtime.copying import CopyMap
 from lit_seq2seq.runtime.inputs import load_reader
 from lit_seq2seq.runtime.network import Decodable, Ensemble, Network
 from lit_seq2seq.runtime.readers import Array, Text, encode_named
-from lit_seq2seq.runtime.sampling import random_of
 from lit_seq2seq.runtime.slots import Slots
+from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.types import UserError
 
 _VOCABULARY = ("processor.json", "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json")
@@ -101,7 +100,6 @@ class Model:
             return self._generate(given, batch_size, config)
 
     def _generate(self, inputs: list[Any], batch_size: int, config: GenerationConfig) -> list[list[Generated]]:
-        random = random_of(config)
         results = [[Generated("", 0.0)] * config.num_return_sequences for _ in inputs]
         kept = [place for place, raw in enumerate(inputs) if not self.reader.is_missing(raw)]
         names = [f"input {place}" for place in kept]
@@ -114,13 +112,11 @@ class Model:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             raw = [inputs[kept[index]] for index in batch]
-            for index, found in zip(batch, self._batch([arrays[i] for i in batch], raw, config, random), strict=True):
+            for index, found in zip(batch, self._batch([arrays[i] for i in batch], raw, config), strict=True):
                 results[kept[index]] = found
         return results
 
-    def _batch(
-        self, arrays: list[Array], raw: list[Any], config: GenerationConfig, random: np.random.Generator
-    ) -> list[list[Generated]]:
+    def _batch(self, arrays: list[Array], raw: list[Any], config: GenerationConfig) -> list[list[Generated]]:
         source = self.reader.collate(arrays)
         extra: list[tuple[str, ...]] = [()] * len(arrays)
         if self.copy_map is not None:
@@ -131,9 +127,12 @@ class Model:
                 row[: len(ids)] = ids
         slots = self.slots if config.num_beams > 1 else None
         wanted = config if slots is None else dataclasses.replace(config, num_return_sequences=config.num_beams)
-        hypotheses = self.network.generate(source, wanted, random)
+        hypotheses = self.network.generate(source, wanted)
         written = [
-            [Generated(self.reader.restore(self.target.decode(one.tokens, own), text), one.score) for one in row]
+            [
+                Generated(self.reader.restore(self.target.decode(one.tokens.tolist(), own), text), one.score)
+                for one in row
+            ]
             for row, own, text in zip(hypotheses, extra, raw, strict=True)
         ]
         if slots is None:

@@ -5,32 +5,65 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import onnxruntime
 
+from lit_seq2seq.arrays import Array
 from lit_seq2seq.files.untrusted import check_archive, checked, read_json, undamaged
-from lit_seq2seq.runtime.beam import Array, Hypothesis, State, Step
-from lit_seq2seq.runtime.config import GenerationConfig, check_generation
 from lit_seq2seq.runtime.readers import Named
-from lit_seq2seq.runtime.search import search
+from lit_seq2seq.search import GenerationConfig, check_scores, including, search
+from lit_seq2seq.search.config import check_generation
 from lit_seq2seq.shortlist import Candidates, Scored, Shortlist
-from lit_seq2seq.types import SpecialIds, UserError
+from lit_seq2seq.types import Hypothesis, Padded, SpecialIds, StepOutput, UserError
 
 SETTINGS, SHORTLIST, FORMAT = "export.json", "shortlist.npz", 3
 PARTS = ("encoder", "decoder", "output")
 _LEAST = 1e-30  # probability of copying that counts as none
 _CANDIDATES = "memory.candidates", "memory.columns", "memory.shares"
-_PLACES = SpecialIds(*range(4))
+
+
+Values = dict[str, Array]
+"""Arrays by the names that graphs give them."""
 
 
 def digest_of(path: Path) -> str:
     """Return what tells a file from others."""
     return blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class GraphState:
+    """State of decoders as arrays by name. Implements `SearchState`.
+
+    Those of sources, named `memory.*` and `summary.*`, are `(B, ...)`, those of hypotheses `(B, K, ...)`; those named
+    `batch.*` belong to the whole batch.
+
+    Attributes:
+        values: the arrays.
+        beams: hypotheses per source K.
+    """
+
+    values: Values
+    beams: int = 1
+
+    def select(self, index: Array) -> Self:
+        """Reorder the hypotheses by `index (B', K')`; see `SearchState`."""
+        rows = index[:, 0] // self.beams
+
+        def chosen(name: str, value: Array) -> Array:
+            if name.startswith("batch"):
+                return value
+            if name.startswith(("memory", "summary")):
+                return value[rows]
+            return value.reshape(-1, *value.shape[2:])[index]
+
+        return type(self)({name: chosen(name, value) for name, value in self.values.items()}, index.shape[1])
 
 
 class Session:
@@ -50,7 +83,7 @@ class Session:
         self.inputs = [one.name for one in self._session.get_inputs()]
         self._outputs = [one.name for one in self._session.get_outputs()]
 
-    def __call__(self, values: State) -> State:
+    def __call__(self, values: Values) -> Values:
         """Compute all outputs; values that the graph does not read are left aside."""
         found = self._session.run(None, {name: values[name] for name in self.inputs})
         return dict(zip(self._outputs, found, strict=True))
@@ -65,7 +98,7 @@ class Start(NamedTuple):
         frames: `(B, S, V)` log-probabilities of CTC; `None` without it.
     """
 
-    state: State
+    state: GraphState
     mask: Array
     frames: Array | None
 
@@ -102,29 +135,44 @@ class Decodable(ABC):
         """
 
     @abstractmethod
-    def step(self, tokens: Array, state: State) -> Step:
-        """Read `tokens (B, K)`; the step function of search."""
+    def step(self, tokens: Array, state: GraphState) -> StepOutput[GraphState]:
+        """Read `tokens (B * K,)`; the step function of search."""
 
     def generate(
-        self, source: Named, config: GenerationConfig | None = None, random: np.random.Generator | None = None
+        self,
+        source: Named,
+        config: GenerationConfig | None = None,
+        prefix: Array | None = None,
+        return_attention: bool = False,
     ) -> list[list[Hypothesis]]:
         """Search for the best outputs, or draw some.
 
         Args:
             source: see `start`.
             config: options of search; those of the model if `None`.
-            random: see `lit_seq2seq.runtime.search.search`.
+            prefix: `(B, P)` target ids that every output must start with; see `lit_seq2seq.search.search`.
+            return_attention: also return the attention weights of every token.
         """
         config = config or self.config
-        candidates = self.shortlist(source["source"], source["lengths"]) if config.shortlist else None
-        state, mask, frames = self.start(source, candidates)
-        if candidates is None:
-            return search(self.step, state, mask, self.specials, config=config, frames=frames, random=random)
-        found = search(self.step, state, mask, _PLACES, config=config, frames=frames, random=random)
-        return [
-            [one._replace(tokens=ids[one.tokens].tolist()) for one in row]
-            for ids, row in zip(candidates.ids, found, strict=True)
-        ]
+        listed = self.shortlist(source["source"], source["lengths"]) if config.shortlist else None
+        if listed is not None and prefix is not None:
+            listed = Candidates(*vars(including(Padded(*listed), prefix, self.specials)).values())
+        state, mask, frames = self.start(source, listed)
+        found = search(
+            self.step,
+            state,
+            batch_size=len(mask),
+            specials=self.specials,
+            config=config,
+            prefix=prefix,
+            source_mask=mask,
+            frames=None if frames is None else Padded(frames, mask.sum(1)),
+            candidates=None if listed is None else Padded(*listed),
+            device=None,
+            return_attention=return_attention,
+        )
+        check_scores(one.score for row in found for one in row)
+        return found
 
 
 class Network(Decodable):
@@ -207,9 +255,9 @@ class Network(Decodable):
             symbols, *scored = Scored.of(candidates, self.settings["target_size"])
             state |= dict(zip(_CANDIDATES, (candidates.ids, *scored), strict=True))
             state |= {f"batch.{name}": self.tables[name][symbols] for name in ("weight", "bias")}
-        return Start(state, found["mask"], found.get("frames"))
+        return Start(GraphState(state), found["mask"], found.get("frames"))
 
-    def _encode(self, source: Named) -> State:
+    def _encode(self, source: Named) -> Values:
         if not self.settings["alone"]:
             return self.encoder(source)
         shortest, found = self.settings["shortest"], source["lengths"].min()
@@ -221,23 +269,30 @@ class Network(Decodable):
         ]
         return {name: _padded([row[name][0] for row in rows]) for name in rows[0]}
 
-    def step(self, tokens: Array, state: State) -> Step:
-        """Read `tokens (B, K)`; see `Decodable.step`."""
-        short = "memory.candidates" in state
-        ids = np.take_along_axis(state["memory.candidates"], tokens, axis=1) if short else tokens
-        found = self.decoder({**state, "tokens": ids})
-        after = {name: found.get(f"next.{name}", value) for name, value in state.items()}
-        log_probs = self._among(found["features"], state) if short else self._log_probs(found, state)
-        return Step(log_probs, found.get("attention"), after)
+    def step(self, tokens: Array, state: GraphState) -> StepOutput[GraphState]:
+        """Read `tokens (B * K,)`; see `Decodable.step`."""
+        values, places = state.values, tokens.reshape(-1, state.beams)
+        short = "memory.candidates" in values
+        ids = np.take_along_axis(values["memory.candidates"], places, axis=1) if short else places
+        found = self.decoder({**values, "tokens": ids})
+        after = {name: found.get(f"next.{name}", value) for name, value in values.items()}
+        log_probs = self._among(found["features"], values) if short else self._log_probs(found, values)
+        attention = found.get("attention")
+        return StepOutput(
+            log_probs.reshape(len(tokens), -1),
+            GraphState(after, state.beams),
+            None if attention is None else attention.reshape(len(tokens), -1),
+            fresh=True,
+        )
 
-    def _log_probs(self, handed: State, state: State) -> Array:
+    def _log_probs(self, handed: Values, state: Values) -> Array:
         """Score all symbols: `(B, K, V)`, or with those of the source `(B, K, V + extra)`."""
         found = self.output(handed)
         if "memory.copy_ids" in state:
             return mix(found["log_probs"], found["log_copy"], found["copy_weights"], state)
         return found["log_probs"]
 
-    def _among(self, features: Array, state: State) -> Array:
+    def _among(self, features: Array, state: Values) -> Array:
         """Score the candidates of each source, `(B, K, C)`, as `lit_seq2seq.nn.shortlist.Shortlisted` does."""
         _, columns, shares = (state[name] for name in _CANDIDATES)
         flat = features.reshape(-1, features.shape[-1])  # one product: of three dimensions NumPy makes one a source
@@ -260,7 +315,7 @@ def _padded(arrays: Sequence[Array]) -> Array:
     return found
 
 
-def mix(log_probs: Array, log_copy: Array, weights: Array, state: State) -> Array:
+def mix(log_probs: Array, log_copy: Array, weights: Array, state: Values) -> Array:
     """Spread the weights of copying over the symbols of the source: `(B, K, V + extra)`.
 
     Args:
@@ -299,7 +354,9 @@ class Ensemble(Decodable):
     def start(self, source: Named, candidates: Candidates | None = None) -> Start:
         """Encode sources by each network, whose states go by the name `NAME@NUMBER`."""
         parts = [network.start(source, candidates) for network in self.networks]
-        state = {f"{name}@{place}": value for place, part in enumerate(parts) for name, value in part.state.items()}
+        state = GraphState(
+            {f"{name}@{place}": value for place, part in enumerate(parts) for name, value in part.state.values.items()}
+        )
         frames = [part.frames for part in parts if part.frames is not None]
         if len(frames) < len(parts):
             return Start(state, parts[0].mask, None)
@@ -307,18 +364,22 @@ class Ensemble(Decodable):
             raise UserError("ctc_weight needs encoders that shorten sources alike, but these differ; set it to 0")
         return Start(state, parts[0].mask, _average(frames))
 
-    def step(self, tokens: Array, state: State) -> Step:
+    def step(self, tokens: Array, state: GraphState) -> StepOutput[GraphState]:
         """Read a token by each network; see `Decodable.step`."""
         outputs = [network.step(tokens, _of(state, place)) for place, network in enumerate(self.networks)]
-        after = {f"{name}@{place}": value for place, one in enumerate(outputs) for name, value in one.state.items()}
+        after = {
+            f"{name}@{place}": value for place, one in enumerate(outputs) for name, value in one.state.values.items()
+        }
         found = [one.attention for one in outputs if one.attention is not None]
         attention = np.mean(found, axis=0) if found and len({one.shape for one in found}) == 1 else None
-        return Step(_average([one.log_probs for one in outputs]), attention, after)
+        average = _average([one.log_probs for one in outputs])
+        return StepOutput(average, GraphState(after, state.beams), attention, fresh=True)
 
 
-def _of(state: State, place: int) -> State:
+def _of(state: GraphState, place: int) -> GraphState:
     end = f"@{place}"
-    return {name.removesuffix(end): value for name, value in state.items() if name.endswith(end)}
+    own = {name.removesuffix(end): value for name, value in state.values.items() if name.endswith(end)}
+    return GraphState(own, state.beams)
 
 
 def _average(log_probs: Sequence[Array]) -> Array:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from lit_seq2seq.runtime.config import GenerationConfig, LengthNormalization
+from lit_seq2seq import arrays
+from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.beam import beam_search
 from lit_seq2seq.search.candidates import including, located, named
+from lit_seq2seq.search.config import GenerationConfig, LengthNormalization
+from lit_seq2seq.search.constraints import Constraint, ConstraintState, NoRepeatedNGrams, Task
 from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import greedy_search
 from lit_seq2seq.search.sample import sample_search
 from lit_seq2seq.search.stream import stream
-from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, UserError
 
 __all__ = [
+    "Constraint",
+    "ConstraintState",
     "GenerationConfig",
     "LengthNormalization",
+    "NoRepeatedNGrams",
+    "Task",
     "beam_search",
+    "check_scores",
     "greedy_search",
     "including",
     "sample_search",
@@ -30,10 +36,7 @@ __all__ = [
 ]
 
 
-_options = tuple(field.name for field in dataclasses.fields(GenerationConfig))
-setattr(GenerationConfig, "__init__", checked(GenerationConfig.__init__, _options))  # noqa: B010
-
-
+@arrays.quiet
 def search(
     step: StepFunction[S],
     state: S,
@@ -41,11 +44,11 @@ def search(
     batch_size: int,
     specials: SpecialIds,
     config: GenerationConfig,
-    prefix: Tensor | None = None,
-    source_mask: Tensor | None = None,
+    prefix: Array | None = None,
+    source_mask: Array | None = None,
     frames: Padded | None = None,
     candidates: Padded | None = None,
-    device: torch.device | str = "cpu",
+    device: Any = "cpu",
     return_attention: bool = False,
 ) -> list[list[Hypothesis]]:
     """Search as the options say: by sampling, with a beam, or greedily.
@@ -63,7 +66,7 @@ def search(
             `ctc_weight`.
         candidates: `(B, C)` the ids whose places among them `step` takes and scores: padding, unknown, BOS and EOS
             first, with those of the prefix; `None` where it takes and scores all ids.
-        device: where the tokens are kept.
+        device: where the tensors of torch are; `None`: all arrays are NumPy's.
         return_attention: whether hypotheses carry their attention weights.
 
     Returns:
@@ -73,19 +76,27 @@ def search(
         UserError: the prefix is malformed, there is a coverage penalty but no attention, or a CTC weight but no CTC.
 
     Example:
+        >>> import numpy as np
         >>> from lit_seq2seq.types import SpecialIds, StepOutput, Value
-        >>> table = torch.eye(6).roll(1, dims=1).log()  # each token is followed by the next
+        >>> table = np.log(np.eye(6)[[1, 2, 3, 4, 5, 0]] + 1e-9)  # each token is followed by the next
         >>> class Nothing(Value):
         ...     pass
         >>> def step(tokens, state):
         ...     return StepOutput(table[tokens], state)
         >>> specials = SpecialIds(bos=2, eos=5)
         >>> config = GenerationConfig(num_beams=4)
-        >>> search(step, Nothing(), batch_size=1, specials=specials, config=config)[0][0].tokens
-        tensor([3, 4])
+        >>> search(step, Nothing(), batch_size=1, specials=specials, config=config, device=None)[0][0].tokens
+        array([3, 4])
     """
     if candidates is not None:
         specials, prefix = located(candidates, specials, prefix)
+    if config.ctc_weight and frames is None:
+        raise UserError(
+            f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0, or train with "
+            "model.auxiliary=lit_seq2seq.nn.CTC"
+        )
+    if frames is not None and config.best_path and prefix is None:
+        return best_path(frames, specials, config)
     method = sample_search if config.do_sample else beam_search if config.num_beams > 1 else greedy_search
     run = partial(
         method,
@@ -97,16 +108,19 @@ def search(
         device=device,
         return_attention=return_attention,
     )
-    if config.ctc_weight and frames is None:
-        raise UserError(
-            f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0, or train with "
-            "model.auxiliary=lit_seq2seq.nn.CTC"
-        )
-    if frames is not None and config.best_path and prefix is None:
-        return best_path(frames, specials, config)
     if frames is not None and config.ctc_weight:
         found = run(*join_ctc(step, state, frames, specials, weight=config.ctc_weight))
     else:
         found = run(step, state)
     config.check_outputs(any(len(row[0].tokens) == 0 for row in found))
     return found if candidates is None else named(found, candidates)
+
+
+def check_scores(scores: Iterable[float]) -> None:
+    """Refuse outputs of a model that computes NaN, among which a token that may not be chosen can be drawn.
+
+    Raises:
+        UserError: a score is no number, or that of such a token.
+    """
+    if any(math.isnan(score) or -math.inf < score < -1e35 for score in scores):
+        raise UserError("the model computes NaN: its weights are damaged, or too large for the precision: use 32 bits")

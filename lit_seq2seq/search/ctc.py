@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Generic, Self
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from lit_seq2seq.runtime.config import GenerationConfig
+from lit_seq2seq import arrays
+from lit_seq2seq.arrays import Array
+from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.scores import length_divisor, normalize
 from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, StepOutput, Value
 
@@ -34,25 +35,26 @@ class Prefixes(Value):
         specials: ids of the special symbols; the blank is `specials.pad`.
     """
 
-    frames: Tensor
-    label: Tensor
-    blank: Tensor
-    last: Tensor
-    log_prob: Tensor
+    frames: Array
+    label: Array
+    blank: Array
+    last: Array
+    log_prob: Array
     specials: SpecialIds
 
     @classmethod
     def start(cls, frames: Padded, specials: SpecialIds) -> Self:
         """Begin with one empty output per source, given log-probabilities `frames (B, S, V)`."""
-        values = frames.values.double().exp()
-        padding = torch.zeros_like(values[0, 0])  # (V,)
+        xp = arrays.of(frames.values)
+        values = xp.exp(xp.double(frames.values))
+        padding = xp.full_like(values[0, 0], 0)  # (V,)
         padding[specials.pad] = 1
-        values = values.where(frames.mask[..., None], padding)
-        blank = values[..., specials.pad].log().cumsum(dim=1)  # (B, S)
-        last = torch.full_like(frames.lengths, specials.pad)
-        return cls(values, torch.full_like(blank, -torch.inf), blank, last, torch.zeros_like(blank[:, 0]), specials)
+        values = xp.where(frames.mask[..., None], values, padding)
+        blank = xp.log(values[..., specials.pad]).cumsum(1)  # (B, S)
+        last = xp.full_like(frames.lengths, specials.pad)
+        return cls(values, xp.full_like(blank, -np.inf), blank, last, xp.full_like(blank[:, 0], 0), specials)
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Array) -> Self:
         """Reorder the beginnings by `index (B', K')` and drop the sources that are missing from it."""
         flat, beams = index.flatten(), len(self.last) // len(self.frames)
         return replace(
@@ -64,63 +66,68 @@ class Prefixes(Value):
             log_prob=self.log_prob[flat],
         )
 
-    def extend(self, tokens: Tensor) -> Self:
+    def extend(self, tokens: Array) -> Self:
         """Append one symbol to each beginning, `(N,)`; BOS leaves the empty ones as they are."""
-        new, blanks = self._log_probs(tokens), self._log_probs(torch.full_like(tokens, self.specials.pad))  # (N, S)
+        xp, pads = arrays.of(tokens), arrays.of(tokens).full_like(tokens, self.specials.pad)
+        new, blanks = self._log_probs(tokens), self._log_probs(pads)  # (N, S)
         whole, ready = self._before()
-        ready = ready.where((tokens == self.last)[:, None], whole)  # (N, S)
+        ready = xp.where((tokens == self.last)[:, None], ready, whole)  # (N, S)
         label = _linear(ready, new)
-        blank = _linear(_shifted(label, -torch.inf), blanks)
-        log_prob = (ready + new).logsumexp(dim=1)
+        blank = _linear(_shifted(label, -np.inf), blanks)
+        log_prob = xp.logsumexp(ready + new)
         kept = tokens == self.specials.bos
         return replace(
             self,
-            label=self.label.where(kept[:, None], label),
-            blank=self.blank.where(kept[:, None], blank),
-            last=self.last.where(kept, tokens),
-            log_prob=self.log_prob.where(kept, log_prob),
+            label=xp.where(kept[:, None], self.label, label),
+            blank=xp.where(kept[:, None], self.blank, blank),
+            last=xp.where(kept, self.last, tokens),
+            log_prob=xp.where(kept, self.log_prob, log_prob),
         )
 
-    def continuations(self) -> Tensor:
+    def continuations(self) -> Array:
         """Compute by how much the log-probability changes with each symbol that may come next, `(N, V)`.
 
         For EOS it is that of g being the whole output. Where CTC holds g impossible, as it can with a forced beginning,
         it tells nothing: all are 0.
         """
+        xp, specials = arrays.of(self.last), self.specials
         whole, ready = self._before()  # (N, S)
-        highest = whole.amax(dim=1, keepdim=True).clamp(min=torch.finfo(whole.dtype).min)  # (N, 1)
-        weights = (whole - highest).exp().view(len(self.frames), -1, whole.shape[1])  # (B, K, S)
-        begun = (weights @ self.frames).flatten(0, 1).log() + highest  # (N, V)
-        again = (ready + self._log_probs(self.last)).logsumexp(dim=1, keepdim=True)  # (N, 1)
-        begun = begun.scatter(1, self.last[:, None], again)
-        begun[:, self.specials.pad] = -torch.inf
-        begun[:, self.specials.eos] = torch.logaddexp(self.label[:, -1], self.blank[:, -1])
-        change = (begun - self.log_prob[:, None]).clamp(max=0)
-        return change.masked_fill((self.log_prob == -torch.inf)[:, None], 0)
+        highest = xp.amax(whole, keepdims=True).clip(float(np.finfo(np.float64).min))  # (N, 1)
+        weights = xp.exp(whole - highest).reshape(len(self.frames), -1, whole.shape[1])  # (B, K, S)
+        begun = xp.log((weights @ self.frames).reshape(len(whole), -1)) + highest  # (N, V)
+        again = xp.logsumexp(ready + self._log_probs(self.last))[:, None]  # (N, 1)
+        begun = xp.put(begun, self.last[:, None], again)
+        begun[:, specials.pad] = -np.inf
+        begun[:, specials.eos] = xp.logaddexp(self.label[:, -1], self.blank[:, -1])
+        change = (begun - self.log_prob[:, None]).clip(-np.inf, 0)
+        return xp.where((self.log_prob == -np.inf)[:, None], 0.0, change)
 
-    def _log_probs(self, symbols: Tensor) -> Tensor:
+    def _log_probs(self, symbols: Array) -> Array:
         """Look up the log-probabilities of one symbol per beginning, `(N,)`, at each position: `(N, S)`."""
-        places = symbols.reshape(len(self.frames), 1, -1).expand(-1, self.frames.shape[1], -1)  # (B, S, K)
-        return self.frames.gather(2, places).transpose(1, 2).flatten(0, 1).log()
+        xp = arrays.of(symbols)
+        places = symbols.reshape(len(self.frames), 1, -1)  # (B, 1, K)
+        return xp.log(xp.gather(self.frames, places, 2)).swapaxes(1, 2).reshape(len(symbols), -1)
 
-    def _before(self) -> tuple[Tensor, Tensor]:
+    def _before(self) -> tuple[Array, Array]:
         """Log-probabilities that exactly g lies before each position, and that a blank ends it: `(N, S)` each."""
-        empty = torch.zeros_like(self.log_prob).masked_fill(self.last != self.specials.pad, -torch.inf)[:, None]
-        blank = torch.cat([empty, self.blank[:, :-1]], dim=1)
-        return torch.logaddexp(_shifted(self.label, -torch.inf), blank), blank
+        xp = arrays.of(self.last)
+        empty = xp.where(self.last == self.specials.pad, 0.0, xp.full_like(self.log_prob, -np.inf))[:, None]
+        blank = xp.concat([empty, self.blank[:, :-1]], 1)
+        return xp.logaddexp(_shifted(self.label, -np.inf), blank), blank
 
 
-def _shifted(x: Tensor, first: float) -> Tensor:
+def _shifted(x: Array, first: float) -> Array:
     """Move `(N, S)` one position on."""
-    return torch.cat([torch.full_like(x[:, :1], first), x[:, :-1]], dim=1)
+    xp = arrays.of(x)
+    return xp.concat([xp.full_like(x[:, :1], first), x[:, :-1]], 1)
 
 
-def _linear(entering: Tensor, staying: Tensor) -> Tensor:
+def _linear(entering: Array, staying: Array) -> Array:
     """Solve `x_s = (x_{s-1} + exp(entering_s)) exp(staying_s)`, x_{-1} = 0, for `log x`, `(N, S)`."""
-    finite = staying.clamp(min=_LEAST)
-    total = finite.cumsum(dim=1)
-    solved = total + torch.logcumsumexp(entering - (total - finite), dim=1)
-    return solved.masked_fill(staying == -torch.inf, -torch.inf)
+    xp = arrays.of(entering)
+    total = staying.clip(_LEAST).cumsum(1)
+    solved = total + xp.logcumsumexp(entering - (total - staying.clip(_LEAST)))
+    return xp.where(staying == -np.inf, -np.inf, solved)
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ class JointState(Value, Generic[S]):
     decoder: S
     prefixes: Prefixes
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Array) -> Self:
         """Reorder the hypotheses of both by `index (B', K')`; see `SearchState`."""
         return replace(self, decoder=self.decoder.select(index), prefixes=self.prefixes.select(index))
 
@@ -151,30 +158,30 @@ def join_ctc(
         weight: above 0 and at most 1.
 
     Example:
-        >>> table = torch.full((6, 6), 1 / 6).log()
+        >>> table = np.log(np.full((6, 6), 1 / 6))
         >>> class Nothing(Value):
         ...     pass
         >>> def step(tokens, state):
         ...     return StepOutput(table[tokens], state)
-        >>> frames = Padded(torch.tensor([[[0.5, 0, 0, 0, 0.5, 0]]]).log(), torch.tensor([1]))
-        >>> joint, state = join_ctc(step, Nothing(), frames, SpecialIds(), weight=1.0)
-        >>> joint(torch.tensor([2]), state).log_probs.exp()[0, 3:5]  # the end, and the symbol 4
-        tensor([0.5000, 0.5000])
+        >>> with np.errstate(divide="ignore"):
+        ...     frames = Padded(np.log([[[0.5, 0, 0, 0, 0.5, 0]]]), np.array([1]))
+        ...     joint, state = join_ctc(step, Nothing(), frames, SpecialIds(), weight=1.0)
+        ...     print(np.exp(joint(np.array([2]), state).log_probs)[0, 3:5])  # the end, and the symbol 4
+        [0.5 0.5]
     """
 
-    def joint(tokens: Tensor, state: JointState[S]) -> StepOutput[JointState[S]]:
+    def joint(tokens: Array, state: JointState[S]) -> StepOutput[JointState[S]]:
         output = step(tokens, state.decoder)
         prefixes = state.prefixes.extend(tokens)
         log_probs = weight * prefixes.continuations()
         if weight < 1:
             log_probs = log_probs + (1 - weight) * output.log_probs
-        log_probs = log_probs.to(torch.promote_types(output.log_probs.dtype, torch.float32))
+        log_probs = arrays.of(log_probs).single(log_probs)
         return StepOutput(log_probs, JointState(output.state, prefixes), output.attention)
 
     return joint, JointState(state, Prefixes.start(frames, specials))
 
 
-@torch.no_grad()
 def best_path(frames: Padded, specials: SpecialIds, config: GenerationConfig) -> list[list[Hypothesis]]:
     """Take the most probable symbol or blank at each position, join repetitions and drop blanks; never BOS or EOS.
 
@@ -191,26 +198,23 @@ def best_path(frames: Padded, specials: SpecialIds, config: GenerationConfig) ->
         For each source a list of one hypothesis, with its tensors on the CPU.
 
     Example:
-        >>> likely = torch.tensor([[4, 4, 0, 4, 5]])  # 0 is the blank
-        >>> frames = Padded(torch.nn.functional.one_hot(likely, 6).double().log(), torch.tensor([5]))
-        >>> best_path(frames, SpecialIds(), GenerationConfig())[0][0].tokens
-        tensor([4, 4, 5])
+        >>> likely = np.eye(6)[[[4, 4, 0, 4, 5]]]  # 0 is the blank
+        >>> best_path(Padded(np.log(likely + 1e-9), np.array([5])), SpecialIds(), GenerationConfig())[0][0].tokens
+        array([4, 4, 5])
     """
-    never = [index for index in {specials.bos, specials.eos} if index != specials.pad]
-    values = frames.values.index_fill(2, torch.tensor(never, dtype=torch.long, device=frames.values.device), -torch.inf)
-    log_probs, path = values.max(dim=-1)  # (B, S)
-    path = path.masked_fill(~frames.mask, specials.pad)
-    labels = path != specials.pad
-    begins = labels & (path != _shifted(path, specials.pad))
-    tokens_before = begins.cumsum(dim=1) - labels.long()  # (B, S), place of the token that a position belongs to
-    scores = torch.zeros(len(path), path.shape[1] + 1, dtype=log_probs.dtype, device=path.device)
-    scores = scores.scatter_add(1, tokens_before, log_probs.masked_fill(~frames.mask, 0)).cpu()
+    xp, pad = arrays.of(frames.values), specials.pad
+    values = xp.copy(frames.values)
+    values[..., [index for index in {specials.bos, specials.eos} if index != pad]] = -np.inf
+    log_probs = xp.host(xp.where(frames.mask, xp.amax(values), 0.0))  # (B, S)
+    paths = xp.host(xp.where(frames.mask, values.argmax(-1), pad))
     found = []
-    for row, starts, token_scores in zip(path.cpu(), begins.cpu(), scores, strict=True):
-        tokens = row[starts][: config.max_new_tokens]
-        kept = token_scores[: min(int(starts.sum()) + 1, config.max_new_tokens)]
-        length = torch.tensor([float(len(kept))], dtype=kept.dtype)
-        divisor = length_divisor(length, config.length_normalization, config.length_penalty)
-        total = kept.sum()
-        found.append([Hypothesis(tokens, normalize(total, divisor).item(), total.item(), kept)])
+    for path, numbers in zip(paths, log_probs, strict=True):
+        starts = (path != pad) & (path != _shifted(path[None], pad)[0])
+        length = min(int(starts.sum()) + 1, config.max_new_tokens)
+        places = np.asarray(starts.cumsum(0) - 1 * (path != pad))  # of the token that a position belongs to
+        kept = np.bincount(places, np.asarray(numbers), minlength=length)[:length]
+        divisor = length_divisor(np.array([float(length)]), config.length_normalization, config.length_penalty)
+        score = float(normalize(kept.sum(), divisor)[0])
+        scores = arrays.of(path).array(kept.astype(np.float32))
+        found.append([Hypothesis(path[starts][: config.max_new_tokens], score, float(kept.sum()), scores)])
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from lit_seq2seq import arrays
+from lit_seq2seq.arrays import Array
 from lit_seq2seq.types import Hypothesis
 
 
@@ -21,17 +22,17 @@ class History:
 
     def __init__(self, keep_attention: bool = False) -> None:
         self._keep_attention = keep_attention
-        self._parents: list[Tensor] = []
-        self._tokens: list[Tensor] = []
-        self._token_scores: list[Tensor] = []
-        self._attention_rows: list[Tensor] = []
-        self._attentions: list[Tensor] = []
+        self._parents: list[Array] = []
+        self._tokens: list[Array] = []
+        self._token_scores: list[Array] = []
+        self._attention_rows: list[Array] = []
+        self._attentions: list[Array] = []
         self._nodes = 0
         self._rows = 0
 
     def append(
-        self, parents: Tensor, tokens: Tensor, token_scores: Tensor, rows: Tensor, *, attention: Tensor | None
-    ) -> Tensor:
+        self, parents: Array, tokens: Array, token_scores: Array, rows: Array, *, attention: Array | None
+    ) -> Array:
         """Add the tokens of one step.
 
         Args:
@@ -44,18 +45,19 @@ class History:
         Returns:
             The new nodes, in the shape of `parents`.
         """
-        nodes = torch.arange(self._nodes, self._nodes + tokens.numel(), device=tokens.device)
-        self._nodes += tokens.numel()
+        flat = tokens.flatten()
+        nodes = self._nodes + arrays.of(tokens).arange(len(flat))
+        self._nodes += len(flat)
         self._parents.append(parents.flatten())
-        self._tokens.append(tokens.flatten())
+        self._tokens.append(flat)
         self._token_scores.append(token_scores.flatten())
         if self._keep_attention and attention is not None:
             self._attention_rows.append(rows.flatten() + self._rows)
             self._attentions.append(attention)
             self._rows += attention.shape[0]
-        return nodes.view_as(tokens)
+        return nodes.reshape(tokens.shape)
 
-    def hypotheses(self, nodes: Tensor, scores: Tensor, eos: int) -> list[list[Hypothesis]]:
+    def hypotheses(self, nodes: Array, scores: Array, eos: int) -> list[list[Hypothesis]]:
         """Read hypotheses from their last nodes.
 
         Args:
@@ -66,43 +68,48 @@ class History:
         Returns:
             For each of B sentences its hypotheses, best first, with their tensors on the CPU.
         """
-        scores, order = scores.sort(dim=1, descending=True, stable=True)  # (B, R)
-        nodes = nodes.gather(1, order).cpu()
+        xp = arrays.of(scores)
+        scores, order = xp.sort_down(scores)  # (B, R)
+        nodes = np.asarray(xp.host(xp.gather(nodes, order)))
         found = nodes != self.ROOT
-        trails, lengths = self._trails(nodes[found])  # (sum of lengths,), (M,)
-        tokens = torch.cat(self._tokens).cpu()[trails].split_with_sizes(lengths)
-        token_scores = torch.cat(self._token_scores).cpu()[trails].split_with_sizes(lengths)
-        attention = self._attention(trails, lengths)
-        results: list[list[Hypothesis]] = [[] for _ in range(nodes.shape[0])]
-        for i, (sentence, score) in enumerate(
-            zip(found.nonzero()[:, 0].tolist(), scores.cpu()[found].tolist(), strict=True)
+        trails, ends = self._trails(nodes[found])  # (sum of lengths,), (M,)
+        trail = xp.array(trails)
+        tokens = xp.host(xp.concat(self._tokens)[trail])
+        token_scores = xp.host(xp.concat(self._token_scores)[trail])
+        attention = self._attention(trail)
+        results: list[list[Hypothesis]] = [[] for _ in nodes]
+        start = 0
+        for sentence, score, end in zip(
+            np.nonzero(found)[0].tolist(), np.asarray(xp.host(scores))[found].tolist(), ends, strict=True
         ):
-            ended = int(tokens[i][-1]) == eos
+            ended = int(tokens[end - 1]) == eos
             results[sentence].append(
                 Hypothesis(
-                    tokens=tokens[i][:-1] if ended else tokens[i],
+                    tokens=tokens[start : end - ended],
                     score=score,
-                    log_prob=token_scores[i].double().sum().item(),
-                    token_scores=token_scores[i],
-                    attention=None if attention is None else attention[i],
+                    log_prob=float(np.asarray(token_scores[start:end], np.float64).sum()),
+                    token_scores=token_scores[start:end],
+                    attention=None if attention is None else attention[start:end],
                 )
             )
+            start = end
         return results
 
-    def _trails(self, nodes: Tensor) -> tuple[Tensor, list[int]]:
-        """Nodes from the root to each of `nodes (M,)`, one trail after the other, and the trails' lengths."""
-        parents = torch.cat(self._parents).cpu()
+    def _trails(self, nodes: Array) -> tuple[Array, list[int]]:
+        """Nodes from the root to each of `nodes (M,)`, one trail after the other, and where each trail ends."""
+        xp = arrays.of(self._parents[0])
+        parents = np.asarray(xp.host(xp.concat(self._parents)))
         columns = []
         while (nodes != self.ROOT).any():
             columns.append(nodes)
-            nodes = parents[nodes.clamp(min=0)].where(nodes != self.ROOT, self.ROOT)
-        trails = torch.stack(columns[::-1], dim=1)  # (M, T), filled from the right
+            nodes = np.where(nodes == self.ROOT, self.ROOT, parents[nodes.clip(0)])
+        trails = np.stack(columns[::-1], axis=1)  # (M, T), filled from the right
         on_trail = trails != self.ROOT
-        return trails[on_trail], on_trail.sum(1).tolist()
+        return trails[on_trail], on_trail.sum(1).cumsum().tolist()
 
-    def _attention(self, trails: Tensor, lengths: list[int]) -> tuple[Tensor, ...] | None:
+    def _attention(self, trail: Array) -> Array | None:
         if not self._attentions:
             return None
-        attention = torch.cat(self._attentions)  # (rows, S)
-        rows = torch.cat(self._attention_rows)[trails.to(attention.device)]
-        return attention[rows].cpu().split_with_sizes(lengths)
+        xp = arrays.of(trail)
+        rows = xp.concat(self._attention_rows)[trail]
+        return xp.host(xp.concat(self._attentions)[rows])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Required, Self, TypedDict
+from typing import Any, Required, Self, TypedDict, Unpack
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from lit_seq2seq.runtime.config import GenerationConfig
-from lit_seq2seq.search.constraints import block_repeated_ngrams
+from lit_seq2seq import arrays
+from lit_seq2seq.arrays import Array, Arrays
+from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.constraints import Constraint, ConstraintState, NoRepeatedNGrams, Task
 from lit_seq2seq.search.scores import best_reachable, coverage_score, length_divisor, normalize
 from lit_seq2seq.types import S, SpecialIds, StepOutput, UserError, Value
 
@@ -20,9 +22,9 @@ class Options(TypedDict, total=False):
     batch_size: Required[int]
     specials: Required[SpecialIds]
     config: Required[GenerationConfig]
-    prefix: Tensor | None
-    source_mask: Tensor | None
-    device: torch.device | str
+    prefix: Array | None
+    source_mask: Array | None
+    device: Any
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,15 @@ class Rules(Value):
         source_mask: `(B, S)` true at real source positions, or `None` if all are.
         config: the options.
         specials: ids of the special symbols.
+        xp: functions of the arrays.
     """
 
-    prefix: Tensor
-    prefix_lengths: Tensor
-    source_mask: Tensor | None
+    prefix: Array
+    prefix_lengths: Array
+    source_mask: Array | None
     config: GenerationConfig
     specials: SpecialIds
+    xp: Arrays
 
     @classmethod
     def create(
@@ -51,64 +55,65 @@ class Rules(Value):
         batch_size: int,
         config: GenerationConfig,
         specials: SpecialIds,
-        prefix: Tensor | None = None,
         *,
-        source_mask: Tensor | None = None,
-        device: torch.device | str = "cpu",
+        prefix: Array | None = None,
+        source_mask: Array | None = None,
+        device: Any = "cpu",
     ) -> Self:
         """Check the prefix and put everything on `device`."""
-        if prefix is None:
-            prefix = torch.zeros(batch_size, 0, dtype=torch.long)
-        given = check_prefix(prefix, batch_size, specials)
-        mask = None if source_mask is None else source_mask.to(device)
-        return cls(prefix.to(device, torch.long), given.sum(1).to(device), mask, config, specials)
+        xp = arrays.on(device)
+        prefix = xp.full((batch_size, 0), 0) if prefix is None else prefix
+        given = xp.array(check_prefix(prefix, batch_size, specials))
+        mask = None if source_mask is None else xp.array(source_mask)
+        return cls(xp.integers(prefix), given.sum(1), mask, config, specials, xp)
 
     @property
     def max_time(self) -> int:
         """Number of decoding steps after which every sentence is finished."""
-        return self.prefix.shape[1] + self.config.max_new_tokens
+        return int(self.prefix.shape[1]) + self.config.max_new_tokens
 
-    def constrain(self, output: StepOutput[S], paths: Tensor, time: int) -> Tensor:
+    def constrain(self, output: StepOutput[S], constraints: Sequence[ConstraintState], beams: int, time: int) -> Array:
         """Compute the log-probabilities under which the next token is chosen.
 
-        Padding and BOS are banned, repeated n-grams and a too early EOS if so configured; a forced token has
+        Padding and BOS are banned, what the constraints do not allow, and a too early EOS; a forced token has
         log-probability 0 (it is given) and everything else is banned beside it. The rest is not renormalised. A
         hypothesis that no token may follow ends there: it gets EOS with log-probability 0.
 
         Args:
             output: of the model, with log-probabilities `(N, V)`, N = B * K; not changed unless they are `fresh`.
-            paths: `(B, K, T)` tokens of the hypotheses so far.
+            constraints: where the hypotheses stand.
+            beams: hypotheses per sentence K.
             time: the decoding step.
 
         Returns:
             `(N, V)` in at least single precision.
         """
-        config, specials, beams = self.config, self.specials, paths.shape[1]
-        dtype = torch.promote_types(output.log_probs.dtype, torch.float32)
-        log_probs = output.log_probs.to(dtype, copy=not output.fresh)
-        ending = log_probs[:, specials.eos].clone()  # (N,); padding or BOS may be the same symbol
-        log_probs[:, specials.pad] = -torch.inf
-        log_probs[:, specials.bos] = -torch.inf
-        if config.no_repeat_ngram_size:
-            block_repeated_ngrams(log_probs, paths.flatten(0, 1), config.no_repeat_ngram_size, specials.pad)
+        config, specials, xp = self.config, self.specials, self.xp
+        log_probs = xp.wide(output.log_probs, copy=not output.fresh)
+        ending = xp.copy(log_probs[:, specials.eos])  # (N,); padding or BOS may be the same symbol
+        log_probs[:, specials.pad] = -np.inf
+        log_probs[:, specials.bos] = -np.inf
+        if specials.eos in (specials.pad, specials.bos):
+            log_probs[:, specials.eos] = ending
+        for constraint in constraints:
+            log_probs = constraint.allow(log_probs)
         if config.min_new_tokens:
-            too_early = (time - self.prefix_lengths < config.min_new_tokens).repeat_interleave(beams)  # (N,)
-            ending = ending.masked_fill(too_early, -torch.inf)
-        log_probs[:, specials.eos] = ending
+            too_early = xp.repeat(time - self.prefix_lengths < config.min_new_tokens, beams)  # (N,)
+            log_probs[:, specials.eos] = xp.where(too_early, -np.inf, log_probs[:, specials.eos])
         if time < self.prefix.shape[1]:
-            forced = self.prefix[:, time].repeat_interleave(beams)[:, None]  # (N, 1)
-            certain = torch.full_like(log_probs, -torch.inf).scatter_(1, forced, 0)  # (N, V)
-            log_probs = certain.where(forced != specials.pad, log_probs)
-        dead_end = log_probs.amax(1) == -torch.inf  # (N,)
-        log_probs[:, specials.eos].masked_fill_(dead_end, 0)
+            forced = xp.repeat(self.prefix[:, time], beams)[:, None]  # (N, 1)
+            certain = xp.put(xp.full_like(log_probs, -np.inf), forced, 0.0)  # (N, V)
+            log_probs = xp.where(forced != specials.pad, certain, log_probs)
+        dead_end = xp.amax(log_probs, 1) == -np.inf  # (N,)
+        log_probs[:, specials.eos] = xp.where(dead_end, 0.0, log_probs[:, specials.eos])
         return log_probs
 
-    def ends(self, tokens: Tensor, time: int) -> Tensor:
+    def ends(self, tokens: Array, time: int) -> Array:
         """Tell which hypotheses end with the token produced at `time`: by EOS or by their length; `(B, K)` both."""
         at_limit = time + 1 - self.prefix_lengths >= self.config.max_new_tokens  # (B,)
         return (tokens == self.specials.eos) | at_limit[:, None]
 
-    def score(self, log_probs: Tensor, time: int, coverage: Tensor | None) -> Tensor:
+    def score(self, log_probs: Array, time: int, coverage: Array | None) -> Array:
         """Rank hypotheses that end at `time`.
 
         Args:
@@ -120,50 +125,56 @@ class Rules(Value):
             `(B, K)` scores, higher is better.
         """
         config = self.config
-        divisor = length_divisor(
-            self._lengths(time, log_probs.dtype), config.length_normalization, config.length_penalty
-        )
+        divisor = length_divisor(self._lengths(time), config.length_normalization, config.length_penalty)
         scores = normalize(log_probs, divisor[:, None])
         if coverage is None:
             return scores
         mask = None if self.source_mask is None else self.source_mask[:, None]  # (B, 1, S)
         return scores + coverage_score(coverage, mask, config.coverage_penalty)
 
-    def best_reachable(self, log_probs: Tensor, time: int) -> Tensor:
+    def best_reachable(self, log_probs: Array, time: int) -> Array:
         """Bound the score of any end after `time` of hypotheses with `log_probs`, `(B,)`."""
         config = self.config
-        longest = torch.full_like(log_probs, config.max_new_tokens)
-        lengths = self._lengths(time + 1, log_probs.dtype)
-        return best_reachable(log_probs, lengths, longest, config.length_normalization, penalty=config.length_penalty)
+        longest = self.xp.full_like(log_probs, config.max_new_tokens)
+        lengths, kind = self._lengths(time + 1), config.length_normalization
+        return best_reachable(log_probs, lengths, longest, kind, penalty=config.length_penalty)
 
-    def add_coverage(self, coverage: Tensor | None, attention: Tensor | None, beams: int) -> Tensor | None:
+    def add_coverage(self, coverage: Array | None, attention: Array | None, beams: int) -> Array | None:
         """Add one step's attention `(B * K, S)` to `coverage (B, K, S)`, if there is a coverage penalty."""
         if not self.config.coverage_penalty:
             return None
         if attention is None:
             value = self.config.coverage_penalty
             raise UserError(f"coverage_penalty={value}: needs a model with attention; set coverage_penalty to 0")
-        attention = attention.to(torch.promote_types(attention.dtype, torch.float32)).reshape(
-            -1, beams, attention.shape[1]
-        )  # (B, K, S)
+        attention = self.xp.wide(attention).reshape(-1, beams, attention.shape[1])  # (B, K, S)
         return attention if coverage is None else coverage + attention
 
-    def _lengths(self, time: int, dtype: torch.dtype) -> Tensor:
+    def _lengths(self, time: int) -> Array:
         """Number of generated tokens, prefix excluded, of hypotheses that end at `time`, `(B,)`."""
-        return (time + 1 - self.prefix_lengths).clamp(min=1).to(dtype)
+        return self.xp.single((time + 1 - self.prefix_lengths).clip(1))
 
 
-def check_prefix(prefix: Tensor, batch_size: int, specials: SpecialIds) -> Tensor:
+def constraints_of(**options: Unpack[Options]) -> tuple[ConstraintState, ...]:
+    """Return where empty outputs stand under the constraints that the options ask for."""
+    config = options["config"]
+    wanted: list[Constraint] = []
+    if config.no_repeat_ngram_size:
+        wanted.append(NoRepeatedNGrams(config.no_repeat_ngram_size))
+    task = Task(options["batch_size"], options["specials"], arrays.on(options.get("device", "cpu")))
+    return tuple(one.start(task) for one in wanted)
+
+
+def check_prefix(prefix: Array, batch_size: int, specials: SpecialIds) -> Array:
     """Check the tokens with which outputs must begin; return which of them are not padding, `(B, P)`.
 
     Raises:
         UserError: there is not a row for each sentence, or it has padding before a token, BOS or EOS.
     """
-    if prefix.dim() != 2 or prefix.shape[0] != batch_size:
+    if prefix.ndim != 2 or prefix.shape[0] != batch_size:
         raise UserError(f"prefix has shape {tuple(prefix.shape)}: must be ({batch_size}, P), one row per sentence")
-    if prefix.numel() and (prefix.is_floating_point() or (prefix < 0).any()):
+    if len(prefix.flatten()) and ("float" in str(prefix.dtype) or (prefix < 0).any()):
         raise UserError("prefix has numbers that are no ids: give whole numbers from 0")
-    given = prefix != specials.pad
+    given: Array = prefix != specials.pad
     if (given[:, 1:] & ~given[:, :-1]).any():
         raise UserError("prefix has padding before a token: pad shorter prefixes at the end")
     if (given & ((prefix == specials.bos) | (prefix == specials.eos))).any():

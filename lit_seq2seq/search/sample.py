@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from lit_seq2seq.runtime.config import GenerationConfig
-from lit_seq2seq.search.constraints import keep_top_k, keep_top_p
-from lit_seq2seq.search.greedy import Choice, follow
-from lit_seq2seq.search.rules import Options, Rules
+from lit_seq2seq import arrays
+from lit_seq2seq.arrays import Array, Arrays
+from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.greedy import Choice, Paths, follow
+from lit_seq2seq.search.rules import Options, Rules, constraints_of
 from lit_seq2seq.types import Hypothesis, S, StepFunction
 
 BLOCK = 128
 """So many tokens of an output get their random numbers at once."""
 
 
-@torch.no_grad()
+@arrays.quiet
 def sample_search(
     step: StepFunction[S], state: S, *, return_attention: bool = False, **options: Unpack[Options]
 ) -> list[list[Hypothesis]]:
@@ -31,42 +31,98 @@ def sample_search(
     For the arguments see `search`. The same output may occur more than once in the result.
     """
     rules, config = Rules.create(**options), options["config"]
-    choose = sampler(config, options["batch_size"], rules.prefix.device)
-    return follow(step, state, choose, rules, outputs=config.num_return_sequences, return_attention=return_attention)
+    choose = sampler(config, options["batch_size"], rules.xp)
+    paths = Paths.start(rules, constraints_of(**options), config.num_return_sequences)
+    return follow(step, state, choose, paths, return_attention=return_attention)
 
 
-def sampler(config: GenerationConfig, batch_size: int, device: torch.device | str) -> Choice:
+def sampler(config: GenerationConfig, batch_size: int, xp: Arrays) -> Choice:
     """Return what chooses the tokens of one search at random.
 
     Args:
         config: the options.
         batch_size: number of sentences B.
-        device: where the log-probabilities will be.
+        xp: functions of the arrays that the log-probabilities will be.
     """
-    generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
-    shape = (batch_size, config.num_return_sequences)
-    uniform = torch.empty(*shape, 0, device=device)  # (B, K, T)
-    limits = torch.finfo(torch.float32)
-    temperature = min(max(config.temperature, limits.tiny), limits.max)
-    steps = 0
+    random, shape = xp.random(config.seed), (batch_size, config.num_return_sequences)
+    uniform, steps = xp.full((*shape, 0), 0.0), 0  # (B, K, T)
 
-    def choose(log_probs: Tensor, sentences: Tensor, positions: Tensor) -> Tensor:
+    def choose(log_probs: Array, sentences: Array, positions: Array) -> Array:
         nonlocal steps, uniform
         if uniform.shape[2] == steps < config.max_new_tokens:
-            more = torch.rand(*shape, min(BLOCK, config.max_new_tokens - steps), generator=generator)
-            uniform = torch.cat([uniform, more.to(device)], dim=2)
+            more = random.random((*shape, min(BLOCK, config.max_new_tokens - steps)), np.float32)
+            uniform = xp.concat([uniform, xp.array(more)], 2)
         steps += 1
-        logits = (log_probs - log_probs.amax(-1, keepdim=True)) / temperature  # (B, K, V)
-        if config.top_k:
-            logits = keep_top_k(logits, config.top_k)
-        if config.top_p < 1:
-            logits = keep_top_p(logits, config.top_p)
-        return draw(logits.softmax(-1), uniform[sentences, :, positions.clamp(0, uniform.shape[2] - 1)])
+        return draw(distribution(log_probs, config), uniform[sentences, :, positions.clip(0, uniform.shape[2] - 1)])
 
     return choose
 
 
-def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+def distribution(log_probs: Array, config: GenerationConfig) -> Array:
+    """Sharpen by `temperature`, cut to `top_k`, then to `top_p`: probabilities `(..., V)`.
+
+    Args:
+        log_probs: `(..., V)` of the next token.
+        config: the options.
+
+    Example:
+        >>> log_probs = np.log(np.array([0.2, 0.5, 0.3]))
+        >>> distribution(log_probs, GenerationConfig(do_sample=True, top_k=2)).round(3)
+        array([0.   , 0.625, 0.375])
+        >>> distribution(log_probs, GenerationConfig(do_sample=True, top_p=0.5))
+        array([0., 1., 0.])
+    """
+    xp, limits = arrays.of(log_probs), np.finfo(np.float32)
+    temperature = min(max(config.temperature, float(limits.tiny)), float(limits.max))
+    logits = (log_probs - xp.amax(log_probs, keepdims=True)) / temperature
+    if config.top_k:
+        logits = keep_top_k(logits, config.top_k)
+    return xp.softmax(keep_top_p(logits, config.top_p) if config.top_p < 1 else logits)
+
+
+def keep_top_k(log_probs: Array, k: int) -> Array:
+    """Set all but the `k` largest values of each row to minus infinity.
+
+    Args:
+        log_probs: `(..., V)` log-probabilities or logits.
+        k: how many to keep, >= 1; a `k` beyond V keeps all.
+
+    Returns:
+        `(..., V)` the filtered values.
+
+    Example:
+        >>> keep_top_k(np.array([[1.0, 3.0, 2.0]]), k=2)
+        array([[-inf,   3.,   2.]])
+    """
+    xp = arrays.of(log_probs)
+    values, index = xp.largest(log_probs, k)  # (..., k)
+    return xp.put(xp.full_like(log_probs, -np.inf), index, values)
+
+
+def keep_top_p(log_probs: Array, p: float) -> Array:
+    """Keep the nucleus: the smallest set of most probable tokens whose probabilities sum to at least `p`.
+
+    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", eq. 2.
+
+    Args:
+        log_probs: `(..., V)` log-probabilities or logits; they are normalised first.
+        p: the mass to keep, in (0, 1]. The most probable token is always kept.
+
+    Returns:
+        `(..., V)` the given values, minus infinity outside the nucleus.
+
+    Example:
+        >>> np.exp(keep_top_p(np.log(np.array([[0.2, 0.7, 0.1]])), p=0.8))
+        array([[0.2, 0.7, 0. ]])
+    """
+    xp = arrays.of(log_probs)
+    ordered, index = xp.sort_down(xp.softmax(log_probs))  # (..., V)
+    outside = xp.cumsum(ordered) - ordered >= p
+    outside[..., 0] = False  # single precision may not tell `p` from 0
+    return xp.where(xp.put(xp.full_like(outside, False), index, outside), -np.inf, log_probs)
+
+
+def draw(probabilities: Array, uniform: Array) -> Array:
     """Turn uniform random numbers into tokens by inversion: the first token whose cumulative probability exceeds them.
 
     Args:
@@ -77,9 +133,10 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
         `(...)` tokens; those of probability 0 are never drawn.
 
     Example:
-        >>> draw(torch.tensor([[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]), torch.tensor([0.4, 0.5]))
-        tensor([0, 2])
+        >>> draw(np.array([[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]), np.array([0.4, 0.5]))
+        array([0, 2])
     """
-    cumulative = probabilities.cumsum(-1).masked_fill(probabilities == 0, 0)  # (..., V)
-    threshold = uniform[..., None] * cumulative.amax(-1, keepdim=True)  # (..., 1)
-    return (cumulative > threshold).byte().argmax(-1)
+    xp = arrays.of(probabilities)
+    cumulative = xp.where(probabilities == 0, 0.0, xp.cumsum(probabilities))  # (..., V)
+    threshold = uniform[..., None] * xp.amax(cumulative, keepdims=True)  # (..., 1)
+    return xp.first(cumulative > threshold)

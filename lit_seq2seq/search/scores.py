@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from lit_seq2seq.runtime.config import LengthNormalization
+from lit_seq2seq import arrays
+from lit_seq2seq.arrays import Array
+from lit_seq2seq.search.config import LengthNormalization
+
+_TINY, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
-def length_divisor(lengths: Tensor, normalization: LengthNormalization, penalty: float) -> Tensor:
+def length_divisor(lengths: Array, normalization: LengthNormalization, penalty: float) -> Array:
     """Compute what the log-probability of a hypothesis of some length is divided by.
 
     `"none"`: 1; `"average"`: length; `"power"`: length ** penalty; `"wu"`: ((5 + length) / 6) ** penalty
@@ -23,26 +26,25 @@ def length_divisor(lengths: Tensor, normalization: LengthNormalization, penalty:
         The divisors, positive and finite, in the shape of `lengths`.
 
     Example:
-        >>> length_divisor(torch.tensor([1.0, 4.0]), "power", 0.5)
-        tensor([1., 2.])
+        >>> length_divisor(np.array([1.0, 4.0]), "power", 0.5)
+        array([1., 2.])
     """
     if normalization == "none":
-        return torch.ones_like(lengths)
+        return arrays.of(lengths).full_like(lengths, 1)
     if normalization == "average":
         return lengths
     base = (5 + lengths) / 6 if normalization == "wu" else lengths
-    limits = torch.finfo(lengths.dtype)
-    return base.pow(penalty).clamp(limits.tiny, limits.max)
+    return (base**penalty).clip(_TINY, _LARGEST)
 
 
-def normalize(log_probs: Tensor, divisor: Tensor) -> Tensor:
+def normalize(log_probs: Array, divisor: Array) -> Array:
     """Divide log-probabilities by length divisors; the result stays finite, however extreme the length penalty."""
-    return (log_probs / divisor).clamp(min=torch.finfo(log_probs.dtype).min)
+    return (log_probs / divisor).clip(-_LARGEST)
 
 
 def best_reachable(
-    log_probs: Tensor, lengths: Tensor, max_lengths: Tensor, normalization: LengthNormalization, *, penalty: float
-) -> Tensor:
+    log_probs: Array, lengths: Array, max_lengths: Array, normalization: LengthNormalization, *, penalty: float
+) -> Array:
     """Bound from above the score that an open hypothesis can end with.
 
     A log-probability can only fall and the divisor is monotone in the length, so no end is better than one that costs
@@ -60,15 +62,15 @@ def best_reachable(
         The bounds, in the shape of `log_probs`.
 
     Example:
-        >>> best_reachable(torch.tensor([-4.0]), torch.tensor([2.0]), torch.tensor([8.0]), "average", penalty=1.0)
-        tensor([-0.5000])
+        >>> best_reachable(np.array([-4.0]), np.array([2.0]), np.array([8.0]), "average", penalty=1.0)
+        array([-0.5])
     """
     shortest = length_divisor(lengths, normalization, penalty)
     longest = length_divisor(max_lengths, normalization, penalty)
-    return normalize(log_probs, torch.maximum(shortest, longest))
+    return normalize(log_probs, arrays.of(log_probs).where(shortest > longest, shortest, longest))
 
 
-def coverage_score(attention: Tensor, source_mask: Tensor | None, penalty: float) -> Tensor:
+def coverage_score(attention: Array, source_mask: Array | None, penalty: float) -> Array:
     """Compute penalty * sum_i log(min(sum_j a_ij, 1)) over real source positions i (Wu et al. 2016, eq. 14).
 
     Args:
@@ -81,10 +83,11 @@ def coverage_score(attention: Tensor, source_mask: Tensor | None, penalty: float
         weight counts as the smallest positive number, so that scores stay finite.
 
     Example:
-        >>> coverage_score(torch.tensor([[1.5, 1.0], [1.0, 0.5]]), None, penalty=1.0)
-        tensor([ 0.0000, -0.6931])
+        >>> coverage_score(np.array([[1.5, 1.0], [1.0, 0.5]]), None, penalty=1.0).round(4)
+        array([ 0.    , -0.6931])
     """
-    logs = attention.clamp(torch.finfo(attention.dtype).tiny, 1).log()  # (..., S)
+    xp = arrays.of(attention)
+    logs = xp.log(attention.clip(_TINY, 1))  # (..., S)
     if source_mask is not None:
-        logs = logs.masked_fill(~source_mask, 0)
+        logs = xp.where(source_mask, logs, 0.0)
     return penalty * logs.sum(-1)

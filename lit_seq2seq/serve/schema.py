@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from lit_seq2seq.features import Feature
 from lit_seq2seq.features.feature import Medium
-from lit_seq2seq.settings.options import search_options
+from lit_seq2seq.search.config import search_options
 from lit_seq2seq.types import UserError
 
 _OPTIONS: dict[str, Any] = {

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NoReturn, cast, get_type_hints
+from typing import Any, NoReturn, cast
 
 import jsonargparse
 import yaml
@@ -166,16 +166,6 @@ def add_loading(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", type=str, nargs="*", default=[], help="packages of others whose code the model may run"
     )
-
-
-def search_options() -> list[tuple[str, Any, str]]:
-    """Return name, type and meaning of each option of search, as `GenerationConfig` has them."""
-    import docstring_parser
-
-    from lit_seq2seq.runtime.config import GenerationConfig
-
-    types, found = get_type_hints(GenerationConfig), docstring_parser.parse(GenerationConfig.__doc__ or "").params
-    return [(one.arg_name, types[one.arg_name], " ".join((one.description or "").split())) for one in found]
 
 
 def loading_of(options: Namespace) -> Loading:

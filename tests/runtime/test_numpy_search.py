@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from lit_seq2seq.runtime.beam import Array, State, Step, StepFunction
-from lit_seq2seq.runtime.network import Decodable, Ensemble, Start
+from lit_seq2seq.arrays import Array
+from lit_seq2seq.runtime.network import Decodable, Ensemble, GraphState, Start
 from lit_seq2seq.runtime.readers import Named
-from lit_seq2seq.runtime.sampling import distribution
-from lit_seq2seq.runtime.search import search as numpy_search
 from lit_seq2seq.search import GenerationConfig, search
-from lit_seq2seq.search.sample import sampler
 from lit_seq2seq.shortlist import Candidates, Shortlist
-from lit_seq2seq.types import Padded, StepOutput, UserError
-from tests.search.search_cases import SPECIALS, Chains, ChainState
-
-Found = list[list[tuple[list[int], float, list[float]]]]
+from lit_seq2seq.types import Padded, StepOutput, UserError, Value
+from tests.search.search_cases import SPECIALS, Chains, assert_equal, run
 
 CONFIGS = {
     "greedy": {},
@@ -45,53 +40,6 @@ def frames(chains: Chains, seed: int) -> Padded:
     return Padded((2 * scores).nan_to_num(posinf=1e4).log_softmax(-1), chains.mask.sum(1))
 
 
-def single(chains: Chains, config: GenerationConfig, given: Padded | None = None) -> Found:
-    """Search with torch in single precision."""
-
-    def step(tokens: torch.Tensor, state: ChainState) -> StepOutput[ChainState]:
-        output = chains.step(tokens, state)
-        return StepOutput(output.log_probs.float(), output.state, output.attention)
-
-    options = {"batch_size": chains.batch_size, "specials": SPECIALS, "config": config}
-    found = search(step, chains.start(), **options, source_mask=chains.mask, frames=given)
-    return [[(h.tokens.tolist(), h.score, h.token_scores.tolist()) for h in row] for row in found]
-
-
-def numpy_steps(chains: Chains) -> tuple[StepFunction, State]:
-    def step(tokens: Array, state: State) -> Step:
-        read = torch.from_numpy(tokens)
-        rows, before = torch.from_numpy(state["memory.rows"])[:, None], torch.from_numpy(state["before"])
-        log_probs = chains.table[rows, before, read].float().numpy()
-        return Step(log_probs, chains.attention[rows, read].numpy(), {**state, "before": tokens})
-
-    return step, {"memory.rows": np.arange(chains.batch_size), "before": np.zeros((chains.batch_size, 1), np.int64)}
-
-
-def assert_same(found: Found, expected: Found) -> None:
-    for row, other in zip(found, expected, strict=True):
-        assert [one[0] for one in row] == [one[0] for one in other]
-        for one, two in zip(row, other, strict=True):
-            assert one[1] == pytest.approx(two[1], rel=1e-5)
-            assert one[2] == pytest.approx(two[2], rel=1e-5)
-
-
-@pytest.mark.parametrize("zeros", [0.0, 0.5])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_numpy_finds_the_hypotheses_of_torch(name: str, zeros: float) -> None:
-    config = GenerationConfig(**{"max_new_tokens": 7, **CONFIGS[name]})
-    for seed in range(5):
-        chains = Chains.random(6, seed, zeros)
-        given = frames(chains, seed) if config.ctc_weight else None
-        found = numpy_search(
-            *numpy_steps(chains),
-            chains.mask.numpy(),
-            SPECIALS,
-            config=config,
-            frames=None if given is None else given.values.numpy(),
-        )
-        assert_same([[tuple(one) for one in row] for row in found], single(chains, config, given))
-
-
 SAMPLED = {
     "plain": {},
     "sharpened": {"temperature": 0.5, "num_return_sequences": 3},
@@ -102,68 +50,43 @@ SAMPLED = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLED)
-def test_the_same_random_numbers_draw_the_same_outputs(name: str) -> None:
-    for seed in range(5):
-        config = GenerationConfig(do_sample=True, seed=seed, **{"max_new_tokens": 7, **SAMPLED[name]})
-        chains = Chains.random(6, seed, 0.3)
-        given = frames(chains, seed) if config.ctc_weight else None
-
-        class Random:
-            """Torch's numbers."""
-
-            def random(self, shape: tuple[int, ...], _: type, seed: int = seed) -> Array:
-                return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).numpy()
-
-        values = None if given is None else given.values.numpy()
-        found = numpy_search(
-            *numpy_steps(chains), chains.mask.numpy(), SPECIALS, config=config, frames=values, random=Random()
-        )
-        assert_same([[tuple(one) for one in row] for row in found], single(chains, config, given))
+@pytest.mark.parametrize("zeros", [0.0, 0.5])
+@pytest.mark.parametrize("options", [*CONFIGS.values(), *({"do_sample": True, **one} for one in SAMPLED.values())])
+def test_numpy_finds_the_hypotheses_of_torch(options: dict, zeros: float) -> None:
+    for seed in range(3):
+        config = GenerationConfig(**{"max_new_tokens": 7, "seed": seed, **options})
+        chains = Chains.random(6, seed, zeros)
+        run(chains, config, frames=frames(chains, seed) if config.ctc_weight else None)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"temperature": 0.3}, {"top_k": 3}, {"top_p": 0.7}, {"top_k": 5, "top_p": 0.4}]
-)
-def test_outputs_are_drawn_from_the_same_probabilities(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = GenerationConfig(do_sample=True, **options)
-    log_probs = torch.randn(4, 3, 40, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
-    seen = []
-    monkeypatch.setattr("lit_seq2seq.search.sample.draw", lambda probabilities, _: seen.append(probabilities))
-    sampler(config, 4, "cpu")(log_probs, torch.arange(4), torch.zeros(4, dtype=torch.long))
-    found = distribution(log_probs.numpy(), config)
-    assert (found == 0).tolist() == (seen[0] == 0).tolist()
-    np.testing.assert_allclose(found, seen[0].numpy(), rtol=2e-6)
-
-
-def test_a_seed_draws_the_same_again_and_no_seed_does_not() -> None:
-    chains = Chains.random(6, 0, 0.0)
-
-    def drawn(seed: int | None) -> list[list[int]]:
-        config = GenerationConfig(do_sample=True, max_new_tokens=20, min_new_tokens=20, seed=seed)
-        found = numpy_search(*numpy_steps(chains), chains.mask.numpy(), SPECIALS, config=config)
-        return [row[0].tokens for row in found]
-
-    assert drawn(1) == drawn(1) != drawn(2)
-    assert drawn(None) != drawn(None)
+def test_no_seed_draws_something_else_each_time() -> None:
+    chains = Chains.random(6, 0).in_numpy()
+    config = GenerationConfig(do_sample=True, max_new_tokens=20, min_new_tokens=20)
+    options = {"batch_size": 6, "specials": SPECIALS, "config": config, "device": None}
+    first, second = (search(chains.step, chains.start(), **options) for _ in range(2))
+    assert [row[0].tokens.tolist() for row in first] != [row[0].tokens.tolist() for row in second]
 
 
 class Table(Decodable):
     """A model that is a table."""
 
     def __init__(self, chains: Chains, config: GenerationConfig) -> None:
-        self.chains, self.specials, self.config = chains, SPECIALS, config
-        self._step, self._state = numpy_steps(chains)
+        self.chains, self.specials, self.config = chains.in_numpy(), SPECIALS, config
 
     @property
     def shortlist(self) -> Shortlist:
         raise UserError("a table has no shortlist")
 
     def start(self, source: Named, candidates: Candidates | None = None) -> Start:
-        return Start(self._state, self.chains.mask.numpy(), source["frames"])
+        size = self.chains.batch_size
+        values = {"memory.rows": np.arange(size), "before": np.zeros((size, 1), np.int64)}
+        return Start(GraphState(values), self.chains.mask, source["frames"])
 
-    def step(self, tokens: Array, state: State) -> Step:
-        return self._step(tokens, state)
+    def step(self, tokens: Array, state: GraphState) -> StepOutput[GraphState]:
+        rows = np.repeat(state.values["memory.rows"], state.beams)
+        log_probs = self.chains.table[rows, state.values["before"].flatten(), tokens]
+        after = {**state.values, "before": tokens.reshape(-1, state.beams)}
+        return StepOutput(log_probs, GraphState(after, state.beams), self.chains.attention[rows, tokens])
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 2, "ctc_weight": 0.3, "coverage_penalty": 0.1}])
@@ -174,10 +97,8 @@ def test_an_ensemble_searches_with_the_mean_of_probabilities_and_attention(optio
     mean = Chains((one.table.exp() + other.table.exp()).div(2).log(), (one.attention + other.attention) / 2, one.mask)
     given = frames(one, 0)
     joined = Ensemble([Table(one, config), Table(other, config)])
-    found = joined.generate({"frames": given.values.numpy()})
-    assert_same(
-        [[tuple(one) for one in row] for row in found], single(mean, config, given if config.ctc_weight else None)
-    )
+    found = joined.generate({"frames": given.values.numpy()}, return_attention=True)
+    assert_equal(found, run(mean, config, frames=given if config.ctc_weight else None, return_attention=True))
 
 
 def test_an_ensemble_needs_frames_of_one_length() -> None:
@@ -188,14 +109,20 @@ def test_an_ensemble_needs_frames_of_one_length() -> None:
 
 
 def test_what_the_model_lacks_is_explained() -> None:
-    def step(tokens: Array, state: State) -> Step:
-        return Step(np.zeros((1, 1, 6), np.float32), None, state)
+    class Nothing(Value):
+        pass
 
-    mask = np.ones((1, 1), bool)
+    def step(tokens: Array, state: Nothing) -> StepOutput[Nothing]:
+        return StepOutput(np.zeros((1, 6), np.float32), state)
+
+    def found(**options: float) -> object:
+        config = GenerationConfig(**options)
+        return search(step, Nothing(), batch_size=1, specials=SPECIALS, config=config, device=None)
+
     with pytest.raises(UserError, match=r"coverage_penalty=0.5: needs a model with attention; set coverage_penalty to"):
-        numpy_search(step, {}, mask, SPECIALS, config=GenerationConfig(coverage_penalty=0.5))
+        found(coverage_penalty=0.5)
     with pytest.raises(UserError, match=r"ctc_weight=0.5: needs a model with CTC; set it to 0"):
-        numpy_search(step, {}, mask, SPECIALS, config=GenerationConfig(ctc_weight=0.5))
+        found(ctc_weight=0.5)
 
 
 def test_the_version_is_told_without_torch() -> None:
@@ -205,8 +132,8 @@ def test_the_version_is_told_without_torch() -> None:
 
 
 def test_the_runtime_imports_neither_torch_nor_datasets() -> None:
-    modules = "config, copying, records, search, slots, network, text, vectors, audio, images"
-    code = f"import sys\nfrom lit_seq2seq import shortlist\nfrom lit_seq2seq.runtime import {modules}\n"
+    modules = "copying, records, slots, network, text, vectors, audio, images"
+    code = f"import sys\nfrom lit_seq2seq import search, shortlist\nfrom lit_seq2seq.runtime import {modules}\n"
     code += "print([name for name in ('torch', 'datasets', 'lightning', 'transformers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

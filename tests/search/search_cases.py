@@ -6,14 +6,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
+import pytest
 import torch
-from torch import Tensor
 
-from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.types import Hypothesis, SpecialIds, StepOutput
+from lit_seq2seq import arrays
+from lit_seq2seq.arrays import Array
+from lit_seq2seq.search import GenerationConfig, search
+from lit_seq2seq.types import Hypothesis, SpecialIds, StepOutput, Value
 
 SPECIALS = SpecialIds(pad=0, unk=1, bos=2, eos=3)
+COMPARED = [("cpu", torch.float64), ("cpu", torch.float32), ("cpu", torch.float16)]
 VOCABULARY = 6  # three tokens that may be produced: 1, 4, 5
 
 
@@ -21,14 +25,14 @@ VOCABULARY = 6  # three tokens that may be produced: 1, 4, 5
 class ChainState:
     """Sentence and last token but one of every hypothesis, and the number of steps taken."""
 
-    sentences: Tensor
-    previous: Tensor
+    sentences: Array
+    previous: Array
     seen: list[list[int]]
     beams: int = 1
     time: int = 0
 
-    def select(self, index: Tensor) -> ChainState:
-        assert index.dim() == 2
+    def select(self, index: Array) -> ChainState:
+        assert index.ndim == 2
         sentences = index // self.beams
         assert (sentences == sentences[:, :1]).all(), "a row mixes sentences"
         assert (sentences[1:, 0] > sentences[:-1, 0]).all(), "sentences changed their order"
@@ -43,9 +47,9 @@ class Chains:
     Log-probabilities may grow by a share `drift` with each step, so that no two orders of the same transitions tie.
     """
 
-    table: Tensor  # (B, V, V, V): sentence, last token but one, last token, next token
-    attention: Tensor  # (B, V, S)
-    mask: Tensor  # (B, S)
+    table: Array  # (B, V, V, V): sentence, last token but one, last token, next token
+    attention: Array  # (B, V, S)
+    mask: Array  # (B, S)
     drift: float = 0.0
     seen: list[list[int]] = field(default_factory=list)  # the sentence of each row, step by step
 
@@ -68,15 +72,46 @@ class Chains:
 
     def start(self) -> ChainState:
         self.seen.clear()
-        sentences = torch.arange(self.batch_size, device=self.table.device)
-        return ChainState(sentences, torch.zeros_like(sentences), self.seen)
+        sentences = arrays.of(self.table).arange(self.batch_size)
+        return ChainState(sentences, 0 * sentences, self.seen)
 
-    def step(self, tokens: Tensor, state: ChainState) -> StepOutput[ChainState]:
+    def in_numpy(self) -> Chains:
+        return Chains(self.table.numpy(), self.attention.numpy(), self.mask.numpy(), self.drift)
+
+    def step(self, tokens: Array, state: ChainState) -> StepOutput[ChainState]:
         state.seen.append(state.sentences.tolist())
         log_probs = self.table[state.sentences, state.previous, tokens] * (1 + self.drift * state.time)
         attention = self.attention[state.sentences, tokens]
         state = ChainState(state.sentences, tokens, state.seen, state.beams, state.time + 1)
         return StepOutput(log_probs, state, attention)
+
+
+def run(chains: Chains, config: GenerationConfig, method: Any = search, **options: Any) -> list[list[Hypothesis]]:
+    """Search with torch; NumPy must find the same."""
+
+    def of(model: Chains, device: Any, **given: Any) -> list[list[Hypothesis]]:
+        return method(
+            model.step,
+            model.start(),
+            batch_size=model.batch_size,
+            specials=SPECIALS,
+            config=config,
+            source_mask=model.mask,
+            device=device,
+            **given,
+        )
+
+    found = of(chains, chains.table.device, **options)
+    if (chains.table.device.type, chains.table.dtype) in COMPARED and (config.seed is not None or not config.do_sample):
+        given = {name: in_numpy(value) for name, value in options.items()}
+        assert_equal(of(chains.in_numpy(), None, **given), found)
+    return found
+
+
+def in_numpy(value: Any) -> Any:
+    if isinstance(value, Value):
+        return value.map(lambda tensor: tensor.numpy())
+    return value.numpy() if isinstance(value, torch.Tensor) else value
 
 
 @dataclass(frozen=True)
@@ -171,8 +206,12 @@ def assert_equal(first: list[list[Hypothesis]], second: list[list[Hypothesis]]) 
         [tokens_of(h) for h in hypotheses] for hypotheses in second
     ]
     for one, other in zip(chain(*first), chain(*second), strict=True):
-        assert math.isclose(one.score, other.score, rel_tol=1e-6, abs_tol=1e-6)
-        torch.testing.assert_close(one.token_scores, other.token_scores)
+        assert one.score == pytest.approx(other.score, rel=1e-6, abs=1e-6, nan_ok=True)
+        scores = torch.as_tensor(one.token_scores), torch.as_tensor(other.token_scores)
+        torch.testing.assert_close(*scores, equal_nan=True)
+        assert (one.attention is None) == (other.attention is None)
+        if one.attention is not None:
+            torch.testing.assert_close(torch.as_tensor(one.attention), torch.as_tensor(other.attention))
 
 
 def tokens_of(hypothesis: Hypothesis) -> tuple[int, ...]:

@@ -5,25 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_cases import SPECIALS, VOCABULARY, Chains, PlainModel, assert_equal, assert_same, tokens_of
+from search_cases import SPECIALS, VOCABULARY, Chains, PlainModel, assert_equal, assert_same, run, tokens_of
 
 from lit_seq2seq.search import GenerationConfig, beam_search, greedy_search, search
-from lit_seq2seq.types import Hypothesis, StepOutput, UserError, Value
+from lit_seq2seq.types import StepOutput, UserError, Value
 
 WIDE = 90  # more than all open hypotheses of four tokens
-
-
-def run(chains: Chains, config: GenerationConfig, method=beam_search, **options) -> list[list[Hypothesis]]:
-    return method(
-        chains.step,
-        chains.start(),
-        batch_size=chains.batch_size,
-        specials=SPECIALS,
-        config=config,
-        source_mask=chains.mask,
-        device=chains.table.device,
-        **options,
-    )
 
 
 def prefix_of(prefixes: list[tuple[int, ...]]) -> torch.Tensor:
@@ -56,7 +43,7 @@ CHAINS = st.builds(Chains.random, st.just(3), st.integers(0, 10**6), st.sampled_
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(chains=CHAINS, config=configs(st.just(WIDE)), prefixes=PREFIXES)
 def test_wide_beam_equals_exhaustive_search(chains, config, prefixes):
-    results = run(chains, config, prefix=prefix_of(prefixes))
+    results = run(chains, config, beam_search, prefix=prefix_of(prefixes))
     for sentence, hypotheses in enumerate(results):
         outputs = PlainModel(chains, sentence, config, prefixes[sentence]).outputs()
         expected = sorted(outputs, key=lambda found: -found.score)[: config.num_return_sequences]
@@ -66,7 +53,7 @@ def test_wide_beam_equals_exhaustive_search(chains, config, prefixes):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(chains=CHAINS, config=configs(st.integers(2, 5)), prefixes=PREFIXES)
 def test_narrow_beam_misses_nothing_that_a_beam_without_early_stopping_finds(chains, config, prefixes):
-    results = run(chains, config, prefix=prefix_of(prefixes))
+    results = run(chains, config, beam_search, prefix=prefix_of(prefixes))
     for sentence, hypotheses in enumerate(results):
         assert_same(hypotheses, PlainModel(chains, sentence, config, prefixes[sentence]).beam_search())
 
@@ -78,7 +65,7 @@ def test_early_stopping_true_stops_once_num_beams_have_ended(seed, length_penalt
     config = GenerationConfig(
         num_beams=3, num_return_sequences=3, max_new_tokens=7, early_stopping=True, length_penalty=length_penalty
     )
-    for sentence, hypotheses in enumerate(run(chains, config)):
+    for sentence, hypotheses in enumerate(run(chains, config, beam_search)):
         assert_same(hypotheses, PlainModel(chains, sentence, config).beam_search())
 
 
@@ -88,7 +75,9 @@ def test_early_stopping_true_can_miss_what_false_finds():
         early: [
             hypotheses[0].score
             for hypotheses in run(
-                chains, GenerationConfig(num_beams=2, max_new_tokens=9, length_penalty=2.0, early_stopping=early)
+                chains,
+                GenerationConfig(num_beams=2, max_new_tokens=9, length_penalty=2.0, early_stopping=early),
+                beam_search,
             )
         ]
         for early in (True, False)
@@ -101,7 +90,7 @@ def test_early_stopping_true_can_miss_what_false_finds():
 @given(chains=CHAINS, config=configs(st.just(1)), prefixes=PREFIXES)
 def test_one_beam_is_greedy_search(chains, config, prefixes):
     prefix = prefix_of(prefixes)
-    beam = run(chains, config, prefix=prefix)
+    beam = run(chains, config, beam_search, prefix=prefix)
     assert_equal(beam, run(chains, config, greedy_search, prefix=prefix))
     for sentence, hypotheses in enumerate(beam):
         assert_same(hypotheses, PlainModel(chains, sentence, config, prefixes[sentence]).beam_search())
@@ -144,9 +133,13 @@ def test_finished_sentences_leave_the_batch(method, beams):
 
 def test_search_goes_on_only_while_the_bound_allows():
     chains = certain_after([0])
-    run(chains, GenerationConfig(num_beams=3, max_new_tokens=50, length_penalty=1.0))
+    run(chains, GenerationConfig(num_beams=3, max_new_tokens=50, length_penalty=1.0), beam_search)
     with_one = len(chains.seen)
-    run(chains, GenerationConfig(num_beams=3, num_return_sequences=3, max_new_tokens=50, length_penalty=1.0))
+    run(
+        chains,
+        GenerationConfig(num_beams=3, num_return_sequences=3, max_new_tokens=50, length_penalty=1.0),
+        beam_search,
+    )
     assert with_one == 1
     assert 1 < len(chains.seen) <= 50
 
@@ -154,17 +147,17 @@ def test_search_goes_on_only_while_the_bound_allows():
 def test_a_negative_length_penalty_bounds_by_the_next_length():
     chains = Chains.random(1, seed=0)
     chains.table[0, :, SPECIALS.bos] = torch.tensor([0.0, 0.1, 0.0, 0.35, 0.55, 0.0]).log()
-    run(chains, GenerationConfig(num_beams=2, max_new_tokens=9, length_penalty=-1.0))
+    run(chains, GenerationConfig(num_beams=2, max_new_tokens=9, length_penalty=-1.0), beam_search)
     assert len(chains.seen) == 1  # 1 * log(0.35), the end found, is above 2 * log(0.55), the best that may follow
 
 
 def test_length_counts_eos_but_not_the_prefix():
     chains = certain_after([1])
     config = GenerationConfig(num_beams=2, max_new_tokens=3)
-    ((best, *_),) = run(chains, config)
+    ((best, *_),) = run(chains, config, beam_search)
     assert tokens_of(best) == (4,)
     assert best.score == pytest.approx(best.log_prob / 2, rel=1e-4)  # 4 EOS
-    ((best, *_),) = run(chains, config, prefix=torch.tensor([[5, 4]]))
+    ((best, *_),) = run(chains, config, beam_search, prefix=torch.tensor([[5, 4]]))
     assert tokens_of(best) == (5, 4)
     assert best.score == best.log_prob  # EOS
     assert best.token_scores[:2].tolist() == [0, 0]
@@ -207,7 +200,7 @@ def test_no_ngram_occurs_twice(method, size):
 def test_token_scores_and_attention_follow_each_hypothesis():
     chains = Chains.random(3, seed=3)
     config = GenerationConfig(num_beams=3, num_return_sequences=3, max_new_tokens=6)
-    for sentence, hypotheses in enumerate(run(chains, config, return_attention=True)):
+    for sentence, hypotheses in enumerate(run(chains, config, beam_search, return_attention=True)):
         for hypothesis in hypotheses:
             tokens = list(tokens_of(hypothesis))
             ended = len(hypothesis.token_scores) > len(tokens)
@@ -232,7 +225,7 @@ def test_ties_go_by_hypothesis_and_then_by_token():
     chains.table[:] = -math.log(4)
     config = GenerationConfig(num_beams=13, num_return_sequences=13, max_new_tokens=2, length_normalization="none")
     pairs = [(one, *other) for one in (1, 4, 5) for other in ((1,), (), (4,), (5,))]
-    for hypotheses in run(chains, config):
+    for hypotheses in run(chains, config, beam_search):
         assert [tokens_of(hypothesis) for hypothesis in hypotheses] == [(), *pairs]
 
 
@@ -265,9 +258,12 @@ def test_extreme_length_penalties_give_finite_scores(beams):
 def test_a_model_that_gives_nan_shows_it_in_the_score(beams):
     chains = Chains.random(2, seed=0)
     chains.table[1] = math.nan
-    sane, broken = run(chains, GenerationConfig(num_beams=beams, max_new_tokens=4), search)
-    assert math.isfinite(sane[0].score)
-    assert math.isnan(broken[0].score)
+    config = GenerationConfig(num_beams=beams, max_new_tokens=4)
+    for model, device in ((chains, "cpu"), (chains.in_numpy(), None)):
+        options = {"batch_size": 2, "specials": SPECIALS, "config": config, "device": device}
+        sane, broken = search(model.step, model.start(), **options)
+        assert math.isfinite(sane[0].score)
+        assert math.isnan(broken[0].score)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

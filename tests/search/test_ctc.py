@@ -5,8 +5,9 @@ from itertools import product
 import pytest
 import torch
 from search_cases import SPECIALS, VOCABULARY, Chains, assert_equal, tokens_of
+from search_cases import run as searched
 
-from lit_seq2seq.search import GenerationConfig, search
+from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.search.ctc import Prefixes, best_path
 from lit_seq2seq.types import Padded, UserError
 
@@ -67,16 +68,7 @@ def test_probabilities_of_beginnings_equal_the_sum_over_all_paths(prefix, sharpn
 
 
 def run(chains: Chains, frames: Padded, config: GenerationConfig, prefix=None):
-    return search(
-        chains.step,
-        chains.start(),
-        batch_size=chains.batch_size,
-        specials=SPECIALS,
-        config=config,
-        prefix=prefix,
-        source_mask=chains.mask,
-        frames=frames,
-    )
+    return searched(chains, config, prefix=prefix, frames=frames)
 
 
 def exhaustive(chains: Chains, frames: Padded, sentence: int, weight: float, longest: int) -> dict[tuple, float]:

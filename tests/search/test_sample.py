@@ -5,20 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_cases import SPECIALS, VOCABULARY, Chains, PlainModel, assert_equal, tokens_of
+from search_cases import SPECIALS, VOCABULARY, Chains, PlainModel, assert_equal, run, tokens_of
 
-from lit_seq2seq.search import GenerationConfig, greedy_search, sample_search, search
-from lit_seq2seq.search.constraints import block_repeated_ngrams, keep_top_k, keep_top_p
-from lit_seq2seq.search.sample import draw
-from lit_seq2seq.types import Hypothesis
+from lit_seq2seq import arrays
+from lit_seq2seq.search import GenerationConfig, NoRepeatedNGrams, Task, greedy_search, sample_search, search
+from lit_seq2seq.search.sample import draw, keep_top_k, keep_top_p
 
 EOS = SPECIALS.eos
-
-
-def run(chains: Chains, config: GenerationConfig, method=sample_search, **options) -> list[list[Hypothesis]]:
-    return method(
-        chains.step, chains.start(), batch_size=chains.batch_size, specials=SPECIALS, config=config, **options
-    )
 
 
 def sampling(**options) -> GenerationConfig:
@@ -26,7 +19,10 @@ def sampling(**options) -> GenerationConfig:
 
 
 def first_tokens(chains: Chains, config: GenerationConfig) -> Counter[int]:
-    return Counter(tokens_of(hypothesis)[0] if len(hypothesis.tokens) else EOS for hypothesis in run(chains, config)[0])
+    return Counter(
+        tokens_of(hypothesis)[0] if len(hypothesis.tokens) else EOS
+        for hypothesis in run(chains, config, sample_search)[0]
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -63,7 +59,7 @@ def test_sentences_that_end_long_before_most_others_are_not_changed_by_waiting(o
 def test_later_tokens_follow_their_own_distribution():
     chains = Chains.random(1, seed=4, sharpness=1.0)
     config = sampling(num_return_sequences=4000, max_new_tokens=2, min_new_tokens=2)
-    pairs = Counter(tokens_of(hypothesis) for hypothesis in run(chains, config)[0])
+    pairs = Counter(tokens_of(hypothesis) for hypothesis in run(chains, config, sample_search)[0])
     model = PlainModel(chains, 0, config)
     first = {token: math.exp(value) for token, value in model.next(()).items()}
     chi_square = 0.0
@@ -86,18 +82,18 @@ def test_without_choice_sampling_is_greedy(options):
 def test_seed_makes_it_reproducible():
     chains = Chains.random(4, seed=2, sharpness=0.5)
     config = sampling(num_return_sequences=3)
-    assert_equal(run(chains, config), run(chains, config))
+    assert_equal(run(chains, config, sample_search), run(chains, config, sample_search))
     other = run(chains, sampling(num_return_sequences=3, seed=1))
-    assert [tokens_of(h[0]) for h in other] != [tokens_of(h[0]) for h in run(chains, config)]
+    assert [tokens_of(h[0]) for h in other] != [tokens_of(h[0]) for h in run(chains, config, sample_search)]
 
 
 def test_without_seed_the_global_random_state_decides():
     chains = Chains.random(4, seed=2, sharpness=0.5)
     config = sampling(num_return_sequences=3, seed=None)
     torch.manual_seed(7)
-    first, second = run(chains, config), run(chains, config)
+    first, second = run(chains, config, sample_search), run(chains, config, sample_search)
     torch.manual_seed(7)
-    assert_equal(run(chains, config), first)
+    assert_equal(run(chains, config, sample_search), first)
     assert [tokens_of(h[0]) for h in second] != [tokens_of(h[0]) for h in first]
 
 
@@ -176,8 +172,12 @@ def test_filters_keep_the_smallest_sufficient_set(seed, p, k):
     paths=st.lists(st.lists(st.integers(1, 4), min_size=6, max_size=6), min_size=1, max_size=4), size=st.integers(1, 8)
 )
 def test_exactly_the_repeating_tokens_are_blocked(paths, size):
-    blocked = block_repeated_ngrams(torch.zeros(len(paths), VOCABULARY), torch.tensor(paths), size, unused=0) < 0
+    state = NoRepeatedNGrams(size).start(Task(len(paths), SPECIALS, arrays.on("cpu")))
+    for tokens in torch.tensor(paths).T:
+        state = state.update(tokens)
+    blocked = state.allow(torch.zeros(len(paths), VOCABULARY)) < 0
     for path, row in zip(paths, blocked.tolist(), strict=True):
         ngrams = [path[i : i + size] for i in range(len(path) - size + 1)]
         context = path[len(path) - size + 1 :] if size <= len(path) else None
-        assert row[1:] == [context is not None and [*context, token] in ngrams for token in range(1, VOCABULARY)]
+        banned = [context is not None and [*context, token] in ngrams for token in range(VOCABULARY)]
+        assert row == [token != EOS and found for token, found in enumerate(banned)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_seq2seq.search.top import BLOCK, top
+from lit_seq2seq.arrays.tensors import BLOCK, Tensors
 
 
 @pytest.mark.parametrize("size", [5, BLOCK * 8, BLOCK * 9 + 1, 1000])
@@ -16,7 +16,7 @@ def test_equals_a_stable_sort(size: int, hypotheses: int, count: int) -> None:
     log_probs[1, :, -3:] += 9
     offsets = -torch.rand(4, hypotheses, generator=generator)
     offsets[2, 1:] = -torch.inf
-    values, rows, tokens = top(log_probs, offsets, count)
+    values, rows, tokens = Tensors("cpu").top(log_probs, offsets, count)
     sums = log_probs + offsets[..., None]
     expected = sums.flatten(1).sort(dim=1, descending=True, stable=True).values[:, :count]
     assert torch.equal(values, expected)
@@ -26,6 +26,6 @@ def test_equals_a_stable_sort(size: int, hypotheses: int, count: int) -> None:
 def test_equal_values_go_by_hypothesis_and_then_by_token() -> None:
     log_probs = torch.full((2, 10, 700), -5.0)
     log_probs[:, 1, [3, 650, 699]] = log_probs[:, 7, [0, 500]] = -1
-    _, rows, tokens = top(log_probs, torch.zeros(2, 10), 5)
+    _, rows, tokens = Tensors("cpu").top(log_probs, torch.zeros(2, 10), 5)
     assert rows.tolist() == [[1, 1, 1, 7, 7]] * 2
     assert tokens.tolist() == [[3, 650, 699, 0, 500]] * 2

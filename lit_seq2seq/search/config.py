@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from lit_seq2seq.files.untrusted import check_settings
+from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import UserError
 
 LengthNormalization = Literal["none", "average", "power", "wu"]
@@ -209,6 +210,18 @@ def _as_float(value: Real) -> float:
         return float(value)
     except OverflowError:  # of an integer
         return math.nan
+
+
+_options = tuple(field.name for field in fields(GenerationConfig))
+setattr(GenerationConfig, "__init__", checked(GenerationConfig.__init__, _options))  # noqa: B010
+
+
+def search_options() -> list[tuple[str, Any, str]]:
+    """Return name, type and meaning of each option of search, as `GenerationConfig` has them."""
+    import docstring_parser
+
+    types, found = get_type_hints(GenerationConfig), docstring_parser.parse(GenerationConfig.__doc__ or "").params
+    return [(one.arg_name, types[one.arg_name], " ".join((one.description or "").split())) for one in found]
 
 
 def check_generation(settings: object, path: object) -> dict[str, Any]:

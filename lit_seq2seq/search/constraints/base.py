@@ -1,0 +1,83 @@
+"""The contract of constraints."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from lit_seq2seq.arrays import Array, Arrays
+from lit_seq2seq.types import Part, SpecialIds, Value
+
+
+class Vocabulary(Protocol):
+    """What constraints ask of the vocabulary of outputs."""
+
+    def __len__(self) -> int:
+        """Return the number of symbols."""
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Name symbols by their ids."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into ids, without BOS and EOS."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids into a text."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a search is about, for its constraints and scorers.
+
+    Attributes:
+        batch_size: number of sentences B.
+        specials: ids of the special symbols.
+        xp: functions of the arrays that the search is made with.
+        vocabulary: of the outputs; `None` where ids are all that is known.
+        raw: the raw input of each sentence; empty where they are not at hand.
+    """
+
+    batch_size: int
+    specials: SpecialIds
+    xp: Arrays
+    vocabulary: Vocabulary | None = None
+    raw: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class ConstraintState(Value, ABC):
+    """Where N hypotheses stand under a constraint: a value with a row for each, which search selects by."""
+
+    @abstractmethod
+    def allow(self, log_probs: Array) -> Array:
+        """Put minus infinity where a token may not come next.
+
+        Args:
+            log_probs: `(N, V)` log-probabilities of the next token, EOS among them; may be changed.
+        """
+
+    @abstractmethod
+    def update(self, tokens: Array) -> Self:
+        """Return the state after one more token of each hypothesis, `(N,)`; after EOS it does not matter."""
+
+    @property
+    def met(self) -> Array | None:
+        """`(N,)` whether each hypothesis would do as a whole output; `None` where `allow` leaves nothing undone."""
+        return None
+
+    def progress(self, size: int) -> Array | None:
+        """Count what each hypothesis has done for the constraint after each of `size` next tokens, `(N, V)` integers.
+
+        A beam keeps hypotheses of every count (dynamic beam allocation, Post and Vilar 2018); `None`: it need not.
+        """
+        return None
+
+
+class Constraint(Part, ABC):
+    """What outputs have to be like; a frozen dataclass, named in `generation.constraints`."""
+
+    @abstractmethod
+    def start(self, task: Task) -> ConstraintState:
+        """Return the state before the first token, of one hypothesis for each sentence."""

@@ -1,0 +1,61 @@
+"""Bans on what has been written before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from lit_seq2seq import arrays
+from lit_seq2seq.arrays import Array
+from lit_seq2seq.search.constraints.base import Constraint, ConstraintState, Task
+
+
+@dataclass(frozen=True)
+class Paths(ConstraintState):
+    """State of what looks at all tokens so far.
+
+    Attributes:
+        tokens: `(N, T)` the tokens of each hypothesis.
+    """
+
+    tokens: Array
+
+    def update(self, tokens: Array) -> Self:
+        """Append a token to each."""
+        return replace(self, tokens=arrays.of(tokens).concat([self.tokens, tokens[:, None]], 1))
+
+
+@dataclass(frozen=True)
+class _NGrams(Paths):
+    size: int
+    eos: int
+
+    def allow(self, log_probs: Array) -> Array:
+        length = self.tokens.shape[1]
+        if length < self.size:
+            return log_probs
+        xp = arrays.of(log_probs)
+        ngrams = xp.windows(self.tokens, self.size)  # (N, W, size)
+        context = self.tokens[:, length - self.size + 1 :]  # (N, size - 1)
+        repeated = (ngrams[:, :, :-1] == context[:, None]).all(-1)  # (N, W)
+        ending = xp.copy(log_probs[:, self.eos])  # no output so far has one: it stands where nothing is repeated
+        xp.put(log_probs, xp.where(repeated, ngrams[:, :, -1], self.eos), -np.inf)
+        log_probs[:, self.eos] = ending
+        return log_probs
+
+
+@dataclass(frozen=True)
+class NoRepeatedNGrams(Constraint):
+    """No n-gram of `size` tokens occurs twice in an output.
+
+    Args:
+        size: n, at least 1.
+    """
+
+    size: int
+
+    def start(self, task: Task) -> ConstraintState:
+        """Return the state of empty outputs."""
+        return _NGrams(task.xp.full((task.batch_size, 0), 0), self.size, task.specials.eos)
