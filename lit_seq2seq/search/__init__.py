@@ -12,7 +12,7 @@ from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.beam import beam_search
 from lit_seq2seq.search.candidates import including, located, named
 from lit_seq2seq.search.config import GenerationConfig, LengthNormalization
-from lit_seq2seq.search.constraints import Constraint, ConstraintState, NoRepeatedNGrams, Task
+from lit_seq2seq.search.constraints import Constraint, ConstraintState, NoRepeatedNGrams
 from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import greedy_search
 from lit_seq2seq.search.sample import sample_search
@@ -25,7 +25,6 @@ __all__ = [
     "GenerationConfig",
     "LengthNormalization",
     "NoRepeatedNGrams",
-    "Task",
     "beam_search",
     "check_scores",
     "greedy_search",

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from search_cases import SPECIALS, VOCABULARY, Chains, PlainModel, assert_equal, run, tokens_of
 
 from lit_seq2seq import arrays
-from lit_seq2seq.search import GenerationConfig, NoRepeatedNGrams, Task, greedy_search, sample_search, search
+from lit_seq2seq.search import GenerationConfig, NoRepeatedNGrams, greedy_search, sample_search, search
+from lit_seq2seq.search.constraints import Task
 from lit_seq2seq.search.sample import draw, keep_top_k, keep_top_p
 
 EOS = SPECIALS.eos

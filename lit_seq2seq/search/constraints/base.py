@@ -11,7 +11,7 @@ from lit_seq2seq.arrays import Array, Arrays
 from lit_seq2seq.types import Part, SpecialIds, Value
 
 
-class Vocabulary(Protocol):
+class OutputVocabulary(Protocol):
     """What constraints ask of the vocabulary of outputs."""
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class Task:
     batch_size: int
     specials: SpecialIds
     xp: Arrays
-    vocabulary: Vocabulary | None = None
+    vocabulary: OutputVocabulary | None = None
     raw: Sequence[Any] = ()
 
 

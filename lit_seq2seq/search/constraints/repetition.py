@@ -10,10 +10,11 @@ import numpy as np
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.constraints.base import Constraint, ConstraintState, Task
+from lit_seq2seq.settings.arguments import checked_fields
 
 
 @dataclass(frozen=True)
-class Paths(ConstraintState):
+class Written(ConstraintState):
     """State of what looks at all tokens so far.
 
     Attributes:
@@ -28,7 +29,7 @@ class Paths(ConstraintState):
 
 
 @dataclass(frozen=True)
-class _NGrams(Paths):
+class _NGrams(Written):
     size: int
     eos: int
 
@@ -46,6 +47,7 @@ class _NGrams(Paths):
         return log_probs
 
 
+@checked_fields
 @dataclass(frozen=True)
 class NoRepeatedNGrams(Constraint):
     """No n-gram of `size` tokens occurs twice in an output.
