@@ -289,6 +289,8 @@ class Batch(Value):
         rows: `(B,)` index of each example in its split, so that predictions can be put back in order.
         references: per example the tuple of reference texts, for metrics; empty when predicting.
         texts: per example the source for display, a text or a few words about it; empty when training.
+        piece: number of the batch in running text, from 0: each target goes on where that of the batch before ended,
+            and `references` are the texts that end in it; `None` where each target is by itself.
     """
 
     source: Source
@@ -296,6 +298,7 @@ class Batch(Value):
     rows: Tensor
     references: tuple[tuple[str, ...], ...] = ()
     texts: tuple[str, ...] = ()
+    piece: int | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0]

@@ -108,7 +108,9 @@ def _score_table(title: str, scores: Mapping[str, float]) -> Table:
     table.add_column("score")
     table.add_column("value", justify="right")
     for name, value in scores.items():
-        table.add_row(name.split("_", 1)[1], f"{value:.3f}" if name.endswith(("loss", "ppl")) else f"{value:.2f}")
+        table.add_row(
+            name.split("_", 1)[1], f"{value:.3f}" if name.endswith(("loss", "ppl", "bpc")) else f"{value:.2f}"
+        )
     return table
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Self, TypedDict
+from typing import Self, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import UserError
 
 Ints = npt.NDArray[np.integer]
+T = TypeVar("T")
 _BUCKETS = 8  # source lengths in one bucket differ by a factor of exp(1 / 8) at most
 
 
@@ -40,6 +42,9 @@ class Batches:
         keep_targets_together: put the alternative targets of a training row into one batch, so that their source is
             encoded once for all: several times faster for images with several captions.
         longest_first: start each epoch with the largest batch, so that one too large for the memory fails at once.
+        bptt: join the targets to running text, in `size` streams side by side that are read in pieces of so many
+            symbols: the state is carried from batch to batch, and gradients end where a batch begins (truncated
+            backpropagation through time). Needs `columns.source: null`. `None` reads each target by itself.
         num_workers: processes that load batches.
     """
 
@@ -49,14 +54,17 @@ class Batches:
     eval_size: int | None = None
     keep_targets_together: bool = False
     longest_first: bool = False
+    bptt: int | None = None
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        limits = dict.fromkeys(("max_tokens", "size", "eval_max_tokens", "eval_size"), 1) | {"num_workers": 0}
+        limits = dict.fromkeys(("max_tokens", "size", "eval_max_tokens", "eval_size", "bptt"), 1) | {"num_workers": 0}
         for name, least in limits.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"expected batches.{name} to be at least {least}, but it is {value}")
+        if self.bptt is not None and self.size is None:
+            raise UserError("expected batches.size beside batches.bptt, the number of streams, but it is not set")
 
     @property
     def training(self) -> Budget:
@@ -108,7 +116,31 @@ class BatchRows(list[int]):
         self.seed = seed
 
 
-class BucketBatchSampler(Sampler[list[int]]):
+class EpochSampler(Sampler[T], ABC):
+    """What gives the batches of an epoch, and goes on within one that was interrupted.
+
+    Args:
+        start: where an interrupted run goes on.
+    """
+
+    def __init__(self, start: Position) -> None:
+        self.start, self.epoch = start, start.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self.epoch = epoch
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of batches of an epoch."""
+
+    @property
+    @abstractmethod
+    def batches_done(self) -> int:
+        """Number of batches that this process need not take in the epoch it starts with."""
+
+
+class BucketBatchSampler(EpochSampler[list[int]]):
     """Cuts examples sorted by length into batches, and shuffles the batches.
 
     Every epoch has other batches: lengths are multiplied by `1 + noise u`, u uniform in [-1, 1], before they are
@@ -161,6 +193,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         groups: Ints | None = None,
         by_length: bool = True,
     ) -> None:
+        super().__init__(start)
         if max_tokens is None and batch_size is None:
             raise UserError("expected max_tokens or batch_size, but both are unset: set one")
         numbers = np.arange(len(source))
@@ -179,15 +212,10 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.shuffle, self.longest_first = shuffle, longest_first
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.noise, self.by_length = noise, by_length
-        self.start, self.epoch = start, start.epoch
         self._count = self._fixed_count()
 
     def __len__(self) -> int:
         return self._count // self.world_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._left() if self.epoch == self.start.epoch else self._batches()

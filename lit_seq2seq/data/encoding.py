@@ -66,9 +66,13 @@ class RowEncoder:
     speakers: Mapping[str | None, Feature] = field(default_factory=dict)
 
     def references(self, rows: Rows) -> tuple[tuple[str, ...], ...]:
-        """Return what outputs can be compared with, for each row, or nothing: what is predicted may have it, too."""
+        """Return what outputs can be compared with, for each row, or nothing: what is predicted may have it, too.
+
+        Where there is no source, it is the target alone.
+        """
         there = listed(self.mapper.target) or listed(self.mapper.references)
-        return tuple(self.mapper.all_references(rows)) if there else ()
+        found = self.mapper.all_references(rows) if there else []
+        return tuple(found if self.mapper.source is not None else (row[:1] for row in found))
 
     def adapt(self, raw: Dataset) -> RowEncoder:
         """Return an encoder whose source feature has adapted to each speaker of `raw`, if it does so."""
@@ -147,7 +151,7 @@ class RowEncoder:
         def shown(raw: Any, index: int) -> str:
             if feature.is_missing(raw):
                 return ""
-            said = isinstance(raw, str) or feature.medium == "record"
+            said = isinstance(raw, str | None) or feature.medium == "record"
             return feature.show(raw) if said else f"row {index}: {feature.show(raw)}"
 
         return tuple(map(shown, self.mapper.sources(rows), indices))

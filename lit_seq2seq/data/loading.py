@@ -13,15 +13,16 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker, _ReadyCompletedTracker
 from torch.utils.data import DataLoader, Dataset
 
-from lit_seq2seq.data.batching import BucketBatchSampler, Position
+from lit_seq2seq.data.batching import EpochSampler, Position
 from lit_seq2seq.data.examples import Examples
+from lit_seq2seq.data.running import RunningText
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.types import Batch, UserError
 
 
 def make_loader(
-    dataset: Examples | FixedBatches | BatchStream,
-    sampler: BucketBatchSampler | None,
+    dataset: Examples | RunningText | FixedBatches | BatchStream,
+    sampler: EpochSampler[Any] | None,
     num_workers: int,
     kind: type[DataLoader[Batch]] = DataLoader,
 ) -> DataLoader[Batch]:
@@ -41,7 +42,7 @@ def make_loader(
 class FixedBatches(Dataset[Batch]):
     """The batches of one pass, by their numbers."""
 
-    def __init__(self, examples: Examples, sampler: BucketBatchSampler) -> None:
+    def __init__(self, examples: Examples | RunningText, sampler: EpochSampler[Any]) -> None:
         self.examples, self.rows = examples, list(sampler)
 
     def __len__(self) -> int:
@@ -79,12 +80,12 @@ class TrainingLoader(DataLoader[Batch]):
         if self.trainer is None:
             return self.start
         sampler, world_size = self.sampler, self.trainer.world_size
-        epoch = sampler.epoch if isinstance(sampler, BucketBatchSampler) else self._epoch
+        epoch = sampler.epoch if isinstance(sampler, EpochSampler) else self._epoch
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         if progress.is_last_batch:
             return Position(epoch + 1, 0, world_size)
         batches = counts(progress.current).processed
-        if isinstance(sampler, BucketBatchSampler) and epoch == self.start.epoch:
+        if isinstance(sampler, EpochSampler) and epoch == self.start.epoch:
             return self.start.after(batches - sampler.batches_done, world_size)
         return Position(epoch, batches, world_size)
 

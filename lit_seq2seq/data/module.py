@@ -11,17 +11,18 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from lit_seq2seq.data.batching import Batches, BucketBatchSampler, Position
+from lit_seq2seq.data.batching import Batches, BucketBatchSampler, EpochSampler, Position
 from lit_seq2seq.data.encoding import RowEncoder
 from lit_seq2seq.data.examples import Examples, Limits
 from lit_seq2seq.data.grouping import group_references
 from lit_seq2seq.data.loading import FixedBatches, TrainingLoader, make_loader
 from lit_seq2seq.data.rows import Columns, RowMapper
+from lit_seq2seq.data.running import PieceSampler, RunningText
 from lit_seq2seq.data.sources import Source, Split, Splits, open_dataset, origin_of
 from lit_seq2seq.data.splits import SplitSettings, carve, columns_of, on_disk, only_split, overlaps, undecoded
 from lit_seq2seq.data.streaming import BatchStream
 from lit_seq2seq.data.vocabulary import Learner, fits
-from lit_seq2seq.features import Feature, Processor, Tokenizer
+from lit_seq2seq.features import Feature, Processor, Prompt, Tokenizer
 from lit_seq2seq.features.feature import describe_feature
 from lit_seq2seq.features.tokenizer import Units
 from lit_seq2seq.hub.folder import find_folder, trusted
@@ -53,7 +54,7 @@ class Seq2SeqDataModule(LightningDataModule):
         source_prefix: text put before every source.
         source_feature: how a source that is not text is read, such as `lit_seq2seq.features.LogMel`.
         source_tokenizer: settings of the source tokenizer, or its units alone, such as `word`; 8,000 of BPE if neither
-            this nor `source_feature` is set.
+            this nor `source_feature` is set; none where `columns.source` is null.
         target_tokenizer: settings of the target tokenizer; those of the source if unset.
         shared_vocabulary: use one tokenizer for both sides, learned from both.
         tokenizer_rows: learn tokenizers and features from so many rows at most, spread over the training split.
@@ -135,6 +136,18 @@ class Seq2SeqDataModule(LightningDataModule):
             raise UserError(f"extend_vocabulary, {extend_vocabulary}, must be at least 0 and needs a processor: set it")
         if source_feature is not None and source_tokenizer is not None:
             raise UserError("expected source_feature or source_tokenizer, but both are set: unset one")
+        if columns.source is None and processor is None:
+            source_feature = Prompt() if source_feature is None else source_feature
+            if source_tokenizer is not None or not source_feature.begins_output:
+                raise UserError(
+                    "columns.source is null, so that there is nothing to read: unset source_tokenizer and "
+                    "source_feature; target_tokenizer is that of the texts"
+                )
+        if batches.bptt is not None:
+            named = {"columns.source": columns.source, "limits.max_target_length": limits.max_target_length}
+            refused = [*(name for name, value in named.items() if value is not None), *["streaming"] * streaming]
+            if refused:
+                raise UserError(f"expected no {refused[0]} beside batches.bptt, but it is set: set it to null or false")
         self.dataset, self.name, self.revision, self.streaming = dataset, name, revision, streaming
         self.mapper = RowMapper(**vars(columns))
         self.split_settings, self.limits, self.batches = splits, limits, batches
@@ -286,8 +299,7 @@ class Seq2SeqDataModule(LightningDataModule):
         """Shuffled batches of the training split; those that an interrupted run has not seen, if it is resumed."""
         if self._overfits:
             return self._loader("train")
-        dataset = self._stream() if self.streaming else self._encoded("train")
-        sampler = None if self.streaming else self._sampler("train")
+        dataset, sampler = (self._stream(), None) if self.streaming else self._batches("train")
         loader = make_loader(dataset, sampler, self.batches.num_workers, TrainingLoader)
         assert isinstance(loader, TrainingLoader)
         loader.trainer, loader.start = self.trainer, self._start
@@ -298,7 +310,7 @@ class Seq2SeqDataModule(LightningDataModule):
     @property
     def batches_per_epoch(self) -> int | None:
         """Number of training batches of this process in an epoch; `None` when streaming."""
-        return None if self.streaming else len(self._sampler("train"))
+        return None if self.streaming else len(self._batches("train")[1])
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches of the validation split, with texts and references; none where there is no such split."""
@@ -351,6 +363,7 @@ class Seq2SeqDataModule(LightningDataModule):
         return {
             **self.batches.training,
             "longest_first": self.batches.longest_first,
+            "bptt": self.batches.bptt,
             "keep_targets_together": self.batches.keep_targets_together,
             "streaming": self.streaming,
             "examples": None if self.streaming else len(self._encoded("train").kept),
@@ -373,7 +386,7 @@ class Seq2SeqDataModule(LightningDataModule):
         """
         assert self.trainer is not None
         sampler = None if self._training is None else self._training.sampler
-        if isinstance(sampler, BucketBatchSampler):
+        if isinstance(sampler, EpochSampler):
             most = int(min(1e18, self.trainer.num_training_batches))
             return min(len(sampler), most) if complete else sampler.batches_done
         return self._start.batches if self._start.world_size == self.trainer.world_size else 0
@@ -382,11 +395,8 @@ class Seq2SeqDataModule(LightningDataModule):
     def _columns(self) -> tuple[str, ...]:
         """Names of the lines of text files, source and target, and of all columns that sources are looked for in."""
         source, target = self.mapper.source, self.mapper.target
-        return (
-            source if isinstance(source, str) else "source",
-            target if isinstance(target, str) else "target",
-            *self.mapper.source_columns,
-        )
+        sides = () if source is None else (source if isinstance(source, str) else "source",)
+        return (*sides, target if isinstance(target, str) else "target", *self.mapper.source_columns)
 
     def _open(self, dataset: Source) -> Splits:
         named: dict[str, Any] = {"columns": self._columns, "train_split": self.split_settings.names["train"]}
@@ -396,7 +406,8 @@ class Seq2SeqDataModule(LightningDataModule):
     def _opened(self) -> Splits:
         if self._splits is None:
             opened = self._open(self.dataset)
-            self._splits = carve(opened, self.split_settings, self.seed, self.mapper)
+            running = self.batches.bptt is not None
+            self._splits = carve(opened, self.split_settings, self.seed, self.mapper, running=running)
             self._carved = {role for role in self._splits if self.split_settings.names[role] not in opened}
         return self._splits
 
@@ -411,7 +422,7 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def _groups(self, split: str) -> bool:
         """Whether rows of a split with the same source are to be one example."""
-        if split not in ("validation", "test"):
+        if split not in ("validation", "test") or self.mapper.source is None:
             return False
         asked = self.split_settings.group_references
         return split in self._carved if asked is None else asked
@@ -444,17 +455,33 @@ class Seq2SeqDataModule(LightningDataModule):
             training, limits = split == "train", self.limits
             if not training:
                 limits = replace(limits, overlong="truncate", empty="keep" if split == "predict" else limits.empty)
+                if self.mapper.source is None:  # a perplexity is that of all there is
+                    limits = replace(limits, max_target_length=None)
             examples = Examples(raw, encoder, encoded, limits, training=training)
             rank_zero_info(f"{split}: {examples.report}")
             for warning in examples.warnings:
                 rank_zero_warn(f"{split}: {warning}")
             self._examples[split] = examples
+            if self.batches.bptt is not None and self.processor.target.augments:
+                raise UserError("expected no dropout of the target tokenizer beside batches.bptt: set it to 0")
         return self._examples[split]
 
     def _encoder(self, rows: Split, split: str) -> RowEncoder:
         targets = split != "predict"
         mapper = self.mapper.resolve(columns_of(rows), targets, self.processor.source_feature)
         return RowEncoder(mapper, self.processor, targets, alternatives=split == "train")
+
+    def _batches(self, split: str) -> tuple[Examples | RunningText, EpochSampler[Any]]:
+        """Return what makes batches of a split, and what says which."""
+        if self.batches.bptt is None or split == "predict":
+            return self._encoded(split), self._sampler(split)
+        training, ranks = split == "train", self._ranks()
+        streams = self.batches.size if training else self.batches.eval_size or self.batches.size
+        assert streams is not None
+        processes = ranks.get("world_size", 1)
+        streams = streams * processes if training else -(-streams // processes) * processes
+        text = RunningText(self._encoded(split), streams, self.batches.bptt, **ranks)
+        return text, PieceSampler(len(text), self._start if training else Position(), processes)
 
     def _sampler(self, split: str) -> BucketBatchSampler:
         examples, training = self._encoded(split), split == "train"
@@ -504,8 +531,8 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         if self._overfits:  # Lightning takes only what it knows to be in one order
-            return make_loader(FixedBatches(self._encoded(split), self._sampler(split)), None, self.batches.num_workers)
-        return make_loader(self._encoded(split), self._sampler(split), self.batches.num_workers)
+            return make_loader(FixedBatches(*self._batches(split)), None, self.batches.num_workers)
+        return make_loader(*self._batches(split), self.batches.num_workers)
 
 
 def _tokenizer(given: Tokenizer | Units | None) -> Tokenizer | None:

@@ -26,7 +26,7 @@ class Columns:
 
     Args:
         source: column of the source; `translation.de` reaches into a nested column. For a `MultiSource`: the column of
-            each source by its name.
+            each source by its name. `None` where there is none: for a language model, which learns the targets alone.
         target: column of the target; several columns, a pattern such as `caption_*`, or a column of lists give
             alternative targets: each a training example, all of them references.
         references: further columns with references, for the metrics only.
@@ -36,7 +36,7 @@ class Columns:
         speaker: column that names the speaker, for a source feature with `normalize: speaker`.
     """
 
-    source: str | dict[str, str] = "source"
+    source: str | dict[str, str] | None = "source"
     target: str | list[str] = "target"
     references: str | list[str] | None = None
     tags: str | list[str] | None = None
@@ -67,6 +67,11 @@ class RowMapper(Columns):
         known = dict(_leaves(features))
         for column, feature in self._read_by(Tokenizer() if source is None else source):
             _check(known, [column], "columns.source", feature)
+        if targets and self.source is not None and source is not None and source.begins_output:
+            raise UserError(
+                f"expected columns.source to be null, as the model has no source, but it is {self.source}: a column of "
+                "prompts is for predictions only"
+            )
         target = _expand(known, self.target)
         references = _expand(known, self.references)
         if targets:
@@ -74,7 +79,7 @@ class RowMapper(Columns):
             _check(known, references, "columns.references", Tokenizer(), lists=True)
         tags = _expand(known, self.tags)
         _check(known, tags, "columns.tags", Tokenizer(), lists=True)
-        if tags and source is not None and source.medium != "text":
+        if tags and source is not None and (source.medium != "text" or source.begins_output):
             raise UserError("expected no columns.tags with a source_feature that is not text, but they are set")
         if (self.speaker is not None) != (source is not None and source.by_speaker):
             missing = "normalize of the source_feature is not" if self.speaker else "columns.speaker is not set"
@@ -82,6 +87,11 @@ class RowMapper(Columns):
         speaker = self.speaker if targets or self.speaker in known else None  # what is predicted may name no speakers
         _check(known, listed(speaker), "columns.speaker", Tokenizer())
         target, references = (_readable(known, names) for names in (target, references))
+        if self.source is None and not target:
+            raise UserError(
+                "expected a column of prompts or of targets, but the columns are "
+                f"{', '.join(known)}: set columns.source"
+            )
         return RowMapper(self.source, target, references, tags, speaker)
 
     def only_sources(self, features: Features) -> RowMapper:
@@ -92,8 +102,19 @@ class RowMapper(Columns):
         _check_there(known, tags, "columns.tags")
         return RowMapper(self.source, [], tags=tags)
 
+    @property
+    def told_apart(self) -> RowMapper:
+        """The mapper by whose sources rows are told apart: without sources these are the targets."""
+        return self if self.source is not None else RowMapper(listed(self.target)[0])
+
     def _read_by(self, source: Feature) -> list[tuple[str, Feature]]:
         """Pair each source column with the feature that reads it."""
+        if self.source is None:
+            if source.begins_output:
+                return []
+            raise UserError(
+                f"expected columns.source to name a column, as {type(source).__name__} reads one, but it is null"
+            )
         if not isinstance(source, MultiSource):
             if isinstance(self.source, str):
                 return [(self.source, source)]
@@ -117,7 +138,7 @@ class RowMapper(Columns):
     @property
     def source_columns(self) -> list[str]:
         """Columns that hold sources."""
-        return [self.source] if isinstance(self.source, str) else list(self.source.values())
+        return list(self.source.values()) if isinstance(self.source, dict) else listed(self.source)
 
     @property
     def columns(self) -> list[str]:
@@ -131,6 +152,8 @@ class RowMapper(Columns):
         if isinstance(self.source, dict):
             columns = [_column(rows, column) for column in self.source.values()]
             return [dict(zip(self.source, values, strict=True)) for values in zip(*columns, strict=True)]
+        if self.source is None:
+            return [None] * len(next(iter(rows.values())))
         found = list(_column(rows, self.source))
         names = listed(self.tags)
         if not names:

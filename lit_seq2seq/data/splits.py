@@ -53,12 +53,12 @@ class SplitSettings:
         return {role: getattr(self, role) for role in ("train", "validation", "test")}
 
 
-def carve(opened: Splits, settings: SplitSettings, seed: int, mapper: RowMapper) -> Splits:
+def carve(opened: Splits, settings: SplitSettings, seed: int, mapper: RowMapper, *, running: bool = False) -> Splits:
     """Find the splits by name, and carve an absent validation or test split out of the training split.
 
     Only a split that goes by its usual name is carved; another name that is missing is a mistake. Rows with the same
-    source, as `source_keys` has it, go to the same split. Returns those of `train`, `validation` and `test` that
-    there are.
+    source, as `source_keys` has it, go to the same split; of `running` text the last rows. Returns those of `train`,
+    `validation` and `test` that there are.
 
     Raises:
         UserError: if a name is not among the splits, a size is out of range, or the column of the source is missing.
@@ -75,10 +75,31 @@ def carve(opened: Splits, settings: SplitSettings, seed: int, mapper: RowMapper)
     if "train" not in splits or not absent:
         return splits
     train = splits["train"]
-    mapper = mapper.only_sources(columns_of(train))
+    mapper = mapper.told_apart.only_sources(columns_of(train))
     if isinstance(train, IterableDataset):
         return splits | _carve_stream(train, absent, mapper)
+    if running:
+        return splits | _carve_end(train, absent)
     return splits | _carve_rows(train, absent, seed, mapper)
+
+
+def _carve_end(train: Dataset, absent: Mapping[str, int | float]) -> Splits:
+    """Cut running text into training, validation and test, in this order."""
+    total, splits = len(train), {}
+    for role, size in reversed(list(absent.items())):
+        left = len(train) - _count(size, total)
+        if left < 1:
+            raise UserError(f"expected more than {total} training rows to carve a {role} split from: give such a split")
+        splits[role], train = train.select(range(left, len(train))), train.select(range(left))
+        rank_zero_info(
+            f"no {role} split: carved {len(splits[role])} of the {total} training rows, the last ones (set "
+            f"splits.{role} or splits.{role}_size)"
+        )
+    return {"train": train, **{role: splits[role] for role in absent}}
+
+
+def _count(size: int | float, total: int) -> int:
+    return max(1, round(size * total) if size < 1 else min(int(size), total // 10))
 
 
 def _carve_rows(train: Dataset, absent: Mapping[str, int | float], seed: int, mapper: RowMapper) -> Splits:
@@ -94,8 +115,7 @@ def _carve_rows(train: Dataset, absent: Mapping[str, int | float], seed: int, ma
     left = np.random.default_rng(seed).permutation(len(sizes)).tolist()
     splits: Splits = {}
     for role, size in absent.items():
-        count = round(size * total) if size < 1 else min(int(size), total // 10)
-        chosen = _fill(left, sizes, max(count, 1))
+        chosen = _fill(left, sizes, _count(size, total))
         if not chosen:
             rank_zero_info(
                 f"no {role} split: none is carved, as the {total} training rows have too few different sources: give "
@@ -162,13 +182,14 @@ class _Unseen:
 def overlaps(splits: Splits, mapper: RowMapper, first: int = 0) -> str:
     """Say how many rows of each split have a source that is also in one before it; nothing where there are none.
 
-    Only the `first` rows of a stream are looked at.
+    Only the `first` rows of a stream are looked at. Rows without any source are told apart by their targets.
 
     Example:
         >>> rows = {"train": ["a", "b"], "test": ["c", "A"]}
         >>> overlaps({name: Dataset.from_dict({"source": texts}) for name, texts in rows.items()}, RowMapper())
         '1 of the 2 test rows shares its source with train'
     """
+    what, mapper = "text" if mapper.source is None else "source", mapper.told_apart
     needed = {column.split(".")[0] for column in mapper.source_columns}
     kept = {name: rows for name, rows in splits.items() if needed <= columns_of(rows).keys()}
     keys = {name: _some_keys(rows, mapper.only_sources(columns_of(rows)), first) for name, rows in kept.items()}
@@ -177,7 +198,7 @@ def overlaps(splits: Splits, mapper: RowMapper, first: int = 0) -> str:
         for name, rows in kept.items()
     }
     found = [
-        f"{shared} of the {len(theirs)} {later} rows {'shares its' if shared == 1 else 'share their'} source with "
+        f"{shared} of the {len(theirs)} {later} rows {'shares its' if shared == 1 else 'share their'} {what} with "
         f"{named[earlier]}"
         for (earlier, mine), (later, theirs) in itertools.combinations(keys.items(), 2)
         if (shared := int(np.isin(theirs[theirs != 0], mine).sum()))

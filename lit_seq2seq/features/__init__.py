@@ -7,6 +7,7 @@ from lit_seq2seq.features.image import Image
 from lit_seq2seq.features.multi import MultiSource
 from lit_seq2seq.features.pretrained import PretrainedTokenizer
 from lit_seq2seq.features.processor import Processor
+from lit_seq2seq.features.prompt import Prompt
 from lit_seq2seq.features.records import Records
 from lit_seq2seq.features.speech import Frames, VectorFeature
 from lit_seq2seq.features.tokenizer import Tokenizer
@@ -22,6 +23,7 @@ __all__ = [
     "MultiSource",
     "PretrainedTokenizer",
     "Processor",
+    "Prompt",
     "Records",
     "SpecAugment",
     "Tokenizer",

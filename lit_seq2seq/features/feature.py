@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from lit_seq2seq.files.untrusted import check_settings
 from lit_seq2seq.runtime.readers import Reader, is_nothing, own_reader
 from lit_seq2seq.settings import spec
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
+
+if TYPE_CHECKING:
+    from lit_seq2seq.features.tokenizer import Tokenizer
 
 Array = npt.NDArray[np.generic]
 Medium = Literal["text", "record", "frames", "audio", "image"]
@@ -55,6 +58,7 @@ class Feature(ABC):
         input_limit: greatest number of positions of an input when predicting, unless the user says otherwise.
         one_size: whether all arrays have one size. Then batches are not made of examples of similar length: what is
             said in few words looks different, and batch normalisation must see all kinds together.
+        begins_output: whether an input is what the output begins with, as in a model without a source; see `Prompt`.
     """
 
     config: dict[str, Any]
@@ -66,6 +70,7 @@ class Feature(ABC):
     rows_at_once: ClassVar[int] = 50
     input_limit: ClassVar[int | None] = None
     one_size: ClassVar[bool] = False
+    begins_output: ClassVar[bool] = False
 
     # ---------------------------------------------------------------------------------------------- what it reads
 
@@ -108,6 +113,10 @@ class Feature(ABC):
     def typed(self, raw: Any) -> str | None:
         """Write an input on one line, as the command line reads it; `None` where it cannot be."""
         return raw if isinstance(raw, str) else None
+
+    def beside(self, target: Tokenizer) -> Feature:
+        """Return the feature to be used with this target; itself unless it depends on it."""
+        return self
 
     # ---------------------------------------------------------------------------------------------- hidden in targets
 

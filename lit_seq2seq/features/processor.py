@@ -40,7 +40,7 @@ class Processor:
     """What `save` may write."""
 
     def __init__(self, source: Feature, target: Tokenizer, source_prefix: str = "", copy: bool = False) -> None:
-        self.source_feature = source
+        self.source_feature = source.beside(target)
         self.target = target
         self.source_prefix = source_prefix
         self.copy = copy

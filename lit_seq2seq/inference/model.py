@@ -211,8 +211,9 @@ class Seq2SeqModel(nn.Module):
         """Take over the weights of a trained model of another vocabulary; see `adapt`."""
         kept = other.processor.kept_by(self.processor)
         transfer_weights(other.net, self.net, *kept)
-        for side, rows in zip(("source", "target"), kept, strict=True):
-            if not rows:
+        features = {"source": self.processor.source_feature, "target": self.processor.target}
+        for (side, feature), rows in zip(features.items(), kept, strict=True):
+            if feature.symbols and not rows:
                 rank_zero_info(f"the {side} vocabulary is another one: it starts anew")
 
     def prepared(self, dtype: torch.dtype = torch.float32) -> Self:

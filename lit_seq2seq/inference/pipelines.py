@@ -34,6 +34,7 @@ RESULTS: dict[str, Results] = {
     "translation": Results("translation_text"),
     "summarization": Results("summary_text"),
     "text2text-generation": Results("generated_text"),
+    "text-generation": Results("generated_text", each_listed=True),
     "automatic-speech-recognition": Results("text", listed=False),
     "image-to-text": Results("generated_text", each_listed=True),
 }
@@ -69,7 +70,7 @@ class Pipeline:
         Returns:
             For one input or a list a list with a `{"translation_text": ...}` (or the task's key) per input, or per
             input a list of them when `num_return_sequences` is above 1; for any other iterable an iterator of the same.
-            As in transformers 4, one recording gives a single mapping, and each of several images a list.
+            As in transformers 4, one recording gives a single mapping, and each of several images or prompts a list.
 
         Raises:
             UserError: an input that the model cannot read, or an unknown option.
@@ -138,8 +139,8 @@ def pipeline(
     """Load a model as a function, as transformers 4 did for these tasks.
 
     Args:
-        task: `translation`, `summarization`, `text2text-generation`, `automatic-speech-recognition` or
-            `image-to-text`; decides the form of the results.
+        task: `translation`, `summarization`, `text2text-generation`, `text-generation`,
+            `automatic-speech-recognition` or `image-to-text`; decides the form of the results.
         model: folder, hub id, or a model in memory; a list of these decides together, as an ensemble.
         device: where to run; an integer means that GPU.
         dtype: `torch.bfloat16`, or on a CPU `torch.int8`, for speed; see `Predictor`.

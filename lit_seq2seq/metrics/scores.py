@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,7 +57,7 @@ class Scores(nn.Module):
         self.names = _names(list(self._metrics()))
         self.signatures: dict[str, str] = {}
         self.raw: nn.ModuleList | None = None  # the metrics of the texts as they are, once a text has changed
-        self.changed, self.unknown = TokenAverage(), TokenAverage()
+        self.changed, self.unknown, self.per_character = TokenAverage(), TokenAverage(), TokenAverage()
         self.segments = SumMetric()
         self.rows, self.unknown_share = 0, 0.0
         self.worst: Counter[str] = Counter()
@@ -66,7 +67,8 @@ class Scores(nn.Module):
         """Whether more (`max`) or less (`min`) is better, by name of the score; of metrics that say it."""
         known = {name: metric.higher_is_better for name, metric in zip(self.names, self._metrics(), strict=True)}
         modes = {name: "max" if up else "min" for name, up in known.items() if up is not None}
-        return {"loss": "min", "ppl": "min", **modes, **{f"{name}_raw": mode for name, mode in modes.items()}}
+        plain = dict.fromkeys(("loss", "ppl", "bpc"), "min")
+        return {**plain, **modes, **{f"{name}_raw": mode for name, mode in modes.items()}}
 
     def _metrics(self, raw: bool = False) -> Iterator[TextMetric]:
         yield from self.raw or () if raw else self.metrics  # type: ignore[misc]
@@ -109,12 +111,28 @@ class Scores(nn.Module):
             else:
                 metric.update(outputs, references, batch.texts)
 
+    def measure(self, nll: Tensor, tokens: Tensor, texts: Sequence[str], *, signature: str) -> None:
+        """Add a batch of texts that are outputs for nothing: perplexity and bits per character measure them.
+
+        Args:
+            nll: see `update`.
+            tokens: see `update`.
+            texts: those that end in the batch; of each its characters count, and its end as one.
+            signature: what the scores depend on.
+        """
+        self.nll.update(nll, tokens)
+        self.per_character.update(nll, sum(len(text) + 1 for text in texts))
+        self.segments.update(len(texts))
+        self.signatures |= {"ppl": f"per:token|{signature}", "bpc": f"per:character|{signature}"}
+
     def compute(self) -> dict[str, Tensor]:
         """Return each score by its name, and remember the signatures of the metrics; collective over processes."""
         nll = self.nll.compute()
         scores = {"loss": nll, "ppl": nll.exp()}
-        changed, self.unknown_share = bool(self.changed.compute() > 0), float(self.unknown.compute())
         self.rows = int(self.segments.compute())
+        if self.per_character.update_called:
+            return scores | {"bpc": self.per_character.compute() / math.log(2)}
+        changed, self.unknown_share = bool(self.changed.compute() > 0), float(self.unknown.compute())
         if changed and self.raw is None:  # no text of this process has
             self.raw = copy.deepcopy(self.metrics).train()
         for name, metric in zip(self.names, self._metrics(), strict=True):
@@ -150,7 +168,7 @@ class Scores(nn.Module):
     def reset(self) -> None:
         """Forget all batches."""
         self.raw = None
-        for metric in (self.nll, self.segments, self.changed, self.unknown, *self._metrics()):
+        for metric in (self.nll, self.segments, self.changed, self.unknown, self.per_character, *self._metrics()):
             metric.reset()
 
 
@@ -173,7 +191,7 @@ def _names(metrics: Sequence[TextMetric]) -> list[str]:
         places = [place for place, other in enumerate(names) if other == name]
         for place, suffix in zip(places, _differences([metrics[place].signature() for place in places]), strict=True):
             names[place] += suffix
-    scores = Counter([*names, *(f"{name}_raw" for name in names), "loss", "ppl"])
+    scores = Counter([*names, *(f"{name}_raw" for name in names), "loss", "ppl", "bpc"])
     if doubled := next((name for name, count in scores.items() if count > 1), None):
         raise UserError(f"several scores would be called {doubled}: leave out a metric, or give its class another name")
     return names

@@ -196,26 +196,26 @@ class EncoderDecoder(Network):
         bos = target.values.new_full((target.values.shape[0], 1), self.specials.bos)
         return torch.cat([bos, self.readable(target.values[:, :-1])], dim=1)
 
-    def read_on(
-        self, source: Source, target: Padded, before: Carried | None, label_smoothing: float = 0.0
-    ) -> tuple[Tensor, Tensor, Carried]:
+    def begin(self, source: Source) -> Carried:
+        """Stand at the beginning of running text, before BOS."""
+        state = self.start(self.encode(source))
+        return Carried(torch.full_like(source.lengths, self.specials.bos), state)
+
+    def read_on(self, target: Padded, before: Carried, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor, Carried]:
         """Compute the loss of pieces of running text, `(B, T)`, in which any EOS is followed by a text that begins.
 
-        As long as one pass over the whole text, pieces read one after the other give the same; gradients end where a
-        piece begins (truncated backpropagation through time, Mikolov et al. 2010).
+        Pieces read one after the other are as one pass over the whole text; gradients end where a piece begins
+        (truncated backpropagation through time, Mikolov et al. 2010).
 
         Args:
-            source: what there is beside the text.
             target: the pieces, padded only where a text is at its end.
-            before: what the call for the pieces before has returned; `None` at the beginning.
+            before: from `begin`, or what the call for the pieces before has returned.
             label_smoothing: probability mass spread over the vocabulary.
 
         Returns:
             The sum to minimise; without gradient, that of plain negative log-likelihoods, and where the next pieces go
             on.
         """
-        begins = target.values.new_full(target.values.shape[:1], self.specials.bos)
-        before = before or Carried(begins, self.start(self.encode(source)))
         inputs = torch.cat([before.last[:, None], target.values[:, :-1]], dim=1)  # (B, T)
         inputs = inputs.masked_fill(inputs == self.specials.eos, self.specials.bos)  # as each text by itself
         output, state = self.decoder.run(inputs, before.state)

@@ -48,6 +48,7 @@ from lit_seq2seq.training.resuming import (
     tell_length,
     tell_other_network,
 )
+from lit_seq2seq.training.running import Reading
 from lit_seq2seq.training.split_batches import SplitBatches
 from lit_seq2seq.types import Batch, PredictedText, Prediction, UserError
 
@@ -148,8 +149,10 @@ class LitSeq2Seq(lightning.LightningModule):
         self.model.signatures = self.scores.signatures
         self.vectors = (source_vectors, target_vectors)
         self.init_from = init_from
+        self._reading, self._evaluating = Reading(), Reading()
         self._window_units: Tensor | None = None
         self._random_states: list[RandomState] = []
+        self._carried: list[list[Tensor]] = []
         self._resumed: dict[str, Any] | None = None
         self._steps: int | None = None
         self._goes_home = False
@@ -170,6 +173,11 @@ class LitSeq2Seq(lightning.LightningModule):
     def processor(self) -> Processor:
         """Source feature and target tokenizer; see `Seq2SeqModel`."""
         return self.model.processor
+
+    @property
+    def _without_source(self) -> bool:
+        """Whether this is a language model: it has nothing to write an output for."""
+        return self.processor.source_feature.begins_output
 
     attach = _of_model(Seq2SeqModel.attach)
     adapt = _of_model(Seq2SeqModel.adapt)
@@ -273,6 +281,7 @@ class LitSeq2Seq(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Turn dropout on: a loaded model comes in evaluation mode, which Lightning would leave it in."""
         self.train()
+        self._check_running()
         self._check_watching(*self.trainer.callbacks)  # type: ignore[attr-defined]
         warn_of_16_bits(self.trainer)
         if self.split_batches is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
@@ -280,6 +289,17 @@ class LitSeq2Seq(lightning.LightningModule):
         data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
         self.model.provenance = replace(self.model.provenance, data=data, on_hub=on_hub, scores={}, rows={})
         self._try_metrics("validation")
+
+    def _check_running(self) -> None:
+        """Refuse what would take batches of running text apart, or read their targets twice."""
+        batches = getattr(getattr(self.trainer, "datamodule", None), "batches", None)
+        if batches is None or batches.bptt is None:
+            return
+        if not self.objective.reads_on:
+            name = type(self.objective).__name__
+            raise UserError(f"{name} reads each target by itself: leave data.batches.bptt out, or model.objective")
+        if self.split_batches is not None:
+            raise UserError("split_on_oom takes batches apart that the next one goes on with: leave batches.bptt out")
 
     def _check_watching(self, *watching: object) -> None:
         """Warn of what takes a worse score for a better one, and refuse what watches none."""
@@ -302,6 +322,7 @@ class LitSeq2Seq(lightning.LightningModule):
         if not all(type(part).__module__.split(".")[0] in ("lit_seq2seq", "lightning", "torch") for part in parts):
             return
         scores = ["loss", "ppl", *self.scores.names, *(f"{name}_raw" for name in self.scores.names)]
+        scores += ["bpc"] if self._without_source else []
         logged = ["train_loss", "train_ppl", "grad_norm", *(f"val_{name}" for name in scores), "epoch", "step"]
         for one in watching:
             monitor = getattr(one, "monitor", None)
@@ -321,6 +342,7 @@ class LitSeq2Seq(lightning.LightningModule):
         """Go on exactly where a checkpoint was written: with its random numbers, at the next batch."""
         if self._random_states:
             restore_random_state(self._random_states, self.trainer.global_rank)
+            self._reading.restore(self._carried, self.trainer.global_rank)
             self._random_states = []
         self._measure_run()
         loop, data = self.trainer.fit_loop, getattr(self.trainer, "datamodule", None)
@@ -359,6 +381,8 @@ class LitSeq2Seq(lightning.LightningModule):
         return total
 
     def _loss(self, batch: Batch) -> Loss:
+        if batch.piece is not None:
+            return self._reading.loss(self.net, batch, self.objective.label_smoothing)
         function = partial(self.objective, self.model)
         if self.split_batches is None:
             return cast(Loss, function(batch))
@@ -469,7 +493,17 @@ class LitSeq2Seq(lightning.LightningModule):
     def _evaluate(self, batch: Batch, config: GenerationConfig) -> EvaluationOutput:
         _check_batch(batch)
         assert batch.target is not None
-        nll = self.model.searched.nll(batch.source, batch.target)
+        if batch.piece is None:
+            nll = self.model.searched.nll(batch.source, batch.target)
+        else:
+            nll = self._evaluating.loss(self.net, batch).nll
+        if self._without_source:
+            texts = [self.processor.target.form(text) for row in batch.references for text in row]
+            way = "new" if batch.piece is None else f"carried|streams:{len(batch) * self.trainer.world_size}"
+            way = f"eos:yes|vocabulary:{self.processor.target.size}|state:{way}"
+            self.scores.measure(nll, batch.target.total, texts, signature=way)
+            loss = nll / batch.target.total
+            return EvaluationOutput(loss=loss, hypotheses=[], references=(), sources=(), rows=batch.rows[:0])
         found = self.model.write(batch.source, batch.texts, config, check=self.trainer.state.fn != "fit")
         best = [hypotheses[0].text for hypotheses in found]
         self.scores.update(nll, batch.target.total, best, batch, form=self.processor.target.form)
@@ -484,7 +518,12 @@ class LitSeq2Seq(lightning.LightningModule):
     def _try_metrics(self, split: str) -> None:
         """Warn at the start of metrics that cannot measure the texts of a split."""
         data = getattr(self.trainer, "datamodule", None)
-        if split in getattr(data, "splits", ()):
+        if self._without_source:
+            if self.scores.names:
+                raise UserError(
+                    "metrics compare outputs with references, but without a source there are none: unset them"
+                )
+        elif split in getattr(data, "splits", ()):
             rows = cast("Seq2SeqDataModule", data).first_rows(split, 100)
             form, show = self.processor.target.form, self.processor.source_feature.show
             self.scores.try_on([form(text) for _, text in rows], [show(source) for source, _ in rows])
@@ -554,8 +593,9 @@ class LitSeq2Seq(lightning.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Decode a batch; `row` tells where each prediction belongs. Where there is no source, there is no text."""
         _check_batch(batch)
+        missing = self.processor.source_feature.is_missing
         found = [
-            hypotheses if source else [replace(one, text="", score=0.0) for one in hypotheses]
+            [replace(one, text="", score=0.0) for one in hypotheses] if missing(source) else hypotheses
             for source, hypotheses in zip(batch.texts, self.model.write(batch.source, batch.texts), strict=True)
         ]
         references = batch.references or ((),) * len(found)
@@ -594,13 +634,14 @@ class LitSeq2Seq(lightning.LightningModule):
         """Add the processor, so that no data is needed to use the checkpoint, and the random state of each process."""
         checkpoint["processor"] = self.processor.to_dict()
         checkpoint["random_states"] = random_states()
+        checkpoint["carried"] = self._reading.states()
         checkpoint["steps"] = self._steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network for the processor of the checkpoint, or check that both are the same."""
         if "processor" not in checkpoint:
             raise UserError("the checkpoint has no vocabulary: it was not written by lit_seq2seq")
-        self._random_states = checkpoint.get("random_states", [])
+        self._random_states, self._carried = checkpoint.get("random_states", []), checkpoint.get("carried", [])
         if self._trainer is not None and self.trainer.state.fn == "fit" and "optimizer_states" in checkpoint:
             self._resumed = {name: checkpoint.get(name) for name in _RESUMED}
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)

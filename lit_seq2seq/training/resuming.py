@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from inspect import signature
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ _START_ANEW = (
 )
 
 
+T = TypeVar("T")
+
+
 class RandomState(TypedDict):
     """The states of Python's, NumPy's and torch's generators in one process."""
 
@@ -61,11 +64,16 @@ def random_states() -> list[RandomState]:
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     )
+    return of_all_processes(mine)
+
+
+def of_all_processes(mine: T) -> list[T]:
+    """Return what each process gives here; to be called by all of them."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [mine]
-    states: list[RandomState] = [mine] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, mine)
-    return states
+    found = [mine] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, mine)
+    return found
 
 
 def restore_random_state(states: list[RandomState], rank: int) -> None:

@@ -60,11 +60,11 @@ def test_any_decoder_goes_on_where_it_was(name: str) -> None:
 @torch.no_grad()
 def test_text_in_pieces_is_one_long_text(cell: object, bridge: object) -> None:
     model = language_model(cell, bridge)
-    _, expected, end = model.read_on(nothing(2), WHOLE, None)
+    _, expected, end = model.read_on(WHOLE, model.begin(nothing(2)))
     for sizes in ((4, 5), (1, 1, 2, 5), (3, 3, 3)):
-        total, before = torch.zeros(()), None
+        total, before = torch.zeros(()), model.begin(nothing(2))
         for part in pieces(*sizes):
-            _, nll, before = model.read_on(nothing(2), part, before)
+            _, nll, before = model.read_on(part, before)
             total += nll
         assert_close(total, expected)
         for mine, theirs in zip(tensors(before), tensors(end), strict=True):
@@ -77,8 +77,8 @@ def test_text_in_pieces_is_one_long_text(cell: object, bridge: object) -> None:
 def test_gradients_end_where_a_piece_begins() -> None:
     model = language_model(bridge=LearnedBridge).train()
     first, second = pieces(4, 5)
-    _, _, before = model.read_on(nothing(2), first, None)
-    loss, _, _ = model.read_on(nothing(2), second, before)
+    _, _, before = model.read_on(first, model.begin(nothing(2)))
+    loss, _, _ = model.read_on(second, before)
     loss.backward()
     assert model.decoder.bridge.initial.grad is None
     assert model.decoder.embedding.weight.grad is not None
@@ -90,7 +90,7 @@ def test_a_single_text_is_scored_as_any_target() -> None:
     loss, nll = cross_entropy(model, nothing(4), TARGET)
     assert_close(loss, -model.score(nothing(4), TARGET).sum())
     alone = Padded(TARGET.values[:1], TARGET.lengths[:1])
-    assert_close(model.read_on(nothing(1), alone, None)[1], cross_entropy(model, nothing(1), alone)[1])
+    assert_close(model.read_on(alone, model.begin(nothing(1)))[1], cross_entropy(model, nothing(1), alone)[1])
     assert_close(nll, loss)
 
 

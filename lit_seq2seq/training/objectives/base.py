@@ -61,6 +61,11 @@ class Objective(nn.Module, ABC):
             raise UserError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
+    @property
+    def reads_on(self) -> bool:
+        """Whether it can learn from running text, by what `EncoderDecoder.read_on` computes."""
+        return False
+
     @abstractmethod
     def forward(self, model: Seq2SeqModel, batch: Batch) -> Loss:
         """Compute the loss of a batch with targets."""
