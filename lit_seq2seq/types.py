@@ -288,7 +288,8 @@ class Batch(Value):
             of `source.copies`.
         rows: `(B,)` index of each example in its split, so that predictions can be put back in order.
         references: per example the tuple of reference texts, for metrics; empty when predicting.
-        texts: per example the source for display, a text or a few words about it; empty when training.
+        texts: per example the source for display, a text or a few words about it. When training, this and `references`
+            are empty unless the objective asks for them.
         piece: number of the batch in running text, from 0: each target goes on where that of the batch before ended,
             and `references` are the texts that end in it; `None` where each target is by itself.
     """

@@ -20,7 +20,7 @@ from lit_seq2seq.cli import main
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import Trained, write_recipe
 
-FORKED = ["callbacks", "memory", "metrics", "signals", "soundness"]
+FORKED = ["callbacks", "memory", "metrics", "objectives", "signals", "soundness"]
 multiprocessing.set_forkserver_preload(["lit_seq2seq.cli.fit", *(f"tests.test_{name}" for name in FORKED)])
 """What tests of several processes need, imported once: theirs are forked from a process that has no threads."""
 

@@ -14,9 +14,9 @@ from torch.optim import SGD
 
 from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.cli import main
+from lit_seq2seq.cli.failures import explain
 from lit_seq2seq.inference.out_of_memory import lacks_memory
 from lit_seq2seq.nn import CTC, CopyOutput, CoverageLoss
-from lit_seq2seq.training.failures import explain
 from lit_seq2seq.types import Padded, Shared, Sources
 from tests.tiny import Trained, make_data, make_model, make_trainer, pairs
 

@@ -122,6 +122,26 @@ def test_cider_by_hand():
     assert cider.compute().item() == pytest.approx(1000 * (first + second) / 4 / 2, rel=1e-6)
 
 
+def test_sentence_scores_equal_sacrebleu():
+    """With its smoothing, and without the orders that a sentence is too short for."""
+    outputs = ["the cat sat on the mat", "a dog", "the", "nothing in common", ""]
+    references = [["the cat is on the mat", "a cat sat"], ["a dog"], ["a"], ["the dog"], ["the dog"]]
+    for metric, theirs in ((BLEU(), sacrebleu.sentence_bleu), (ChrF(), sacrebleu.sentence_chrf)):
+        expected = [theirs(output, row).score for output, row in zip(outputs, references, strict=True)]
+        assert metric.each(outputs, references) == pytest.approx(expected)
+        assert not metric.counts.any()
+
+
+def test_sentence_scores_of_cider_go_by_the_frequencies_of_a_corpus():
+    corpus, cider = [["a dog runs", "the dog runs"], ["two men sit"], ["a cat sits here"]], CIDErD()
+    outputs = ["a dog runs here", "two men", "a cat sits"]
+    cider.update(outputs, corpus)
+    together = cider.each(outputs, corpus)
+    assert math.fsum(together) / 3 == pytest.approx(cider.compute().item(), rel=1e-6)
+    cider.learn(corpus)
+    assert [cider.each([output], [row])[0] for output, row in zip(outputs, corpus, strict=True)] == together
+
+
 def test_signature_counts_references():
     bleu = BLEU()
     assert "nrefs:?" in bleu.signature()

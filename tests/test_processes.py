@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from lit_seq2seq.cli import guarded, main
-from lit_seq2seq.training.failures import FailureReport
+from lit_seq2seq.cli.failures import FailureReport
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer, pairs, write_csv, write_recipe
 

@@ -15,7 +15,7 @@ from torch import distributed
 from torch.distributed import HashStore, ProcessGroupGloo, TCPStore
 
 from lit_seq2seq.cli import main
-from lit_seq2seq.training.failures import explain
+from lit_seq2seq.cli.failures import explain
 from tests.test_processes import free_port
 from tests.tiny import write_recipe
 

@@ -24,13 +24,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR,
 from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.callbacks import EMA, Checkpoint
 from lit_seq2seq.cli import main
+from lit_seq2seq.cli.failures import explain
 from lit_seq2seq.hub.folder import load_checkpoint
 from lit_seq2seq.metrics import BLEU, ExactMatch
 from lit_seq2seq.nn import DotAttention, GeneralAttention, ParallelDecoder, TextEncoder
 from lit_seq2seq.schedules import InverseSquareRoot, OneCycle
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings import spec
-from lit_seq2seq.training.failures import explain
 from lit_seq2seq.training.resuming import tell_other_network
 from lit_seq2seq.types import UserError
 from tests.tiny import SIZES, make_data, make_model, make_trainer, rows, write_recipe

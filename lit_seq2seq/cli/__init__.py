@@ -107,7 +107,7 @@ def guarded(function: Callable[[], object]) -> int:
         if isinstance(error, UserError) and "torch" not in sys.modules:  # nothing has begun
             print(f"error: {error}", file=sys.stderr)
             return 1
-        from lit_seq2seq.training.failures import explain, is_reported
+        from lit_seq2seq.cli.failures import explain, is_reported
 
         message = explain(error)
         if message is None or os.environ.get("LIT_SEQ2SEQ_DEBUG"):

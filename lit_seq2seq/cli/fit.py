@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lit_seq2seq.callbacks import Checkpoint, NonFiniteLoss, PredictionWriter, SampleOutputs, Seq2SeqProgressBar
 from lit_seq2seq.cli import find_own_files
 from lit_seq2seq.cli.commands import save_best
+from lit_seq2seq.cli.failures import FailureReport
 from lit_seq2seq.cli.summary import typed, write_summary
 from lit_seq2seq.data import Seq2SeqDataModule
 from lit_seq2seq.features import Processor
@@ -32,7 +33,6 @@ from lit_seq2seq.search.config import check_generation
 from lit_seq2seq.settings.options import load_yaml, reason_of
 from lit_seq2seq.settings.parsing import Parser
 from lit_seq2seq.settings.spec import DAMAGED, build_arguments, import_class, trust_of
-from lit_seq2seq.training.failures import FailureReport
 from lit_seq2seq.training.logs import (
     EventsLog,
     MetricsLog,

@@ -129,9 +129,10 @@ class Examples(torch.utils.data.Dataset[Batch]):
         encoder: what encodes it.
         encoded: the columns that `RowEncoder.encode_all` made of it.
         limits: how arrays are cut.
-        training: augment at random; otherwise give sources for display and reference texts with the batch.
+        training: augment at random.
 
     Attributes:
+        with_texts: whether sources for display and reference texts come with a batch; not when training, unless set.
         kept: positions of the examples within the limits.
         source_lengths: number of source positions of each of them, after the cut.
         target_lengths: number of target ids of each of them, after the cut; 0 without targets.
@@ -147,6 +148,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
     ) -> None:
         self.raw = raw.select_columns([name for name in encoder.mapper.roots if name in raw.column_names])
         self.encoder, self.limits, self.training = encoder, limits, training
+        self.with_texts = not training
         self.encoded = EncodedRows(encoded.sources.with_format("arrow"), encoded.examples.with_format("arrow"))
         feature = encoder.processor.source_feature
         self._anew = feature.stored_as is None or (training and feature.augments)  # whether sources are encoded anew
@@ -211,7 +213,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
         table = self.encoded.examples[list(positions)]
         rows = table["row"].to_numpy()
         distinct, places = np.unique(rows, return_inverse=True)  # a source shared by several examples is read once
-        raw: Rows = self.raw[distinct.tolist()] if not self.training or self._anew or self._targets_anew else {}
+        raw: Rows = self.raw[distinct.tolist()] if self.with_texts or self._anew or self._targets_anew else {}
         sources = self._sources(distinct, raw)
         chosen = [sources[place] for place in places]
         if self.training:
@@ -230,8 +232,8 @@ class Examples(torch.utils.data.Dataset[Batch]):
             source=source,
             target=target if self.encoder.targets else None,
             rows=torch.tensor(rows),
-            references=() if self.training else self.encoder.references(raw),
-            texts=() if self.training else self.encoder.show(raw, rows.tolist()),
+            references=self.encoder.references(raw) if self.with_texts else (),
+            texts=self.encoder.show(raw, rows.tolist()) if self.with_texts else (),
         )
 
     def _sources(self, rows: npt.NDArray[np.int64], raw: Rows) -> list[Array]:

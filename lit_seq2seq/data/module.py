@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, cast
@@ -297,9 +298,12 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the training split; those that an interrupted run has not seen, if it is resumed."""
+        streamed = self._stream() if self.streaming and not self._overfits else None
+        asked = getattr(self.trainer and self.trainer.lightning_module, "needs_references", False)
+        (self._encoded("train") if streamed is None else streamed).with_texts = asked
         if self._overfits:
             return self._loader("train")
-        dataset, sampler = (self._stream(), None) if self.streaming else self._batches("train")
+        dataset, sampler = self._batches("train") if streamed is None else (streamed, None)
         loader = make_loader(dataset, sampler, self.batches.num_workers, TrainingLoader)
         assert isinstance(loader, TrainingLoader)
         loader.trainer, loader.start = self.trainer, self._start
@@ -329,6 +333,14 @@ class Seq2SeqDataModule(LightningDataModule):
     def first_rows(self, split: str, count: int) -> list[tuple[Any, str]]:
         """Return the raw source and the first reference of each of the first rows of `split` that are used."""
         return self._encoded(split).first(count)
+
+    def references(self, split: str) -> Iterator[tuple[str, ...]]:
+        """Read the references of each row of a split."""
+        raw = on_disk(self._split(split))
+        mapper = self._encoder(raw, split).mapper
+        texts = raw.select_columns([name for name in mapper.text_roots if name in raw.column_names])
+        for part in texts.iter(1000):
+            yield from mapper.all_references(part)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: the seed, and how far the training data has been used."""

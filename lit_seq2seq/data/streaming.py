@@ -34,6 +34,9 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         keep_targets_together: put all targets of a row into the same batch.
         buffer_size: number of rows that are sorted by length together; ten times what the source feature holds in
             memory at once if `None`.
+
+    Attributes:
+        with_texts: whether sources for display and reference texts come with a batch.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         self.rank, self.world_size = rank, world_size
         self.keep_targets_together = keep_targets_together
         self.epoch = 0
+        self.with_texts = False
 
     def fingerprint(self, settings: object) -> str:
         """Tells a stream from others by its settings and its first rows."""
@@ -105,6 +109,9 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
                 ids, symbols = self.encoder.copies(columns, sources)
                 examples["copies"] = [ids[row - start] for row in examples["row"]]
                 examples["symbols"] = [symbols[row - start] for row in examples["row"]]
+            if self.with_texts:
+                texts = {"references": self.encoder.references(columns), "texts": self.encoder.show(columns, indices)}
+                examples |= {name: [own[row - start] for row in examples["row"]] for name, own in texts.items()}
             yield self._within_limits(examples)
 
     def _within_limits(self, examples: dict[str, list[Any]]) -> _Part:
@@ -138,7 +145,8 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
             with seeded(seed_of(seed, *positions[:1], self.rank)):
                 columns["source"] = [augment(array) if len(array) else array for array in columns["source"]]
             padded = self.limits.collate(self.encoder.processor, columns)
-            yield Batch(*padded, rows=torch.tensor(columns["row"]))
+            references, texts = (tuple(columns.get(name, ())) for name in ("references", "texts"))
+            yield Batch(*padded, torch.tensor(columns["row"]), references, texts)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
@@ -24,6 +24,7 @@ class TextMetric(Metric, ABC):
         needs_sources: whether a segment is compared with its source, too, given to `update` as a text.
         splits_at_spaces: whether words are what stands between spaces, which not all scripts have.
         keeps_lines: whether line breaks make a difference.
+        needs_corpus: whether `each` needs to `learn` from the references of a corpus.
         perfect: the score of right outputs, where it is the same for all texts that the metric fits; else 0.
         counts: `(C,)` integers, the sums so far.
     """
@@ -32,6 +33,7 @@ class TextMetric(Metric, ABC):
     needs_sources: ClassVar[bool] = False
     splits_at_spaces: bool = False
     keeps_lines: ClassVar[bool] = False
+    needs_corpus: ClassVar[bool] = False
     perfect: ClassVar[float] = 0.0
     is_differentiable = False
     full_state_update = False
@@ -88,6 +90,23 @@ class TextMetric(Metric, ABC):
     ) -> list[list[int]]:
         """Return the C counts of each segment; a metric that needs the sources overrides this."""
         return [self._count(hypothesis, row) for hypothesis, row in zip(hypotheses, references, strict=True)]
+
+    def each(
+        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] = ()
+    ) -> list[float]:
+        """Return the score in percent of each segment by itself; none is added to the corpus.
+
+        Raises:
+            UserError: the metric has no score of a single segment.
+        """
+        return [self._single(counts) for counts in self._count_all(hypotheses, references, sources)]
+
+    def learn(self, references: Iterable[Sequence[str]]) -> None:
+        """Note what `each` needs to know of the references of a corpus."""
+
+    def _single(self, counts: list[int]) -> float:
+        """Return the score in percent of one segment."""
+        return self._score(counts)
 
     def compute(self) -> Tensor:
         """Return the score of the corpus in percent, a scalar; 0 when there are no segments."""

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -55,12 +55,14 @@ class CIDErD(TextMetric):
 
     name = "cider"
     splits_at_spaces = True
+    needs_corpus = True
     higher_is_better = True
     texts: list[Tensor] | Tensor
 
     def __init__(self, lowercase: bool = True, tokenize: Literal["words", "none"] = "words") -> None:
         super().__init__(1)
         self.lowercase, self.tokenize = lowercase, tokenize
+        self.learned: _Frequency | None = None
         self.add_state("texts", [], dist_reduce_fx="cat")
 
     def _note(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
@@ -69,6 +71,17 @@ class CIDErD(TextMetric):
         # bytes of text as a tensor: what processes exchange
         assert isinstance(self.texts, list)
         self.texts.append(torch.from_numpy(np.frombuffer(lines.encode(), np.uint8).copy()).to(self.counts.device))
+
+    def each(
+        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] = ()
+    ) -> list[float]:
+        """Return the score in percent of each segment, by the document frequencies of `learn`, or else of these."""
+        rows = [[self._words(text) for text in (own, *row)] for own, row in zip(hypotheses, references, strict=True)]
+        return cider_d(rows, self.learned)
+
+    def learn(self, references: Iterable[Sequence[str]]) -> None:
+        """Take the document frequencies for `each` from the references of a corpus."""
+        self.learned = _Frequency.of([self._words(text) for text in row] for row in references)
 
     def signature(self) -> str:
         """Return the settings."""
@@ -80,24 +93,39 @@ class CIDErD(TextMetric):
     def _score(self, counts: list[int]) -> float:
         parts = self.texts if isinstance(self.texts, list) else [self.texts]
         lines = b"".join(part.cpu().numpy().tobytes() for part in parts).decode().splitlines()
-        return cider_d([[self._words(text) for text in json.loads(line)] for line in lines])
+        scores = cider_d([[self._words(text) for text in json.loads(line)] for line in lines])
+        return math.fsum(scores) / max(len(scores), 1)
 
     def _words(self, text: str) -> Words:
         text = text.lower() if self.lowercase else text
         return tuple(text.split() if self.tokenize == "none" else _WORD.findall(text))
 
 
-def cider_d(rows: Sequence[Sequence[Words]]) -> float:
-    """Compute CIDEr-D in percent from the words of the output of each segment, then those of each reference."""
-    frequency: Counter[Words] = Counter()
-    for _, *references in rows:
-        frequency.update({gram for words in references for grams in _grams(words) for gram in grams})
+class _Frequency(NamedTuple):
+    """In how many of so many segments the references have an n-gram."""
+
+    found: Mapping[Words, int]
+    segments: int
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[Words]]) -> _Frequency:
+        found: Counter[Words] = Counter()
+        segments = 0
+        for references in rows:
+            found.update({gram for words in references for grams in _grams(words) for gram in grams})
+            segments += 1
+        return cls(found, segments)
+
+
+def cider_d(rows: Sequence[Sequence[Words]], frequency: _Frequency | None = None) -> list[float]:
+    """Compute CIDEr-D in percent of each segment from the words of its output, then those of each reference."""
+    frequency = frequency or _Frequency.of(references for _, *references in rows)
     scores = []
     for hypothesis, *references in rows:
-        candidate = _weigh(hypothesis, frequency, len(rows))
-        found = [_similarity(candidate, _weigh(words, frequency, len(rows))) for words in references]
-        scores.append(math.fsum(found) / len(found))
-    return 1000 * math.fsum(scores) / max(len(scores), 1)
+        candidate = _weigh(hypothesis, *frequency)
+        found = [_similarity(candidate, _weigh(words, *frequency)) for words in references]
+        scores.append(1000 * math.fsum(found) / len(found))
+    return scores
 
 
 @lru_cache(maxsize=65536)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lit_seq2seq.metrics.base import TextMetric
+from lit_seq2seq.types import UserError
 
 _UNITS = re.compile(r"\w+|[^\w\s]")
 
@@ -44,6 +45,12 @@ class Distinct1(TextMetric):
         keys = {_key(gram) for hypothesis in hypotheses for gram in self._grams(hypothesis)}
         assert isinstance(self.found, list)
         self.found.append(torch.tensor(sorted(keys), dtype=torch.int64, device=self.counts.device))
+
+    def each(
+        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] = ()
+    ) -> list[float]:
+        """Refuse: outputs are compared with each other."""
+        raise UserError(f"{type(self).__name__} is a score of many outputs, not of one: use another metric")
 
     def signature(self) -> str:
         """Return the order of the n-grams and how words are found."""

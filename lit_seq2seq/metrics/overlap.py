@@ -83,7 +83,8 @@ class BLEU(_SacreBLEU):
             "char" at characters; "ja-mecab" and "ko-mecab" need sacreBLEU's extra packages. If `None`, the script of
             the references decides: "zh" for Chinese, "ja-mecab" for Japanese ("char" without its package), "ko-mecab"
             for Korean ("13a" without its package), "char" for Thai, Lao, Khmer, Burmese and Tibetan, else "13a".
-        smooth_method: what stands in for an n-gram order without a match.
+        smooth_method: what stands in for an n-gram order without a match. Of a single segment, `each` leaves out the
+            orders that it is too short for, as sacreBLEU's `sentence_bleu` does.
 
     Raises:
         UserError: if the tokenizer's package is not installed, or there is no such tokenizer.
@@ -127,6 +128,12 @@ class BLEU(_SacreBLEU):
         wanted = self.names if len(self.names) == 1 else tokenizations(counts[-COUNTS:])
         place = next(self.names.index(name) for name in wanted if name in self.names)
         return self.scorers[place], counts[place * self.size : (place + 1) * self.size]
+
+    def _single(self, counts: list[int]) -> float:
+        scorer, (output, reference, *grams) = self._choose(counts)
+        alone = {"smooth_method": vars(scorer)["smooth_method"], "effective_order": True, "max_ngram_order": self.order}
+        made = sacrebleu.BLEU.compute_bleu(grams[: self.order], grams[self.order :], output, reference, **alone)
+        return float(made.score)
 
     def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:
         return [*super()._count(hypothesis, references), *count_scripts(references)]

@@ -106,8 +106,8 @@ class Scores(nn.Module):
                 metric.update(hypotheses, batch.references, batch.texts)
         for metric in self._metrics():
             if metric.keeps_lines:
-                lines = [[_by_line(form, text) for text in row] for row in batch.references]
-                metric.update([_by_line(form, text) for text in hypotheses], lines, batch.texts)
+                lines = [[by_line(form, text) for text in row] for row in batch.references]
+                metric.update([by_line(form, text) for text in hypotheses], lines, batch.texts)
             else:
                 metric.update(outputs, references, batch.texts)
 
@@ -179,7 +179,8 @@ def is_worst(metric: TextMetric, score: Tensor | float) -> bool:
     return float(score) <= 0 if metric.higher_is_better else float(score) >= 100
 
 
-def _by_line(form: Callable[[str], str], text: str) -> str:
+def by_line(form: Callable[[str], str], text: str) -> str:
+    """Bring each line of a text into a form."""
     return "\n".join(map(form, text.split("\n")))
 
 

@@ -245,6 +245,10 @@ class EncoderDecoder(Network):
     @torch.no_grad()
     def score(self, source: Source, target: Padded) -> Tensor:
         """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
-        log_probs = self.output.log_probs(self.teach(self.encode(source), target), source.copies)  # (B, T, V)
+        return self.likelihoods(self.encode(source), target)
+
+    def likelihoods(self, encoded: Encoded, target: Padded) -> Tensor:
+        """Compute the log-probability of every token of given targets, with gradient: `(B, T)`, zero at padding."""
+        log_probs = self.output.log_probs(self.teach(encoded, target), encoded.copies)  # (B, T, V)
         chosen = log_probs.gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
         return chosen.masked_fill(~target.mask, 0)

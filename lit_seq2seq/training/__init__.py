@@ -1,5 +1,13 @@
 """`LitSeq2Seq`, what it minimises, and what keeps a run going."""
 
-from lit_seq2seq.training.objectives import CrossEntropy, Loss, Objective, RDrop, ScheduledSampling
+from lit_seq2seq.training.objectives import (
+    CrossEntropy,
+    Loss,
+    MinimumRisk,
+    Objective,
+    RDrop,
+    ScheduledSampling,
+    SelfCritical,
+)
 
-__all__ = ["CrossEntropy", "Loss", "Objective", "RDrop", "ScheduledSampling"]
+__all__ = ["CrossEntropy", "Loss", "MinimumRisk", "Objective", "RDrop", "ScheduledSampling", "SelfCritical"]

@@ -170,6 +170,11 @@ class LitSeq2Seq(lightning.LightningModule):
         return self.model.attached
 
     @property
+    def needs_references(self) -> bool:
+        """Whether training batches have to come with references and texts; the data module asks."""
+        return self.objective.needs_references
+
+    @property
     def processor(self) -> Processor:
         """Source feature and target tokenizer; see `Seq2SeqModel`."""
         return self.model.processor
@@ -289,6 +294,7 @@ class LitSeq2Seq(lightning.LightningModule):
         data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
         self.model.provenance = replace(self.model.provenance, data=data, on_hub=on_hub, scores={}, rows={})
         self._try_metrics("validation")
+        self.objective.begin(self.model, getattr(self.trainer, "datamodule", None))
 
     def _check_running(self) -> None:
         """Refuse what would take batches of running text apart, or read their targets twice."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import ClassVar, NamedTuple
 
-import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from lit_seq2seq.inference.model import Seq2SeqModel
@@ -66,17 +64,13 @@ class Objective(nn.Module, ABC):
         """Whether it can learn from running text, by what `EncoderDecoder.read_on` computes."""
         return False
 
+    def begin(self, model: Seq2SeqModel, data: LightningDataModule | None) -> None:
+        """Get ready for training; called in each run, when the model is on its device.
+
+        Raises:
+            UserError: the model or the data does not fit.
+        """
+
     @abstractmethod
     def forward(self, model: Seq2SeqModel, batch: Batch) -> Loss:
         """Compute the loss of a batch with targets."""
-
-
-@contextmanager
-def without_gradient() -> Iterator[None]:
-    """Compute without gradient what comes before the loss.
-
-    Under autocast the weights that are converted meanwhile would be used again for the loss, and learn nothing.
-    """
-    with torch.no_grad():
-        yield
-    torch.clear_autocast_cache()

@@ -21,7 +21,6 @@ class RDrop(CrossEntropy):
     takes twice the time of cross-entropy, and memory for the scores of all symbols at all places of the targets.
 
     Args:
-        label_smoothing: see `Objective`.
         alpha: weight of the divergence, >= 0; the paper's is 5 for translation.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from lit_seq2seq.nn import DecoderOutput, EncoderDecoder
-from lit_seq2seq.training.objectives.base import without_gradient
 from lit_seq2seq.training.objectives.cross_entropy import CrossEntropy
 from lit_seq2seq.types import Encoded, Padded, UserError
 
@@ -19,7 +18,6 @@ class ScheduledSampling(CrossEntropy):
     That works for every decoder, at the cost of one more pass of it.
 
     Args:
-        label_smoothing: see `Objective`.
         least: rate at the end, from 0 to 1.
         steps: optimizer steps over which the rate falls from 1 to `least`, by the same amount in each.
 
@@ -43,7 +41,7 @@ class ScheduledSampling(CrossEntropy):
     def read(self, network: EncoderDecoder, encoded: Encoded, target: Padded) -> DecoderOutput:
         """Run the decoder over a target, in part over what it predicts."""
         inputs = network.shift(target)  # (B, T)
-        with without_gradient():
+        with torch.no_grad():
             scores = network.output.scores(network.teach(encoded, target), encoded.copies)  # (B, T, V)
         predicted = network.readable(scores.argmax(dim=-1)).roll(1, dims=1)  # (B, T)
         own = torch.rand(inputs.shape, device=inputs.device) >= self.rate
