@@ -64,7 +64,12 @@ class Job:
 
 NAMES = {"bleu": "BLEU", "bleu1": "BLEU-1", "bleu2": "BLEU-2", "bleu3": "BLEU-3", "chrf": "chrF", "cider": "CIDEr-D"}
 NAMES |= {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "wer": "WER", "cer": "CER", "per": "PER"}
-NAMES |= {"exact_match_trained": "trained", "exact_match_longer": "longer", "ppl": "perplexity"}
+NAMES |= {
+    "exact_match_trained": "trained",
+    "exact_match_longer": "longer",
+    "ppl": "perplexity",
+    "bpc": "bits per character",
+}
 SANITY = ("exact_match", "exact_match_trained", "exact_match_longer")
 ROUGE = ("rouge1", "rouge2", "rougeL")
 PLAN = [
@@ -85,6 +90,7 @@ PLAN = [
     Job("data_to_text/builtin", ("exact_match", "bleu")),
     Job("data_to_text/e2e", ("bleu", "slot_error_rate"), "e2e_nlg"),
     Job("text_generation/builtin", ("ppl", "distinct1", "distinct2")),
+    Job("language_model/builtin", ("ppl", "bpc")),
     Job("transduction/builtin", ("exact_match", "cer")),
     Job(
         "transduction/g2p",

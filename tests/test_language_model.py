@@ -1,6 +1,7 @@
 """Language models: texts without a source, each by itself or as running text."""
 
 import itertools
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -10,15 +11,26 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from lightning.pytorch import Callback, seed_everything
+from starlette.testclient import TestClient
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, Seq2SeqModel, pipeline
 from lit_seq2seq.callbacks import Checkpoint
+from lit_seq2seq.cli import main
+from lit_seq2seq.cli.recipe import main as recipe_main
+from lit_seq2seq.cli.summary import typed
+from lit_seq2seq.export import export_model
 from lit_seq2seq.features import Prompt, Tokenizer
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.metrics import BLEU
 from lit_seq2seq.nn import LearnedBridge, NoSource, ParallelDecoder, TextEncoder, ZeroBridge
+from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.serve import make_app
+from lit_seq2seq.serve.page import Page
+from lit_seq2seq.serve.schema import RequestLimits
 from lit_seq2seq.training.objectives import RDrop
 from lit_seq2seq.types import Padded, UserError
+from tests.test_recipes import small
 from tests.test_resume import Kill, KilledError, Seen, after, equal
 from tests.tiny import make_trainer, pairs
 
@@ -283,3 +295,65 @@ def test_other_pieces_are_refused_within_an_epoch(tmp_path):
     data = make_data(batches={**RUNNING, "bptt": 5})
     with pytest.raises(UserError, match="was interrupted within an epoch with bptt 4, but it is 5"):
         make_trainer(tmp_path, max_epochs=2).fit(make_model(), datamodule=data, ckpt_path=tmp_path / "last.ckpt")
+
+
+# where it is used
+
+
+def test_the_command_line_reads_a_prompt_a_line(trained, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one two\n\nfive\n", encoding="utf-8")
+    assert main(["generate", "--model", str(trained), "--input", str(prompts)]) == 0
+    first, free, last = capsys.readouterr().out.splitlines()
+    write = pipeline("text-generation", model=trained)
+    assert [first, free, last] == [one[0]["generated_text"] for one in write(["one two", "", "five"])]
+    assert first.startswith("one two")
+    assert free
+
+
+def test_an_exported_model_goes_on_from_prompts_as_the_model_does(trained, tmp_path):
+    model = Seq2SeqModel.from_pretrained(trained)
+    export_model(model, tmp_path, ["fp32"])
+    exported, prompts = Model(tmp_path), ["one two", "", "five", None]
+    for options in ({}, {"num_beams": 3, "num_return_sequences": 2}):
+        expected = model.generate(prompts, model.generation.changed(options))
+        found = exported(prompts, **options)
+        assert [[one.text for one in row] for row in found] == [[one.text for one in row] for row in expected]
+        scores = [[one.score for one in row] for row in expected]
+        assert [[one.score for one in row] for row in found] == [pytest.approx(row, rel=1e-4) for row in scores]
+
+
+def test_the_server_and_the_page_take_a_prompt_or_none(trained):
+    write = pipeline("text-generation", model=trained)
+    with TestClient(make_app(str(trained), RequestLimits()), base_url="http://localhost") as client:
+        for prompt in ("one two", ""):
+            answer = client.post("/predict", json={"text": prompt}).json()
+            assert answer["outputs"][0]["text"] == write(prompt)[0]["generated_text"]
+        lines = [json.loads(line) for line in client.post("/stream", json={"text": "one two"}).text.splitlines()]
+    assert "".join(line.get("text", "") for line in lines) == write("one two")[0]["generated_text"]
+    _, table, picture = Page(Predictor(Seq2SeqModel.from_pretrained(trained))).answer(
+        "", 1, 1, 6, sample=False, temperature=1.0
+    )
+    assert [row[1] for row in table] == [write("")[0]["generated_text"]]
+    assert picture is None
+
+
+def test_plain_text_is_read_a_text_a_line(tmp_path):
+    for name, seed in {"train": 0, "validation": 1, "test": 2}.items():
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(texts(12, seed)) + "\n", encoding="utf-8")
+    for given in (str(tmp_path), {name: str(tmp_path / f"{name}.txt") for name in ("train", "validation", "test")}):
+        data = Seq2SeqDataModule(given, columns=COLUMNS, target_tokenizer="word", batches={"size": 4})
+        assert [text for _, text in data.first_rows("train", 3)] == texts(12, 0)[:3]
+
+
+def test_the_recipe_ends_with_scores_outputs_and_a_command(tmp_path, capsys):
+    path = Path(__file__).parent.parent / "recipes" / "language_model" / "builtin.yaml"
+    assert recipe_main(path, [*small(path, tmp_path), "--trainer.enable_progress_bar=false"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    model = tmp_path / "version_0" / "model"
+    assert f"echo '' | {typed('lit-seq2seq')} generate --model {model} --num_return_sequences 3" in out
+    for found in ("bpc", "ppl", "Ten outputs of the test split", "recipes/language_model/your_files.yaml"):
+        assert found in out
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-generation" in card
+    assert "per:character" in card

@@ -37,6 +37,7 @@ TASKS = {
     "summarization": "summarization",
     "captioning": "image-to-text",
     "speech": "automatic-speech-recognition",
+    "language_model": "text-generation",
 }
 SCRIPTS = [path for path in sorted((ROOT / "recipes").glob("*.py")) if path.with_suffix("").is_dir()]
 
@@ -119,7 +120,7 @@ def small(path: Path, folder: Path) -> list[str]:
         f"--model.{side}.init_args.{size}=8"
         for side in ("encoder", "decoder")
         for size in ("embedding_dim", "hidden_size")
-        if size in config["model"][side]["init_args"]
+        if size in config["model"][side].get("init_args", {})
     ]
     if config["model"]["encoder"]["class_path"].endswith("ConvEncoder"):
         sizes += ["--model.encoder.init_args.widths=[16, 16]", "--data.source_feature.init_args.size=16"]
@@ -155,7 +156,7 @@ def small(path: Path, folder: Path) -> list[str]:
             return [*arguments, "--data.name=null"]
         arguments.append(f"--data.dataset={vectors(folder, *columns, feature['init_args'].get('channels'))}")
         return [*arguments, "--data.name=null", "--data.train_split=train", "--data.target_tokenizer.vocab_size=60"]
-    columns = (where["source"], where["target"], where.get("tags", []))
+    columns = (where["source"] or "nothing", where["target"], where.get("tags", []))
     arguments.append(f"--data.dataset={json.dumps(files(folder, *columns, records=records))}")
     return [*arguments, "--data.name=null"]
 

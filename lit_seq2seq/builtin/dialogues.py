@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -67,19 +68,27 @@ def _options(slot: str, values: dict[str, str]) -> Sequence[str]:
     return POOLS[slot]
 
 
-def generate(split: str, size: int, seed: int, version: str = "") -> Iterator[dict[str, str | int]]:
-    """Yield the rows of `size` dialogues of `split`, which no other split has: one for each turn but the first."""
+def generate(
+    split: str, size: int, seed: int, *, whole: bool = False, version: str = ""
+) -> Iterator[dict[str, str | int]]:
+    """Yield the rows of `size` dialogues of `split`, which no other split has: one for each turn but the first.
+
+    Of `whole` dialogues there is one row each.
+    """
     splits = ("test", "validation", "train")
     rng = random.Random(f"{seed}/{split}")
     seen: set[str] = set()
     while len(seen) < size:
         turns = list(speak(rng))
         texts = [text for text, _ in turns]
-        whole = TURN.join(texts)
-        owner = splits[min(random.Random(f"{seed}/{whole}").randrange(10), 2)]
-        if whole in seen or owner != split:
+        joined = TURN.join(texts)
+        owner = splits[min(random.Random(f"{seed}/{joined}").randrange(10), 2)]
+        if joined in seen or owner != split:
             continue
-        seen.add(whole)
+        seen.add(joined)
+        if whole:
+            yield {"text": joined, "choices": len(STARTS) * math.prod(choices for _, choices in turns)}
+            continue
         for turn in range(1, len(turns)):
             text, choices = turns[turn]
             yield {"prompt": TURN.join(texts[:turn]), "continuation": text, "choices": choices}
@@ -100,12 +109,19 @@ class Dialogues(GeneratedDataset):
         validation_size: dialogues of the validation split.
         test_size: dialogues of the test split.
         seed: draws the dialogues and their splits.
+        whole: leave dialogues uncut: the columns are then `text`, the turns of one, and `choices`.
     """
 
     generate = staticmethod(generate)
     makers = ("babel", "num2words")
 
     def __init__(
-        self, train_size: int = 6_000, validation_size: int = 200, test_size: int = 300, seed: int = 0
+        self,
+        train_size: int = 6_000,
+        validation_size: int = 200,
+        test_size: int = 300,
+        seed: int = 0,
+        *,
+        whole: bool = False,
     ) -> None:
-        super().__init__(train_size, validation_size, test_size, seed, most=LARGEST)
+        super().__init__(train_size, validation_size, test_size, seed, most=LARGEST, whole=whole)

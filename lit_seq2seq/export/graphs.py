@@ -39,6 +39,7 @@ class EncoderGraph(nn.Module):
         found = {"mask": encoded.memory.mask, **flatten(self.network.start(encoded), 1)}
         frames = self.network.frames(encoded)
         found |= {} if frames is None else {"frames": frames.values}
+        found |= {} if encoded.prefix is None else {"prefix": encoded.prefix.clone()}
         # a graph names each output once: keys that are the memory itself become a copy
         return {name: value.clone() if name.endswith("keys") else value for name, value in found.items()}
 

@@ -78,5 +78,5 @@ class Prompt(TextFeature):
         return np.array([self.padding], np.int32)
 
     def random(self, count: int, length: int, generator: torch.Generator) -> Padded:
-        """Return no prompts."""
-        return self.collate([self.nothing()] * count)
+        """Return no prompts, padded to a length."""
+        return Padded(torch.full((count, length), self.padding), torch.ones(count, dtype=torch.long))

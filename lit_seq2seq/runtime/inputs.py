@@ -16,6 +16,7 @@ from lit_seq2seq.runtime.readers import (
     Named,
     Pixels,
     PretrainedText,
+    Prompts,
     Reader,
     RecordText,
     Text,
@@ -153,6 +154,8 @@ def _load_reader(
         return Text(target, prefix), target
     if "class_path" not in source:
         return Text(Vocabulary(read_json(folder / "source_tokenizer.json"), specials["source"]), prefix), target
+    if source["class_path"] == "lit_seq2seq.features.Prompt":
+        return Prompts(target), target
     return _reader(source, specials, "source", trust, prefix), target
 
 

@@ -96,11 +96,13 @@ class Start(NamedTuple):
         state: the decoder's first state.
         mask: `(B, S)` which positions of the memory are real.
         frames: `(B, S, V)` log-probabilities of CTC; `None` without it.
+        prefix: `(B, P)` ids of prompts, padded at the end; `None` where inputs are none.
     """
 
     state: GraphState
     mask: Array
     frames: Array | None
+    prefix: Array | None = None
 
 
 class Decodable(ABC):
@@ -150,21 +152,22 @@ class Decodable(ABC):
         Args:
             source: see `start`.
             config: options of search; those of the model if `None`.
-            prefix: `(B, P)` target ids that every output must start with; see `lit_seq2seq.search.search`.
+            prefix: `(B, P)` target ids that every output must start with; see `lit_seq2seq.search.search`. Of a model
+                without a source the prompts if `None`.
             return_attention: also return the attention weights of every token.
         """
         config = config or self.config
         listed = self.shortlist(source["source"], source["lengths"]) if config.shortlist else None
         if listed is not None and prefix is not None:
             listed = Candidates(*vars(including(Padded(*listed), prefix, self.specials)).values())
-        state, mask, frames = self.start(source, listed)
+        state, mask, frames, prompts = self.start(source, listed)
         found = search(
             self.step,
             state,
             batch_size=len(mask),
             specials=self.specials,
             config=config,
-            prefix=prefix,
+            prefix=prompts if prefix is None else prefix,
             source_mask=mask,
             frames=None if frames is None else Padded(frames, mask.sum(1)),
             candidates=None if listed is None else Padded(*listed),
@@ -255,7 +258,7 @@ class Network(Decodable):
             symbols, *scored = Scored.of(candidates, self.settings["target_size"])
             state |= dict(zip(_CANDIDATES, (candidates.ids, *scored), strict=True))
             state |= {f"batch.{name}": self.tables[name][symbols] for name in ("weight", "bias")}
-        return Start(GraphState(state), found["mask"], found.get("frames"))
+        return Start(GraphState(state), found["mask"], found.get("frames"), found.get("prefix"))
 
     def _encode(self, source: Named) -> Values:
         if not self.settings["alone"]:
@@ -359,10 +362,10 @@ class Ensemble(Decodable):
         )
         frames = [part.frames for part in parts if part.frames is not None]
         if len(frames) < len(parts):
-            return Start(state, parts[0].mask, None)
+            return Start(state, parts[0].mask, None, parts[0].prefix)
         if any(part.mask.shape != parts[0].mask.shape or (part.mask != parts[0].mask).any() for part in parts):
             raise UserError("ctc_weight needs encoders that shorten sources alike, but these differ; set it to 0")
-        return Start(state, parts[0].mask, _average(frames))
+        return Start(state, parts[0].mask, _average(frames), parts[0].prefix)
 
     def step(self, tokens: Array, state: GraphState) -> StepOutput[GraphState]:
         """Read a token by each network; see `Decodable.step`."""

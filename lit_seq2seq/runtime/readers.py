@@ -136,6 +136,22 @@ class Text(Reader):
         return array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]])
 
 
+class Prompts(Text):
+    """What outputs begin with, as ids of the target and then padding; there may be nothing."""
+
+    def is_missing(self, raw: Any) -> bool:
+        """No prompt is one, too."""
+        return False
+
+    def encode(self, raw: Sequence[Any]) -> list[Array]:
+        """Turn prompts into ids, then padding."""
+        return [np.array([*ids[:-1], self.pad], np.int64) for ids in self.ids([whole(text or "") for text in raw])]
+
+    def nothing(self) -> Array:
+        """Return padding alone."""
+        return np.array([self.pad], np.int64)
+
+
 class PretrainedText(Text):
     """Texts as a pretrained model's tokenizer splits them, with the special symbols that the model expects."""
 

@@ -40,6 +40,15 @@ def test_a_row_goes_on_where_the_one_before_ended():
         assert not re.search(r"[{}]|\s\s", row["continuation"])
 
 
+def test_whole_dialogues_are_those_that_are_cut():
+    cut = list(generate("test", 40, 3))
+    whole = list(generate("test", 40, 3, whole=True))
+    ends = [one["prompt"] + TURN + one["continuation"] for one, after in itertools.pairwise([*cut, {"prompt": ""}])
+            if TURN not in after["prompt"]]  # fmt: skip
+    assert [row["text"] for row in whole] == ends
+    assert all(row["choices"] % len(STARTS) == 0 for row in whole)
+
+
 def test_choices_are_the_inverse_of_the_probability():
     """Among many dialogues, what follows the same turns is as frequent as `choices` says."""
     rng = random.Random(0)

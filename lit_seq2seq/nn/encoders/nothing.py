@@ -29,6 +29,6 @@ class NoSource(Encoder):
 
     def forward(self, source: Padded) -> Encoded:
         """Encode `(B, P)` ids of prompts."""
-        nothing = self.get_buffer("zero").expand(len(source.lengths), 1, 1)
+        nothing = self.get_buffer("zero").expand(source.lengths.shape[0], 1, 1)
         memory = Padded(nothing, torch.ones_like(source.lengths))
         return Encoded(memory, CellState(nothing), prefix=source.values)
