@@ -23,7 +23,16 @@ from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.metrics import CER, ChrF, Distinct1
 from lit_seq2seq.nn import CTC, CopyOutput, EncoderDecoder, GeneralAttention, ParallelDecoder, TextEncoder
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.training import CrossEntropy, Loss, MinimumRisk, Objective, RDrop, ScheduledSampling, SelfCritical
+from lit_seq2seq.training import (
+    CrossEntropy,
+    Distillation,
+    Loss,
+    MinimumRisk,
+    Objective,
+    RDrop,
+    ScheduledSampling,
+    SelfCritical,
+)
 from lit_seq2seq.training.objectives.rewards import Outputs
 from lit_seq2seq.training.objectives.self_critical import reinforce
 from lit_seq2seq.types import Batch, UserError
@@ -426,9 +435,59 @@ def test_what_a_reward_cannot_train(tmp_path):
         make_trainer(tmp_path).fit(make_model(objective=partial(MinimumRisk, metric=Distinct1)), datamodule=make_data())
 
 
+# ---------------------------------------------------------------------------------------------- distillation
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_distillation_is_the_divergence_from_the_teachers(tmp_path, number, temperature):
+    """By PyTorch's divergence from the mean of the teachers' probabilities."""
+    folders = [str(tmp_path / f"teacher{seed}") for seed in range(number)]
+    for seed, folder in enumerate(folders):
+        teacher, batch = tiny(CrossEntropy)
+        torch.manual_seed(seed)
+        disturb(teacher.net, 0.6)
+        teacher.save_pretrained(folder)
+    make = partial(Distillation, teachers=folders, weight=0.25, temperature=temperature)
+    model, batch = tiny(make, label_smoothing=0.1)
+    model.objective.begin(model.model, None)
+    loss = model.objective(model.model, batch)
+    teachers = [LitSeq2Seq.from_pretrained(folder).net for folder in folders]
+    taught = torch.stack([one(batch.source, batch.target).softmax(-1) for one in teachers]).mean(dim=0).log()
+    scores = model.net(batch.source, batch.target)
+    mask = batch.target.mask
+    theirs, mine = ((x[mask] / temperature).log_softmax(-1) for x in (taught, scores))
+    apart = temperature**2 * F.kl_div(mine, theirs, reduction="sum", log_target=True)
+    plain = CrossEntropy(0.1).of(model.net, batch.source, batch.target)
+    assert_close(loss.total, 0.75 * plain.total + 0.25 * apart)
+    assert float(apart) > 0.1
+    assert_close(loss[1:], plain[1:])
+
+
+def test_a_student_learns_from_a_folder(trained: Trained, tmp_path, capsys):
+    named = {"class_path": "lit_seq2seq.training.Distillation", "init_args": {"teachers": str(trained.model)}}
+    given = [f"--model.objective={json.dumps(named)}", f"--data.processor={trained.model}"]
+    given += ["--data.source_tokenizer=null", f"--trainer.default_root_dir={tmp_path}"]
+    assert main(["fit", "--config", str(trained.recipe), *given, "--trainer.max_epochs=1"]) == 0
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    assert main(["fit", "--config", str(trained.recipe), *given, f"--ckpt_path={last}"]) == 0
+    state = torch.load(last, weights_only=True)["state_dict"]
+    assert not any("teacher" in name for name in state)
+    assert load_model(tmp_path / "version_0" / "model").generate(["eins"])
+
+
+def test_a_teacher_of_another_vocabulary(trained: Trained, tmp_path):
+    model = make_model(objective=partial(Distillation, teachers=str(trained.model)))
+    data = make_data(Dataset.from_dict({"source": ["x y"] * 9, "target": ["a b"] * 9}))
+    with pytest.raises(UserError, match=r"the teacher has another vocabulary than the model: set data\.processor"):
+        make_trainer(tmp_path).fit(model, datamodule=data)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (partial(Distillation, teachers="x", weight=2.0), r"weight of Distillation must be from 0 to 1, got 2\.0"),
+        (partial(Distillation, teachers="x", temperature=0.0), r"temperature of Distillation must be above 0"),
         (partial(MinimumRisk, cross_entropy=2.0), r"cross_entropy of MinimumRisk must be from 0 to 1, got 2\.0"),
         (partial(MinimumRisk, sharpness=0.0), r"sharpness of MinimumRisk must be above 0, got 0\.0"),
         (partial(MinimumRisk, number=0), "number of MinimumRisk must be at least 1, got 0"),

@@ -157,7 +157,7 @@ class Seq2SeqCLI(LightningCLI):
             self.processor = Processor.from_dict(processor, trust)
         build_arguments(LitSeq2Seq, described, trust, saved=True)  # checks that nothing runs that is not trusted
         _refuse_hidden_classes(described)
-        own = ("optimizer", "lr_scheduler", "lr_factors", "source_vectors", "target_vectors", "init_from")
+        own = ("objective", "optimizer", "lr_scheduler", "lr_factors", "source_vectors", "target_vectors", "init_from")
         found = {f"model.{key}": value for key, value in described.items() if key not in own}
         generation = check_generation(found.pop("model.generation", {}), start)
         return found | {f"model.generation.{key}": value for key, value in generation.items()}

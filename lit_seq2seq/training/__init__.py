@@ -2,6 +2,7 @@
 
 from lit_seq2seq.training.objectives import (
     CrossEntropy,
+    Distillation,
     Loss,
     MinimumRisk,
     Objective,
@@ -10,4 +11,13 @@ from lit_seq2seq.training.objectives import (
     SelfCritical,
 )
 
-__all__ = ["CrossEntropy", "Loss", "MinimumRisk", "Objective", "RDrop", "ScheduledSampling", "SelfCritical"]
+__all__ = [
+    "CrossEntropy",
+    "Distillation",
+    "Loss",
+    "MinimumRisk",
+    "Objective",
+    "RDrop",
+    "ScheduledSampling",
+    "SelfCritical",
+]
