@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lit_seq2seq.runtime.slots import Sayings, Slots
+from lit_seq2seq.features.slots import Sayings, Slots
 from lit_seq2seq.types import Hypothesis
 
 

@@ -63,8 +63,10 @@ class Value:
         return dataclasses.replace(self, **changes)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """Return a copy on `device`."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """Return a copy on `device`, of tensors, whichever arrays it was made of."""
+        import torch
+
+        return self.map(lambda array: torch.as_tensor(array).to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """Return a copy in page-locked memory, for fast transfer to a GPU."""
@@ -139,6 +141,10 @@ class Padded(Value):
         """Real positions of each source, where the sequence is made of several."""
         return {}
 
+    def named(self, role: str = "") -> dict[str, Tensor]:
+        """Name what an exported encoder reads, `role` being the end of the names where there are several sources."""
+        return {f"source{role}": self.values, f"lengths{role}": self.lengths}
+
 
 @dataclass(frozen=True)
 class Copies(Value):
@@ -183,6 +189,10 @@ class CopySource(Padded):
     ids: Tensor
     symbols: tuple[tuple[str, ...], ...]
 
+    def named(self, role: str = "") -> dict[str, Tensor]:
+        """Name what an exported model reads."""
+        return {**super().named(role), "copy_ids": self.ids}
+
     @property
     def copies(self) -> Copies:
         """What a copying model may copy."""
@@ -211,6 +221,10 @@ class Sources(Value):
     """
 
     parts: Mapping[str, Padded]
+
+    def named(self) -> dict[str, Tensor]:
+        """Name what an exported encoder reads."""
+        return {key: array for name, part in self.parts.items() for key, array in part.named(f".{name}").items()}
 
     @property
     def lengths(self) -> Tensor:

@@ -20,7 +20,7 @@ from datasets import Dataset, DatasetDict
 import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, load_recipe, shortlist
 from lit_seq2seq.cli import main
-from lit_seq2seq.export import export_model, left_out, write_graphs
+from lit_seq2seq.export import describe_reranker, export_model, left_out, write_graphs
 from lit_seq2seq.export.report import greatest_error, named, random_source, same_outputs
 from lit_seq2seq.features import Image, MultiSource, Processor, Records, Tokenizer, Waveform
 from lit_seq2seq.inference.lexicon import learn_shortlist
@@ -281,7 +281,7 @@ def test_outputs_are_reranked_as_by_the_model(
     (copied / "export.json").write_text(json.dumps({**settings, "reranker": reranker.exported}))
     runner = Model(copied)
     for weight, options in ((100, {}), (100, {"num_return_sequences": 3}), (0.3, {}), (100, {"num_beams": 1})):
-        reranker.weight = runner.settings["reranker"]["weight"] = weight
+        reranker.weight = runner.reranker.weight = weight
         config = {"num_beams": 4, "max_new_tokens": 3, **options}
         expected = list(Predictor(model).stream(inputs, GenerationConfig(**config)))
         found = runner(inputs, **config)
@@ -299,11 +299,28 @@ class Shortest(Reranker):
         return -len(text)
 
 
+def test_a_reranker_of_ones_own_orders_outputs_where_it_is_trusted(
+    model: LitSeq2Seq, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    described = describe_reranker(make_model(reranker=Shortest).model)
+    assert described == {"class_path": "tests.test_export.Shortest", "init_args": {}}
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
+    (copied / "export.json").write_text(json.dumps({**settings, "reranker": described}))
+    with pytest.raises(UserError, match=r"names tests.test_export.Shortest, .* pass trust=\('tests',\)"):
+        Model(copied)
+    monkeypatch.setattr(model.model, "reranker", Shortest())
+    expected = Predictor(model).stream(["eins zwei", "drei"], GenerationConfig(num_beams=4, max_new_tokens=3))
+    found = Model(copied, trust="tests")(["eins zwei", "drei"], num_beams=4, max_new_tokens=3)
+    assert [row[0].text for row in found] == [row[0].text for row in expected]
+    assert found[0][0].score < -1
+
+
 def test_what_the_runtime_leaves_out_is_named() -> None:
-    assert left_out(make_model(reranker=Shortest).model).startswith(
-        "The runtime does not know Shortest and leaves outputs in"
-    )
-    assert left_out(make_model().model) == left_out(make_model(reranker=SlotCoverage).model) == ""
+    made = make_model(reranker=Shortest).model
+    assert left_out(made) == left_out(make_model().model) == left_out(make_model(reranker=SlotCoverage).model) == ""
+    made.reranker = type("Longest", (Shortest,), {})()
+    assert left_out(made).startswith("Longest is not the reranker of the model's recipe: the runtime leaves outputs in")
 
 
 class Doubled(OutputLayer):
@@ -325,12 +342,15 @@ def test_a_shortlist_needs_the_usual_output_layer(model: LitSeq2Seq) -> None:
 def test_the_command_and_the_folder_say_what_the_runtime_leaves_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = of_records(reranker=Shortest)
+    made = of_records(output=Doubled)
+    source, target = made.model.processor.source_feature, made.model.processor.target
+    none = np.full((source.size, 1), -1)
+    made.model.shortlist = shortlist.Shortlist(np.array([4]), none, target.size, target.specials)
     made.save_pretrained(tmp_path / "model")
     command = ["export", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "onnx")]
     assert main([*command, "--variants", "[fp32]", "--trust", "tests"]) == 0
-    assert f"\nnote: {left_out(made)}\n" in capsys.readouterr().out
-    assert left_out(made) in (tmp_path / "onnx" / "README.md").read_text()
+    assert f"\nnote: {left_out(made.model)}\n" in capsys.readouterr().out
+    assert left_out(made.model) in (tmp_path / "onnx" / "README.md").read_text()
 
 
 def test_variants_are_smaller_and_near(model: LitSeq2Seq, folder: Path) -> None:

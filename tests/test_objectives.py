@@ -257,7 +257,7 @@ def every_output(model: LitSeq2Seq, batch: Batch) -> tuple[list[list[int]], Tens
     symbols = [one for one in range(model.processor.target.size) if one not in (specials.pad, specials.bos)]
     words = [one for one in symbols if one != specials.eos]
     outputs = [[specials.eos], *([one, two] for one, two in itertools.product(words, symbols))]
-    target = model.processor.target.collate([np.array(output) for output in outputs])
+    target = model.processor.target.collate([np.array(output) for output in outputs]).to("cpu")
     log_probs = []
     for place in range(len(batch)):
         source = batch.source.select(torch.tensor([place] * len(outputs)))
@@ -316,7 +316,8 @@ def test_minimum_risk_over_what_is_drawn():
         kept = {(*one.tokens.tolist(), *end) for one, end in zip(found, ended, strict=True)}
         kept.add(tuple(batch.target.values[place, : batch.target.lengths[place]].tolist()))
         log_probs = model.net.score(
-            batch.source.select(torch.tensor([place] * len(kept))), tokenizer.collate([np.array(one) for one in kept])
+            batch.source.select(torch.tensor([place] * len(kept))),
+            tokenizer.collate([np.array(one) for one in kept]).to("cpu"),
         )
         risks = 1 - rewards_of(model, batch, [list(one) for one in kept])[place]
         risk += ((0.5 * log_probs.sum(dim=1)).softmax(dim=0) * risks).sum()
@@ -330,7 +331,7 @@ def test_the_gradient_of_self_critical_training_is_that_of_the_expected_reward()
     outputs, log_probs = every_output(model, batch)
     rewards = rewards_of(model, batch, outputs)
     rows = torch.arange(len(batch)).repeat_interleave(len(outputs))
-    target = model.processor.target.collate([np.array(output) for output in outputs] * len(batch))
+    target = model.processor.target.collate([np.array(output) for output in outputs] * len(batch)).to("cpu")
     sampled = Outputs(rows, target, rewards.flatten())
     losses = reinforce(model.net, model.net.encode(batch.source), sampled, torch.tensor([0.1, 0.5, -0.3]))
     expected = -(log_probs.exp() * (rewards - torch.tensor([0.1, 0.5, -0.3])[:, None])).sum()

@@ -254,7 +254,7 @@ def test_models_decide_together(model: LitSeq2Seq, tmp_path: Path) -> None:
     assert same(inputs, num_beams=3) == pipeline("translation", model)(inputs, num_beams=3)
     joined = LitSeq2Seq.ensemble([model, other.eval()])
     source = model.processor.source(inputs)
-    batch = model.processor.target.collate(model.processor.target.encode(pairs(20, seed=4)["target"]))
+    batch = model.processor.target.collate(model.processor.target.encode(pairs(20, seed=4)["target"])).to("cpu")
     parts = torch.stack([found.net.score(source, batch) for found in (model, other)])
     torch.testing.assert_close(joined.model.searched.score(source, batch).exp(), parts.exp().mean(dim=0))
     mixed = pipeline("translation", folders[:2])(inputs, num_beams=3)

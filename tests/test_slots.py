@@ -3,8 +3,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from lit_seq2seq.features import Records
+from lit_seq2seq.features.slots import Slots
 from lit_seq2seq.metrics import BLEU, SlotErrorRate
-from lit_seq2seq.runtime.slots import Slots
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer
 

@@ -115,7 +115,7 @@ def start(shared: bool = False, **options: object) -> tuple[LitSeq2Seq, Processo
 
 def scores(model: LitSeq2Seq, old: Processor) -> Tensor:
     """Score old symbols only, `(B, T, V)`: what they are relative to each other."""
-    target = old.target.collate(old.target.encode(OLD))
+    target = old.target.collate(old.target.encode(OLD)).to("cpu")
     with torch.no_grad():
         found = model(model.processor.source(OLD), target)[..., : len(old.target)]
     return found - found[..., :1]

@@ -26,9 +26,7 @@ from lit_seq2seq.features import PretrainedTokenizer, Processor, Tokenizer
 from lit_seq2seq.files.untrusted import check_archive, check_tokenizer, is_tame
 from lit_seq2seq.metrics import ExactMatch
 from lit_seq2seq.reranking import Reranker
-from lit_seq2seq.runtime.readers import PretrainedText
-from lit_seq2seq.runtime.text import Vocabulary
-from lit_seq2seq.types import SpecialIds, UserError
+from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer, write_recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "sharing.md"
@@ -498,8 +496,6 @@ def test_symbols_beside_a_text_are_of_its_vocabulary(pad: int, rule: object) -> 
     described = {"version": "1.0", "added_tokens": [], "model": words, "post_processor": rule}
     with pytest.raises(UserError, match=r"a tokenizer puts .* symbols beside a text"):
         PretrainedTokenizer.from_dict({"config": {"name": "it"}, "tokenizer": described, "pad": pad})
-    with pytest.raises(UserError, match=r"a tokenizer puts .* symbols beside a text"):
-        PretrainedText(Vocabulary(described, SpecialIds(pad=pad)))
 
 
 PATTERNS = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_seq2seq.features.vectors import load_vectors
+from lit_seq2seq.training.vectors import load_vectors
 from lit_seq2seq.types import UserError
 
 SYMBOLS = ["<pad>", "Hund", "a dog", "cat", "Hund"]

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from starlette.testclient import TestClient
 
 from lit_seq2seq import Seq2SeqModel
-from lit_seq2seq.features import MultiSource
-from lit_seq2seq.features.feature import build_feature, describe_feature
+from lit_seq2seq.features import Feature, MultiSource
+from lit_seq2seq.features.feature import build_feature, describe_feature, encode_named
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.metrics import TextMetric
 from lit_seq2seq.runtime.model import Model
@@ -48,6 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / "said.txt").write_text(said.getvalue() + "".join(printed), encoding="utf-8")
         yield folder
     sys.modules.pop("my_parts")
+    sys.modules.pop("my_walk")
 
 
 @pytest.fixture
@@ -57,7 +59,9 @@ def parts(place: Path) -> ModuleType:
 
 @pytest.fixture
 def predictor(place: Path) -> Predictor:
-    return Predictor(Seq2SeqModel.from_pretrained(place / "runs" / "version_0" / "model", trust="my_parts"))
+    return Predictor(
+        Seq2SeqModel.from_pretrained(place / "runs" / "version_0" / "model", trust=["my_walk", "my_parts"])
+    )
 
 
 @pytest.fixture
@@ -85,34 +89,62 @@ def batch_of(predictor: Predictor) -> tuple[Source, Padded]:
 
 
 def test_what_is_not_trusted_is_not_imported(place: Path) -> None:
-    with pytest.raises(UserError, match=r"--trust my_parts"):
+    with pytest.raises(UserError, match=r"--trust my_walk"):
         Seq2SeqModel.from_pretrained(place / "runs" / "version_0" / "model")
-    with pytest.raises(UserError, match=r"read by my_parts.WalkReader, .* --trust my_parts"):
-        Model(place / "exported")
     with pytest.raises(UserError, match=r"--trust my_parts"):
-        Model(place / "exported", trust="my_part")
+        Seq2SeqModel.from_pretrained(place / "runs" / "version_0" / "model", trust="my_walk")
+    with pytest.raises(UserError, match=r"names my_walk.Walk, .* --trust my_walk"):
+        Model(place / "exported")
+    with pytest.raises(UserError, match=r"--trust my_walk"):
+        Model(place / "exported", trust="my_wal")
 
 
 def test_the_runtime_writes_what_the_model_does(place: Path, expected: list[str]) -> None:
-    found = Model(place / "exported", trust="my_parts")(WALKS)
+    found = Model(place / "exported", trust="my_walk")(WALKS)
     assert [outputs[0].text for outputs in found] == expected
     with pytest.raises(UserError, match="input 1: expected a walk of the letters N, E, S and W, but it has 'north'"):
-        Model(place / "exported", trust=["my_parts"])(["N", "north"])
+        Model(place / "exported", trust=["my_walk"])(["N", "north"])
 
 
-def test_a_reader_in_a_file_of_its_own_needs_no_torch(place: Path, tmp_path: Path, expected: list[str]) -> None:
-    """The reader alone, as the page proposes; torch cannot be imported, and another version of this package is here."""
-    shell(f"cp -r {place / 'exported'} {tmp_path / 'exported'}")
-    before, reader = (place / "my_parts.py").read_text(encoding="utf-8").split("class WalkReader:")
-    steps = next(line for line in before.splitlines() if line.startswith("STEPS"))
-    alone = f"import numpy as np\n\n{steps}\n\n\nclass WalkReader:{reader.split('class Walk(Feature)')[0]}"
-    (tmp_path / "exported" / "my_parts.py").write_text(alone, encoding="utf-8")
-    blocked = "import sys; sys.modules['torch'] = None; sys.path.insert(0, '.')"
-    program = f"{blocked}\n{OTHER_VERSION}import json\nfrom runtime.model import Model\n"
-    program += f"print(json.dumps([row[0].text for row in Model('.', trust='my_parts')({WALKS})]))"
+def test_a_feature_in_a_file_of_its_own_needs_no_torch(place: Path, expected: list[str]) -> None:
+    """Torch cannot be imported, and another version of this package is here."""
+    program = f"import sys; sys.modules['torch'] = None; sys.path.insert(0, '.')\n{OTHER_VERSION}"
+    program += "import json\nfrom runtime.model import Model\n"
+    program += f"print(json.dumps([row[0].text for row in Model('.', trust='my_walk')({WALKS})]))"
     command = [sys.executable, "-P", "-c", program]
-    done = subprocess.run(command, cwd=tmp_path / "exported", capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=place / "exported", capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == expected
+
+
+class OldReader:
+    """What early features named as their `reader_class`."""
+
+    def __init__(self, config: dict[str, int]) -> None:
+        self.shift = config["shift"]
+
+    def encode(self, raw: list[str]) -> list[np.ndarray]:
+        return [np.array([self.shift + int(code) for code in text.split()]) for text in raw]
+
+    def nothing(self) -> np.ndarray:
+        return np.zeros(1, np.int64)
+
+
+class OldFeature(Feature):
+    reader_class = OldReader
+    size = 9
+
+    def __init__(self, shift: int = 1) -> None:
+        self.config = {"shift": shift}
+
+
+def test_a_feature_with_a_reader_class_reads_by_it() -> None:
+    described = {"reader": "tests.OldReader", **describe_feature(OldFeature(shift=2))}
+    feature = build_feature(described, ("tests",))
+    batch = feature.collate([*feature.encode(["4 5"]), feature.nothing()])
+    assert (batch.values.tolist(), batch.lengths.tolist()) == ([[6, 7], [0, 0]], [2, 1])
+    with pytest.raises(UserError, match="input 1: invalid literal for int"):
+        encode_named(feature.encode, ["4", "x"], ["input 0", "input 1"])
+    assert feature.truncate(feature.encode(["4 5"])[0], 1).tolist() == [6]
 
 
 def test_it_is_served(predictor: Predictor, expected: list[str]) -> None:
@@ -176,9 +208,9 @@ def test_the_encoder_keeps_to_the_contract_of_encoders(parts: ModuleType, monkey
     test_encoders.test_batch_order_changes_nothing("own")
 
 
-def test_the_feature_is_rebuilt_and_cut_and_one_of_several(parts: ModuleType) -> None:
-    walk = parts.Walk(scale=3.0)
-    again = build_feature(describe_feature(walk), ("my_parts",))
+def test_the_feature_is_rebuilt_and_cut_and_one_of_several(place: Path) -> None:
+    walk = importlib.import_module("my_walk").Walk(scale=3.0)
+    again = build_feature(describe_feature(walk), ("my_walk",))
     arrays = again.encode(["N N E", "W"])
     assert again.identity() == walk.identity()
     assert again.collate(arrays).values.tolist() == [[[0, 3], [0, 3], [3, 0]], [[-3, 0], [0, 0], [0, 0]]]

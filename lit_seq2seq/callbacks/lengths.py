@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 from torch import Tensor
 
+from lit_seq2seq.features.text import one_form
 from lit_seq2seq.inference.model import Seq2SeqModel
-from lit_seq2seq.runtime.text import one_form
 from lit_seq2seq.types import Batch
 
 

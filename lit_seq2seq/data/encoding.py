@@ -17,8 +17,7 @@ from datasets.fingerprint import Hasher
 from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets, listed
 from lit_seq2seq.features import Feature, Processor
-from lit_seq2seq.features.feature import Array
-from lit_seq2seq.runtime.readers import encode_named
+from lit_seq2seq.features.feature import Array, encode_named
 from lit_seq2seq.types import UserError
 
 _VERSION = 3  # of the encoded columns: raise it when their meaning changes

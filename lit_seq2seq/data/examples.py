@@ -102,7 +102,7 @@ class Limits:
             symbols, targets = _left(ids, columns["symbols"], targets, processor.target)
             assert isinstance(source, Padded)
             source = CopySource(source.values, source.lengths, processor.target.collate(ids).values, symbols)
-        return source, processor.target.collate(targets)
+        return source.to("cpu"), processor.target.collate(targets).to("cpu")
 
 
 def _left(

@@ -21,9 +21,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.data.cache import cache_folder
 from lit_seq2seq.data.rows import RowMapper, Rows, listed
+from lit_seq2seq.features.records import read_record
+from lit_seq2seq.features.text import one_form
 from lit_seq2seq.files.lines import counted
-from lit_seq2seq.runtime.records import read_record
-from lit_seq2seq.runtime.text import one_form
 from lit_seq2seq.types import UserError
 
 COLUMN = "references of equal sources"

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_seq2seq.builtin.base import GeneratedDataset
 from lit_seq2seq.data.sources import Files, Split, Splits, open_dataset
 from lit_seq2seq.data.splits import columns_of, on_disk, undecoded
-from lit_seq2seq.runtime.audio import read_audio
+from lit_seq2seq.features.recordings import read_audio
 from lit_seq2seq.types import UserError
 
 

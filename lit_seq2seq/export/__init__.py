@@ -22,13 +22,25 @@ from lit_seq2seq.files.paths import expect_own, local_path
 from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn import Encoder, EncoderDecoder
+from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import Padded, Sources, UserError, install
 
 Variant = Literal["fp32", "fp16", "int8"]
-ROOMS = ("__init__.py", "arrays", "files", "runtime", "search", "settings", "shortlist.py", "types.py")
+ROOMS = (
+    "__init__.py",
+    "arrays",
+    "features",
+    "files",
+    "reranking.py",
+    "runtime",
+    "search",
+    "settings",
+    "shortlist.py",
+    "types.py",
+)
 """What of this package runs exported models, and is copied beside them."""
-TORCH = ("tensors.py", "weights.py", "remote.py", "options.py", "parsing.py")
+LEFT = ("tensors.py", "weights.py", "remote.py", "options.py", "parsing.py")
 """Files in these that do not run there."""
 
 
@@ -144,13 +156,13 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) 
     (folder / SHORTLIST).unlink(missing_ok=True)
     if tables := _shortlist(model):
         np.savez(folder / SHORTLIST, **tables)
-    specials = {"target": processor.target.specials, **processor.source_feature.special_ids("source")}
+    reranker = describe_reranker(model)
     settings = {
         "format": FORMAT,
         "variants": list(variants),
         "generation": asdict(model.generation),
-        "reranker": None if model.reranker is None else model.reranker.exported,
-        "specials": {name: asdict(ids) for name, ids in specials.items()},
+        "reranker": reranker,
+        "specials": {"target": asdict(processor.target.specials)},
         "target_size": len(processor.target),
         "copy": processor.copy,
         "alone": model.net.encoder.alone,
@@ -160,14 +172,14 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) 
     }
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     _copy_runtime(folder / "runtime")
-    for module in _own_modules(processor.to_dict()):
+    for module in _own_modules({"processor": processor.to_dict(), "reranker": reranker}):
         if "." not in module:  # packages have to be installed
             shutil.copy(str(importlib.import_module(module).__file__), folder / f"{module}.py")
 
 
 def _copy_runtime(folder: Path) -> None:
     """Copy what of this package needs no torch, and what starts it."""
-    package, ignored = Path(__file__).parent.parent, shutil.ignore_patterns("__pycache__", *TORCH)
+    package, ignored = Path(__file__).parent.parent, shutil.ignore_patterns("__pycache__", *LEFT)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(package / "export" / "runner", folder, ignore=ignored)
     (folder / "VERSION").write_text(version("lit_seq2seq"), encoding="utf-8")
@@ -178,11 +190,20 @@ def _copy_runtime(folder: Path) -> None:
 
 
 def _own_modules(described: object) -> list[str]:
-    """Name the modules of a user's own that read the inputs of a model."""
+    """Name the modules of a user's own that read the inputs of a model, or order its outputs."""
     if not isinstance(described, Mapping):
         return []
     inner = [module for part in described.values() for module in _own_modules(part)]
-    return inner + ([str(described["reader"]).rpartition(".")[0]] if "reader" in described else [])
+    module = str(described.get("class_path", "")).rpartition(".")[0]
+    return inner if module.split(".")[0] in ("", "lit_seq2seq") else [*inner, module]
+
+
+def describe_reranker(model: Seq2SeqModel) -> Mapping[str, Any] | None:
+    """Describe what orders the outputs of a model; nothing for what was put in the place of its recipe's."""
+    if model.reranker is None or (own := model.reranker.exported) is not None:
+        return None if model.reranker is None else own
+    described: Mapping[str, Any] = model.description.get("reranker") or {}
+    return described if described.get("class_path") == spec.public_name(type(model.reranker)) else None
 
 
 def _shortlist(model: Seq2SeqModel) -> dict[str, Any]:
@@ -197,10 +218,11 @@ def _shortlist(model: Seq2SeqModel) -> dict[str, Any]:
 def left_out(model: Seq2SeqModel) -> str:
     """Say what of a model's search the runtime does not do; nothing if it does all."""
     notes = []
-    if model.reranker is not None and model.reranker.exported is None:
+    if model.reranker is not None and describe_reranker(model) is None:
         name = type(model.reranker).__name__
         notes.append(
-            f"The runtime does not know {name} and leaves outputs in their order: they may differ from the model's."
+            f"{name} is not the reranker of the model's recipe: the runtime leaves outputs in their order, which may "
+            "differ from the model's."
         )
     if model.shortlist is not None and not _shortlist(model):
         notes.append(f"The runtime has no shortlist for {type(model.net.output).__name__}: it scores all symbols.")

@@ -33,7 +33,7 @@ class EncoderGraph(nn.Module):
         self.template = template
 
     def forward(self, *source: Tensor) -> dict[str, Tensor]:
-        """Encode what `inputs_of` gives, in its order; see `flatten` for the names."""
+        """Encode what `named` of a source gives, in its order; see `flatten` for the names."""
         tensors = iter(source)
         encoded = self.network.encode(self.template.map(lambda _: next(tensors)))
         found = {"mask": encoded.memory.mask, **flatten(self.network.start(encoded), 1)}
@@ -99,20 +99,6 @@ class OutputGraph(nn.Module):
 
 def _handed(output: DecoderOutput) -> dict[str, Tensor]:
     return {name: value for name, value in output._asdict().items() if value is not None}
-
-
-def inputs_of(source: Padded | Sources) -> dict[str, Tensor]:
-    """Name the tensors of a source: `source` and `lengths`, of several sources `source.NAME` and `lengths.NAME`.
-
-    Example:
-        >>> text = Padded(torch.tensor([[4, 3]]), torch.tensor([2]))
-        >>> list(inputs_of(text)), list(inputs_of(Sources({"text": text})))
-        (['source', 'lengths'], ['source.text', 'lengths.text'])
-    """
-    if isinstance(source, Padded):
-        return {"source": source.values, "lengths": source.lengths}
-    parts = source.parts.items()
-    return {f"{role}.{name}": tensor for name, part in parts for role, tensor in inputs_of(part).items()}
 
 
 def flatten(state: DecoderState, hypotheses: int) -> dict[str, Tensor]:
@@ -188,7 +174,7 @@ def trace(network: EncoderDecoder, source: Padded | Sources) -> tuple[Graph, Gra
     """
     source = source if isinstance(source, Sources) else Padded(source.values, source.lengths)
     alone = source.select(torch.tensor([0])) if network.encoder.alone else source
-    inputs = inputs_of(alone)
+    inputs = alone.named()
     shapes = tuple(_dynamic_input(value, network.encoder.alone) for value in inputs.values())
     first = _trace(EncoderGraph(network, alone), tuple(inputs.values()), (shapes,), list(inputs))
 

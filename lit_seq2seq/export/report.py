@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lit_seq2seq.export.graphs import inputs_of
 from lit_seq2seq.features import Processor
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.nn import EncoderDecoder
-from lit_seq2seq.runtime.network import PARTS, Network
-from lit_seq2seq.runtime.readers import Named
+from lit_seq2seq.runtime.network import PARTS, Named, Network
 from lit_seq2seq.types import CopySource, Padded, Sources
 
 LENGTH, STEPS, BATCH = 12, 20, 32
@@ -44,13 +42,13 @@ class Measured:
 
 def random_source(processor: Processor, count: int, length: int, seed: int = 0) -> Padded | Sources:
     """Draw sources as `Feature.random` does, with what can be copied from them."""
-    generator = torch.Generator().manual_seed(seed)
-    source = processor.source_feature.random(count, length, generator)
+    generator = np.random.default_rng(seed)
+    source = processor.source_feature.random(count, length, generator).to("cpu")
     if not processor.copy:
         return source
     assert isinstance(source, Padded)
     own = ("one", "two")
-    names = torch.randint(processor.target.size + len(own), (count, length), generator=generator)
+    names = torch.from_numpy(generator.integers(processor.target.size + len(own), size=(count, length)))
     return CopySource(source.values, source.lengths, names, (own,) * count)
 
 
@@ -59,8 +57,7 @@ Run = Callable[["Padded | Sources"], object]
 
 def named(source: Padded | Sources) -> Named:
     """Return a source as the runtime takes it."""
-    found = {name: tensor.numpy() for name, tensor in inputs_of(source).items()}
-    return found | ({} if source.copies is None else {"copy_ids": source.copies.ids.numpy()})
+    return {name: tensor.numpy() for name, tensor in source.named().items()}
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
-"""Raw rows to tensors: tokenizers, other features, and the processor that holds both sides of a task."""
+"""Raw rows to arrays, without torch: tokenizers, other features, and the processor that holds both sides of a task."""
 
 from lit_seq2seq.features.audio import LogMel, Waveform
 from lit_seq2seq.features.augmentation import SpecAugment
+from lit_seq2seq.features.copying import CopyMap
 from lit_seq2seq.features.feature import Feature
 from lit_seq2seq.features.image import Image
 from lit_seq2seq.features.multi import MultiSource
@@ -11,7 +12,6 @@ from lit_seq2seq.features.prompt import Prompt
 from lit_seq2seq.features.records import Records
 from lit_seq2seq.features.speech import Frames, VectorFeature
 from lit_seq2seq.features.tokenizer import Tokenizer
-from lit_seq2seq.runtime.copying import CopyMap
 from lit_seq2seq.settings.arguments import check_constructors
 
 __all__ = [

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
-from lit_seq2seq.runtime.vectors import FloatArray
 from lit_seq2seq.types import UserError
+
+Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ class SpecAugment:
         if not 0 <= self.stretch < 1:
             raise UserError(f"stretch of spec_augment must be at least 0 and below 1, but is {self.stretch}")
 
-    def __call__(self, array: FloatArray, channels: int) -> FloatArray:
+    def __call__(self, array: Array, channels: int) -> Array:
         """Return a stretched and masked copy.
 
         Args:
             array: `(T, F)`, where F is a multiple of `channels`: the same channels, over and over.
             channels: number of channels.
         """
-        masked = stretched(array, 1 + self.stretch * (2 * float(torch.rand(())) - 1)) if self.stretch else array.copy()
+        masked = stretched(array, 1 + self.stretch * (2 * drawn() - 1)) if self.stretch else array.copy()
         mean = masked.mean(axis=0)
         longest = min(self.time_width, int(self.time_share * len(masked)))
         for _ in range(self.time_masks):
@@ -67,7 +68,7 @@ class SpecAugment:
         return masked
 
 
-def stretched(array: FloatArray, factor: float) -> FloatArray:
+def stretched(array: Array, factor: float) -> Array:
     """Make a sequence longer or shorter by linear interpolation between its frames.
 
     Args:
@@ -88,8 +89,17 @@ def stretched(array: FloatArray, factor: float) -> FloatArray:
     return (1 - share) * array[before] + share * array[after]
 
 
+def drawn() -> float:
+    """Draw a number from 0 to below 1, as all that changes examples for training, by the random state of torch."""
+    import torch
+
+    return float(torch.rand(()))
+
+
 def _block(size: int, longest: int) -> tuple[int, int]:
     """Draw a block of up to `longest` places among `size`."""
+    import torch
+
     width = int(torch.randint(longest + 1, ()))
     start = int(torch.randint(size - width + 1, ()))
     return start, start + width

@@ -1,19 +1,17 @@
-"""What turns the raw side of a row into arrays, and arrays into padded tensors."""
+"""What turns the raw side of a row into arrays, and arrays into padded batches."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from lit_seq2seq.files.untrusted import check_settings
-from lit_seq2seq.runtime.readers import Reader, is_nothing, own_reader
 from lit_seq2seq.settings import spec
-from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
+from lit_seq2seq.types import Padded, Sources, UserError
 
 if TYPE_CHECKING:
     from lit_seq2seq.features.tokenizer import Tokenizer
@@ -36,19 +34,18 @@ class Feature(ABC):
     - images: `values (B, H, W, C)` pixels, `C = size`; `lengths` counts pixel rows, all H unless heights differ;
     - several sources: `Sources`, one of the above for each name, whose sizes `size` gives.
 
+    They are arrays of NumPy, of which `Value.to` makes tensors; tensors pass as they are. Nothing here needs torch but
+    what changes training examples at random, so that exported models read their inputs by the same files.
+
     An encoder is free to return fewer positions than it reads; the lengths of its memory say how many.
 
     A row with several targets holds its source once: it is stored once, and encoded once for all examples in a batch
     that share it. Random changes draw from torch's random state, which differs between data-loading processes.
 
-    A feature of your own reads texts unless it says otherwise, and needs `config`, `size` and a `reader_class`; or, in
-    place of that, its own `encode`, `nothing` and `collate`.
+    A feature of your own reads texts unless it says otherwise, and needs `config`, `size`, `encode` and `nothing`.
 
     Attributes:
         config: arguments of the constructor, as plain values.
-        reader_class: what turns raw values into arrays without torch, here and in exported models: made from what
-            `to_dict` says, with `encode`, `nothing` and what else it does otherwise than
-            `lit_seq2seq.runtime.readers.Reader`.
         medium: how an input comes over HTTP and on a page: a `text`, a `record` (any JSON), `frames` (lists of
             numbers), or a file with `audio` or an `image`; `None` where there is no way.
         column_kind: what a dataset's column must hold, for the error message.
@@ -62,7 +59,6 @@ class Feature(ABC):
     """
 
     config: dict[str, Any]
-    reader_class: ClassVar[type | None] = None
     medium: ClassVar[Medium | None] = "text"
     column_kind: ClassVar[str] = "text"
     input_kind: ClassVar[str] = "a text"
@@ -72,14 +68,12 @@ class Feature(ABC):
     one_size: ClassVar[bool] = False
     begins_output: ClassVar[bool] = False
 
-    # ---------------------------------------------------------------------------------------------- what it reads
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if (reader := vars(cls).get("reader_class")) is not None:
+            _read_by(cls, reader)
 
-    @property
-    def reader(self) -> Reader:
-        """What turns raw values into arrays, see `reader_class`."""
-        if self.reader_class is None:
-            raise UserError(f"{type(self).__name__} has no reader_class: give it one, or encode, nothing and collate")
-        return own_reader(self.reader_class)(**self.to_dict())
+    # ---------------------------------------------------------------------------------------------- what it reads
 
     def accepts_column(self, column: object) -> bool:
         """Tell whether values of a column of this type of `datasets` can be read; files come undecoded."""
@@ -181,10 +175,6 @@ class Feature(ABC):
         """Id that stands for any symbol that the vocabulary lacks; `None` where there is none."""
         return None
 
-    def special_ids(self, side: str) -> dict[str, SpecialIds]:
-        """Return the special symbols that readers of exported models need, `side` being the name of this source."""
-        return {}
-
     # ---------------------------------------------------------------------------------------------- encoding
 
     @property
@@ -200,6 +190,7 @@ class Feature(ABC):
         """Whether `encode` is random when training, so that stored arrays do not serve for it."""
         return False
 
+    @abstractmethod
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
         """Turn raw values into arrays, each `(T, ...)` with T >= 1.
 
@@ -208,9 +199,8 @@ class Feature(ABC):
             training: whether random augmentation may be applied.
 
         Raises:
-            UserError: a value cannot be read.
+            UserError: a value cannot be read; a `ValueError` is told to the user in the same way.
         """
-        return self.reader.encode(raw)
 
     def augment(self, array: Array) -> Array:
         """Change an encoded array at random, for one training example; the array itself must stay as it is."""
@@ -224,20 +214,20 @@ class Feature(ABC):
         """Count the positions of raw values; a feature that is not stored overrides this where it can be cheaper."""
         return [self.positions(array) for array in self.encode(raw)]
 
+    @abstractmethod
     def nothing(self) -> Array:
         """Return the array that stands for a missing input that must be kept."""
-        return self.reader.nothing()
 
     def truncate(self, array: Array, length: int) -> Array:
         """Shorten an encoded array to at most `length` positions."""
-        return array[:length] if self.reader_class is None else self.reader.truncate(array, length)
+        return array[:length]
 
     def collate(self, arrays: Sequence[Array]) -> Padded | Sources:
-        """Pad encoded arrays at the end into one batch."""
-        batch = self.reader.collate(arrays)
-        return Padded(torch.from_numpy(batch["source"]), torch.from_numpy(batch["lengths"]))
+        """Pad encoded arrays with zeros at the end into one batch."""
+        kind = np.int64 if arrays[0].dtype.kind in "biu" else np.float32
+        return padded(arrays, np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), kind))
 
-    def random(self, count: int, length: int, generator: torch.Generator) -> Padded | Sources:
+    def random(self, count: int, length: int, generator: np.random.Generator) -> Padded | Sources:
         """Draw sources to try a model with: of 1/6 to all of `length`, which the first one has; images have one size.
 
         Args:
@@ -248,20 +238,16 @@ class Feature(ABC):
         empty, size = self.collate([self.nothing()]), self.size
         assert isinstance(empty, Padded)
         assert isinstance(size, int)
-        shape = empty.values.shape  # (1, S) ids, (1, S, F) vectors or (1, H, W, C) pixels
-        if len(shape) == 4:
-            pixels = torch.randn(count, *shape[1:], generator=generator)
-            return Padded(pixels, torch.full((count,), shape[1]))
-        lengths = torch.randint(length // 6, length + 1, (count,), generator=generator)
-        lengths[0] = length
-        whole = (count, length, *shape[2:])
-        values = (
-            torch.randint(size, whole, generator=generator)
-            if len(shape) == 2
-            else torch.randn(whole, generator=generator)
-        )
-        outside = (torch.arange(length) >= lengths[:, None]).view(count, length, *[1] * len(shape[2:]))
-        return Padded(values.masked_fill(outside, 0), lengths)
+        _, *shape = empty.values.shape  # (S,) ids, (S, F) vectors or (H, W, C) pixels
+        if len(shape) == 3:
+            lengths = [shape[0]] * count
+        else:
+            shape[0] = length
+            lengths = [length, *generator.integers(length // 6, length, count - 1, endpoint=True)]
+        whole = (count, *shape)
+        drawn = generator.integers(size, size=whole) if len(shape) == 1 else generator.normal(size=whole)
+        blank = np.zeros(whole, np.int64 if len(shape) == 1 else np.float32)
+        return padded([one[:stop] for one, stop in zip(drawn, lengths, strict=True)], blank)
 
     # ---------------------------------------------------------------------------------------------- saving
 
@@ -318,7 +304,63 @@ def padded(arrays: Sequence[Array], values: Array) -> Padded:
     """Write arrays into the rows of `values`, which are as long as the longest of them."""
     for row, array in zip(values, arrays, strict=True):
         row[: len(array)] = array
-    return Padded(torch.from_numpy(values), torch.tensor([len(array) for array in arrays]))
+    return batch_of(values, [len(array) for array in arrays])
+
+
+def batch_of(values: Array, lengths: Sequence[int]) -> Padded:
+    """Put padded arrays and their lengths together."""
+    found: Any = values, np.array(lengths, np.int64)
+    return Padded(*found)
+
+
+def _read_by(cls: Any, reader: Any) -> None:
+    """Give a feature the methods of its `reader_class`, in which features of your own once had them."""
+
+    def method(name: str) -> Callable[..., Any]:
+        return lambda self, *given, training=False: getattr(reader(**self.to_dict()), name)(*given)
+
+    for name in ("encode", "nothing", "truncate"):
+        if hasattr(reader, name) and name not in vars(cls):
+            setattr(cls, name, method(name))
+    if hasattr(reader, "collate") and "collate" not in vars(cls):
+        cls.collate = lambda self, arrays: Padded(*reader(**self.to_dict()).collate(arrays).values())
+
+
+def is_nothing(raw: object) -> bool:
+    """Tell whether there is no input: no value, an empty one or blank text, or a mapping of such.
+
+    Example:
+        >>> is_nothing({"bytes": None, "path": ""}), is_nothing(b""), is_nothing("a.wav")
+        (True, True, False)
+    """
+    if isinstance(raw, Mapping):
+        return all(is_nothing(value) for key, value in raw.items() if key != "sampling_rate")
+    empty = isinstance(raw, str | bytes | list | tuple) and not raw
+    return raw is None or empty or (isinstance(raw, str) and raw.isspace())
+
+
+def encode_named(
+    encode: Callable[[Sequence[Any]], list[Array]], raw: Sequence[Any], names: Sequence[str]
+) -> list[Array]:
+    """Encode values; if one cannot be read, say which by its name.
+
+    Args:
+        encode: turns values into arrays.
+        raw: the values.
+        names: of each value, such as `"row 3"`.
+
+    Raises:
+        UserError: a value cannot be read.
+    """
+    try:
+        return encode(raw)
+    except (UserError, ValueError):
+        for name, value in zip(names, raw, strict=True):
+            try:
+                encode([value])
+            except (UserError, ValueError) as error:
+                raise UserError(f"{name}: {error}") from error
+        raise
 
 
 def is_column(column: object, *kinds: str) -> TypeGuard[Any]:
@@ -327,9 +369,8 @@ def is_column(column: object, *kinds: str) -> TypeGuard[Any]:
 
 
 def describe_feature(feature: Feature) -> dict[str, Any]:
-    """Describe a feature by the name of its class, and of its reader, and by what `to_dict` says."""
-    named = {} if feature.reader_class is None else {"reader": spec.public_name(feature.reader_class)}
-    return {"class_path": spec.public_name(type(feature)), **named, **feature.to_dict()}
+    """Describe a feature by the name of its class and by what `to_dict` says."""
+    return {"class_path": spec.public_name(type(feature)), **feature.to_dict()}
 
 
 def build_feature(values: dict[str, Any], trust: tuple[str, ...] = ()) -> Feature:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import PIL.Image
-import torch
 
-from lit_seq2seq.features.feature import Array, Feature, Medium, is_column
-from lit_seq2seq.runtime.images import GREY, decode_image, fitted, normalized_pixels, open_image
+from lit_seq2seq.features.augmentation import drawn
+from lit_seq2seq.features.feature import Array, Feature, Medium, batch_of, is_column
 from lit_seq2seq.types import Padded, UserError
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 Fit = Literal["crop", "stretch", "pad"]
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
 
+GREY = 128
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PATCH = 16  # so many pixels squared count as one position
 
@@ -96,6 +98,8 @@ class Image(Feature):
         """Tell whether `raw` is one image."""
         if isinstance(raw, Mapping):
             return bool(raw.keys() & {"bytes", "path"})
+        import PIL.Image
+
         return isinstance(raw, PIL.Image.Image | bytes | str | os.PathLike)
 
     def show(self, raw: Any) -> str:
@@ -104,6 +108,8 @@ class Image(Feature):
             return "no image"
         if isinstance(raw, str | os.PathLike):
             return str(raw)
+        from lit_seq2seq.features.pixels import open_image
+
         try:
             width, height = open_image(raw, self.max_pixels).size
         except UserError:
@@ -128,6 +134,8 @@ class Image(Feature):
 
     def decode(self, raw: Any) -> PIL.Image.Image:
         """Decode one image as RGB, upright; see `decode_image`."""
+        from lit_seq2seq.features.pixels import decode_image
+
         return decode_image(raw, self.max_pixels, math.ceil(2 * self.edge / math.sqrt(self.smallest_crop)))
 
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
@@ -136,7 +144,7 @@ class Image(Feature):
 
     def augment(self, array: Array) -> Array:
         """Mirror half of the images, if so configured."""
-        return array[:, ::-1] if self.flip and torch.rand(()) < 0.5 else array
+        return array[:, ::-1] if self.flip and drawn() < 0.5 else array
 
     def positions(self, array: Array) -> int:
         """Count a position for every 16 x 16 pixels."""
@@ -157,10 +165,14 @@ class Image(Feature):
     def collate(self, arrays: Sequence[Array]) -> Padded:
         """Normalise into float32 `values (B, size, size, 3)`."""
         pixels = np.stack(arrays) if arrays else np.empty((0, self.edge, self.edge, 3), np.uint8)
-        values = normalized_pixels(pixels, self.mean, self.std)  # (B, H, W, 3)
-        return Padded(torch.from_numpy(values), torch.full((len(arrays),), self.edge))
+        values = (pixels.astype(np.float32) / 255 - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return batch_of(values, [self.edge] * len(arrays))
 
     def _fitted(self, image: PIL.Image.Image, training: bool) -> PIL.Image.Image:
+        import PIL.Image
+
+        from lit_seq2seq.features.pixels import fitted
+
         if not training or self.smallest_crop == 1:
             return fitted(image, self.edge, self.fit)
         box = _part(*image.size, self.smallest_crop)
@@ -169,7 +181,7 @@ class Image(Feature):
 
 def _part(width: int, height: int, smallest: float) -> Box:
     """Draw a part of at least a share of `smallest` of the area, its sides in a ratio from 3/4 to 4/3."""
-    share, ratio, across, down = torch.rand(4).tolist()
+    share, ratio, across, down = (drawn() for _ in range(4))
     area = width * height * (smallest + (1 - smallest) * share)
     stretch = math.sqrt(math.exp((2 * ratio - 1) * math.log(4 / 3)))
     part_width = min(width, math.sqrt(area) * stretch)

@@ -8,12 +8,9 @@ from functools import partial
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
-from torch import Generator
 
-from lit_seq2seq.features.feature import Array, Feature, Medium, build_feature, describe_feature
-from lit_seq2seq.runtime.inputs import bundled, fair_share, lacks_all, read_sources
-from lit_seq2seq.runtime.readers import encode_named
-from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
+from lit_seq2seq.features.feature import Array, Feature, Medium, build_feature, describe_feature, encode_named
+from lit_seq2seq.types import Padded, Sources, UserError
 
 
 class MultiSource(Feature):
@@ -96,12 +93,7 @@ class MultiSource(Feature):
         plain = {name: value if isinstance(value, str | list) else "FILE" for name, value in raw.items()}
         return json.dumps(plain, ensure_ascii=False)
 
-    def special_ids(self, side: str) -> dict[str, SpecialIds]:
-        """Those of each source, as `side.NAME`."""
-        found = [feature.special_ids(f"{side}.{name}") for name, feature in self.features.items()]
-        return {name: ids for one in found for name, ids in one.items()}
-
-    def random(self, count: int, length: int, generator: Generator) -> Sources:
+    def random(self, count: int, length: int, generator: np.random.Generator) -> Sources:
         """Draw each source."""
         drawn = {name: feature.random(count, length, generator) for name, feature in self.features.items()}
         return Sources(cast("dict[str, Padded]", drawn))
@@ -194,3 +186,54 @@ class MultiSource(Feature):
     def identity(self) -> dict[str, Any]:
         """Describe what decides the encoded values."""
         return {"features": {name: feature.identity() for name, feature in self.features.items()}}
+
+
+def read_sources(raw: Any, names: Iterable[str]) -> Mapping[str, Any]:
+    """Read several sources: a mapping from their names, or the JSON text of one.
+
+    Raises:
+        UserError: it is neither, or names another source.
+
+    Example:
+        >>> read_sources('{"text": "ein Hund"}', ["text", "image"])
+        {'text': 'ein Hund'}
+    """
+    expected = f"expected a mapping with {', '.join(names)}"
+    if isinstance(raw, str):
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{expected}, or its JSON text, but '{raw:.80}' is not JSON: {error}") from None
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{expected}, but it is of type {type(raw).__name__}")
+    for name in raw:
+        if name not in names:
+            raise UserError(f"{expected}, but it has '{name}'")
+    return raw
+
+
+def lacks_all(raw: Any, parts: Mapping[str, Any]) -> bool:
+    """Tell whether an input has none of several sources; `parts` read them, each by its name."""
+    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        return True
+    if not isinstance(raw, Mapping) or not raw.keys() <= parts.keys():
+        return False  # `encode` says what is wrong with it
+    return all(part.is_missing(raw.get(name)) for name, part in parts.items())
+
+
+def fair_share(sizes: Sequence[int], length: int) -> int:
+    """Return how many positions each of several sources may have, so that all together have at most `length`."""
+    for rank, size in enumerate(sorted(sizes)):
+        share = length // (len(sizes) - rank)
+        if size > share:
+            return max(share, 1)
+        length -= size
+    return max(sizes)
+
+
+def bundled(parts: Sequence[Array]) -> Array:
+    """Put the arrays of several sources into one array `(K,)`."""
+    array = np.empty(len(parts), object)
+    for place, part in enumerate(parts):
+        array[place] = part
+    return array

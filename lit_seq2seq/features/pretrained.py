@@ -10,8 +10,8 @@ import numpy as np
 import tokenizers
 
 from lit_seq2seq.features.feature import Array, TextFeature
+from lit_seq2seq.features.text import whole
 from lit_seq2seq.files.untrusted import check_special, check_tokenizer, tokenizing
-from lit_seq2seq.runtime.text import whole
 from lit_seq2seq.types import UserError, install
 
 

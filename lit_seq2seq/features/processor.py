@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature
+from lit_seq2seq.features.copying import CopyMap
+from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature, encode_named
+from lit_seq2seq.features.text import whole
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.files.untrusted import check_settings, read_json, undamaged
-from lit_seq2seq.runtime.copying import CopyMap
 from lit_seq2seq.settings import spec
 from lit_seq2seq.types import CopySource, Padded, Sources, UserError
 
@@ -59,19 +60,23 @@ class Processor:
         return self.source_feature is self.target
 
     def source(self, raw: Sequence[Any], max_length: int | None = None) -> Padded | Sources:
-        """Turn raw inputs into the padded batch that the encoder reads.
+        """Turn raw inputs into the padded batch of tensors that the encoder reads.
 
         Args:
             raw: one raw value per example.
             max_length: longer inputs are cut to so many positions.
         """
-        arrays = self.source_feature.encode(self.prefixed(raw))
+        arrays = self.encode(raw, [f"input {place}" for place in range(len(raw))])
         if max_length is not None:
             arrays = [self.source_feature.truncate(array, max_length) for array in arrays]
-        return self.collate(arrays, raw)
+        return self.collate(arrays, raw).to("cpu")
+
+    def encode(self, raw: Sequence[Any], names: Sequence[str]) -> list[Array]:
+        """Turn raw inputs, the prefix before each, into arrays; one that cannot be read is told by its name."""
+        return encode_named(lambda values: self.source_feature.encode(self.prefixed(values)), raw, names)
 
     def collate(self, arrays: Sequence[Array], raw: Sequence[Any]) -> Padded | Sources:
-        """Pad encoded sources into one batch.
+        """Pad encoded sources into one batch, of arrays of NumPy.
 
         Args:
             arrays: the encoded sources, possibly cut.
@@ -91,7 +96,7 @@ class Processor:
 
     def prefixed(self, raw: Sequence[Any]) -> Sequence[Any]:
         """Put the source prefix before each raw input."""
-        return [self.source_prefix + value for value in raw] if self.source_prefix else raw
+        return [self.source_prefix + whole(value) for value in raw] if self.source_prefix else raw
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the processor by plain JSON values; `source` is `None` for a shared vocabulary."""

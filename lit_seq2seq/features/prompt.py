@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 
-from lit_seq2seq.features.feature import Array, TextFeature
+from lit_seq2seq.features.feature import Array, TextFeature, batch_of
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.types import Padded, UserError
 
@@ -77,6 +76,6 @@ class Prompt(TextFeature):
         """Return padding alone."""
         return np.array([self.padding], np.int32)
 
-    def random(self, count: int, length: int, generator: torch.Generator) -> Padded:
+    def random(self, count: int, length: int, generator: np.random.Generator) -> Padded:
         """Return no prompts, padded to a length."""
-        return Padded(torch.full((count, length), self.padding), torch.ones(count, dtype=torch.long))
+        return batch_of(np.full((count, length), self.padding), [1] * count)

@@ -7,6 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,8 +17,8 @@ import tokenizers
 from lit_seq2seq.features.extending import extend_vocabulary
 from lit_seq2seq.features.feature import Array, TextFeature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE, rejoined
+from lit_seq2seq.features.text import UNKNOWN, known_tags, one_form, whole
 from lit_seq2seq.files.untrusted import check_tokenizer, tokenizing
-from lit_seq2seq.runtime.text import UNKNOWN, Symbols, known_tags, one_form, whole
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
 
 Units = Literal["word", "char", "byte", "bpe", "unigram"]
@@ -33,7 +34,7 @@ _NAMES = {
 _TRAINING = ("vocab_size", "min_frequency", "lowercase", "normalization", "pretokenized")
 
 
-class Tokenizer(TextFeature, Symbols):
+class Tokenizer(TextFeature):
     """Splits text into units of a vocabulary that is learned from data or read from a `tokenizer.json`.
 
     `word` splits at white space and around punctuation and keeps a joiner mark on punctuation, so that decoding puts
@@ -112,6 +113,27 @@ class Tokenizer(TextFeature, Symbols):
         if file is not None:
             self._adopt(_read(Path(file)), file)
 
+    def __len__(self) -> int:
+        return int(self.backend.get_vocab_size())
+
+    def tokens(self, ids: Sequence[int], extra: Sequence[str] = ()) -> list[str]:
+        """Name each id by its vocabulary entry, or from `extra`."""
+        size = len(self)
+        return [str(self.backend.id_to_token(index)) if index < size else extra[index - size] for index in ids]
+
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether `unknown` can tell unknown symbols apart: for whole words and characters, but not for subwords."""
+        return isinstance(self.backend.model, tokenizers.models.WordLevel)
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the symbols of a text that the vocabulary lacks, normalised as those of the vocabulary are."""
+        backend, without = self.backend, {None, *astuple(self.specials)}
+        text = known_tags(whole(text), backend)
+        normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+        pieces = [(normal, (0, 0))] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(normal)
+        return [piece for piece, _ in pieces if backend.token_to_id(piece) in without]
+
     def labels(self, source: Padded | Sources, row: int) -> list[str]:
         """Name each id of one source of a batch."""
         assert isinstance(source, Padded)
@@ -138,10 +160,6 @@ class Tokenizer(TextFeature, Symbols):
         """Ids of the special symbols."""
         self.backend  # noqa: B018 - raises if there is no vocabulary
         return self._specials
-
-    def special_ids(self, side: str) -> dict[str, SpecialIds]:
-        """Its own."""
-        return {side: self.specials}
 
     @property
     def unknown_id(self) -> int | None:

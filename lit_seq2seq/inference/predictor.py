@@ -18,7 +18,6 @@ from lit_seq2seq.features.feature import Array
 from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn.ops import computes_in
-from lit_seq2seq.runtime.readers import encode_named
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings import Dtype
 from lit_seq2seq.types import Padded, Sources, UserError
@@ -166,7 +165,7 @@ class Predictor:
 
     def _encode(self, raw: list[Any], names: list[str]) -> list[Array]:
         feature = self.model.processor.source_feature
-        arrays = encode_named(feature.encode, self.model.processor.prefixed(raw), names)
+        arrays = self.model.processor.encode(raw, names)
         if self.max_source_length is None:
             return arrays
         self.truncated += sum(feature.positions(array) > self.max_source_length for array in arrays)

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
+from lit_seq2seq.features.text import UNKNOWN, one_form
 from lit_seq2seq.metrics.base import TextMetric, TokenAverage
 from lit_seq2seq.metrics.scripts import lacks_spaces
-from lit_seq2seq.runtime.text import UNKNOWN, one_form
 from lit_seq2seq.types import Batch, UserError
 
 

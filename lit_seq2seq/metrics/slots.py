@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lit_seq2seq.features.slots import Sayings, Slots
 from lit_seq2seq.metrics.base import TextMetric
-from lit_seq2seq.runtime.slots import Sayings, Slots
 from lit_seq2seq.types import UserError
 
 

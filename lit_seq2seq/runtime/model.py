@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_seq2seq.features import Processor
+from lit_seq2seq.features.feature import Array
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.untrusted import undamaged
-from lit_seq2seq.runtime.copying import CopyMap
-from lit_seq2seq.runtime.inputs import load_reader
+from lit_seq2seq.reranking import Reranker, SlotCoverage
 from lit_seq2seq.runtime.network import Decodable, Ensemble, Network
-from lit_seq2seq.runtime.readers import Array, Text, encode_named
-from lit_seq2seq.runtime.slots import Slots
 from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.settings import spec
 from lit_seq2seq.types import UserError
 
 _VOCABULARY = ("processor.json", "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json")
@@ -66,16 +66,10 @@ class Model:
                 )
         self.network: Decodable = first if len(networks) == 1 else Ensemble(networks)
         self.folder, self.settings = first.folder, first.settings
-        self.reader, self.target = load_reader(
-            first.folder, first.vocabularies, (trust,) if isinstance(trust, str) else trust
-        )
+        trusted = (trust,) if isinstance(trust, str) else tuple(trust)
+        self.processor = Processor.load(first.folder, trusted)
         with undamaged(f"the model in {self.folder}"):
-            self.copy_map = None
-            if self.settings["copy"]:
-                assert isinstance(self.reader, Text)
-                self.copy_map = CopyMap(self.reader.vocabulary, self.target)
-            reranker = self.settings["reranker"]
-            self.slots = None if reranker is None else Slots(reranker["slots"], reranker["values"])
+            self.reranker = _reranker(self.settings["reranker"], trusted)
 
     def __call__(self, inputs: Iterable[Any], batch_size: int = 32, **options: Any) -> list[list[Generated]]:
         """Generate.
@@ -101,14 +95,14 @@ class Model:
 
     def _generate(self, inputs: list[Any], batch_size: int, config: GenerationConfig) -> list[list[Generated]]:
         results = [[Generated("", 0.0)] * config.num_return_sequences for _ in inputs]
-        kept = [place for place, raw in enumerate(inputs) if not self.reader.is_missing(raw)]
-        names = [f"input {place}" for place in kept]
-        arrays = encode_named(self.reader.encode, [inputs[place] for place in kept], names)
+        feature = self.processor.source_feature
+        kept = [place for place, raw in enumerate(inputs) if not feature.is_missing(raw)]
+        arrays = self.processor.encode([inputs[place] for place in kept], [f"input {place}" for place in kept])
         limit = self.settings["max_source_length"]
-        if limit is not None and (longer := sum(self.reader.positions(array) > limit for array in arrays)):
+        if limit is not None and (longer := sum(feature.positions(array) > limit for array in arrays)):
             warnings.warn(f"{counted(longer, 'input')} cut to {limit} positions", stacklevel=3)
-            arrays = [self.reader.truncate(array, limit) for array in arrays]
-        order = sorted(range(len(kept)), key=lambda index: self.reader.positions(arrays[index]))
+            arrays = [feature.truncate(array, limit) for array in arrays]
+        order = sorted(range(len(kept)), key=lambda index: feature.positions(arrays[index]))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             raw = [inputs[kept[index]] for index in batch]
@@ -117,34 +111,27 @@ class Model:
         return results
 
     def _batch(self, arrays: list[Array], raw: list[Any], config: GenerationConfig) -> list[list[Generated]]:
-        source = self.reader.collate(arrays)
-        extra: list[tuple[str, ...]] = [()] * len(arrays)
-        if self.copy_map is not None:
-            assert isinstance(self.reader, Text)
-            found, extra = self.copy_map.source([self.reader.prefix + text for text in raw], arrays)
-            source["copy_ids"] = np.full(source["source"].shape, self.network.specials.pad, np.int64)
-            for row, ids in zip(source["copy_ids"], found, strict=True):
-                row[: len(ids)] = ids
-        slots = self.slots if config.num_beams > 1 else None
-        wanted = config if slots is None else dataclasses.replace(config, num_return_sequences=config.num_beams)
-        hypotheses = self.network.generate(source, wanted)
-        written = [
-            [
-                Generated(self.reader.restore(self.target.decode(one.tokens.tolist(), own), text), one.score)
-                for one in row
-            ]
-            for row, own, text in zip(hypotheses, extra, raw, strict=True)
-        ]
-        if slots is None:
-            return written
-        ranked = [self._ranked(row, slots, text) for row, text in zip(written, raw, strict=True)]
-        return [row[: config.num_return_sequences] for row in ranked]
+        source = self.processor.collate(arrays, raw)
+        named = {name: np.asarray(values) for name, values in source.named().items()}
+        reranker = self.reranker if config.num_beams > 1 else None
+        wanted = config if reranker is None else replace(config, num_return_sequences=config.num_beams)
+        restore, decode = self.processor.source_feature.restore, self.processor.target.decode
+        results = []
+        for place, (row, one) in enumerate(zip(self.network.generate(named, wanted), raw, strict=True)):
+            texts = (restore(decode(found.tokens.tolist(), source.extra(place)), one) for found in row)
+            written = [replace(found, text=text) for found, text in zip(row, texts, strict=True)]
+            best = written if reranker is None else reranker(written, one)
+            results.append([Generated(found.text, found.score) for found in best[: config.num_return_sequences]])
+        return results
 
-    def _ranked(self, outputs: list[Generated], slots: Slots, raw: Any) -> list[Generated]:
-        """Order the outputs of a record as `lit_seq2seq.reranking.SlotCoverage` does."""
-        weight = self.settings["reranker"]["weight"]
-        judged = [one._replace(score=one.score - weight * slots.errors(one.text, raw)) for one in outputs]
-        return sorted(judged, key=lambda one: -one.score)
+
+def _reranker(described: Mapping[str, Any] | None, trust: tuple[str, ...]) -> Reranker | None:
+    """Make what orders outputs anew; first, only the settings of a `SlotCoverage` were kept."""
+    if described is None or "class_path" not in described:
+        return None if described is None else SlotCoverage(**described)
+    make: Any = spec.build(described, trust, Callable[[], Reranker], saved=True)
+    reranker: Reranker = make()
+    return reranker
 
 
 def _vocabulary(folder: Path) -> list[bytes]:

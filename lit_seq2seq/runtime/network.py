@@ -16,12 +16,12 @@ import onnxruntime
 
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.files.untrusted import check_archive, checked, read_json, undamaged
-from lit_seq2seq.runtime.readers import Named
 from lit_seq2seq.search import GenerationConfig, check_scores, including, search
 from lit_seq2seq.search.config import check_generation
 from lit_seq2seq.shortlist import Candidates, Scored, Shortlist
 from lit_seq2seq.types import Hypothesis, Padded, SpecialIds, StepOutput, UserError
 
+Named = dict[str, Array]
 SETTINGS, SHORTLIST, FORMAT = "export.json", "shortlist.npz", 3
 PARTS = ("encoder", "decoder", "output")
 _LEAST = 1e-30  # probability of copying that counts as none

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lit_seq2seq.data.loading import counts
 from lit_seq2seq.features import Processor, Records, Tokenizer
 from lit_seq2seq.features.feature import describe_feature
-from lit_seq2seq.features.vectors import load_vectors
+from lit_seq2seq.features.text import UNKNOWN
 from lit_seq2seq.files.paths import Loading
 from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.hub.card import Provenance
@@ -32,7 +32,6 @@ from lit_seq2seq.metrics import Scores, TextMetric
 from lit_seq2seq.nn import EncoderDecoder, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import DecoderFactory, EncoderFactory
 from lit_seq2seq.nn.parts import parameter_groups
-from lit_seq2seq.runtime.text import UNKNOWN
 from lit_seq2seq.schedules import OneCycle, check_factors, on_plateau, total_steps, validates
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings import spec
@@ -50,6 +49,7 @@ from lit_seq2seq.training.resuming import (
 )
 from lit_seq2seq.training.running import Reading
 from lit_seq2seq.training.split_batches import SplitBatches
+from lit_seq2seq.training.vectors import load_vectors
 from lit_seq2seq.types import Batch, PredictedText, Prediction, UserError
 
 if TYPE_CHECKING:

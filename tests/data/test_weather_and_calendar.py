@@ -5,7 +5,7 @@ import pytest
 
 from lit_seq2seq.builtin import WeatherAndCalendar
 from lit_seq2seq.builtin.records import KINDS, generate, say
-from lit_seq2seq.runtime.records import read_record
+from lit_seq2seq.features.records import read_record
 from lit_seq2seq.types import UserError
 
 SPLITS = ("train", "validation", "test")

@@ -10,7 +10,7 @@ import soundfile
 from datasets import Audio, Features, List, Value
 
 from lit_seq2seq.features import LogMel, Waveform
-from lit_seq2seq.runtime.audio import read_audio
+from lit_seq2seq.features.recordings import read_audio
 from lit_seq2seq.types import UserError
 
 RATE = 8000

@@ -10,7 +10,7 @@ import torch
 from datasets import Value
 
 from lit_seq2seq.features import Image
-from lit_seq2seq.runtime.readers import encode_named
+from lit_seq2seq.features.feature import encode_named
 from lit_seq2seq.types import UserError
 
 SIZE = 16
@@ -155,10 +155,10 @@ def test_shapes_become_a_square() -> None:
 def test_pixels_are_normalised() -> None:
     feature = Image(SIZE, mean=[0.5, 0.0, 1.0], std=[0.5, 1.0, 2.0])
     batch = feature.collate(feature.encode([PIL.Image.new("RGB", (20, 20), (255, 255, 255))] * 2))
-    assert batch.values.dtype == torch.float32
+    assert batch.values.dtype == np.float32
     assert batch.values.shape == (2, SIZE, SIZE, 3)
     assert batch.lengths.tolist() == [SIZE, SIZE]
-    torch.testing.assert_close(batch.values[1, 3, 3], torch.tensor([1.0, 1.0, 0.0]))
+    assert batch.values[1, 3, 3].tolist() == [1, 1, 0]
 
 
 def test_training_takes_random_parts_and_evaluation_none() -> None:

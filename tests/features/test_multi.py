@@ -41,7 +41,7 @@ def test_each_source_is_read_by_its_feature_and_what_is_missing_as_nothing() -> 
     assert sources.parts["text"].values.tolist() == [[4, 5, 6, 4, 3], [4, 3, 0, 0, 0], [3, 0, 0, 0, 0]]
     assert sources.parts["frames"].lengths.tolist() == [1, 1, 2]
     expected = made.features["image"].collate([made.features["image"].encode([png()])[0]])
-    assert torch.equal(sources.parts["image"].values[:1], expected.values)
+    assert np.array_equal(sources.parts["image"].values[:1], expected.values)
     assert made.size == {"text": 7, "image": 3, "frames": 2}
     assert sources.lengths.tolist() == [5 + 16 + 1, 2 + 16 + 1, 1 + 16 + 2]
 

@@ -4,8 +4,8 @@ from datasets import Dataset, DatasetDict
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.features import Processor, Records, Tokenizer
+from lit_seq2seq.features.placeholders import Delexicalized
 from lit_seq2seq.metrics import ExactMatch
-from lit_seq2seq.runtime.placeholders import Delexicalized
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer
 

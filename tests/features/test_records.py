@@ -7,7 +7,7 @@ from datasets import Dataset, Features, List, Value
 
 from lit_seq2seq.data import open_dataset
 from lit_seq2seq.features import Processor, Records, Tokenizer
-from lit_seq2seq.runtime.records import read_record
+from lit_seq2seq.features.records import read_record
 from lit_seq2seq.types import UserError
 
 TEXT = "name[Blue Spice], eatType[coffee shop], customer rating[5 out of 5]"

@@ -1,4 +1,3 @@
-import json
 import pickle
 import unicodedata
 
@@ -7,7 +6,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lit_seq2seq.features import Tokenizer
-from lit_seq2seq.runtime.text import Vocabulary
 from lit_seq2seq.types import SpecialIds, UserError
 
 MODELS = ["word", "char", "byte", "bpe", "unigram"]
@@ -205,12 +203,10 @@ def test_mistakes_are_explained(tmp_path):
 def test_a_tag_is_known_with_and_without_the_space_behind_it(options):
     tokenizer = Tokenizer("char", **options)
     tokenizer.train(["⟨V⟩ ⟨PST⟩ go", "go ⟨N⟩", "x⟨P(1;2)⟩y"])
-    runtime = Vocabulary(json.loads(tokenizer.to_json()), tokenizer.specials)
     expected = tokenizer.encode_batch(["⟨V⟩ ⟨PST⟩ go"])[0]
     assert tokenizer.specials.unk not in expected
     for text in ("⟨V⟩⟨PST⟩go", "⟨V⟩ ⟨PST⟩go", "⟨V⟩⟨PST⟩ go"):
         assert tokenizer.encode_batch([text])[0] == expected
-        assert runtime.encode([text])[0][:-1] == expected
-        assert tokenizer.unknown(text) == runtime.unknown(text) == []
+        assert tokenizer.unknown(text) == []
     assert tokenizer.unknown("⟨N⟩ go ⟨P(1;2)⟩ go") == []
     assert tokenizer.unknown("⟨X⟩go") == ["⟨x⟩" if options else "⟨X⟩"]

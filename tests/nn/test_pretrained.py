@@ -152,7 +152,7 @@ def test_the_tokenizer_is_that_of_transformers(folders: dict[str, Path]) -> None
 
     feature, expected = PretrainedTokenizer(str(folders["bert"])), AutoTokenizer.from_pretrained(folders["bert"])
     texts = ["eins zwei", "drei sechs vier", ""]
-    padded = feature.collate(feature.encode(texts))
+    padded = feature.collate(feature.encode(texts)).to("cpu")
     found = expected(texts, padding=True, return_tensors="pt")
     assert padded.values.tolist() == found["input_ids"].tolist()
     assert padded.lengths.tolist() == found["attention_mask"].sum(dim=1).tolist()
@@ -179,7 +179,7 @@ def test_recordings_are_read_as_they_are(folders: dict[str, Path]) -> None:
     target.train(["one two"])
     model.attach(Processor(feature, target))
     loss, _ = cross_entropy(
-        model.net, model.processor.source([samples, samples[:90]]), target.collate(target.encode(["one"] * 2))
+        model.net, model.processor.source([samples, samples[:90]]), target.collate(target.encode(["one"] * 2)).to("cpu")
     )
     loss.backward()
     assert model.net.encoder.backbone.encoder.layers[0].attention.k_proj.weight.grad is not None

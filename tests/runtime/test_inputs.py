@@ -1,6 +1,10 @@
+"""Features in a process without torch, as in an exported model: they give what they give here."""
+
 import io
 import json
-from collections.abc import Callable
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,6 @@ import PIL.Image
 import pytest
 import soundfile
 
-from lit_seq2seq.export.graphs import inputs_of
 from lit_seq2seq.features import (
     Feature,
     Frames,
@@ -21,9 +24,7 @@ from lit_seq2seq.features import (
     Tokenizer,
     Waveform,
 )
-from lit_seq2seq.runtime.copying import CopyMap
-from lit_seq2seq.runtime.inputs import load_reader
-from lit_seq2seq.types import SpecialIds, UserError
+from lit_seq2seq.types import UserError
 
 RANDOM = np.random.default_rng(0)
 TEXTS = ["Ein Mann, eine Frau!", "größer  als <eos>", "日本語", "a", "half \ud83d of"]
@@ -51,8 +52,11 @@ PICTURES: list[Any] = [
 ]
 FRAMES: list[Any] = [RANDOM.normal(size=(length, 3)).tolist() for length in (1, 8, 5)]
 
+COPIED = ["meet Wiseau at Wiseau", "noon Anna", "half \ud83d"]
+
 CASES: dict[str, tuple[Feature | None, list[Any]]] = {
     "shared vocabulary": (None, TEXTS),
+    "copied": (Tokenizer("word"), COPIED),
     "characters": (Tokenizer("char"), TEXTS),
     "bytes": (Tokenizer("byte"), TEXTS),
     "words": (Tokenizer("word", lowercase=True), TEXTS),
@@ -92,32 +96,8 @@ def processor(name: str) -> Processor:
     if feature is None:
         return Processor(target, target, source_prefix="say: ")
     for part in feature.features.values() if isinstance(feature, MultiSource) else [feature]:
-        part.train([TEXTS if isinstance(feature, MultiSource) else raw])
-    return Processor(feature, target)
-
-
-def specials(processor: Processor) -> dict[str, SpecialIds]:
-    return {"target": processor.target.specials, **processor.source_feature.special_ids("source")}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_inputs_become_the_arrays_of_the_feature(name: str, tmp_path: Path) -> None:
-    made, raw = processor(name), CASES[name][1]
-    made.save(tmp_path)
-    reader, target = load_reader(tmp_path, specials(made))
-    found = reader.collate([reader.truncate(array, 7) for array in reader.encode(raw)])
-    expected = inputs_of(made.source(raw, max_length=7))
-    assert list(found) == list(expected)
-    for role, values in expected.items():
-        np.testing.assert_array_equal(found[role], values.numpy(), strict=True)
-    for text in TEXTS:
-        ids = made.target.encode_batch([text])[0]
-        assert target.decode(ids) == made.target.decode(ids)
-    feature = made.source_feature
-    sizes = [feature.positions(array) for array in feature.encode(made.prefixed(raw))]
-    assert [reader.positions(array) for array in reader.encode(raw)] == sizes
-    for value in [*raw, None, *([{}, {"text": " "}, " "] if name == "several" else [])]:
-        assert reader.is_missing(value) == made.source_feature.is_missing(value)
+        part.train([TEXTS if isinstance(feature, MultiSource) else ["meet at noon"] if name == "copied" else raw])
+    return Processor(feature, target, copy=name == "copied")
 
 
 ODD: list[Any] = [
@@ -135,69 +115,105 @@ ODD: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("name", ["words", "records", "log-mel", "frames", "padded images", "several"])
-def test_odd_inputs_are_read_or_refused_as_by_the_feature(name: str, tmp_path: Path) -> None:
-    made = processor(name)
-    made.save(tmp_path)
-    reader, feature = load_reader(tmp_path, specials(made))[0], made.source_feature
-
-    def read(encode: Callable[[list[Any]], list[Any]], raw: Any) -> object:
-        try:
-            (array,) = encode([raw])
-        except UserError as error:
-            return str(error)
-        return [part.tolist() for part in array] if name == "several" else array.tolist()
-
-    for raw in ODD:
-        assert reader.is_missing(raw) == feature.is_missing(raw), raw
-        if not feature.is_missing(raw):
-            assert read(reader.encode, raw) == read(feature.encode, raw), raw
-    assert feature.is_missing({"bytes": None, "path": None}) == (name not in ("words", "several"))
-    assert not feature.is_missing({"samples": [0.5]})
+def read(made: Processor, raw: list[Any]) -> dict[str, Any]:
+    """What a processor makes of inputs; what cannot be read becomes its error."""
+    feature, found = made.source_feature, {}
+    arrays = [feature.truncate(array, 7) for array in made.encode(raw, [str(place) for place in range(len(raw))])]
+    found["batch"] = {name: np.asarray(values) for name, values in made.collate(arrays, raw).named().items()}
+    found["sizes"] = [feature.positions(array) for array in feature.encode(made.prefixed(raw))]
+    found["restored"] = [feature.restore("__name__ is nice", value) for value in raw]
+    found["texts"] = [made.target.decode(ids) for ids in made.target.encode_batch(TEXTS)]
+    found["missing"] = [feature.is_missing(value) for value in [*raw, *ODD]]
+    found["odd"] = [read_one(made, value) for value in ODD if not feature.is_missing(value)]
+    return found
 
 
-def test_placeholders_are_restored(tmp_path: Path) -> None:
-    made = processor("hidden records")
-    made.save(tmp_path)
-    reader, _ = load_reader(tmp_path, specials(made))
-    for record in RECORDS[:2]:
-        assert reader.restore("__name__ is nice", record) == made.source_feature.restore("__name__ is nice", record)
-    assert reader.restore("__name__ is nice", RECORDS[0]) == "Blue Spice is nice"
+def read_one(made: Processor, value: Any) -> object:
+    try:
+        (array,) = made.encode([value], ["it"])
+    except UserError as error:
+        return str(error)
+    return [part.tolist() for part in array] if array.dtype == object else array.tolist()
 
 
-def test_symbols_to_copy_are_named_alike(tmp_path: Path) -> None:
-    tokenizer = Tokenizer("word")
-    tokenizer.train(["meet at noon"])
-    made = Processor(tokenizer, tokenizer, copy=True)
-    made.save(tmp_path)
-    _, target = load_reader(tmp_path, specials(made))
-    texts = ["meet Wiseau at Wiseau", "noon Anna", "half \ud83d"]
-    arrays = tokenizer.encode(texts)
-    ids, symbols = CopyMap(target, target).source(texts, arrays)
-    expected, names = made.copy_map.source(texts, arrays)
-    assert [array.tolist() for array in ids] == [array.tolist() for array in expected]
-    assert symbols == names == [("Wiseau",), ("Anna",), ("half", "\ufffd")]
-    assert target.decode([4, len(target)], ("Wiseau",)) == tokenizer.decode([4, len(target)], ("Wiseau",))
+PROGRAM = """
+import pathlib, pickle, sys
+import lit_seq2seq.features
+for path in pathlib.Path(lit_seq2seq.features.__file__).parent.glob("*.py"):
+    if path.stem != "pixels":  # which images are decoded by
+        __import__(f"lit_seq2seq.features.{path.stem}")
+heavy = {"torch", "datasets", "lightning", "PIL", "soundfile", "transformers", "jsonargparse"} & sys.modules.keys()
+assert not heavy, heavy
+sys.modules["torch"] = None
+from tests.runtime.test_inputs import CASES, Processor, read
+folder = pathlib.Path(sys.argv[1])
+found = {name: read(Processor.load(folder / name), raw) for name, (_, raw) in CASES.items()}
+(folder / "found").write_bytes(pickle.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Processor]:
+    """A processor for each case, read from the folder of its name in `folder`."""
+    folder = tmp_path_factory.getbasetemp() / "processors"
+    for name in CASES:
+        processor(name).save(folder / name)
+    return {name: Processor.load(folder / name) for name in CASES}
+
+
+@pytest.fixture(scope="module")
+def elsewhere(saved: dict[str, Processor], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What a process without torch reads of all cases."""
+    folder = tmp_path_factory.getbasetemp() / "processors"
+    subprocess.run([sys.executable, "-c", PROGRAM, str(folder)], check=True)
+    found: dict[str, dict[str, Any]] = pickle.loads((folder / "found").read_bytes())
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_process_without_torch_reads_the_same(
+    name: str, saved: dict[str, Processor], elsewhere: dict[str, dict[str, Any]]
+) -> None:
+    raw = CASES[name][1]
+    np.testing.assert_equal(elsewhere[name], read(saved[name], raw))
+    tensors = saved[name].source(raw, max_length=7).named()
+    assert list(tensors) == list(elsewhere[name]["batch"])
+    for role, values in elsewhere[name]["batch"].items():
+        np.testing.assert_array_equal(values, tensors[role].numpy(), strict=True)
+
+
+def test_what_is_nothing_depends_on_what_is_read(saved: dict[str, Processor]) -> None:
+    for name in ("words", "records", "log-mel", "frames", "padded images", "several"):
+        feature = saved[name].source_feature
+        assert feature.is_missing({"bytes": None, "path": None}) == (name not in ("words", "several"))
+        assert not feature.is_missing({"samples": [0.5]})
+
+
+def test_placeholders_are_restored(elsewhere: dict[str, dict[str, Any]]) -> None:
+    assert elsewhere["hidden records"]["restored"] == ["Blue Spice is nice", "The Eagle is nice"]
+
+
+def test_symbols_to_copy_are_named(elsewhere: dict[str, dict[str, Any]], saved: dict[str, Processor]) -> None:
+    first, *_ = saved["copied"].collate(saved["copied"].encode(COPIED, ["", "", ""]), COPIED).symbols
+    assert first == ("meet", "Wiseau", "at")
+    size = saved["copied"].target.size
+    assert elsewhere["copied"]["batch"]["copy_ids"].max() == size + 2
+    assert saved["copied"].target.decode([4, size], ("Wiseau",)) == "!Wiseau"
 
 
 def test_what_cannot_be_read_is_explained(tmp_path: Path) -> None:
     made = processor("images")
     made.save(tmp_path)
-    reader, _ = load_reader(tmp_path, specials(made))
-    assert reader.collate([reader.nothing()])["source"].shape == (1, 24, 24, 3)
-    with pytest.raises(UserError, match="expected an image, but the bytes cannot be read as one"):
-        reader.encode([b"no image"])
-    (tmp_path / "processor.json").write_text(
-        (tmp_path / "processor.json").read_text().replace(".Image", ".Sculpture"), encoding="utf-8"
-    )
-    with pytest.raises(UserError, match="this runtime cannot read the inputs of Sculpture"):
-        load_reader(tmp_path, specials(made))
+    assert made.collate([made.source_feature.nothing()], [None]).values.shape == (1, 24, 24, 3)
+    with pytest.raises(UserError, match="input 0: expected an image, but the bytes cannot be read as one"):
+        made.source([b"no image"])
+    described = (tmp_path / "processor.json").read_text(encoding="utf-8")
+    (tmp_path / "processor.json").write_text(described.replace(".Image", ".Sculpture"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"there is no class lit_seq2seq.features.Sculpture"):
+        Processor.load(tmp_path)
 
 
 @pytest.mark.parametrize("raw", ["no JSON", "[1]", {"picture": b""}, 3])
-def test_what_is_no_mapping_of_the_sources_is_explained(raw: Any, tmp_path: Path) -> None:
-    made = processor("several")
-    made.save(tmp_path)
-    reader, _ = load_reader(tmp_path, specials(made))
+def test_what_is_no_mapping_of_the_sources_is_explained(raw: Any) -> None:
     with pytest.raises(UserError, match="expected a mapping with text, image, tags, sound, gesture, "):
-        reader.encode([raw])
+        processor("several").source([raw])

@@ -8,7 +8,7 @@ from dataclasses import astuple
 import numpy as np
 import numpy.typing as npt
 
-from lit_seq2seq.runtime.text import Symbols
+from lit_seq2seq.features.tokenizer import Tokenizer
 
 Array = npt.NDArray[np.generic]
 
@@ -18,14 +18,13 @@ class CopyMap:
 
     A source symbol has the id of the target symbol that is written alike. Symbols without one have ids V, V + 1, ... in
     the order of their first occurrence in the source; V is the size of the target's vocabulary. Words unknown to the
-    source's vocabulary, too, are told apart where the tokenizer can say which they are; see `Symbols.unknown`.
+    source's vocabulary, too, are told apart where the tokenizer can say which they are; see `Tokenizer.unknown`.
 
     Args:
         source: tokenizer of the sources.
         target: tokenizer of the targets.
 
     Example:
-        >>> from lit_seq2seq.features import Tokenizer
         >>> tokenizer = Tokenizer("word")
         >>> tokenizer.train(["meet at noon"])
         >>> copy_map = CopyMap(tokenizer, tokenizer)
@@ -36,7 +35,7 @@ class CopyMap:
         [array([7, 3], dtype=int32)]
     """
 
-    def __init__(self, source: Symbols, target: Symbols) -> None:
+    def __init__(self, source: Tokenizer, target: Tokenizer) -> None:
         self.source_tokenizer, self.target_tokenizer = source, target
         self.names = source.tokens(range(len(source)))
         self.table: npt.NDArray[np.int64] = np.array([self._find(name) for name in self.names])

@@ -1,4 +1,4 @@
-"""Recordings to log-mel energies."""
+"""Reads recordings: files, bytes or samples, at the sampling rate that is asked for."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lit_seq2seq.runtime.vectors import FloatArray
+from lit_seq2seq.features.speech import FloatArray
 from lit_seq2seq.types import UserError
 
 _LOUD = 10.0  # decimals that are, were never divided
@@ -24,79 +23,6 @@ _LEAST_LEFT = 0.01  # of the energy that the average of unrelated channels has: 
 _BLOCK = 1 << 20  # values that are decoded at once
 MAX_SECONDS = 600.0
 _INSTALL = "pip install soundfile soxr"
-_FRAME, _WEIGHTS, _OVERLAP = 2**17, 2**24, 1000
-
-
-def log_mel(
-    samples: FloatArray,
-    sampling_rate: int,
-    n_mels: int,
-    window: float,
-    *,
-    hop: float,
-    fmin: float,
-    fmax: float | None,
-    log_floor: float,
-) -> FloatArray:
-    """Compute log-mel energies `(T, n_mels)` of samples `(N,)`, T >= 1; see `lit_seq2seq.features.LogMel`."""
-    length, step = round(window * sampling_rate), round(hop * sampling_rate)
-    points = 1 << (length - 1).bit_length()
-    if len(samples) < length:
-        samples = np.pad(samples, (0, length - len(samples)))
-    starts = np.lib.stride_tricks.sliding_window_view(samples, length)[::step]  # (T, length)
-    spectrum = np.fft.rfft(starts * np.hanning(length).astype(np.float32), points, axis=1)
-    highest = sampling_rate / 2 if fmax is None else fmax
-    energies = np.abs(spectrum) ** 2 @ mel_filters(n_mels, points, sampling_rate, float(fmin), fmax=float(highest))
-    return np.asarray(np.log(np.maximum(energies, log_floor)), dtype=np.float32)
-
-
-def check_bands(sampling_rate: int, n_mels: int, window: float, hop: float, **_: Any) -> None:
-    """Refuse settings of `log_mel` that no recording is for, and that take all memory.
-
-    Raises:
-        UserError: a frame is longer than 131,072 samples, or 1,000 times as long as the time to the next, or the
-            filters have more than 16,777,216 weights.
-
-    Example:
-        >>> check_bands(sampling_rate=1_000_000, n_mels=80, window=60.0, hop=0.01)
-        Traceback (most recent call last):
-        lit_seq2seq.types.UserError: a frame of 60.0 s at 1000000 Hz has 60,000,000 samples, more than ...
-    """
-    length = round(window * sampling_rate)
-    if length > _FRAME:
-        raise UserError(
-            f"a frame of {window} s at {sampling_rate} Hz has {length:,} samples, more than the {_FRAME:,} that are "
-            "allowed: set a shorter window"
-        )
-    if n_mels * length > _WEIGHTS:
-        raise UserError(
-            f"{n_mels} bands of {length:,} samples need more than the {_WEIGHTS:,} weights that are allowed: set fewer "
-            "n_mels or a shorter window"
-        )
-    if window > _OVERLAP * hop:
-        raise UserError(f"frames of {window} s every {hop} s overlap more than {_OVERLAP:,} times: set a longer hop")
-
-
-@cache
-def mel_filters(bands: int, points: int, sampling_rate: int, fmin: float, *, fmax: float) -> npt.NDArray[np.float32]:
-    """Weights `(points / 2 + 1, bands)` of triangles that are linear and equally spaced in mel.
-
-    Args:
-        bands: number of triangles.
-        points: size of the Fourier transform.
-        sampling_rate: in hertz.
-        fmin: lower edge of the lowest triangle in hertz.
-        fmax: upper edge of the highest triangle in hertz.
-    """
-    edges = np.linspace(_mel(fmin), _mel(fmax), bands + 2)
-    mel = _mel(np.arange(points // 2 + 1) * sampling_rate / points)[:, None]
-    rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
-    return np.asarray(np.maximum(np.minimum(rising, falling), 0), dtype=np.float32)
-
-
-def _mel(hertz: Any) -> Any:
-    return 2595 * np.log10(1 + np.asarray(hertz, dtype=np.float64) / 700)
 
 
 SAMPLES, FILES = ("array", "raw"), ("bytes", "path")

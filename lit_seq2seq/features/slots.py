@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lit_seq2seq.runtime.placeholders import PLACEHOLDER
-from lit_seq2seq.runtime.records import read_record
+from lit_seq2seq.features.placeholders import PLACEHOLDER
+from lit_seq2seq.features.records import read_record
 
 Sayings = list[str] | dict[str, list[str]]
 """Values of a slot, said as they are written, or each with the phrases that say it."""

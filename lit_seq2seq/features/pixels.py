@@ -1,4 +1,4 @@
-"""Images: from files or bytes to pixels of one size."""
+"""Images from files or bytes to pixels of one size, by Pillow."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import PIL.Image
 from PIL import ImageOps
 
+from lit_seq2seq.features.image import GREY
 from lit_seq2seq.types import UserError
 
-GREY = 128
 _LEAST_SIDE = 2
 _KINDS: Any = (str, bytes, os.PathLike, PIL.Image.Image)
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
@@ -102,12 +101,6 @@ def fitted(image: PIL.Image.Image, edge: int, fit: str) -> PIL.Image.Image:
     left, upper = (width - side) / 2, (height - side) / 2
     box = (left, upper, left + side, upper + side) if fit == "crop" else (0, 0, width, height)
     return image.resize(square, PIL.Image.Resampling.BICUBIC, box=box)
-
-
-def normalized_pixels(pixels: npt.NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
-    """Compute `(v / 255 - mean) / std` of pixels `(B, H, W, 3)`."""
-    values = (pixels.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
-    return values.astype(np.float32, copy=False)
 
 
 def _exists(path: Any) -> bool:
