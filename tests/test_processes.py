@@ -15,12 +15,14 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from lit_seq2seq.cli import guarded, main
 from lit_seq2seq.cli.failures import FailureReport
+from lit_seq2seq.hub.folder import load_checkpoint
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer, pairs, write_csv, write_recipe
 
@@ -289,3 +291,60 @@ def test_lightnings_own_sampler_is_refused(tmp_path):
     data.setup("fit")
     with pytest.raises(UserError, match=r"use_distributed_sampler=False"):
         data.train_dataloader()
+
+
+LANGUAGE_MODEL = """\
+seed_everything: 1
+data:
+  dataset: {{train: {folder}/train.csv, validation: {folder}/validation.csv, test: {folder}/test.csv}}
+  columns: {{source: null, target: target}}
+  target_tokenizer: {{model: word}}
+  batches: {{size: 2, bptt: 5, eval_size: 2}}
+model:
+  encoder: lit_seq2seq.nn.NoSource
+  decoder:
+    class_path: lit_seq2seq.nn.ParallelDecoder
+    init_args: {{embedding_dim: 8, hidden_size: 12, bridge: lit_seq2seq.nn.LearnedBridge, dropout: 0.2}}
+  optimizer: {{class_path: torch.optim.Adam, init_args: {{lr: 0.01}}}}
+checkpoint: {{monitor: val_loss, mode: min}}
+trainer:
+  default_root_dir: {folder}/runs
+  max_epochs: 2
+  accelerator: cpu
+  num_sanity_val_steps: 0
+  enable_model_summary: false
+"""
+
+
+@pytest.mark.slow
+def test_running_text_is_read_by_two_nodes_each_its_own_streams(tmp_path, recipe):
+    """Interrupted, they go on with the states of both; scored by one process, the model has the same perplexity."""
+    recipe.write_text(LANGUAGE_MODEL.format(folder=tmp_path), encoding="utf-8")
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
+    runs = {name: f"--trainer.default_root_dir={tmp_path / name}/runs" for name in ("whole", "cut")}
+    ended = two_nodes(recipe, runs["whole"], watch(tmp_path / "whole"))
+    assert [status for status, _ in ended] == [0, 0], ended
+    ended = two_nodes(recipe, runs["cut"], watch(tmp_path / "cut", "signal"))
+    assert all(status for status, _ in ended), ended
+    ended = two_nodes(recipe, runs["cut"], watch(tmp_path / "cut"), "--ckpt_path=last")
+    assert [status for status, _ in ended] == [0, 0], ended
+    for rank in (0, 1):
+        rows = [(tmp_path / name / f"2-{rank}.rows").read_text() for name in ("whole", "cut")]
+        assert rows[0] == rows[1]
+    (whole,), (cut,) = (list((tmp_path / name).rglob("last.ckpt")) for name in ("whole", "cut"))
+    first, second = load_checkpoint(whole), load_checkpoint(cut)
+    torch.testing.assert_close(first["state_dict"], second["state_dict"], rtol=0, atol=0)
+    assert len(first["carried"]) == 2
+    scores = []
+    for name in ("one", "two"):
+        options = [f"--ckpt_path={whole}", f"--trainer.default_root_dir={tmp_path / name}"]
+        if name == "one":
+            assert main(["test", "--config", str(recipe), *options]) == 0
+        else:
+            ended = two_nodes(recipe, *options, name="test")
+            assert [status for status, _ in ended] == [0, 0], ended
+        with (tmp_path / name / "scores.csv").open(encoding="utf-8") as file:
+            scores.append({key: float(value) for key, value in next(csv.DictReader(file)).items() if "test_" in key})
+    assert scores[0].keys() == {"test_loss", "test_ppl", "test_bpc"}
+    assert scores[1] == pytest.approx(scores[0], rel=1e-6)
