@@ -14,17 +14,18 @@ from lit_seq2seq.types import Part, SpecialIds, Value
 class OutputVocabulary(Protocol):
     """What constraints ask of the vocabulary of outputs."""
 
+    @property
+    def specials(self) -> SpecialIds:
+        """Ids of the special symbols."""
+
     def __len__(self) -> int:
         """Return the number of symbols."""
-
-    def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Name symbols by their ids."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into ids, without BOS and EOS."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Turn ids into a text."""
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        """Turn ids into texts."""
 
 
 @dataclass(frozen=True)

@@ -61,3 +61,30 @@ class NoRepeatedNGrams(Constraint):
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
         return _NGrams(task.xp.full((task.batch_size, 0), 0), self.size, task.specials.eos)
+
+
+@dataclass(frozen=True)
+class _Penalised(Written):
+    penalty: float
+
+    def allow(self, log_probs: Array) -> Array:
+        xp = arrays.of(log_probs)
+        if not self.tokens.shape[1]:
+            return log_probs
+        return xp.put(log_probs, self.tokens, self.penalty * xp.gather(log_probs, self.tokens))
+
+
+@checked_fields
+@dataclass(frozen=True)
+class RepetitionPenalty(Constraint):
+    """Log-probabilities of symbols that an output already has are multiplied by `penalty` (Keskar et al. 2019).
+
+    Args:
+        penalty: above 1 repetitions become less probable, below 1 more.
+    """
+
+    penalty: float
+
+    def start(self, task: Task) -> ConstraintState:
+        """Return the state of empty outputs."""
+        return _Penalised(task.xp.full((task.batch_size, 0), 0), self.penalty)

@@ -1,0 +1,280 @@
+"""Outputs that have to stay within an automaton: one of the entries of a lexicon, or a regular expression."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+
+from lit_seq2seq import arrays
+from lit_seq2seq.arrays import Array, Arrays
+from lit_seq2seq.files.lines import read_lines
+from lit_seq2seq.search.constraints.base import Constraint, ConstraintState, OutputVocabulary, Task
+from lit_seq2seq.search.constraints.patterns import Expression
+from lit_seq2seq.settings.arguments import checked_fields
+from lit_seq2seq.types import UserError
+
+MOST_STATES = 2_000_000
+"""States of the largest automaton."""
+
+
+class Automaton:
+    """A deterministic automaton over symbol ids, whose first state is 0.
+
+    Args:
+        edges: for each state the state that each symbol leads to.
+        final: for each state whether an output may end there.
+    """
+
+    def __init__(self, edges: Sequence[Mapping[int, int]], final: Sequence[bool]) -> None:
+        counts = np.array([len(one) for one in edges])
+        self.starts = np.concatenate([[0], counts.cumsum()])
+        self.ids = np.array([symbol for one in edges for symbol in one], np.int64)
+        self.targets = np.array([target for one in edges for target in one.values()], np.int64)
+        self.final = np.array(final, bool)
+
+    def on(self, xp: Arrays) -> Automaton:
+        """Return a copy for arrays of one library, on one device."""
+        copy = object.__new__(type(self))
+        vars(copy).update({name: xp.array(value) for name, value in vars(self).items()})
+        return copy
+
+
+@dataclass(frozen=True)
+class _Within(ConstraintState):
+    """The state that each hypothesis has reached, `(N,)`."""
+
+    states: Array
+    automaton: Automaton
+    eos: int
+
+    @property
+    def met(self) -> Array:
+        return self.automaton.final[self.states]
+
+    def _edges(self) -> tuple[Array, Array]:
+        """Places of the edges that lead on, `(N, D)`, and which of them are there."""
+        starts = self.automaton.starts
+        first, counts = starts[self.states], starts[self.states + 1] - starts[self.states]  # (N,)
+        numbers = arrays.of(first).arange(max(int(counts.max()), 1))
+        real = numbers < counts[:, None]
+        return (first[:, None] + numbers) * real, real
+
+    def allow(self, log_probs: Array) -> Array:
+        xp = arrays.of(log_probs)
+        places, real = self._edges()
+        ids = xp.where(real, self.automaton.ids[places], self.eos)
+        allowed = xp.put(xp.full_like(log_probs, -np.inf), ids, 0.0)
+        allowed[:, self.eos] = xp.where(self.met, 0.0, -np.inf)
+        return log_probs + allowed
+
+    def update(self, tokens: Array) -> Self:
+        xp = arrays.of(tokens)
+        places, real = self._edges()
+        chosen = real & (self.automaton.ids[places] == tokens[:, None])
+        states = xp.amax(xp.where(chosen, self.automaton.targets[places], -1))
+        return replace(self, states=xp.where(states < 0, self.states, states))  # after EOS, or a dead end
+
+
+class Within(Constraint):
+    """Base of constraints that an automaton tells."""
+
+    @abstractmethod
+    def automaton(self, vocabulary: OutputVocabulary) -> Automaton:
+        """Return the automaton over the symbols of a vocabulary."""
+
+    def start(self, task: Task) -> ConstraintState:
+        """Return the state of empty outputs."""
+        assert task.vocabulary is not None
+        automaton = _compiled(self, task.vocabulary).on(task.xp)
+        return _Within(task.xp.full((task.batch_size,), 0), automaton, task.specials.eos)
+
+
+@lru_cache(maxsize=8)
+def _compiled(constraint: Within, vocabulary: OutputVocabulary) -> Automaton:
+    return constraint.automaton(vocabulary)
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Lexicon(Within):
+    """Each output is an entry of a lexicon, or several in a row.
+
+    Args:
+        file: a text file with an entry a line.
+        several: whether an output may be made of several entries, with spaces between them.
+    """
+
+    file: str
+    several: bool = False
+
+    def automaton(self, vocabulary: OutputVocabulary) -> Automaton:
+        """Return the trie of the entries, as the vocabulary writes them."""
+        path = Path(self.file)
+        if not path.is_file():
+            raise UserError(f"there is no lexicon {self.file}: give a text file with an entry a line")
+        with path.open("rb") as file:
+            entries = [line for line in dict.fromkeys(one.strip() for one in read_lines(file, self.file)) if line]
+        if not entries:
+            raise UserError(f"the lexicon {self.file} is empty: give an entry a line")
+        unknown = vocabulary.specials.unk
+        known = [ids for ids in vocabulary.encode_batch(entries) if unknown not in ids]
+        if not known:
+            raise UserError(f"the lexicon {self.file} has no entry that the model can write: check its symbols")
+        between = _between(entries, vocabulary) if self.several else None
+        return trie(known, between)
+
+
+def _between(entries: Sequence[str], vocabulary: OutputVocabulary) -> list[int]:
+    """Find the symbols that stand between two entries."""
+    one, other = vocabulary.encode_batch([entries[0], entries[-1]])
+    [both] = vocabulary.encode_batch([f"{entries[0]} {entries[-1]}"])
+    middle = both[len(one) : len(both) - len(other)]
+    if [*one, *middle, *other] != both:
+        raise UserError("the vocabulary writes entries of a lexicon in other ways within a text: set several to false")
+    return middle
+
+
+def trie(entries: Sequence[Sequence[int]], between: Sequence[int] | None = None) -> Automaton:
+    """Return the automaton of some sequences of ids.
+
+    Args:
+        entries: the sequences.
+        between: what stands between two entries, where there may be several; `None`: an output is a single one.
+    """
+    children: list[dict[int, int]] = [{}]
+
+    def follow(node: int, ids: Sequence[int]) -> int:
+        for symbol in ids:
+            if symbol not in children[node]:
+                children[node][symbol] = len(children)
+                children.append({})
+            node = children[node][symbol]
+        return node
+
+    ends = {follow(0, ids) for ids in entries}
+    if len(children) > MOST_STATES:
+        raise UserError(f"the lexicon has more than {MOST_STATES:,} states: shorten it")
+    again, last = 0, None
+    if between:  # a chain of nodes that leads back to the root
+        again = len(children)
+        children.append({})
+        last = follow(again, between[:-1])
+        children[last][between[-1]] = 0
+
+    def closed(nodes: Iterable[int]) -> frozenset[int]:
+        found = set(nodes)
+        return frozenset(found | {again} if between is not None and found & ends else found)
+
+    def edges(state: frozenset[int]) -> dict[int, frozenset[int]]:
+        targets: dict[int, set[int]] = {}
+        for node in state:
+            for symbol, child in children[node].items():
+                targets.setdefault(symbol, set()).add(child)
+        return {symbol: closed(nodes) for symbol, nodes in targets.items()}
+
+    return explored(closed([0]), edges, lambda state: bool(state & ends))
+
+
+S = TypeVar("S")
+
+
+def explored(start: S, edges: Callable[[S], Mapping[int, S]], final: Callable[[S], bool]) -> Automaton:
+    """Return the automaton of all states that lead from a first one to a final one; it has but the first if none does.
+
+    Args:
+        start: the first state.
+        edges: the states to which each symbol leads from a state.
+        final: whether an output may end in a state.
+    """
+    states, found = [start], {start: edges(start)}
+    for state in states:  # which grows
+        for target in found[state].values():
+            if target not in found:
+                found[target] = edges(target)
+                states.append(target)
+    before: dict[S, list[S]] = {}
+    for state, targets in found.items():
+        for target in targets.values():
+            before.setdefault(target, []).append(state)
+    waiting = [state for state in states if final(state)]
+    useful = set(waiting)
+    while waiting:
+        new = [state for state in before.get(waiting.pop(), ()) if state not in useful]
+        useful.update(new)
+        waiting += new
+    kept = [state for state in states if state in useful or state == start]
+    numbers = {state: number for number, state in enumerate(kept)}
+    rows = [{symbol: numbers[to] for symbol, to in found[state].items() if to in useful} for state in kept]
+    return Automaton(rows, [final(state) for state in kept])
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Pattern(Within):
+    """Each output matches a regular expression as a whole.
+
+    Args:
+        expression: in the syntax of Python's `re`, without anchors, flags and references to groups.
+    """
+
+    expression: str
+
+    def automaton(self, vocabulary: OutputVocabulary) -> Automaton:
+        """Return the automaton over symbols, each of which goes on with what has been written before it."""
+        expression = Expression(self.expression)
+        first, later = (_tree(texts) for texts in _pieces(vocabulary))
+
+        def edges(state: tuple[frozenset[int], bool]) -> dict[int, tuple[frozenset[int], bool]]:
+            found: dict[int, tuple[frozenset[int], bool]] = {}
+            waiting = [(state[0], first if state[1] else later)]
+            while waiting:
+                reached, tree = waiting.pop()
+                found |= dict.fromkeys(tree.ids, (reached, False))
+                following = ((expression.move(reached, char), branch) for char, branch in tree.branches.items())
+                waiting += [(after, branch) for after, branch in following if after]
+            return found
+
+        found = explored((expression.start, True), edges, lambda state: expression.matches(state[0]))
+        if not len(found.ids) and not found.final[0]:
+            raise UserError(f"no output of this model can match {self.expression!r:.60}: it lacks symbols for it")
+        return found
+
+
+class _Tree:
+    """Symbols by their texts, character by character."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.branches: dict[str, _Tree] = {}
+
+
+def _tree(texts: Sequence[str]) -> _Tree:
+    root = _Tree()
+    for index, text in enumerate(texts):
+        tree = root
+        for char in text:
+            tree = tree.branches.setdefault(char, _Tree())
+        if text:
+            tree.ids.append(index)
+    return root
+
+
+def _pieces(vocabulary: OutputVocabulary) -> tuple[list[str], list[str]]:
+    """Return the text of each symbol at the beginning of an output, and after others; empty where it has none."""
+    ids = range(len(vocabulary))
+    specials = set(astuple(vocabulary.specials))
+    first = vocabulary.decode_batch([[index] for index in ids])
+    anchor = next(index for index in ids if index not in specials and first[index].strip())
+    joined = vocabulary.decode_batch([[anchor, index] for index in ids])
+    start = len(first[anchor])
+
+    def clean(texts: Iterable[str]) -> list[str]:
+        return ["" if index in specials or "\ufffd" in text else text for index, text in enumerate(texts)]
+
+    return clean(first), clean(text[start:] for text in joined)
