@@ -13,7 +13,18 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import DocstringStyle, parse
 
-from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, callbacks, features, metrics, nn, reranking, schedules, training
+from lit_seq2seq import (
+    LitSeq2Seq,
+    Seq2SeqDataModule,
+    callbacks,
+    features,
+    metrics,
+    nn,
+    reranking,
+    schedules,
+    search,
+    training,
+)
 from lit_seq2seq.data import Batches, Columns, JoinedRecordings, Limits, SplitSettings, synthetic
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.nn.decoders.base import Combination
@@ -72,6 +83,12 @@ def page() -> str:
         *group("Objectives", "`model.objective`.", kinds(training, training.Objective), given=1),
         *group("Bridges", "`model.decoder.init_args.bridge`.", kinds(nn, nn.Bridge), given=2),
         *group("Search", "`model.generation`; also options of `generate` and of pipelines.", [GenerationConfig]),
+        *group(
+            "Constraints",
+            "`model.generation.constraints`, a list; also `--constraints` of `generate`. The first three have an option of "
+            "their own, too.",
+            kinds(search, search.Constraint),
+        ),
         *group("Metrics", "`model.metrics`, a list.", kinds(metrics, metrics.TextMetric)),
         *group("Rerankers", "`model.reranker`.", kinds(reranking, reranking.Reranker)),
         *group("Schedules", "`model.lr_scheduler`.", [schedules.InverseSquareRoot, schedules.OneCycle], given=1),
@@ -114,7 +131,6 @@ def public_path(cls: type) -> str:
     """Return the shortest `class_path` that names the class."""
     parts = cls.__module__.split(".")
     packages = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-    packages.insert(0, "lit_seq2seq.search")  # whose options the runtime of exported models holds
     package = next(name for name in packages if getattr(importlib.import_module(name), cls.__name__, None) is cls)
     return f"{package}.{cls.__name__}"
 
@@ -150,7 +166,8 @@ def kind(hint: Any) -> str:
     if origin is Callable:
         return f"class of {kind(arguments[-1])}"
     if origin is not None:
-        return f"{'dict' if issubclass(origin, Mapping) else 'list'} of {' to '.join(kind(part) for part in arguments)}"
+        parts = [kind(part) for part in arguments if part is not ...]
+        return f"{'dict' if issubclass(origin, Mapping) else 'list'} of {' to '.join(parts)}"
     return "null" if hint is type(None) else str(hint.__name__)
 
 

@@ -379,6 +379,7 @@ class Hypothesis:
         attention: `(T or T + 1, S)` attention weights beside `token_scores`; `None` for models without attention.
         text: what the tokens say, for people; a model fills it in, search alone leaves it empty.
         regions: of several sources how many of the attended positions each has, in their order.
+        met: whether it meets all constraints of the search.
     """
 
     tokens: Tensor
@@ -388,6 +389,7 @@ class Hypothesis:
     attention: Tensor | None = None
     text: str = ""
     regions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    met: bool = True
 
 
 class PredictedText(TypedDict):

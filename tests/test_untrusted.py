@@ -207,7 +207,7 @@ HOSTILE: dict[str, Change] = {
     "a text of megabytes before every input": change("source_prefix", to="x" * 10**7, file="processor.json"),
     "a temperature that is no number": change("model", "generation", "temperature", to=float("nan")),
     "beams that are no number": change("model", "generation", "num_beams", to="many"),
-    "an unknown option of generation": change("model", "generation", "bad_words", to=[1]),
+    "an unknown option of generation": change("model", "generation", "bad_options", to=[1]),
     "a tokenizer that makes texts a billion times as long": rules("normalizer", *[replace({"String": "a"}, "aa")] * 30),
     "a tokenizer that makes outputs a billion times as long": rules("decoder", *[replace({"String": "o"}, "oo")] * 30),
     "a tokenizer that doubles bytes again and again": rules(

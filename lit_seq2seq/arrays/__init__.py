@@ -125,6 +125,12 @@ class Arrays:
         np.put_along_axis(array, index, value, -1)
         return array
 
+    def counts(self, ids: Array, size: int) -> Array:
+        """Count how often each of `size` ids stands in each row of `(B, M)`: `(B, size)` floats."""
+        found = np.zeros((len(ids), size), np.float32)
+        np.add.at(found, (np.arange(len(ids))[:, None], ids), 1)
+        return found
+
     def nonzero(self, mask: Array) -> Array:
         """List where a mask of one dimension is true."""
         return np.flatnonzero(mask)

@@ -94,6 +94,11 @@ class Tensors(Arrays):
         """Write values in place, along the last axis."""
         return array.scatter_(-1, index, value)
 
+    def counts(self, ids: Tensor, size: int) -> Tensor:
+        """Count how often each of `size` ids stands in each row of `(B, M)`: `(B, size)` floats."""
+        found = torch.zeros(len(ids), size, device=ids.device)
+        return found.scatter_add_(1, ids, torch.ones_like(ids, dtype=found.dtype))
+
     def nonzero(self, mask: Tensor) -> Tensor:
         """List where a mask of one dimension is true."""
         return mask.nonzero()[:, 0].to(self.device)

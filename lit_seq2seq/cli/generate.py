@@ -51,9 +51,9 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--max_source_length", type=int | Literal["auto"] | None, default="auto", help=about)
     add_loading(parser)
     found = search_options()
-    for name, kind, about in found:
-        parser.add_argument(f"--{name}", type=kind | None, default=None, help=about)
-    options = parser.parse_args(arguments)
+    for one in found:
+        parser.add_argument(f"--{one.name}", type=one.kind | None, default=None, help=one.about)
+    options = parser.instantiate_classes(parser.parse_args(arguments))
 
     import torch
 
@@ -61,7 +61,7 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     from lit_seq2seq.inference.predictor import Predictor
 
     model = load_model(options.model, **loading_of(options))
-    config = model.generation.changed({name: options[name] for name, *_ in found if options[name] is not None})
+    config = model.generation.changed({one.name: options[one.name] for one in found if options[one.name] is not None})
     dtype: torch.dtype = getattr(torch, options.dtype)
     limits = {name: options[name] for name in ("max_tokens", "max_source_length")}
     predictor = Predictor(model, options.device, dtype, **limits)

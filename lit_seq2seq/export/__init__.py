@@ -156,11 +156,11 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) 
     (folder / SHORTLIST).unlink(missing_ok=True)
     if tables := _shortlist(model):
         np.savez(folder / SHORTLIST, **tables)
-    reranker = describe_reranker(model)
+    reranker, generation = describe_reranker(model), spec.describe(model.generation)
     settings = {
         "format": FORMAT,
         "variants": list(variants),
-        "generation": asdict(model.generation),
+        "generation": generation,
         "reranker": reranker,
         "specials": {"target": asdict(processor.target.specials)},
         "target_size": len(processor.target),
@@ -172,7 +172,8 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) 
     }
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     _copy_runtime(folder / "runtime")
-    for module in _own_modules({"processor": processor.to_dict(), "reranker": reranker}):
+    own = {"processor": processor.to_dict(), "reranker": reranker, "generation": generation}
+    for module in dict.fromkeys(_own_modules(own)):
         if "." not in module:  # packages have to be installed
             shutil.copy(str(importlib.import_module(module).__file__), folder / f"{module}.py")
 
@@ -190,7 +191,9 @@ def _copy_runtime(folder: Path) -> None:
 
 
 def _own_modules(described: object) -> list[str]:
-    """Name the modules of a user's own that read the inputs of a model, or order its outputs."""
+    """Name the modules of a user's own that read the inputs of a model, and write and order its outputs."""
+    if isinstance(described, list):
+        return [module for part in described for module in _own_modules(part)]
     if not isinstance(described, Mapping):
         return []
     inner = [module for part in described.values() for module in _own_modules(part)]

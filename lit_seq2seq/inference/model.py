@@ -36,7 +36,7 @@ from lit_seq2seq.nn.network import (
 )
 from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
-from lit_seq2seq.search import GenerationConfig, check_scores, including, search, stream
+from lit_seq2seq.search import GenerationConfig, check_scores, including, prefix_of, search, stream
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.shortlist import Shortlist
@@ -289,17 +289,25 @@ class Seq2SeqModel(nn.Module):
         return [[replace(hypothesis, text=next(texts)) for hypothesis in row] for row in found]
 
     def _search(
-        self, encoded: Encoded, config: GenerationConfig | None, prefix: Tensor | None, return_attention: bool
+        self,
+        encoded: Encoded,
+        config: GenerationConfig | None,
+        prefix: Tensor | None,
+        return_attention: bool,
+        *,
+        raw: Sequence[Any] = (),
     ) -> list[list[Hypothesis]]:
         config, network = config or self.generation, self.searched
-        size, prefix = self.processor.target.size, encoded.prefix if prefix is None else prefix
+        target = self.processor.target
+        size, count = target.size, len(encoded.memory.lengths)
+        prefix = prefix_of(config, encoded.prefix if prefix is None else prefix, target, count)
         if prefix is not None and not network.copies and (prefix >= size).any():
             raise UserError(f"prefix has the id {int(prefix.max())}, but the vocabulary has ids from 0 to {size - 1}")
         candidates = allowed(encoded, config, prefix, network.specials)
         found = search(
             network.step,
             network.start(encoded, candidates),
-            batch_size=encoded.memory.values.shape[0],
+            batch_size=count,
             specials=network.specials,
             config=config,
             prefix=prefix,
@@ -308,6 +316,8 @@ class Seq2SeqModel(nn.Module):
             candidates=candidates,
             device=encoded.memory.values.device,
             return_attention=return_attention,
+            vocabulary=target,
+            raw=raw,
         )
         return [[_trimmed(one, encoded.memory, place) for one in row] for place, row in enumerate(found)]
 
@@ -321,13 +331,16 @@ class Seq2SeqModel(nn.Module):
         return_attention: bool = False,
         *,
         check: bool = True,
+        raw: Sequence[Any] = (),
     ) -> list[list[Hypothesis]]:
         """Encode and decode; see `encode` and `decode`.
 
         Scores that are no numbers are refused unless `check` is false: a network in training may have such for a while.
+        Constraints that look at the sources need `raw`, what these were encoded from, unless `source` is that itself.
         """
+        raw = raw if isinstance(source, Value) else source
         source = self._read(source)
-        found = self._search(self.encode(source), config, prefix, return_attention)
+        found = self._search(self.encode(source), config, prefix, return_attention, raw=raw)
         if check:
             check_scores(one.score for row in found for one in row)
         ids = [[one.tokens.tolist() for one in row] for row in found]
@@ -376,7 +389,7 @@ class Seq2SeqModel(nn.Module):
         config = config or self.generation
         reranked = self.reranker is not None and config.num_beams > 1
         wanted = replace(config, num_return_sequences=config.num_beams) if reranked else config
-        found = self.generate(source, wanted, return_attention=return_attention, check=False)
+        found = self.generate(source, wanted, return_attention=return_attention, check=False, raw=raw)
         restore = self.processor.source_feature.restore
         written = [[replace(h, text=restore(h.text, one)) for h in row] for one, row in zip(raw, found, strict=True)]
         if self.reranker is None or not reranked:
@@ -410,7 +423,8 @@ class Seq2SeqModel(nn.Module):
     def _stream(self, raw: Any, config: GenerationConfig, source: Source) -> Iterator[str]:
         processor, network = self.processor, self.searched
         encoded = self.encode(source)
-        candidates = allowed(encoded, config, encoded.prefix, network.specials)
+        prefix = prefix_of(config, encoded.prefix, processor.target, 1)
+        candidates = allowed(encoded, config, prefix, network.specials)
 
         def step(tokens: Tensor, state: Any) -> Any:
             made = network.step(tokens, state)
@@ -422,11 +436,13 @@ class Seq2SeqModel(nn.Module):
             network.start(encoded, candidates),
             specials=network.specials,
             config=config,
-            prefix=encoded.prefix,
+            prefix=prefix,
             source_mask=encoded.memory.mask,
             frames=network.frames(encoded) if config.ctc_weight else None,
             candidates=candidates,
             device=encoded.memory.values.device,
+            vocabulary=processor.target,
+            raw=[raw],
         )
         ids: list[int] = []
         before = shown = ""

@@ -56,7 +56,8 @@ class Model:
         folders = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
         if not folders or threads < 0:
             raise UserError(f"expected a folder, and threads of at least 0, but got {folder!r:.80} and {threads}")
-        networks = [Network(one, variant, threads) for one in folders]
+        trusted = (trust,) if isinstance(trust, str) else tuple(trust)
+        networks = [Network(one, variant, threads, trusted) for one in folders]
         first = networks[0]
         for other in networks[1:]:
             if _vocabulary(other.folder) != _vocabulary(first.folder):
@@ -66,7 +67,6 @@ class Model:
                 )
         self.network: Decodable = first if len(networks) == 1 else Ensemble(networks)
         self.folder, self.settings = first.folder, first.settings
-        trusted = (trust,) if isinstance(trust, str) else tuple(trust)
         self.processor = Processor.load(first.folder, trusted)
         with undamaged(f"the model in {self.folder}"):
             self.reranker = _reranker(self.settings["reranker"], trusted)
@@ -116,12 +116,13 @@ class Model:
         reranker = self.reranker if config.num_beams > 1 else None
         wanted = config if reranker is None else replace(config, num_return_sequences=config.num_beams)
         restore, decode = self.processor.source_feature.restore, self.processor.target.decode
+        found = self.network.generate(named, wanted, vocabulary=self.processor.target, raw=raw)
         results = []
-        for place, (row, one) in enumerate(zip(self.network.generate(named, wanted), raw, strict=True)):
-            texts = (restore(decode(found.tokens.tolist(), source.extra(place)), one) for found in row)
-            written = [replace(found, text=text) for found, text in zip(row, texts, strict=True)]
+        for place, (row, one) in enumerate(zip(found, raw, strict=True)):
+            texts = (restore(decode(each.tokens.tolist(), source.extra(place)), one) for each in row)
+            written = [replace(each, text=text) for each, text in zip(row, texts, strict=True)]
             best = written if reranker is None else reranker(written, one)
-            results.append([Generated(found.text, found.score) for found in best[: config.num_return_sequences]])
+            results.append([Generated(each.text, each.score) for each in best[: config.num_return_sequences]])
         return results
 
 

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import onnxruntime
 
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.files.untrusted import check_archive, checked, read_json, undamaged
-from lit_seq2seq.search import GenerationConfig, check_scores, including, search
+from lit_seq2seq.search import GenerationConfig, check_scores, including, prefix_of, search
 from lit_seq2seq.search.config import check_generation
+from lit_seq2seq.search.constraints.base import OutputVocabulary
+from lit_seq2seq.settings import spec
 from lit_seq2seq.shortlist import Candidates, Scored, Shortlist
 from lit_seq2seq.types import Hypothesis, Padded, SpecialIds, StepOutput, UserError
 
@@ -146,6 +148,9 @@ class Decodable(ABC):
         config: GenerationConfig | None = None,
         prefix: Array | None = None,
         return_attention: bool = False,
+        *,
+        vocabulary: OutputVocabulary | None = None,
+        raw: Sequence[Any] = (),
     ) -> list[list[Hypothesis]]:
         """Search for the best outputs, or draw some.
 
@@ -155,11 +160,14 @@ class Decodable(ABC):
             prefix: `(B, P)` target ids that every output must start with; see `lit_seq2seq.search.search`. Of a model
                 without a source the prompts if `None`.
             return_attention: also return the attention weights of every token.
+            vocabulary: of the outputs, for options that are texts.
+            raw: the raw inputs, for constraints that look at them.
         """
         config = config or self.config
+        given = prefix if vocabulary is None else prefix_of(config, prefix, vocabulary, len(raw))
         listed = self.shortlist(source["source"], source["lengths"]) if config.shortlist else None
-        if listed is not None and prefix is not None:
-            listed = Candidates(*vars(including(Padded(*listed), prefix, self.specials)).values())
+        if listed is not None and given is not None:
+            listed = Candidates(*vars(including(Padded(*listed), given, self.specials)).values())
         state, mask, frames, prompts = self.start(source, listed)
         found = search(
             self.step,
@@ -167,12 +175,14 @@ class Decodable(ABC):
             batch_size=len(mask),
             specials=self.specials,
             config=config,
-            prefix=prompts if prefix is None else prefix,
+            prefix=given if prompts is None or prefix is not None else prompts,
             source_mask=mask,
             frames=None if frames is None else Padded(frames, mask.sum(1)),
             candidates=None if listed is None else Padded(*listed),
             device=None,
             return_attention=return_attention,
+            vocabulary=vocabulary,
+            raw=raw,
         )
         check_scores(one.score for row in found for one in row)
         return found
@@ -185,12 +195,15 @@ class Network(Decodable):
         folder: what `lit-seq2seq export` has written.
         variant: `fp32`, `fp16` or `int8`.
         threads: number of threads; 0 lets onnxruntime choose.
+        trust: modules of others whose classes the options of search may name.
 
     Raises:
         UserError: there is no such model or variant.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], variant: str = "fp32", threads: int = 0) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], variant: str = "fp32", threads: int = 0, trust: tuple[str, ...] = ()
+    ) -> None:
         self.folder = Path(folder)
         if not (self.folder / SETTINGS).is_file():
             raise UserError(
@@ -198,12 +211,12 @@ class Network(Decodable):
             )
         self.settings = read_json(self.folder / SETTINGS)
         with undamaged(self.folder / SETTINGS):
-            self._read(variant)
+            self._read(variant, trust)
         self.encoder, self.decoder, self.output = (
             Session(self.folder / f"{part}.{variant}.onnx", threads) for part in PARTS
         )
 
-    def _read(self, variant: str) -> None:
+    def _read(self, variant: str, trust: tuple[str, ...]) -> None:
         if self.settings["format"] != FORMAT:
             raise UserError(
                 f"{self.folder} was exported in format {self.settings['format']!s:.20}, this version reads {FORMAT}: "
@@ -216,7 +229,8 @@ class Network(Decodable):
             )
         self.vocabularies = {name: SpecialIds(**ids) for name, ids in self.settings["specials"].items()}
         self.specials = self.vocabularies["target"]
-        self.config = GenerationConfig(**check_generation(self.settings["generation"], self.folder / SETTINGS))
+        options = check_generation(self.settings["generation"], self.folder / SETTINGS)
+        self.config = GenerationConfig(**spec.build_arguments(GenerationConfig, options, trust, saved=True))
 
     @cached_property
     def tables(self) -> Named:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,23 +12,42 @@ from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.beam import beam_search
 from lit_seq2seq.search.candidates import including, located, named
 from lit_seq2seq.search.config import GenerationConfig, LengthNormalization
-from lit_seq2seq.search.constraints import Constraint, ConstraintState, NoRepeatedNGrams
+from lit_seq2seq.search.constraints import (
+    BadWords,
+    Constraint,
+    ConstraintState,
+    ForceWords,
+    Lexicon,
+    NoRepeatedNGrams,
+    Pattern,
+    RepetitionPenalty,
+    Terminology,
+)
+from lit_seq2seq.search.constraints.base import OutputVocabulary
 from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import greedy_search
+from lit_seq2seq.search.rules import prefix_of
 from lit_seq2seq.search.sample import sample_search
 from lit_seq2seq.search.stream import stream
 from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, UserError
 
 __all__ = [
+    "BadWords",
     "Constraint",
     "ConstraintState",
+    "ForceWords",
     "GenerationConfig",
     "LengthNormalization",
+    "Lexicon",
     "NoRepeatedNGrams",
+    "Pattern",
+    "RepetitionPenalty",
+    "Terminology",
     "beam_search",
     "check_scores",
     "greedy_search",
     "including",
+    "prefix_of",
     "sample_search",
     "search",
     "stream",
@@ -49,6 +68,8 @@ def search(
     candidates: Padded | None = None,
     device: Any = "cpu",
     return_attention: bool = False,
+    vocabulary: OutputVocabulary | None = None,
+    raw: Sequence[Any] = (),
 ) -> list[list[Hypothesis]]:
     """Search as the options say: by sampling, with a beam, or greedily.
 
@@ -67,6 +88,8 @@ def search(
             first, with those of the prefix; `None` where it takes and scores all ids.
         device: where the tensors of torch are; `None`: all arrays are NumPy's.
         return_attention: whether hypotheses carry their attention weights.
+        vocabulary: of the outputs, for options that are texts.
+        raw: the raw input of each sentence, for constraints that look at it.
 
     Returns:
         For each sentence up to `num_return_sequences` hypotheses, best first, with their tensors on the CPU.
@@ -106,12 +129,14 @@ def search(
         source_mask=source_mask,
         device=device,
         return_attention=return_attention,
+        vocabulary=vocabulary,
+        raw=raw,
     )
     if frames is not None and config.ctc_weight:
         found = run(*join_ctc(step, state, frames, specials, weight=config.ctc_weight))
     else:
         found = run(step, state)
-    config.check_outputs(any(len(row[0].tokens) == 0 for row in found))
+    config.check_outputs(any(len(row[0].tokens) == 0 for row in found), sum(not row[0].met for row in found))
     return found if candidates is None else named(found, candidates)
 
 

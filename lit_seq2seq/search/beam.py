@@ -10,7 +10,7 @@ import numpy as np
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array, Arrays
-from lit_seq2seq.search.constraints import ConstraintState
+from lit_seq2seq.search.constraints import ConstraintState, all_met
 from lit_seq2seq.search.history import History
 from lit_seq2seq.search.rules import Options, Rules, constraints_of
 from lit_seq2seq.types import Hypothesis, S, StepFunction, StepOutput, Value
@@ -59,11 +59,12 @@ def beam_search(
         xp.concat([getattr(part, name) for part in finished])[order]
         for name in ("ended_nodes", "ended_scores", "spare_nodes", "spare_scores")
     )
-    met = scores[:, :1] > -np.inf
-    if not (met | (scores[:, :1] != scores[:, :1])).all():  # NaN is told by the score
-        nodes[:, :1], scores[:, :1] = xp.where(met, nodes[:, :1], spare_nodes), xp.where(met, scores[:, :1], spare_scores)
+    met = scores[:, :1] != -np.inf  # (B, 1)
+    if not met.all():
+        nodes = xp.concat([xp.where(met, nodes[:, :1], spare_nodes), nodes[:, 1:]], 1)
+        scores = xp.concat([xp.where(met, scores[:, :1], spare_scores), scores[:, 1:]], 1)
     count = rules.config.num_return_sequences
-    return history.hypotheses(nodes[:, :count], scores[:, :count], specials.eos, met=met | (nodes[:, :count] < 0))
+    return history.hypotheses(nodes[:, :count], scores[:, :count], specials.eos, met=met)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class _Beam(Value):
 
     def done(self, time: int) -> Array:
         """Tell which sentences need no further step, `(B,)`."""
-        config, best_open = self.rules.config, self.log_probs[:, 0]
+        config, best_open = self.rules.config, self.rules.xp.amax(self.log_probs, 1)
         if config.early_stopping is True or config.num_beams == 1:
             enough = self.ended_scores[:, -1] != -np.inf
         else:
@@ -164,8 +165,9 @@ def _advance(beam: _Beam, output: StepOutput[S], history: History, time: int) ->
     coverage = None if coverage is None else coverage.reshape(batch * beams, -1)[rows]  # (B, C, S)
 
     scores, none = rules.score(log_probs, time, coverage), ~picked.ends | (log_probs == -np.inf)  # (B, C)
-    met = _met(beam.constraints, rows, tokens)
-    if met is not None:
+    if all_met(beam.constraints) is not None:
+        after = [one.select(rows.flatten()).update(tokens.flatten()) for one in beam.constraints]
+        met = all_met(after).reshape(rows.shape)  # type: ignore[union-attr]
         unmet = rules.ends(tokens, time) & ~met & (log_probs != -np.inf)
         beam = beam.keep_spare(nodes, xp.where(unmet, scores, -np.inf))
         none = none | ~met
@@ -183,16 +185,6 @@ def _advance(beam: _Beam, output: StepOutput[S], history: History, time: int) ->
         constraints=tuple(one.select(flat).update(last.flatten()) for one in beam.constraints),
     )
     return beam, rows
-
-
-def _met(constraints: Sequence[ConstraintState], rows: Array, tokens: Array) -> Array | None:
-    """Tell which continuations meet all constraints, `(B, C)`; `None` where all do."""
-    met = None
-    for one in constraints:
-        if one.met is not None:
-            own = one.select(rows.flatten()).update(tokens.flatten()).met.reshape(rows.shape)
-            met = own if met is None else met & own
-    return met
 
 
 class _Picked(NamedTuple):
@@ -235,7 +227,9 @@ def _pick(beam: _Beam, constrained: Array, time: int) -> _Picked:
         shunned = constrained[:, own] - config.diversity_penalty * used[:, None]
         part = _pick_best(rules, constrained[:, own], beam.log_probs[:, own], width, time, shunned)
         used = used + xp.counts(xp.gather(part.tokens, part.opens), size)
-        found.append(part._replace(sources=part.sources + group * each, opens=part.opens + group * part.tokens.shape[1]))
+        found.append(
+            part._replace(sources=part.sources + group * each, opens=part.opens + group * part.tokens.shape[1])
+        )
     return _Picked(*(xp.concat(list(arrays), 1) for arrays in zip(*found, strict=True)))
 
 
@@ -261,9 +255,10 @@ def _pick_best(
         rows = xp.arange(len(sources))[:, None]
         log_probs = xp.gather(known, sources) + constrained[rows, sources, tokens]
     ends = rules.ends(tokens, time)  # (B, C)
-    opened, opens = xp.sort_down(xp.where(ends, -np.inf, values))
-    opens = opens[:, :width]  # (B, K')
-    opened = xp.where(opened[:, :width] == -np.inf, -np.inf, xp.gather(log_probs, opens))
+    opened, opens = xp.sort_down(xp.where(ends, -np.inf, log_probs if ranked is None else values))
+    opened, opens = opened[:, :width], opens[:, :width]  # (B, K')
+    if ranked is not None:
+        opened = xp.where(opened == -np.inf, -np.inf, xp.gather(log_probs, opens))
     return _Picked(log_probs, sources, tokens, ends & (xp.arange(ends.shape[1]) < width), opens, opened)
 
 
@@ -287,13 +282,12 @@ def _pick_by_progress(beam: _Beam, constrained: Array, progress: Array, time: in
     for place, one in enumerate(there):  # what some do not need is for those that have done most
         more = xp.where(one - shares[place] < left, one - shares[place], left)
         shares[place], left = shares[place] + more, left - more
-    ends, opens, opened, before = [], [], [], 0
+    opens, opened, before = [], [], 0
     for part, share in zip(found, shares, strict=True):
-        ends.append(part.ends & (xp.arange(part.ends.shape[1]) < share[:, None].clip(1)))
         opened.append(xp.where(xp.arange(part.opened.shape[1]) < share[:, None], part.opened, -np.inf))
         opens.append(part.opens + before)
         before += part.tokens.shape[1]
     best, order = xp.sort_down(xp.concat(opened, 1))
     opens = xp.gather(xp.concat(opens, 1), order)[:, :width]
-    log_probs, sources, tokens = (xp.concat([part[place] for part in found], 1) for place in range(3))
-    return _Picked(log_probs, sources, tokens, xp.concat(ends, 1), opens, best[:, :width])
+    log_probs, sources, tokens, ends = (xp.concat([part[place] for part in found], 1) for place in range(4))
+    return _Picked(log_probs, sources, tokens, ends, opens, best[:, :width])

@@ -15,6 +15,7 @@ def including(candidates: Padded, prefix: Array, specials: SpecialIds) -> Padded
     """Add the tokens with which outputs must begin, `(B, P)`, to the candidates of each sentence.
 
     Example:
+        >>> import numpy as np
         >>> candidates = Padded(np.array([[0, 1, 2, 3, 7], [0, 1, 2, 3, 0]]), np.array([5, 4]))
         >>> including(candidates, np.array([[7, 9], [8, 8]]), SpecialIds()).values
         array([[0, 1, 2, 3, 7, 9],

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
+from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.untrusted import check_settings
+from lit_seq2seq.search.constraints import Constraint
+from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import UserError
 
+P = TypeVar("P")
 LengthNormalization = Literal["none", "average", "power", "wu"]
 """How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
 _LARGEST_POWER = 70.0  # natural logarithm of what a length may be raised to, so that scores fit single precision
@@ -21,90 +25,220 @@ _LARGEST_COVERAGE_PENALTY = 1000.0  # above it the rounding of attention weights
 
 
 @dataclass(frozen=True)
+class Range:
+    """Which numbers an option may be; whole ones if `whole`."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    whole: bool = False
+
+    def check(self, value: object) -> int | float:
+        """Return a number that is one of them.
+
+        Raises:
+            ValueError: it is not; the message says what is expected.
+        """
+        number = self._number(value)
+        if number != number or (self.least is not None and number < self.least):
+            raise ValueError(self.described)
+        if self.above is not None and number <= self.above:
+            raise ValueError(self.described)
+        if self.whole and number >= 2**31:
+            raise ValueError("below 2^31")
+        if self.most is not None and number > self.most:
+            raise ValueError(f"at most {self.most:,}" if self.whole else self.described)
+        return number
+
+    def _number(self, value: object) -> int | float:
+        """Turn a number, also one of NumPy, into one of Python; what is none, or infinite, into NaN."""
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            return math.nan
+        if isinstance(value, Integral):
+            number = int(value)
+            return number if self.whole or abs(number) < 1e300 else math.nan
+        return float(value) if math.isfinite(value) else math.nan
+
+    @property
+    def described(self) -> str:
+        """What is expected, in words."""
+        if self.whole:
+            return f"an integer of at least {self.least}"
+        if self.least is not None and self.most is not None:
+            return f"a number from {self.least:g} to {self.most:g}"
+        limits = [] if self.above is None else [f"above {self.above:g}"]
+        limits += [] if self.most is None else [f"at most {self.most:g}"]
+        return f"a number {' and '.join(limits)}" if limits else "a finite number"
+
+    @property
+    def schema(self) -> dict[str, float]:
+        """The same as pydantic names it."""
+        found = {"ge": self.least, "le": self.most, "gt": self.above}
+        return {name: limit for name, limit in found.items() if limit is not None}
+
+
+def option(default: Any, about: str, allowed: Range | None = None, *, part: bool = False) -> Any:
+    """Declare an option of search: all that is known of it is known from here.
+
+    Args:
+        default: its value unless another is given.
+        about: what it does, for help, pages and schemas.
+        allowed: which numbers it may be.
+        part: whether it holds parts, which a request over HTTP may not name.
+    """
+    return field(default=default, metadata={"about": " ".join(about.split()), "allowed": allowed, "part": part})
+
+
+def _count(least: int, most: int | None = None) -> Range:
+    return Range(least, most, whole=True)
+
+
+@dataclass(frozen=True)
 class GenerationConfig:
     """How outputs are searched for; names and meanings are those of transformers' `GenerationConfig`.
 
     The differences: `top_k` is off by default (transformers 4: 50); `early_stopping=False` is exact (see there);
-    `num_beams > 1` cannot be joined with `do_sample`; the options from `length_normalization` on are our own.
+    `num_beams > 1` cannot be joined with `do_sample`; words are given as texts, not as ids; and the options that
+    transformers does not have are our own.
 
     A length is the number of generated tokens, *EOS included* where it was produced and a forced prefix excluded, here
     and in `max_new_tokens`, as in transformers.
-
-    Args:
-        num_beams: hypotheses kept per sentence, 1 to 10,000; 1 is greedy search.
-        num_return_sequences: hypotheses returned per sentence, 1 to 10,000, and <= `num_beams` unless `do_sample`.
-        max_new_tokens: most tokens generated, >= 1. What is still open then ends without EOS and competes as it is.
-        min_new_tokens: EOS is not produced before this many other tokens; 0 to `max_new_tokens`.
-        do_sample: draw each token at random instead of searching for the most probable output.
-        temperature: sampling from p ** (1 / temperature), > 0.
-        top_k: sampling from the `top_k` most probable tokens only; 0 is off.
-        top_p: sampling from the smallest set of tokens whose probabilities sum to at least `top_p`, in (0, 1]; 1 is off
-            (nucleus sampling, Holtzman et al. 2020).
-        no_repeat_ngram_size: no n-gram of this size occurs twice in an output; 0 is off.
-        early_stopping: with `True` a sentence is finished when `num_beams` hypotheses are. With `False` or `"never"` it
-            is finished when no open hypothesis can still reach the best `num_return_sequences`, whatever follows: this
-            never misses a better hypothesis of the beam. (transformers does so for `"never"`; its `False` compares open
-            hypotheses at their present length and may stop too soon when `length_penalty > 0`.)
-        length_penalty: the exponent of `"power"` and `"wu"`: above 0 favours long outputs, below 0 short ones. It must
-            stay so small that `max_new_tokens ** length_penalty` can be computed: with 128, from -14.4 to 14.4.
-        length_normalization: what the log-probability is divided by: `"none"`: 1; `"average"`: length; `"power"`:
-            length ** length_penalty, as transformers does; `"wu"`: ((5 + length) / 6) ** length_penalty
-            (Wu et al. 2016, eq. 14). With `"none"` a beam prefers short outputs, often empty ones; you get a warning
-            when it finds some.
-        coverage_penalty: weight beta >= 0 of the penalty on source positions that received little attention
-            (Wu et al. 2016, eq. 14), at most 1000; 0 is off.
-        ctc_weight: share of CTC in the scores (Watanabe et al. 2017), 0 to 1, for models trained with it; 0 is off.
-            With 1, one beam and no limit on what may come next, no decoder runs: the most probable symbol or blank is
-            taken at each position of the encoder (best path decoding, Graves et al. 2006).
-        shortlist: choose each symbol among the candidates that a lexicon has for the source (Jean et al. 2015): faster
-            where the vocabulary is large. Probabilities are then estimates. The model must have a shortlist, see
-            `lit-seq2seq shortlist`.
-        seed: seed of the sampling; `None` takes torch's global random state (in the runtime of exported models, a new
-            one). One seed draws the same random numbers in every call: set it for one reproducible call, not for a
-            loop over batches.
 
     Raises:
         UserError: an option is out of its range.
     """
 
-    num_beams: int = 1
-    num_return_sequences: int = 1
-    max_new_tokens: int = 128
-    min_new_tokens: int = 0
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    no_repeat_ngram_size: int = 0
-    early_stopping: bool | Literal["never"] = False
-    length_penalty: float = 1.0
-    length_normalization: LengthNormalization = "power"
-    coverage_penalty: float = 0.0
-    ctc_weight: float = 0.0
-    shortlist: bool = False
-    seed: int | None = None
+    num_beams: int = option(1, "hypotheses kept per sentence, 1 to 10,000; 1 is greedy search.", _count(1, _MOST_BEAMS))
+    num_return_sequences: int = option(
+        1,
+        "hypotheses returned per sentence, 1 to 10,000, and <= `num_beams` unless `do_sample`.",
+        _count(1, _MOST_BEAMS),
+    )
+    max_new_tokens: int = option(
+        128, "most tokens generated, >= 1. What is still open then ends without EOS and competes as it is.", _count(1)
+    )
+    min_new_tokens: int = option(
+        0, "EOS is not produced before this many other tokens; 0 to `max_new_tokens`.", _count(0)
+    )
+    do_sample: bool = option(False, "draw each token at random instead of searching for the most probable output.")
+    temperature: float = option(1.0, "sampling from p ** (1 / temperature), > 0.", Range(above=0))
+    top_k: int = option(0, "sampling from the `top_k` most probable tokens only; 0 is off.", _count(0))
+    top_p: float = option(
+        1.0,
+        """sampling from the smallest set of tokens whose probabilities sum to at least `top_p`, in (0, 1]; 1 is off
+        (nucleus sampling, Holtzman et al. 2020).""",
+        Range(above=0, most=1),
+    )
+    no_repeat_ngram_size: int = option(0, "no n-gram of this size occurs twice in an output; 0 is off.", _count(0))
+    repetition_penalty: float = option(
+        1.0,
+        """log-probabilities of symbols that an output already has are multiplied by this (Keskar et al. 2019); 1 is
+        off.""",
+        Range(above=0, most=1000),
+    )
+    prefix: str = option("", "text with which each output begins.")
+    bad_words: tuple[str, ...] = option(
+        (), "texts that do not occur in outputs, as the symbols that the vocabulary has for them."
+    )
+    force_words: tuple[str, ...] = option(
+        (),
+        """texts that have to occur in each output, in any order; needs `num_beams` above 1 (dynamic beam allocation,
+        Post and Vilar 2018).""",
+    )
+    constraints: tuple[Constraint, ...] = option(
+        (), "what else outputs have to be like, such as `Lexicon`, `Pattern` and `Terminology`.", part=True
+    )
+    num_beam_groups: int = option(
+        1,
+        """groups into which the beam is divided, so that they find different outputs (diverse beam search, Vijayakumar
+        et al. 2018); a divisor of `num_beams`.""",
+        _count(1, _MOST_BEAMS),
+    )
+    diversity_penalty: float = option(
+        0.0,
+        """taken off the log-probability of a token for each hypothesis of an earlier group that has just taken it; it
+        decides what a group keeps, and has no part in scores.""",
+        Range(0, 1000),
+    )
+    early_stopping: bool | Literal["never"] = option(
+        False,
+        """with `True` a sentence is finished when `num_beams` hypotheses are. With `False` or `"never"` it is finished
+        when no open hypothesis can still reach the best `num_return_sequences`, whatever follows: this never misses a
+        better hypothesis of the beam. (transformers does so for `"never"`; its `False` compares open hypotheses at
+        their present length and may stop too soon when `length_penalty > 0`.)""",
+    )
+    length_penalty: float = option(
+        1.0,
+        """the exponent of `"power"` and `"wu"`: above 0 favours long outputs, below 0 short ones. It must stay so small
+        that `max_new_tokens ** length_penalty` can be computed: with 128, from -14.4 to 14.4.""",
+        Range(),
+    )
+    length_normalization: LengthNormalization = option(
+        "power",
+        """what the log-probability is divided by: `"none"`: 1; `"average"`: length; `"power"`: length **
+        length_penalty, as transformers does; `"wu"`: ((5 + length) / 6) ** length_penalty (Wu et al. 2016, eq. 14).
+        With `"none"` a beam prefers short outputs, often empty ones; you get a warning when it finds some.""",
+    )
+    coverage_penalty: float = option(
+        0.0,
+        """weight beta >= 0 of the penalty on source positions that received little attention (Wu et al. 2016, eq. 14),
+        at most 1000; 0 is off.""",
+        Range(0, _LARGEST_COVERAGE_PENALTY),
+    )
+    ctc_weight: float = option(
+        0.0,
+        """share of CTC in the scores (Watanabe et al. 2017), 0 to 1, for models trained with it; 0 is off. With 1, one
+        beam and no limit on what may come next, no decoder runs: the most probable symbol or blank is taken at each
+        position of the encoder (best path decoding, Graves et al. 2006).""",
+        Range(0, 1),
+    )
+    shortlist: bool = option(
+        False,
+        """choose each symbol among the candidates that a lexicon has for the source (Jean et al. 2015): faster where
+        the vocabulary is large. Probabilities are then estimates. The model must have a shortlist, see `lit-seq2seq
+        shortlist`.""",
+    )
+    seed: int | None = option(
+        None,
+        """seed of the sampling; `None` takes torch's global random state (in the runtime of exported models, a new
+        one). One seed draws the same random numbers in every call: set it for one reproducible call, not for a loop
+        over batches.""",
+    )
 
     def __post_init__(self) -> None:
-        for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
-            self._expect_integer(name, minimum=1)
-        for name in ("num_beams", "num_return_sequences"):
-            self._expect(name, getattr(self, name) <= _MOST_BEAMS, f"at most {_MOST_BEAMS:,}")
-        for name in ("min_new_tokens", "top_k", "no_repeat_ngram_size"):
-            self._expect_integer(name, minimum=0)
-        self._expect_number("temperature", lambda value: 0 < value < math.inf, "a number above 0")
-        self._expect_number("top_p", lambda value: 0 < value <= 1, "a number above 0 and at most 1")
-        self._expect_number(
-            "coverage_penalty", lambda value: 0 <= value <= _LARGEST_COVERAGE_PENALTY, "a number from 0 to 1000"
-        )
-        self._expect_number("ctc_weight", lambda value: 0 <= value <= 1, "a number from 0 to 1")
-        self._expect_number("length_penalty", math.isfinite, "a finite number")
+        for one in fields(self):
+            if (allowed := one.metadata["allowed"]) is not None:
+                try:
+                    object.__setattr__(self, one.name, allowed.check(getattr(self, one.name)))
+                except ValueError as error:
+                    self._expect(one.name, False, str(error))
+        for name in ("do_sample", "shortlist"):
+            self._expect(name, isinstance(getattr(self, name), bool), "True or False")
         self._expect("seed", self.seed is None or self._is_seed(), "an integer of 64 bits, or None")
         choices = get_args(LengthNormalization)
         self._expect("length_normalization", self.length_normalization in choices, f"one of {', '.join(choices)}")
         early = self.early_stopping
         self._expect("early_stopping", isinstance(early, bool) or early == "never", "True, False or 'never'")
-        self._expect("shortlist", isinstance(self.shortlist, bool), "True or False")
+        self._expect("prefix", isinstance(self.prefix, str), "a text")
+        for name in ("bad_words", "force_words"):
+            words = getattr(self, name)
+            good = isinstance(words, Sequence) and not isinstance(words, str) and all(isinstance(w, str) for w in words)
+            self._expect(name, good and all(words), "a list of texts")
+            object.__setattr__(self, name, tuple(words))
+        object.__setattr__(self, "constraints", self._made("constraints", Constraint))
         self._expect_agreement()
+
+    def _made(self, name: str, kind: type[P]) -> tuple[P, ...]:
+        """Return the parts of an option, those that are described made."""
+        given = getattr(self, name)
+        self._expect(name, isinstance(given, Sequence) and not isinstance(given, str), "a list of parts")
+        made = []
+        for one in given:
+            if isinstance(one, Mapping):
+                one = spec.build(dict(one), hint=Callable[[], kind])
+            made.append(one() if callable(one) and not isinstance(one, kind) else one)
+            self._expect(name, isinstance(made[-1], kind), f"a list of parts of kind {kind.__name__}")
+        return tuple(made)
 
     def _expect_agreement(self) -> None:
         self._expect(
@@ -128,6 +262,15 @@ class GenerationConfig:
                 f"from {-largest:.3g} to {largest:.3g} with max_new_tokens={self.max_new_tokens}",
             )
         self._expect("shortlist", not (self.shortlist and self.ctc_weight), "False with ctc_weight above 0")
+        named = next((name for name in ("bad_words", "force_words", "constraints") if getattr(self, name)), None)
+        self._expect("shortlist", not (self.shortlist and named), f"False with {named}")
+        self._expect("num_beams", self.num_beams > 1 or not self.force_words, "above 1 with force_words")
+        self._expect(
+            "num_beam_groups", self.num_beams % self.num_beam_groups == 0, f"a divisor of num_beams={self.num_beams}"
+        )
+        self._expect(
+            "num_beam_groups", self.num_beam_groups == 1 or not self.force_words, "1 with force_words; set one"
+        )
 
     @property
     def favours_short(self) -> bool:
@@ -137,12 +280,19 @@ class GenerationConfig:
             unscaled or (self.length_normalization != "average" and self.length_penalty <= 0)
         )
 
-    def check_outputs(self, empty: bool) -> None:
-        """Warn if a beam has found an empty output because the options favour short ones.
+    def check_outputs(self, empty: bool, unmet: int = 0) -> None:
+        """Warn of outputs that do not meet the constraints, and of empty ones where the options favour these.
 
         Args:
             empty: whether there is one.
+            unmet: number of sentences of which no output meets them.
         """
+        if unmet:
+            warnings.warn(
+                f"{counted(unmet, 'output')} not as the constraints ask: the search has found none that is; raise "
+                "num_beams or max_new_tokens",
+                stacklevel=3,
+            )
         if empty and self.favours_short:
             setting = "length_normalization=none"
             if self.length_normalization != "none":
@@ -169,6 +319,8 @@ class GenerationConfig:
             idle = {}
         if found.num_beams == 1:
             idle["early_stopping"] = "with num_beams=1"
+        if found.num_beam_groups == 1:
+            idle["diversity_penalty"] = "with num_beam_groups=1"
         if found.length_normalization in ("none", "average"):
             idle["length_penalty"] = f"with length_normalization={found.length_normalization}"
         for name in options:
@@ -186,42 +338,48 @@ class GenerationConfig:
         seed: object = self.seed
         return isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**64
 
-    def _expect_integer(self, name: str, minimum: int) -> None:
-        value: object = getattr(self, name)
-        valid = not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= minimum
-        self._expect(name, valid, f"an integer of at least {minimum}")
-        self._expect(name, getattr(self, name) < 2**31, "below 2^31")
-        object.__setattr__(self, name, int(getattr(self, name)))
-
-    def _expect_number(self, name: str, valid: Callable[[float], bool], expected: str) -> None:
-        value: object = getattr(self, name)
-        number = _as_float(value) if not isinstance(value, bool) and isinstance(value, Real) else math.nan
-        self._expect(name, valid(number), expected)
-        if not isinstance(value, int):
-            object.__setattr__(self, name, number)
-
     def _expect(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
             raise UserError(f"{name}={getattr(self, name)!r:.60}: must be {expected}")
 
 
-def _as_float(value: Real) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # of an integer
-        return math.nan
-
-
-_options = tuple(field.name for field in fields(GenerationConfig))
+_options = tuple(one.name for one in fields(GenerationConfig))
 setattr(GenerationConfig, "__init__", checked(GenerationConfig.__init__, _options))  # noqa: B010
 
 
-def search_options() -> list[tuple[str, Any, str]]:
-    """Return name, type and meaning of each option of search, as `GenerationConfig` has them."""
-    import docstring_parser
+class SearchOption(NamedTuple):
+    """What commands, schemas and pages need to know of an option.
 
-    types, found = get_type_hints(GenerationConfig), docstring_parser.parse(GenerationConfig.__doc__ or "").params
-    return [(one.arg_name, types[one.arg_name], " ".join((one.description or "").split())) for one in found]
+    Attributes:
+        name: its name.
+        kind: its type.
+        about: what it does.
+        allowed: which numbers it may be.
+        part: whether it holds parts, which a request over HTTP may not name.
+    """
+
+    name: str
+    kind: Any
+    about: str
+    allowed: Range | None
+    part: bool
+
+
+def search_options() -> list[SearchOption]:
+    """Return the options, in their order."""
+    types = get_type_hints(GenerationConfig)
+    return [SearchOption(one.name, types[one.name], **one.metadata) for one in fields(GenerationConfig)]
+
+
+def _documented(cls: type) -> None:
+    """Add to the docstring of a class of options what they say of themselves."""
+    about = "".join(f"        {one.name}: {one.metadata['about']}\n" for one in fields(cls))
+    before, after = (cls.__doc__ or "").split("    Raises:")
+    cls.__doc__ = f"{before}    Args:\n{about}\n    Raises:{after}"
+
+
+if GenerationConfig.__doc__:  # python -OO leaves it out
+    _documented(GenerationConfig)
 
 
 def check_generation(settings: object, path: object) -> dict[str, Any]:
@@ -233,8 +391,9 @@ def check_generation(settings: object, path: object) -> dict[str, Any]:
     if not isinstance(settings, dict) or not settings.keys() <= {one.name for one in fields(GenerationConfig)}:
         raise UserError(f"{path} has other options of generation than this version knows: it is damaged or hostile")
     check_settings(settings, path)
+    parts = {one.name for one in search_options() if one.part}  # which are built where it is known who is trusted
     try:
-        GenerationConfig(**settings)
+        GenerationConfig(**{name: value for name, value in settings.items() if name not in parts})
     except UserError as error:
         raise UserError(f"the options of generation in {path} are wrong: {error}") from error
     return settings

@@ -8,7 +8,7 @@ from typing import Self, Unpack
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
-from lit_seq2seq.search.constraints import ConstraintState
+from lit_seq2seq.search.constraints import ConstraintState, all_met
 from lit_seq2seq.search.history import History
 from lit_seq2seq.search.rules import Options, Rules, constraints_of
 from lit_seq2seq.types import Hypothesis, S, StepFunction, StepOutput, Value
@@ -98,7 +98,8 @@ def follow_stepwise(
     order = xp.concat([part.sentences for part in finished]).argsort()  # (B,)
     nodes = xp.concat([part.nodes for part in finished])[order]  # (B, K)
     scores = xp.concat([part.scores for part in finished])[order]
-    return history.hypotheses(nodes, scores, rules.specials.eos)
+    met = xp.concat([part.met for part in finished])[order]
+    return history.hypotheses(nodes, scores, rules.specials.eos, met)
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Paths(Value):
         coverage: `(B, K, S)` summed attention weights, if there is a coverage penalty.
         scores: `(B, K)` scores of those that have ended.
         ended: `(B, K)` true where the hypothesis has ended; what is added to it afterwards does not count.
+        met: `(B, K)` whether those that have ended meet all constraints.
         constraints: where the B * K hypotheses stand.
     """
 
@@ -125,6 +127,7 @@ class Paths(Value):
     coverage: Array | None
     scores: Array
     ended: Array
+    met: Array
     constraints: Sequence[ConstraintState]
 
     @classmethod
@@ -141,6 +144,7 @@ class Paths(Value):
             coverage=None,
             scores=xp.full(shape, 0.0),
             ended=xp.full(shape, False),
+            met=xp.full(shape, True),
             constraints=tuple(one.repeat(outputs) for one in constraints),
         )
 
@@ -162,6 +166,8 @@ def _advance(paths: Paths, output: StepOutput[S], choose: Choice, history: Histo
     nodes = history.append(paths.nodes, tokens, token_scores, rows, attention=output.attention)
     log_probs = paths.log_probs + token_scores
     coverage = rules.add_coverage(paths.coverage, output.attention, outputs)
+    constraints = tuple(one.update(tokens.flatten()) for one in paths.constraints)
+    met = all_met(constraints)
     return replace(
         paths,
         last=tokens,
@@ -170,5 +176,6 @@ def _advance(paths: Paths, output: StepOutput[S], choose: Choice, history: Histo
         coverage=coverage,
         scores=xp.where(paths.ended, paths.scores, rules.score(log_probs, time, coverage)),
         ended=paths.ended | rules.ends(tokens, time),
-        constraints=tuple(one.update(tokens.flatten()) for one in paths.constraints),
+        met=paths.met if met is None else xp.where(paths.ended, paths.met, met.reshape(batch, outputs)),
+        constraints=constraints,
     )

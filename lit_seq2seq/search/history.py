@@ -57,13 +57,14 @@ class History:
             self._rows += attention.shape[0]
         return nodes.reshape(tokens.shape)
 
-    def hypotheses(self, nodes: Array, scores: Array, eos: int) -> list[list[Hypothesis]]:
+    def hypotheses(self, nodes: Array, scores: Array, eos: int, met: Array | None = None) -> list[list[Hypothesis]]:
         """Read hypotheses from their last nodes.
 
         Args:
             nodes: `(B, R)` last node of each hypothesis, `ROOT` where there is none.
             scores: `(B, R)` their scores.
             eos: id of EOS.
+            met: `(B, R)` or `(B, 1)` which of them meet the constraints; `None`: all do.
 
         Returns:
             For each of B sentences its hypotheses, best first, with their tensors on the CPU.
@@ -72,6 +73,9 @@ class History:
         scores, order = xp.sort_down(scores)  # (B, R)
         nodes = np.asarray(xp.host(xp.gather(nodes, order)))
         found = nodes != self.ROOT
+        good = np.ones(found.shape, bool)
+        if met is not None:
+            good[:] = np.asarray(xp.host(met if met.shape[1] == 1 else xp.gather(met, order)))
         trails, ends = self._trails(nodes[found])  # (sum of lengths,), (M,)
         trail = xp.array(trails)
         tokens = xp.host(xp.concat(self._tokens)[trail])
@@ -79,9 +83,8 @@ class History:
         attention = self._attention(trail)
         results: list[list[Hypothesis]] = [[] for _ in nodes]
         start = 0
-        for sentence, score, end in zip(
-            np.nonzero(found)[0].tolist(), np.asarray(xp.host(scores))[found].tolist(), ends, strict=True
-        ):
+        numbers = np.asarray(xp.host(scores))[found].tolist()
+        for sentence, score, end, fits in zip(np.nonzero(found)[0].tolist(), numbers, ends, good[found], strict=True):
             ended = int(tokens[end - 1]) == eos
             results[sentence].append(
                 Hypothesis(
@@ -90,6 +93,7 @@ class History:
                     log_prob=float(np.asarray(token_scores[start:end], np.float64).sum()),
                     token_scores=token_scores[start:end],
                     attention=None if attention is None else attention[start:end],
+                    met=bool(fits),
                 )
             )
             start = end

@@ -11,7 +11,17 @@ import numpy as np
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array, Arrays
 from lit_seq2seq.search.config import GenerationConfig
-from lit_seq2seq.search.constraints import Constraint, ConstraintState, NoRepeatedNGrams, Task
+from lit_seq2seq.search.constraints import (
+    BadWords,
+    Constraint,
+    ConstraintState,
+    ForceWords,
+    NoRepeatedNGrams,
+    RepetitionPenalty,
+    Task,
+)
+from lit_seq2seq.search.constraints.base import OutputVocabulary
+from lit_seq2seq.search.constraints.words import ids_of
 from lit_seq2seq.search.scores import best_reachable, coverage_score, length_divisor, normalize
 from lit_seq2seq.types import S, SpecialIds, StepOutput, UserError, Value
 
@@ -25,6 +35,8 @@ class Options(TypedDict, total=False):
     prefix: Array | None
     source_mask: Array | None
     device: Any
+    vocabulary: OutputVocabulary | None
+    raw: Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Rules(Value):
         prefix: Array | None = None,
         source_mask: Array | None = None,
         device: Any = "cpu",
+        **_: Any,
     ) -> Self:
         """Check the prefix and put everything on `device`."""
         xp = arrays.on(device)
@@ -155,13 +168,35 @@ class Rules(Value):
 
 
 def constraints_of(**options: Unpack[Options]) -> tuple[ConstraintState, ...]:
-    """Return where empty outputs stand under the constraints that the options ask for."""
+    """Return where empty outputs stand under the constraints that the options ask for.
+
+    Raises:
+        UserError: they go by texts, and there is no vocabulary.
+    """
     config = options["config"]
-    wanted: list[Constraint] = []
+    wanted: list[Constraint] = [*config.constraints]
+    if config.bad_words:
+        wanted.append(BadWords(config.bad_words))
+    if config.force_words:
+        wanted.append(ForceWords(config.force_words))
     if config.no_repeat_ngram_size:
         wanted.append(NoRepeatedNGrams(config.no_repeat_ngram_size))
-    task = Task(options["batch_size"], options["specials"], arrays.on(options.get("device", "cpu")))
+    if config.repetition_penalty != 1:
+        wanted.append(RepetitionPenalty(config.repetition_penalty))
+    xp = arrays.on(options.get("device", "cpu"))
+    vocabulary, raw = options.get("vocabulary"), options.get("raw", ())
+    task = Task(options["batch_size"], options["specials"], xp, vocabulary, raw)
     return tuple(one.start(task) for one in wanted)
+
+
+def prefix_of(
+    config: GenerationConfig, prefix: Array | None, vocabulary: OutputVocabulary, batch_size: int
+) -> Array | None:
+    """Return the tokens with which outputs must begin, `(B, P)`: those given, or those of the option `prefix`."""
+    if prefix is not None or not config.prefix:
+        return prefix
+    [ids] = ids_of([config.prefix], Task(batch_size, vocabulary.specials, arrays.NUMPY, vocabulary), "prefix")
+    return np.array([ids] * batch_size)
 
 
 def check_prefix(prefix: Array, batch_size: int, specials: SpecialIds) -> Array:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.candidates import located
 from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.constraints.base import OutputVocabulary
 from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import Paths, follow_stepwise, most_probable
 from lit_seq2seq.search.rules import Options, Rules, constraints_of
@@ -27,6 +28,8 @@ def stream(
     frames: Padded | None = None,
     candidates: Padded | None = None,
     device: Any = "cpu",
+    vocabulary: OutputVocabulary | None = None,
+    raw: Sequence[Any] = (),
 ) -> Iterator[int]:
     """Yield the tokens of one sentence's output as soon as each is chosen, greedily or by sampling, without EOS.
 
@@ -53,7 +56,7 @@ def stream(
         specials, prefix = located(candidates, specials, prefix)
     with xp.quiet():
         options: Options = {"batch_size": 1, "specials": specials, "config": config, "device": device}
-        options |= {"prefix": prefix, "source_mask": source_mask}
+        options |= {"prefix": prefix, "source_mask": source_mask, "vocabulary": vocabulary, "raw": raw}
         paths = Paths.start(Rules.create(**options), constraints_of(**options), outputs=1)
         steps = follow_stepwise(step, state, sampler(config, 1, xp) if config.do_sample else most_probable, paths)
     while True:

@@ -15,7 +15,12 @@ from lit_seq2seq.search.config import search_options
 from lit_seq2seq.types import UserError
 
 _OPTIONS: dict[str, Any] = {
-    name: (kind | None, Field(None, description=about)) for name, kind, about in search_options()
+    one.name: (
+        one.kind | None,
+        Field(None, description=one.about, **({} if one.allowed is None else one.allowed.schema)),
+    )
+    for one in search_options()
+    if not one.part
 }
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from types import FunctionType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Part, UserError
 
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
@@ -23,6 +23,7 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "lit_seq2seq.features": ("lit_seq2seq.features.Feature",),
     "lit_seq2seq.metrics": ("lit_seq2seq.metrics.TextMetric",),
     "lit_seq2seq.reranking": ("lit_seq2seq.reranking.Reranker",),
+    "lit_seq2seq.search": ("lit_seq2seq.search.Constraint",),
     "lit_seq2seq.training": ("lit_seq2seq.training.Objective",),
     "lit_seq2seq.schedules": ("torch.optim.lr_scheduler.LRScheduler",),
     "torch.nn": ("torch.nn.Module",),
@@ -56,7 +57,8 @@ def describe(value: object) -> Plain:
     if isinstance(value, list | tuple | set | frozenset):
         return [describe(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        plain = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class_path": _path(type(value)), "init_args": plain} if isinstance(value, Part) else plain
     if isinstance(value, partial):
         # jsonargparse wraps the class in instantiators of its own and passes it as the last positional argument.
         cls = next((arg for arg in reversed(value.args) if isinstance(arg, type)), value.func)

@@ -34,8 +34,8 @@ class Automaton:
     def __init__(self, edges: Sequence[Mapping[int, int]], final: Sequence[bool]) -> None:
         counts = np.array([len(one) for one in edges])
         self.starts = np.concatenate([[0], counts.cumsum()])
-        self.ids = np.array([symbol for one in edges for symbol in one], np.int64)
-        self.targets = np.array([target for one in edges for target in one.values()], np.int64)
+        self.ids = np.array([*(symbol for one in edges for symbol in one), 0])  # the last one is nobody's
+        self.targets = np.array([*(target for one in edges for target in one.values()), 0])
         self.final = np.array(final, bool)
 
     def on(self, xp: Arrays) -> Automaton:
@@ -90,8 +90,7 @@ class Within(Constraint):
 
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
-        assert task.vocabulary is not None
-        automaton = _compiled(self, task.vocabulary).on(task.xp)
+        automaton = _compiled(self, task.words).on(task.xp)  # type: ignore[arg-type]
         return _Within(task.xp.full((task.batch_size,), 0), automaton, task.specials.eos)
 
 
@@ -135,7 +134,7 @@ def _between(entries: Sequence[str], vocabulary: OutputVocabulary) -> list[int]:
     one, other = vocabulary.encode_batch([entries[0], entries[-1]])
     [both] = vocabulary.encode_batch([f"{entries[0]} {entries[-1]}"])
     middle = both[len(one) : len(both) - len(other)]
-    if [*one, *middle, *other] != both:
+    if [*one, *middle, *other] != both or vocabulary.specials.unk in middle:
         raise UserError("the vocabulary writes entries of a lexicon in other ways within a text: set several to false")
     return middle
 
@@ -241,7 +240,7 @@ class Pattern(Within):
             return found
 
         found = explored((expression.start, True), edges, lambda state: expression.matches(state[0]))
-        if not len(found.ids) and not found.final[0]:
+        if len(found.ids) == 1 and not found.final[0]:
             raise UserError(f"no output of this model can match {self.expression!r:.60}: it lacks symbols for it")
         return found
 

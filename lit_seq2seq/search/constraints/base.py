@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from lit_seq2seq.arrays import Array, Arrays
-from lit_seq2seq.types import Part, SpecialIds, Value
+from lit_seq2seq.types import Part, SpecialIds, UserError, Value
 
 
 class OutputVocabulary(Protocol):
@@ -46,6 +48,17 @@ class Task:
     vocabulary: OutputVocabulary | None = None
     raw: Sequence[Any] = ()
 
+    @property
+    def words(self) -> OutputVocabulary:
+        """The vocabulary of the outputs.
+
+        Raises:
+            UserError: it is not known.
+        """
+        if self.vocabulary is None:
+            raise UserError("what goes by texts needs a vocabulary: give one to search, or ask a model to generate")
+        return self.vocabulary
+
 
 @dataclass(frozen=True)
 class ConstraintState(Value, ABC):
@@ -82,3 +95,9 @@ class Constraint(Part, ABC):
     @abstractmethod
     def start(self, task: Task) -> ConstraintState:
         """Return the state before the first token, of one hypothesis for each sentence."""
+
+
+def all_met(constraints: Sequence[ConstraintState]) -> Array | None:
+    """Tell which hypotheses meet all constraints, `(N,)`; `None` where nothing can be left undone."""
+    found = [met for met in (one.met for one in constraints) if met is not None]
+    return functools.reduce(operator.and_, found) if found else None

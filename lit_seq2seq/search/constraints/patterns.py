@@ -83,7 +83,8 @@ class Expression:
 
     def _part(self, kind: Any, value: Any, state: int) -> int:
         if kind in (names.MAX_REPEAT, names.MIN_REPEAT):
-            return self._repeat(*value, state)
+            least, most, part = value
+            return self._repeat(least, most, part, state)
         if kind is names.SUBPATTERN and not value[1] and not value[2]:
             return self._build(value[3], state)
         if kind is names.BRANCH:

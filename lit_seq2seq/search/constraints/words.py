@@ -11,6 +11,7 @@ import numpy as np
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array, Arrays
 from lit_seq2seq.search.constraints.base import Constraint, ConstraintState, Task
+from lit_seq2seq.search.constraints.terms import read_terms
 from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import UserError
 
@@ -21,10 +22,9 @@ def ids_of(texts: Sequence[str], task: Task, setting: str) -> list[list[int]]:
     Raises:
         UserError: a text has none, or one that the vocabulary does not know.
     """
-    assert task.vocabulary is not None
-    found = task.vocabulary.encode_batch(texts)
+    found, unknown = task.words.encode_batch(texts), task.specials.unk
     for text, ids in zip(texts, found, strict=True):
-        if not ids or (task.specials.unk in ids and task.specials.unk != task.specials.pad):
+        if not ids or (unknown in ids and unknown != task.specials.pad):
             raise UserError(f"{setting}: the model's outputs have no symbols for {text!r:.60}: write it another way")
     return found
 
@@ -191,8 +191,9 @@ class Terminology(Constraint):
 
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
+        if len(task.raw) != task.batch_size:
+            raise UserError("Terminology looks at the sources, which are not at hand: ask the model to generate")
         terms = read_terms(self.file)
-        wanted = [[terms.entries[term] for term in terms.found(str(raw))] for raw in task.raw]
-        wanted = wanted or [[]] * task.batch_size
-        phrases = [ids_of(list(dict.fromkeys(row)), task, self.file) if row else [] for row in wanted]
+        wanted = [dict.fromkeys(terms.entries[term] for term in terms.found(str(raw))) for raw in task.raw]
+        phrases = [ids_of(list(row), task, self.file) for row in wanted]
         return forced(phrases, task.specials.eos, task.xp)

@@ -1,0 +1,304 @@
+"""Search under constraints: a wide beam finds what is best of all outputs that meet them, in torch and in NumPy."""
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from search_cases import SPECIALS, Chains, Found, PlainModel, assert_same, run, tokens_of
+
+from lit_seq2seq.search import (
+    BadWords,
+    Constraint,
+    GenerationConfig,
+    Lexicon,
+    Pattern,
+    Terminology,
+)
+from lit_seq2seq.search.constraints.automaton import Automaton, trie
+from lit_seq2seq.types import UserError
+
+WIDE = {"num_beams": 90, "num_return_sequences": 8, "max_new_tokens": 4}
+NAMES = {1: "?", 4: "x", 5: "y"}
+
+
+class Letters:
+    """A vocabulary of letters."""
+
+    specials = SPECIALS
+
+    def __len__(self) -> int:
+        return 6
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        ids = {"x": 4, "y": 5}
+        return [[ids.get(letter, SPECIALS.unk) for letter in text] for text in texts]
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        return ["".join(NAMES.get(index, "") for index in ids) for ids in batch]
+
+
+LETTERS = Letters()
+
+
+def text_of(tokens: Sequence[int]) -> str:
+    return LETTERS.decode_batch([[int(token) for token in tokens]])[0]
+
+
+def best(chains: Chains, sentence: int, config: GenerationConfig, fits: Callable[[str, bool], bool]) -> list[Found]:
+    """The best of all outputs that fit: a function of the text, and of whether it ended by itself."""
+    outputs = PlainModel(chains, sentence, config).outputs()
+    kept = [one for one in outputs if fits(text_of(one.tokens), one.tokens[-1] == SPECIALS.eos)]
+    return sorted(kept, key=lambda found: -found.score)[: config.num_return_sequences]
+
+
+def compare(config: GenerationConfig, fits: Callable[[str, bool], bool], raw: Sequence[str] = ("", "", "")) -> None:
+    for seed in range(4):
+        chains = Chains.random(3, seed, drift=0.01)
+        results = run(chains, config, vocabulary=LETTERS, raw=raw)
+        for sentence, hypotheses in enumerate(results):
+            expected = best(chains, sentence, config, fits)
+            assert expected
+            assert_same(hypotheses, expected)
+            assert all(one.met for one in hypotheses)
+
+
+@pytest.mark.parametrize("words", [["x"], ["xy"], ["xx", "y"], ["xyx", "yy", "x?x"[:1] + "x"], ["xyxy"]])
+def test_bad_words_do_not_occur(words: list[str]) -> None:
+    compare(GenerationConfig(bad_words=words, **WIDE), lambda text, _: not any(word in text for word in words))
+
+
+@pytest.mark.parametrize("words", [["x"], ["xy"], ["x", "y"], ["xy", "yx"], ["xyx"], ["xx", "y"], ["yy", "yy"]])
+def test_forced_words_all_occur(words: list[str]) -> None:
+    compare(GenerationConfig(force_words=words, **WIDE), lambda text, _: all(word in text for word in words))
+
+
+@pytest.mark.parametrize("beams", [2, 3, 5])
+def test_a_narrow_beam_finds_outputs_with_all_forced_words(beams: int) -> None:
+    config = GenerationConfig(force_words=["xy", "yyx"], num_beams=beams, max_new_tokens=12)
+    for seed in range(10):
+        for [one] in run(Chains.random(4, seed), config, vocabulary=LETTERS):
+            text = text_of(one.tokens)
+            assert "xy" in text
+            assert "yyx" in text
+
+
+def test_several_constraints_hold_together() -> None:
+    config = GenerationConfig(
+        force_words=["x"], bad_words=["yy"], constraints=[Pattern("[xy]*")], no_repeat_ngram_size=2, **WIDE
+    )
+
+    def fits(text: str, ended: bool) -> bool:
+        pairs = [text[i : i + 2] for i in range(len(text) - 1)]
+        return "x" in text and "yy" not in text and "?" not in text and len(pairs) == len(set(pairs))
+
+    chains = Chains.random(3, 1)
+    for sentence, hypotheses in enumerate(run(chains, config, vocabulary=LETTERS)):
+        assert_same(hypotheses, best(chains, sentence, config, fits))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "x|y",
+        "x*",
+        "(xy)+",
+        "x?y{1,2}",
+        "[^x]+",
+        "[x-y]{2}",
+        "(x|yy)*y?",
+        "(?:x|)y",
+        "..",
+        "x{2,}|y",
+        r"\\w+",
+        "",
+        "x+?y",
+    ],
+)
+def test_outputs_match_a_pattern(expression: str) -> None:
+    expression = expression.replace("\\\\", "\\")
+    whole = re.compile(expression)
+    config = GenerationConfig(constraints=[Pattern(expression)], **WIDE)
+    compare(config, lambda text, _: whole.fullmatch(text) is not None and "?" not in text)  # which is no text
+
+
+@pytest.mark.parametrize("entries", [["xy"], ["x", "xy", "yy"], ["xyx", "xyy", "y"], ["x", "xx", "yxy"]])
+def test_outputs_stay_in_a_lexicon(entries: list[str], tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("\n".join(entries), encoding="utf-8")
+    file = str(tmp_path / "words.txt")
+    whole = re.compile("|".join(entries))
+    config = GenerationConfig(constraints=[Lexicon(file)], **WIDE)
+    compare(config, lambda text, _: whole.fullmatch(text) is not None)
+    with pytest.raises(UserError, match="set several to false"):  # these letters have no space
+        run(Chains.random(1, 0), GenerationConfig(constraints=[Lexicon(file, several=True)]), vocabulary=LETTERS)
+
+
+@pytest.mark.parametrize("between", [[], [1], [1, 5]])
+@pytest.mark.parametrize("entries", [[[4, 5]], [[4], [4, 5], [5, 5]], [[4], [4, 1], [5, 4, 5]], [[4, 1, 4], [5]]])
+def test_entries_may_follow_each_other(entries: list[list[int]], between: list[int]) -> None:
+    found, single = trie(entries, between), trie(entries)
+    several = "|".join("".join(map(str, one)) for one in entries)
+    whole = re.compile(f"(?:{several})(?:{''.join(map(str, between))}(?:{several}))*")
+    for ids in (ids for length in range(1, 6) for ids in product([1, 4, 5], repeat=length)):
+        assert accepts(found, ids) == (whole.fullmatch("".join(map(str, ids))) is not None)
+        assert accepts(single, ids) == (list(ids) in entries)
+
+
+def accepts(automaton: Automaton, ids: Sequence[int]) -> bool:
+    state = 0
+    for index in ids:
+        edges = range(automaton.starts[state], automaton.starts[state + 1])
+        state = next((int(automaton.targets[edge]) for edge in edges if automaton.ids[edge] == index), -1)
+        if state < 0:
+            return False
+    return bool(automaton.final[state])
+
+
+def test_the_terms_of_each_source_have_to_be_translated(tmp_path: Path) -> None:
+    (tmp_path / "terms.csv").write_text("dog,xy\nhot dog,yy\ncat,x\n", encoding="utf-8")
+    config = GenerationConfig(constraints=[Terminology(str(tmp_path / "terms.csv"))], **WIDE)
+    raw, wanted = ["A Dog!", "a hot dog, a cat", "nothing"], [["xy"], ["yy", "x"], []]
+    chains = Chains.random(3, 0)
+    for sentence, hypotheses in enumerate(run(chains, config, vocabulary=LETTERS, raw=raw)):
+        assert_same(
+            hypotheses,
+            best(chains, sentence, config, lambda text, _, own=wanted[sentence]: all(word in text for word in own)),
+        )
+
+
+PARTS = [BadWords(["xy"]), Pattern("(x|yx)+"), Pattern("y[xy?]*")]
+
+
+@pytest.mark.parametrize("constraint", PARTS, ids=str)
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "seed": 1, "num_return_sequences": 3}, {"num_beams": 2}])
+def test_every_search_keeps_to_them(constraint: Constraint, options: dict) -> None:
+    config = GenerationConfig(constraints=[constraint], max_new_tokens=9, **options)
+    for seed in range(5):
+        for hypotheses in run(Chains.random(4, seed), config, vocabulary=LETTERS):
+            for one in hypotheses:
+                text = text_of(one.tokens)
+                if isinstance(constraint, Pattern):
+                    assert one.met == (re.fullmatch(constraint.expression, text) is not None)
+                else:
+                    assert "xy" not in text
+
+
+def test_batch_mates_change_nothing() -> None:
+    config = GenerationConfig(force_words=["xy"], constraints=[Pattern("[xy]+")], num_beams=4, max_new_tokens=8)
+    chains = Chains.random(5, 3)
+    together = run(chains, config, vocabulary=LETTERS)
+    for row, hypotheses in enumerate(together):
+        [alone] = run(chains.rows([row]), config, vocabulary=LETTERS)
+        assert [tokens_of(one) for one in alone] == [tokens_of(one) for one in hypotheses]
+
+
+def test_what_cannot_be_met_is_given_with_a_warning() -> None:
+    config = GenerationConfig(force_words=["xyx"], num_beams=3, max_new_tokens=2)
+    with pytest.warns(UserWarning, match="2 outputs not as the constraints ask: the search has found none that is"):
+        results = run(Chains.random(2, 0), config, vocabulary=LETTERS)
+    assert [row[0].met for row in results] == [False, False]
+
+
+def test_a_prefix_is_part_of_what_constraints_see() -> None:
+    config = GenerationConfig(constraints=[Pattern("x[xy]*")], force_words=["xy"], num_beams=4, max_new_tokens=6)
+    for [one] in run(Chains.random(3, 0), config, vocabulary=LETTERS, prefix=torch.tensor([[4, 5]] * 3)):
+        assert re.fullmatch("xy[xy]*", text_of(one.tokens))
+
+
+def plain_groups(model: PlainModel) -> list[Found]:
+    """Diverse beam search in plain Python (Vijayakumar et al. 2018), each group by its own scores."""
+    config = model.config
+    width = config.num_beams // config.num_beam_groups
+    beams, ended = [[Found((), 0.0)] for _ in range(config.num_beam_groups)], []
+    while any(beams):
+        used: list[int] = []
+        for group, beam in enumerate(beams):
+            candidates = []
+            for found in beam:
+                for token, added in model.next(found.tokens).items():
+                    ranked = found.log_prob + added - config.diversity_penalty * used.count(token)
+                    candidates.append((ranked, Found((*found.tokens, token), found.log_prob + added)))
+            looked = [one for _, one in sorted(candidates, key=lambda pair: -pair[0])[: 2 * width]]
+            ended += [model.score(one) for one in looked[:width] if model.ends(one.tokens)]
+            beams[group] = [one for one in looked if not model.ends(one.tokens)][:width]
+            used += [one.tokens[-1] for one in beams[group]]
+    return sorted(ended, key=lambda found: -found.score)[: config.num_return_sequences]
+
+
+@pytest.mark.parametrize(("beams", "groups"), [(2, 2), (4, 2), (6, 3)])
+@pytest.mark.parametrize("penalty", [0.0, 0.4, 5.0])
+def test_groups_of_beams_shun_each_others_tokens(beams: int, groups: int, penalty: float) -> None:
+    config = GenerationConfig(
+        num_beams=beams,
+        num_beam_groups=groups,
+        diversity_penalty=penalty,
+        num_return_sequences=1,
+        max_new_tokens=4,
+        length_normalization="none",
+    )
+    for seed in range(5):
+        chains = Chains.random(3, seed, drift=0.01)
+        for sentence, hypotheses in enumerate(run(chains, config)):
+            assert_same(hypotheses, plain_groups(PlainModel(chains, sentence, config)))
+
+
+def test_a_repetition_penalty_multiplies_what_has_been_said() -> None:
+    class Penalised(PlainModel):
+        def next(self, tokens: tuple[int, ...]) -> dict[int, float]:
+            return {token: value * (1.5 if token in tokens else 1) for token, value in super().next(tokens).items()}
+
+    config = GenerationConfig(repetition_penalty=1.5, **WIDE)
+    chains = Chains.random(3, 0, drift=0.01)
+    for sentence, hypotheses in enumerate(run(chains, config)):
+        outputs = Penalised(chains, sentence, config).outputs()
+        assert_same(hypotheses, sorted(outputs, key=lambda found: -found.score)[:8])
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        (Pattern("("), "expected a regular expression, but '\\(' is none"),
+        (Pattern("^x"), "has what no automaton can tell"),
+        (Pattern(r"(x)\\1".replace("\\\\", "\\")), "has what no automaton can tell"),
+        (Pattern("(?i)x"), "has what no automaton can tell"),
+        (Pattern("x{9999}y{9999}"), "is too large: repeat less"),
+        (Pattern("z+"), "no output of this model can match 'z\\+'"),
+        (Lexicon("no.txt"), "there is no lexicon no.txt"),
+        (Terminology("no.csv"), "the terms in no.csv cannot be read"),
+        (BadWords(["xz"]), "the model's outputs have no symbols for 'xz'"),
+    ],
+)
+def test_wrong_constraints_are_explained(constraint: Constraint, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("\\\\", "\\")):
+        run(Chains.random(1, 0), GenerationConfig(constraints=[constraint]), vocabulary=LETTERS, raw=[""])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"force_words": ["x"]}, "num_beams=1: must be above 1 with force_words"),
+        ({"force_words": "x"}, "force_words='x': must be a list of texts"),
+        ({"bad_words": [1]}, r"bad_words=\[1\]: must be a list of texts"),
+        ({"num_beams": 4, "num_beam_groups": 3}, "num_beam_groups=3: must be a divisor of num_beams=4"),
+        ({"shortlist": True, "bad_words": ["x"]}, "shortlist=True: must be False with bad_words"),
+        ({"constraints": [3]}, "constraints=.*: must be a list of parts of kind Constraint"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0: must be a number above 0 and at most 1000"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        GenerationConfig(**options)
+
+
+def test_all_texts_of_three_letters_are_told_apart() -> None:
+    from lit_seq2seq.search.constraints.patterns import Expression
+
+    for expression in ["(x|y)*xx", "x(yx)*|y+", "(x?y?){2}", "[^y]x*?y"]:
+        read = Expression(expression)
+        for letters in product("xy?", repeat=4):
+            state = read.start
+            for letter in letters:
+                state = read.move(state, letter)
+            assert read.matches(state) == (re.fullmatch(expression, "".join(letters)) is not None)

@@ -1,0 +1,115 @@
+"""An option of search does the same from YAML, Python, the command line, a pipeline and the server."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from lit_seq2seq import LitSeq2Seq, pipeline
+from lit_seq2seq.export import export_model
+from lit_seq2seq.inference.predictor import Predictor
+from lit_seq2seq.runtime.model import Model
+from lit_seq2seq.search import GenerationConfig, Lexicon, Pattern, Terminology
+from lit_seq2seq.serve import make_app
+from lit_seq2seq.serve.schema import RequestLimits
+from tests.test_docs import run_here
+from tests.tiny import make_data, make_model, make_trainer, rows
+
+TEXTS = ["eins zwei", "drei", "fünf vier eins"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = make_model(optimizer=partial(torch.optim.Adam, lr=0.03))
+    place = tmp_path_factory.mktemp("model")
+    make_trainer(place, max_epochs=3).fit(found, datamodule=make_data(rows(120), batch_size=16))
+    found.save_pretrained(place / "model")
+    return place / "model"
+
+
+OPTIONS = {
+    "prefix": {"prefix": "four two"},
+    "bad words": {"bad_words": ["one", "three four"]},
+    "forced words": {"force_words": ["five four", "two"], "num_beams": 4},
+    "penalty": {"repetition_penalty": 3.0},
+    "groups": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "num_return_sequences": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path) -> Path:
+    export_model(LitSeq2Seq.from_pretrained(folder), folder.parent / "exported", ["fp32"])
+    return folder.parent / "exported"
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_does_the_same_everywhere(name: str, folder: Path, exported: Path, tmp_path: Path) -> None:
+    options = OPTIONS[name]
+    model = LitSeq2Seq.from_pretrained(folder)
+    config = GenerationConfig(**{"max_new_tokens": 6, **options})
+    rows = list(Predictor(model).stream(TEXTS, config))
+    expected = [[one.text for one in row] for row in rows]
+    assert expected != [[one.text for one in row] for row in Predictor(model).stream(TEXTS)]
+
+    found = pipeline("translation", str(folder))(TEXTS, **options)
+    several = len(expected[0]) > 1
+    given = [[one["translation_text"] for one in (row if several else [row])] for row in found]
+    assert given == expected
+
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    arguments = (
+        " ".join(f"--{key} '{json.dumps(value)}'" for key, value in options.items())
+        .replace("'\"", "'")
+        .replace("\"'", "'")
+    )
+    run_here(
+        f"lit-seq2seq generate --model {folder} --input {tmp_path / 'in.txt'} --output {tmp_path / 'out.jsonl'} {arguments}"
+    )
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [[one["text"] for one in row] for row in written] == expected
+
+    found = Model(exported)(TEXTS, max_new_tokens=6, **options)
+    assert [[one.text for one in row] for row in found] == expected
+
+    with TestClient(make_app(str(folder), RequestLimits()), base_url="http://localhost") as client:
+        answers = [client.post("/predict", json={"text": text, **options}).json() for text in TEXTS]
+    assert [[one["text"] for one in answer["outputs"]] for answer in answers] == expected
+
+
+def test_parts_go_from_python_and_yaml_to_folder_and_back(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "terms.csv").write_text("zwei,four\n", encoding="utf-8")
+    (tmp_path / "words.txt").write_text("one\nfour\nfour five\n", encoding="utf-8")
+    parts = [Terminology(str(tmp_path / "terms.csv")), Lexicon(str(tmp_path / "words.txt"), several=True)]
+    described = [
+        {"class_path": "lit_seq2seq.search.Terminology", "init_args": {"file": str(tmp_path / "terms.csv")}},
+        {"class_path": "lit_seq2seq.search.Lexicon", "init_args": {"file": parts[1].file, "several": True}},
+    ]
+    config = GenerationConfig(num_beams=4, max_new_tokens=6, constraints=parts)
+    assert GenerationConfig(num_beams=4, max_new_tokens=6, constraints=described) == config
+    assert hash(config) == hash(GenerationConfig(num_beams=4, max_new_tokens=6, constraints=described))
+    model = LitSeq2Seq.from_pretrained(folder, changes={"generation": config})
+    model.save_pretrained(tmp_path / "model")
+    saved = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert saved["model"]["generation"]["constraints"] == described
+    again = LitSeq2Seq.from_pretrained(tmp_path / "model")
+    assert again.model.generation == config
+    [[one], [other]] = Predictor(again).stream(["eins zwei", "eins"])
+    assert "four" in one.text.split()
+    assert set(other.text.split()) <= {"one", "four", "five"}
+    argument = json.dumps([{"class_path": "Pattern", "init_args": {"expression": "(one|five ){2,3}four"}}])
+    (tmp_path / "in.txt").write_text("eins\n", encoding="utf-8")
+    out = tmp_path / "out.txt"
+    run_here(
+        f"lit-seq2seq generate --model {folder} --input {tmp_path / 'in.txt'} --output {out} --constraints '{argument}'"
+    )
+    assert out.read_text(encoding="utf-8").strip() in ("five five four", "five five five four", "one five four")
+
+
+def test_a_pattern_goes_by_the_text_of_words(folder: Path) -> None:
+    config = GenerationConfig(constraints=[Pattern("(one |five ){2,3}four")], num_beams=3, max_new_tokens=8)
+    [[one]] = Predictor(LitSeq2Seq.from_pretrained(folder)).stream(["drei"], config)
+    assert one.text.split()[-1] == "four"
+    assert set(one.text.split()[:-1]) <= {"one", "five"}
