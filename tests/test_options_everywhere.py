@@ -9,13 +9,13 @@ import torch
 from starlette.testclient import TestClient
 
 from lit_seq2seq import LitSeq2Seq, pipeline
+from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.search import GenerationConfig, Lexicon, Pattern, Terminology
 from lit_seq2seq.serve import make_app
 from lit_seq2seq.serve.schema import RequestLimits
-from tests.test_docs import run_here
 from tests.tiny import make_data, make_model, make_trainer, rows
 
 TEXTS = ["eins zwei", "drei", "fünf vier eins"]
@@ -60,14 +60,9 @@ def test_an_option_does_the_same_everywhere(name: str, folder: Path, exported: P
     assert given == expected
 
     (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
-    arguments = (
-        " ".join(f"--{key} '{json.dumps(value)}'" for key, value in options.items())
-        .replace("'\"", "'")
-        .replace("\"'", "'")
-    )
-    run_here(
-        f"lit-seq2seq generate --model {folder} --input {tmp_path / 'in.txt'} --output {tmp_path / 'out.jsonl'} {arguments}"
-    )
+    given = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()]
+    files = ["--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl")]
+    assert main(["generate", "--model", str(folder), *files, *given]) == 0
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [[one["text"] for one in row] for row in written] == expected
 
@@ -102,9 +97,8 @@ def test_parts_go_from_python_and_yaml_to_folder_and_back(folder: Path, tmp_path
     argument = json.dumps([{"class_path": "Pattern", "init_args": {"expression": "(one|five ){2,3}four"}}])
     (tmp_path / "in.txt").write_text("eins\n", encoding="utf-8")
     out = tmp_path / "out.txt"
-    run_here(
-        f"lit-seq2seq generate --model {folder} --input {tmp_path / 'in.txt'} --output {out} --constraints '{argument}'"
-    )
+    files = ["--input", str(tmp_path / "in.txt"), "--output", str(out)]
+    assert main(["generate", "--model", str(folder), *files, "--constraints", argument]) == 0
     assert out.read_text(encoding="utf-8").strip() in ("five five four", "five five five four", "one five four")
 
 

@@ -173,7 +173,7 @@ class GenerationConfig:
         that `max_new_tokens ** length_penalty` can be computed: with 128, from -14.4 to 14.4.""",
         Range(),
     )
-    length_normalization: LengthNormalization = option(
+    length_normalization: LengthNormalization = option(  # noqa: RUF009  (as the others)
         "power",
         """what the log-probability is divided by: `"none"`: 1; `"average"`: length; `"power"`: length **
         length_penalty, as transformers does; `"wu"`: ((5 + length) / 6) ** length_penalty (Wu et al. 2016, eq. 14).

@@ -11,17 +11,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from lit_seq2seq.features import Feature
 from lit_seq2seq.features.feature import Medium
-from lit_seq2seq.search.config import search_options
+from lit_seq2seq.search.config import SearchOption, search_options
 from lit_seq2seq.types import UserError
 
-_OPTIONS: dict[str, Any] = {
-    one.name: (
-        one.kind | None,
-        Field(None, description=one.about, **({} if one.allowed is None else one.allowed.schema)),
-    )
-    for one in search_options()
-    if not one.part
-}
+
+def _field(one: SearchOption) -> Any:
+    field: Any = Field  # whose overloads know no mapping
+    limits = {} if one.allowed is None else one.allowed.schema
+    return one.kind | None, field(None, description=one.about, **limits)
+
+
+_OPTIONS: dict[str, Any] = {one.name: _field(one) for one in search_options() if not one.part}
 
 
 class GenerateRequest(create_model("Options", **_OPTIONS)):  # type: ignore[misc]
