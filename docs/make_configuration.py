@@ -85,8 +85,8 @@ def page() -> str:
         *group("Search", "`model.generation`; also options of `generate` and of pipelines.", [GenerationConfig]),
         *group(
             "Constraints",
-            "`model.generation.constraints`, a list; also `--constraints` of `generate`. Some are an option of their own, "
-            "too, such as `bad_words`.",
+            "`model.generation.constraints`, a list; also `--constraints` of `generate`. Some have an option of their "
+            "own, such as `bad_words`.",
             kinds(search, search.Constraint),
         ),
         *group("Metrics", "`model.metrics`, a list.", kinds(metrics, metrics.TextMetric)),
