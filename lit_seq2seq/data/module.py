@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, cast
 
+import numpy as np
 from datasets.fingerprint import Hasher
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from lit_seq2seq.data.batching import Batches, BucketBatchSampler, EpochSampler, Position
 from lit_seq2seq.data.encoding import RowEncoder
-from lit_seq2seq.data.examples import Examples, Limits
+from lit_seq2seq.data.examples import Examples, Limits, seeded
 from lit_seq2seq.data.grouping import group_references
 from lit_seq2seq.data.loading import FixedBatches, TrainingLoader, make_loader
 from lit_seq2seq.data.rows import Columns, RowMapper
@@ -333,6 +334,14 @@ class Seq2SeqDataModule(LightningDataModule):
     def first_rows(self, split: str, count: int) -> list[tuple[Any, str]]:
         """Return the raw source and the first reference of each of the first rows of `split` that are used."""
         return self._encoded(split).first(count)
+
+    def in_order(self, split: str, size: int) -> Iterator[Batch]:
+        """Make batches of similar length of a split, the same in each call, whatever the trainer has taken."""
+        examples = self._encoded(split)
+        order = np.argsort(examples.source_lengths, kind="stable")
+        for start in range(0, len(order), size):
+            with seeded(self.seed):
+                yield examples[examples.kept[order[start : start + size]].tolist()]
 
     def references(self, split: str) -> Iterator[tuple[str, ...]]:
         """Read the references of each row of a split."""

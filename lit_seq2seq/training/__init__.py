@@ -3,6 +3,7 @@
 from lit_seq2seq.training.objectives import (
     CrossEntropy,
     Distillation,
+    GuidedAlignment,
     Loss,
     MinimumRisk,
     Objective,
@@ -14,6 +15,7 @@ from lit_seq2seq.training.objectives import (
 __all__ = [
     "CrossEntropy",
     "Distillation",
+    "GuidedAlignment",
     "Loss",
     "MinimumRisk",
     "Objective",
