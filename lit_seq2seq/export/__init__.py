@@ -164,7 +164,6 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) 
         "reranker": reranker,
         "specials": {"target": asdict(processor.target.specials)},
         "target_size": len(processor.target),
-        "copy": processor.copy,
         "alone": model.net.encoder.alone,
         "shortest": model.net.encoder.shortest,
         "max_source_length": processor.source_feature.input_limit,

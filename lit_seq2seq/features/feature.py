@@ -223,9 +223,10 @@ class Feature(ABC):
         return array[:length]
 
     def collate(self, arrays: Sequence[Array]) -> Padded | Sources:
-        """Pad encoded arrays with zeros at the end into one batch."""
-        kind = np.int64 if arrays[0].dtype.kind in "biu" else np.float32
-        return padded(arrays, np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), kind))
+        """Pad encoded arrays with zeros at the end into one batch: whole numbers in 64 bits, others in 32."""
+        one = arrays[0] if arrays else self.nothing()
+        shape = (len(arrays), max(map(len, arrays), default=0), *one.shape[1:])
+        return padded(arrays, np.zeros(shape, np.int64 if one.dtype.kind in "biu" else np.float32))
 
     def random(self, count: int, length: int, generator: np.random.Generator) -> Padded | Sources:
         """Draw sources to try a model with: of 1/6 to all of `length`, which the first one has; images have one size.

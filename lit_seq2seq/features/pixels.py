@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
-from PIL import ImageOps
 
 from lit_seq2seq.features.image import GREY
 from lit_seq2seq.types import UserError
+
+try:
+    import PIL.Image
+    from PIL import ImageOps
+except ImportError as error:
+    raise UserError("reading images needs Pillow: pip install pillow") from error
 
 _LEAST_SIDE = 2
 _KINDS: Any = (str, bytes, os.PathLike, PIL.Image.Image)

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lit_seq2seq.features.augmentation import SpecAugment
-from lit_seq2seq.features.feature import Array, Feature, Medium, is_column, padded
-from lit_seq2seq.types import Padded, UserError
+from lit_seq2seq.features.feature import Array, Feature, Medium, is_column
+from lit_seq2seq.types import UserError
 
 FloatArray = npt.NDArray[np.float32]
 SMALLEST_DEVIATION = 1e-5
@@ -127,10 +127,6 @@ class VectorFeature(Feature):
     def nothing(self) -> Array:
         """Return a single position of zeros."""
         return np.zeros((1, self.size), dtype=np.float32)
-
-    def collate(self, arrays: Sequence[Array]) -> Padded:
-        """Pad with zeros into float32 `values (B, T, F)`."""
-        return padded(arrays, np.zeros((len(arrays), max(map(len, arrays), default=0), self.size), np.float32))
 
     def to_dict(self) -> dict[str, Any]:
         """Describe settings and statistics."""

@@ -21,7 +21,7 @@ def main(folder: Path) -> int:
     parser.add_argument("--model", nargs="+", default=[str(folder)], help="exported folder; several make an ensemble")
     parser.add_argument("--variant", default="fp32", help="fp32, fp16 or int8")
     parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: as onnxruntime chooses")
-    parser.add_argument("--trust", nargs="+", default=(), help="modules of others that may be imported to read inputs")
+    parser.add_argument("--trust", nargs="+", default=(), help="modules of others that may be imported")
     names = [field.name for field in dataclasses.fields(GenerationConfig)]
     for name in names:
         parser.add_argument(f"--{name}", type=_plain, default=argparse.SUPPRESS, help="the model's own if left out")

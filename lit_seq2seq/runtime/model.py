@@ -21,8 +21,6 @@ from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.settings import spec
 from lit_seq2seq.types import UserError
 
-_VOCABULARY = ("processor.json", "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json")
-
 
 class Generated(NamedTuple):
     """One output: its text, and what outputs are ranked by (0 for an empty input)."""
@@ -40,7 +38,7 @@ class Model:
         folder: what `lit-seq2seq export` has written; several make an ensemble, which averages their probabilities.
         variant: `fp32`, `fp16` or `int8`.
         threads: number of threads; 0 lets onnxruntime choose.
-        trust: modules of others that may be imported to read the inputs, so that their code runs.
+        trust: modules of others that may be imported to read inputs or to order outputs, so that their code runs.
 
     Raises:
         UserError: there is no such model or variant, or several have not one vocabulary.
@@ -136,4 +134,4 @@ def _reranker(described: Mapping[str, Any] | None, trust: tuple[str, ...]) -> Re
 
 
 def _vocabulary(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in _VOCABULARY if (folder / name).is_file()]
+    return [(folder / name).read_bytes() for name in Processor.FILES if (folder / name).is_file()]

@@ -227,8 +227,7 @@ class Network(Decodable):
             raise UserError(
                 f"there is no variant {variant!r} of the model in {self.folder}: choose one of {known:.200}"
             )
-        self.vocabularies = {name: SpecialIds(**ids) for name, ids in self.settings["specials"].items()}
-        self.specials = self.vocabularies["target"]
+        self.specials = SpecialIds(**self.settings["specials"]["target"])
         options = check_generation(self.settings["generation"], self.folder / SETTINGS)
         self.config = GenerationConfig(**spec.build_arguments(GenerationConfig, options, trust, saved=True))
 

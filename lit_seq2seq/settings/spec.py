@@ -174,7 +174,9 @@ def import_class(path: str, trust: tuple[str, ...] = ()) -> type:
     try:
         found = _attribute(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"there is no class {path}: check the spelling or install the version that has it") from error
+        raise UserError(
+            f"there is no class {path} ({error}): check the spelling, or put the version that has it on Python's path"
+        ) from error
     if not isinstance(found, type):
         raise UserError(f"{path} is not a class, but {type(found).__name__}: class_path must name a class")
     if path != (home := f"{found.__module__}.{found.__qualname__}"):

@@ -1,10 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from lit_seq2seq.features import Image, Processor, Tokenizer
-from lit_seq2seq.types import UserError
+from lit_seq2seq.features import Feature, Image, MultiSource, Processor, Tokenizer
+from lit_seq2seq.types import Padded, UserError
 
 
 def characters(text):
@@ -77,3 +78,39 @@ def test_a_missing_or_damaged_folder_is_explained(tmp_path):
 def test_a_prefix_needs_texts():
     with pytest.raises(UserError, match="expected no source_prefix with Image, which reads no text"):
         Processor(Image(size=8), characters("ab"), source_prefix="a: ")
+
+
+class Lengths(Feature):
+    """A feature of early days: its batches are tensors."""
+
+    size = 9
+
+    def __init__(self):
+        self.config = {}
+
+    def encode(self, raw, training=False):
+        return [np.array([len(word) for word in text.split()], np.int32) for text in raw]
+
+    def nothing(self):
+        return np.zeros(1, np.int32)
+
+    def collate(self, arrays):
+        rows = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(array).long() for array in arrays], batch_first=True)
+        return Padded(rows, torch.tensor([len(array) for array in arrays]))
+
+
+class Plain(Lengths):
+    def collate(self, arrays):
+        return Feature.collate(self, arrays)
+
+
+@pytest.mark.parametrize("feature", [Lengths(), Plain()])
+def test_batches_of_arrays_and_of_tensors_become_the_same_tensors(feature):
+    processor = Processor(feature, characters("ab"))
+    expected = Padded(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
+    found = processor.source(["a bb", "ccc"])
+    assert torch.equal(found.values, expected.values)
+    assert torch.equal(found.lengths, expected.lengths)
+    several = Processor(MultiSource({"one": feature, "other": Plain()}), characters("ab"))
+    parts = several.source([{"one": "a bb", "other": "a bb"}]).parts
+    assert torch.equal(parts["one"].values, parts["other"].values)
