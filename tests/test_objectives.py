@@ -13,6 +13,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -146,21 +147,28 @@ def test_the_loss_falls(name, tmp_path):
 
 
 @needs_bfloat16
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_gradients_in_16_bits_are_those_of_32(name):
-    data, found = make_data(), []
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("name", [*OBJECTIVES, "distillation"])
+def test_gradients_in_16_bits_are_those_of_32(name, precision, trained: Trained):
+    data, found = make_data(processor=load_model(trained.model).processor), []
+    teaching = partial(Distillation, teachers=str(trained.model))
     data.setup("fit")
     batch = next(iter(data.val_dataloader()))
-    for sixteen in (False, True):
-        model = make_model(objective=OBJECTIVES[name])
+    for plugin in (
+        Precision(),
+        HalfPrecision("bf16-true") if "true" in precision else MixedPrecision(precision, "cpu"),
+    ):
+        model = make_model(objective=(OBJECTIVES | {"distillation": teaching})[name])
         model.attach(data.processor)
         model.objective.step = 1
+        plugin.convert_module(model)
         model.objective.begin(model.model, data)
         torch.manual_seed(0)
-        with torch.autocast("cpu", torch.bfloat16, enabled=sixteen):
+        with plugin.forward_context():
             loss = model.objective(model.model, batch)
+        assert loss.total.dtype == torch.float32
         loss.total.backward()
-        found.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+        found.append(torch.cat([parameter.grad.flatten().float() for parameter in model.parameters()]))
     assert torch.cosine_similarity(*found, dim=0) > 0.98
 
 

@@ -26,11 +26,12 @@ from lit_seq2seq.features import Feature, Records, Tokenizer
 from lit_seq2seq.features import Image as ImageFeature
 from lit_seq2seq.types import UserError
 from tests.backbones import write_backbone
-from tests.tiny import make_model, pairs, write_csv
+from tests.tiny import Trained, make_model, pairs, write_csv
 
 ROOT = Path(__file__).parent.parent
 FINETUNING = sorted((ROOT / "recipes").rglob("finetune.yaml"))
-RECIPES = [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if path not in FINETUNING]
+OBJECTIVES = sorted((ROOT / "recipes" / "objectives").glob("*.yaml"))
+RECIPES = [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if path not in FINETUNING + OBJECTIVES]
 TASKS = {
     "translation": "translation",
     "multimodal": "translation",
@@ -230,6 +231,21 @@ def test_a_finetuning_recipe_starts_from_the_model_that_the_built_in_one_leaves(
     assert recipe.trainer.checkpoint_callback.monitor in recipe.trainer.callback_metrics
     described = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_from"]
     assert described.startswith(yaml.safe_load(built_in.read_text(encoding="utf-8"))["trainer"]["default_root_dir"])
+
+
+@pytest.mark.parametrize("path", OBJECTIVES, ids=named)
+def test_an_objective_is_laid_over_a_recipe(path: Path, trained: Trained, tmp_path: Path) -> None:
+    given = [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1", "--model.optimizer.init_args.lr=0.01"]
+    if path.stem == "distillation":
+        given += [f"--data.processor={trained.model}", f"--model.objective.init_args.teachers={trained.model}"]
+    assert cli_main(["fit", "--config", str(trained.recipe), "--config", str(path), *given]) == 0
+    described = json.loads((tmp_path / "version_0" / "model" / "config.json").read_text(encoding="utf-8"))
+    wanted = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["objective"]
+    assert described["model"]["objective"]["class_path"] == wanted["class_path"]
+    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    configs = re.findall(r"--config (\S+)", "\n".join(head))
+    assert f"recipes/{named(path)}" in configs
+    assert all((ROOT / config).is_file() for config in configs)
 
 
 @pytest.mark.parametrize("path", [*RECIPES, *FINETUNING], ids=named)

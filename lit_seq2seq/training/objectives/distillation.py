@@ -60,7 +60,8 @@ class Distillation(CrossEntropy):
                 "the teacher has another vocabulary than the model: set data.processor to the teacher's folder, and "
                 "leave out the settings of tokenizers and features"
             )
-        self._teacher = [teacher.to(model.device).eval().requires_grad_(False)]
+        learning = next(model.net.parameters())
+        self._teacher = [teacher.to(learning.device, learning.dtype).eval().requires_grad_(False)]
 
     def of(self, network: EncoderDecoder, source: Source, target: Padded) -> Loss:
         """Compute the loss of targets that end with EOS."""

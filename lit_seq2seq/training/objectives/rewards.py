@@ -138,7 +138,9 @@ class Rewarded(CrossEntropy, ABC):
         rewards = [score / 100 if self.metric.higher_is_better else 1 - score / 100 for score in scores]
         target, device = model.processor.target, batch.rows.device
         ids = target.collate([_with_end(one, target.specials.eos) for one in flat]).to(device)
-        return Outputs(torch.tensor(rows, device=device), ids, torch.tensor(rewards, device=device))
+        return Outputs(
+            torch.tensor(rows, device=device), ids, torch.tensor(rewards, dtype=torch.float32, device=device)
+        )
 
     def _form(self, model: Seq2SeqModel) -> Callable[[str], str]:
         form = model.processor.target.form

@@ -44,6 +44,6 @@ class ScheduledSampling(CrossEntropy):
         with torch.no_grad():
             scores = network.output.scores(network.teach(encoded, target), encoded.copies)  # (B, T, V)
         predicted = network.readable(scores.argmax(dim=-1)).roll(1, dims=1)  # (B, T)
-        own = torch.rand(inputs.shape, device=inputs.device) >= self.rate
+        own = torch.rand(inputs.shape, device=inputs.device, dtype=torch.float32) >= self.rate
         own[:, 0] = False  # BOS
         return network.teach(encoded, target, inputs.where(~own, predicted))
