@@ -28,6 +28,7 @@ from lit_seq2seq.nn.encoders import Encoder
 from lit_seq2seq.nn.output import Output
 from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.settings.parsing import Parser
+from lit_seq2seq.training import Objective
 from lit_seq2seq.types import UserError
 from tests.tiny import SIZES, Trained, make_model
 
@@ -85,6 +86,7 @@ SLOTS = {
     "decoder": Decoder,
     "output": Output,
     "auxiliary": Auxiliary,
+    "objective": Objective,
     "optimizer": torch.optim.Optimizer,
     "lr_scheduler": torch.optim.lr_scheduler.LRScheduler,
     "reranker": Reranker,
@@ -95,6 +97,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "StepLR": {"step_size": 3},
     "ExponentialLR": {"gamma": 0.5},
     "VisionBackbone": {"name": "x"},
+    "Distillation": {"teachers": "x"},
     "MultiSourceEncoder": {"encoders": {"a": "lit_seq2seq.nn.TextEncoder"}},
 }
 

@@ -24,7 +24,7 @@ from lit_seq2seq.callbacks import Checkpoint
 from lit_seq2seq.cli import main
 from lit_seq2seq.inference.lexicon import Translations, pair_of
 from lit_seq2seq.inference.pipelines import load_model
-from lit_seq2seq.metrics import CER, ChrF, Distinct1
+from lit_seq2seq.metrics import CER, ChrF, CIDErD, Distinct1
 from lit_seq2seq.nn import CTC, CopyOutput, EncoderDecoder, GeneralAttention, ParallelDecoder, TextEncoder
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.training import (
@@ -106,8 +106,9 @@ def test_an_objective_in_a_file_of_its_own_trains_resumes_and_is_saved(trained: 
     assert load_model(folder).generate(["eins zwei"])[0][0].text is not None  # needs no objective, nor trust in it
 
 
-def test_parameters_of_an_objective_learn(tmp_path):
-    model, data = make_model(objective=partial(Focal, gamma=0.0)), make_data()
+@pytest.mark.parametrize("lr_factors", [None, {"encoder": 0.1}])
+def test_parameters_of_an_objective_learn(lr_factors, tmp_path):
+    model, data = make_model(objective=partial(Focal, gamma=0.0), lr_factors=lr_factors), make_data()
     make_trainer(tmp_path).fit(model, datamodule=data)
     assert model.objective.scale != 1
 
@@ -440,6 +441,18 @@ def test_two_processes_search_and_learn(tmp_path):
     two = {"strategy": DDPStrategy(start_method="forkserver"), "devices": 2}
     make_trainer(tmp_path, accumulate_grad_batches=2, **two).fit(model, datamodule=data)
     assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_metric_learns_from_the_training_references():
+    data = make_data(Dataset.from_dict({**pairs(24), "more": pairs(24, seed=9)["target"]}), reference_columns="more")
+    data.setup("fit")
+    model = make_model(objective=partial(SelfCritical, metric=CIDErD))
+    model.attach(data.processor)
+    model.objective.begin(model.model, data)
+    assert model.objective.metric.learned.segments == len(data._split("train")) < 24
+    known = model.objective.metric.learned.found
+    references = [row for rows in data.references("train") for row in rows]
+    assert {word for text in references for word in text.split()} == {one for one, *more in known if not more}
 
 
 def test_what_a_reward_cannot_train(tmp_path):

@@ -478,7 +478,10 @@ class LitSeq2Seq(lightning.LightningModule):
 
     def _optimizer(self) -> Optimizer:
         """Give the optimizer every parameter, also those that do not learn yet."""
-        groups = self.parameters() if self.lr_factors is None else parameter_groups(self.net, self.lr_factors)
+        groups: Any = self.parameters()
+        if self.lr_factors is not None:
+            own = list(self.objective.parameters())
+            groups = [*parameter_groups(self.net, self.lr_factors), *([{"params": own}] if own else [])]
         optimizer = cast("Callable[[Any], Optimizer]", self.make_optimizer)(groups)
         for group in optimizer.param_groups:
             group["lr"] *= group.get("factor", 1.0)
