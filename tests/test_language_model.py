@@ -160,6 +160,11 @@ def test_predictions_go_on_from_prompts_or_from_nothing(tmp_path, trained):
     [
         ({"encoder": TextEncoder}, {}, "there are no source symbols to embed: set model.encoder to lit_seq2seq.nn.NoS"),
         ({}, {"columns": {"source": "text", "target": "text"}}, "the data has one: set data.columns.source to null"),
+        (
+            {"decoder": partial(ParallelDecoder, hidden_size=12)},
+            {},
+            "DenseBridge .the ZeroBridge where there is no sou",
+        ),
         ({"metrics": [BLEU]}, {}, "metrics compare outputs with references"),
         ({}, {"source_tokenizer": Tokenizer("word")}, "columns.source is null, so that there is nothing to read"),
         ({}, {"source_feature": Tokenizer("word")}, "columns.source is null, so that there is nothing to read"),

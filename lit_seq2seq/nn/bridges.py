@@ -89,7 +89,8 @@ class LastState(Bridge):
         if encoder.final_size != state.hidden_size:
             raise ValueError(
                 f"the LastState bridge needs equal sizes, but the encoder's states have {encoder.final_size} units and "
-                f"the decoder's {state.hidden_size}: make hidden_size equal or use the DenseBridge"
+                f"the decoder's {state.hidden_size}: make hidden_size equal or use the DenseBridge (the ZeroBridge "
+                "where there is no source)"
             )
 
     def forward(self, encoded: Encoded) -> CellState:
