@@ -16,7 +16,7 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from lit_seq2seq import Seq2SeqModel
+from lit_seq2seq import LitSeq2Seq, Seq2SeqModel
 from lit_seq2seq.features import Feature, MultiSource
 from lit_seq2seq.features.feature import build_feature, describe_feature, encode_named
 from lit_seq2seq.inference.predictor import Predictor
@@ -25,7 +25,8 @@ from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.serve import api
 from lit_seq2seq.serve.page import Page
 from lit_seq2seq.serve.schema import RequestLimits
-from lit_seq2seq.types import Padded, Source, UserError
+from lit_seq2seq.training import CrossEntropy
+from lit_seq2seq.types import Batch, Padded, Source, UserError
 from tests.nn import cases, test_attention, test_cell_contract, test_encoders
 from tests.test_docs import ROOT, run_here, run_page, shell
 from tests.test_export import OTHER_VERSION
@@ -218,6 +219,18 @@ def test_the_feature_is_rebuilt_and_cut_and_one_of_several(place: Path) -> None:
     several = MultiSource({"first": walk, "second": again})
     sources = several.collate(several.encode([{"first": "N E"}]))
     assert sources.lengths.tolist() == [3]
+
+
+def test_the_objective_goes_with_the_model(place: Path, predictor: Predictor, parts: ModuleType) -> None:
+    """Its formula from the logarithms of single probabilities; without gamma it is cross-entropy."""
+    model = LitSeq2Seq.from_pretrained(place / "runs" / "version_0" / "model", trust=["my_walk", "my_parts"])
+    source, target = batch_of(predictor)
+    batch = Batch(source, target, torch.tensor([0]))
+    log_probs = model.net.score(source, target)
+    found = model.objective(model.model, batch)
+    assert float(found.total.detach()) == pytest.approx(float((-(1 - log_probs.exp()) * log_probs).sum()), rel=1e-5)
+    plain = CrossEntropy().of(model.net, source, target)
+    torch.testing.assert_close(parts.Focal(gamma=0.0)(model.model, batch), plain)
 
 
 def test_the_metric_counts_what_it_says(parts: ModuleType) -> None:
