@@ -89,6 +89,11 @@ def page() -> str:
             "own, such as `bad_words`.",
             kinds(search, search.Constraint),
         ),
+        *group(
+            "Scorers",
+            "`model.generation.scorers`, a list; also `--scorers` of `generate`.",
+            kinds(search, search.Scorer),
+        ),
         *group("Metrics", "`model.metrics`, a list.", kinds(metrics, metrics.TextMetric)),
         *group("Rerankers", "`model.reranker`.", kinds(reranking, reranking.Reranker)),
         *group("Schedules", "`model.lr_scheduler`.", [schedules.InverseSquareRoot, schedules.OneCycle], given=1),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar
 
 from lit_seq2seq import arrays
 
@@ -83,7 +83,13 @@ class Value:
 
 
 class Part:
-    """What a description can name by `class_path`, made ready to use: a frozen dataclass of plain values."""
+    """What a description can name by `class_path`, made ready to use: a frozen dataclass of plain values.
+
+    Attributes:
+        outside: names of arguments that are paths of files or models, or lists of these: a model folder carries them.
+    """
+
+    outside: ClassVar[tuple[str, ...]] = ()
 
 
 def _map(value: object, function: Callable[[Tensor], Tensor]) -> object:

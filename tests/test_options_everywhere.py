@@ -4,19 +4,23 @@ import json
 from functools import partial
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from starlette.testclient import TestClient
 
-from lit_seq2seq import LitSeq2Seq, pipeline
+from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model
+from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.inference.predictor import Predictor
+from lit_seq2seq.nn import NoSource, ParallelDecoder, ZeroBridge
 from lit_seq2seq.runtime.model import Model
-from lit_seq2seq.search import GenerationConfig, Lexicon, Pattern, Terminology
+from lit_seq2seq.search import GenerationConfig, JointModels, LanguageModel, Lexicon, Pattern, Terminology
 from lit_seq2seq.serve import make_app
 from lit_seq2seq.serve.schema import RequestLimits
-from tests.tiny import make_data, make_model, make_trainer, rows
+from lit_seq2seq.types import UserError
+from tests.tiny import SIZES, make_data, make_model, make_trainer, rows
 
 TEXTS = ["eins zwei", "drei", "fünf vier eins"]
 
@@ -88,12 +92,21 @@ def test_parts_go_from_python_and_yaml_to_folder_and_back(folder: Path, tmp_path
     model = LitSeq2Seq.from_pretrained(folder, changes={"generation": config})
     model.save_pretrained(tmp_path / "model")
     saved = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
-    assert saved["model"]["generation"]["constraints"] == described
-    again = LitSeq2Seq.from_pretrained(tmp_path / "model")
-    assert again.model.generation == config
+    files = [part["init_args"]["file"] for part in saved["model"]["generation"]["constraints"]]
+    assert files == ["search/0-terms.csv", "search/1-words.txt"]
+    (tmp_path / "terms.csv").unlink()  # the folder carries what it needs
+    (tmp_path / "words.txt").unlink()
+    (tmp_path / "model").rename(tmp_path / "moved")
+    again = LitSeq2Seq.from_pretrained(tmp_path / "moved")
+    again.save_pretrained(tmp_path / "moved")  # in place
+    again = LitSeq2Seq.from_pretrained(tmp_path / "moved")
     [[one], [other]] = Predictor(again).stream(["eins zwei", "eins"])
     assert "four" in one.text.split()
     assert set(other.text.split()) <= {"one", "four", "five"}
+    saved["model"]["generation"]["constraints"][0]["init_args"]["file"] = "/etc/hostname"
+    (tmp_path / "moved" / "config.json").write_text(json.dumps(saved), encoding="utf-8")
+    with pytest.raises(UserError, match="names '/etc/hostname' for its search, which it does not carry"):
+        LitSeq2Seq.from_pretrained(tmp_path / "moved")
     argument = json.dumps([{"class_path": "Pattern", "init_args": {"expression": "(one|five ){2,3}four"}}])
     (tmp_path / "in.txt").write_text("eins\n", encoding="utf-8")
     out = tmp_path / "out.txt"
@@ -107,3 +120,56 @@ def test_a_pattern_goes_by_the_text_of_words(folder: Path) -> None:
     [[one]] = Predictor(LitSeq2Seq.from_pretrained(folder)).stream(["drei"], config)
     assert one.text.split()[-1] == "four"
     assert set(one.text.split()[:-1]) <= {"one", "five"}
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("language")
+    texts = datasets.DatasetDict({split: data.remove_columns("source") for split, data in rows(120).items()})
+    data = Seq2SeqDataModule(
+        texts, columns={"source": None, "target": "target"}, target_tokenizer=Tokenizer("word"), batch_size=16
+    )
+    model = make_model(encoder=NoSource, decoder=partial(ParallelDecoder, **SIZES, bridge=ZeroBridge), metrics=[])
+    make_trainer(place, max_epochs=2).fit(model, datamodule=data)
+    model.save_pretrained(place / "model")
+    return place / "model"
+
+
+def test_a_language_model_helps_everywhere(folder: Path, language_model: Path, tmp_path: Path) -> None:
+    scorer = {"class_path": "LanguageModel", "init_args": {"weight": 1.5, "internal_weight": 0.4}}
+    model = LitSeq2Seq.from_pretrained(folder)
+    plain = list(Predictor(model).stream(TEXTS))
+    torch_part = LanguageModel(str(language_model), 1.5, 0.4)
+    config = GenerationConfig(num_beams=3, max_new_tokens=6, scorers=[torch_part])
+    found = list(Predictor(model).stream(TEXTS, config))
+    assert [row[0].score for row in found] != pytest.approx([row[0].score for row in plain], abs=1e-2)
+
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    scorer["init_args"]["model"] = str(language_model)  # type: ignore[index]
+    out = tmp_path / "out.jsonl"
+    given = ["--num_beams=3", "--max_new_tokens=6", "--scorers", json.dumps([scorer])]
+    assert (
+        main(["generate", "--model", str(folder), "--input", str(tmp_path / "in.txt"), "--output", str(out), *given])
+        == 0
+    )
+    written = [json.loads(line)[0] for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [one["text"] for one in written] == [row[0].text for row in found]
+    assert [one["score"] for one in written] == pytest.approx([row[0].score for row in found], abs=1e-4)
+
+    changed = LitSeq2Seq.from_pretrained(folder, changes={"generation": config})
+    changed.save_pretrained(tmp_path / "both")
+    again = list(Predictor(LitSeq2Seq.from_pretrained(tmp_path / "both")).stream(TEXTS))
+    assert [row[0].score for row in again] == pytest.approx([row[0].score for row in found], abs=1e-4)
+    export_model(changed, tmp_path / "exported", ["fp32"])
+    told = Model(tmp_path / "exported")(TEXTS)
+    assert [row[0].text for row in told] == [row[0].text for row in found]
+    assert [row[0].score for row in told] == pytest.approx([row[0].score for row in found], abs=1e-3)
+
+
+def test_models_join_as_scorers_as_they_do_in_an_ensemble(folder: Path) -> None:
+    other = LitSeq2Seq.from_pretrained(folder)
+    config = GenerationConfig(num_beams=2, max_new_tokens=6, scorers=[JointModels([str(folder)])])
+    both = list(Predictor(other).stream(TEXTS, config))
+    alone = list(Predictor(other).stream(TEXTS, GenerationConfig(num_beams=2, max_new_tokens=6)))
+    assert [row[0].text for row in both] == [row[0].text for row in alone]
+    assert [row[0].score for row in both] == pytest.approx([row[0].score for row in alone], abs=1e-4)

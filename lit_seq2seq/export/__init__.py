@@ -22,6 +22,7 @@ from lit_seq2seq.files.paths import expect_own, local_path
 from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn import Encoder, EncoderDecoder
+from lit_seq2seq.search.carried import CARRIED, place_of
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import Padded, Sources, UserError, install
@@ -148,15 +149,18 @@ def _require_packages() -> None:
         raise UserError(f"exporting needs {', '.join(missing)}: {install('export')}")
 
 
-def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) -> None:
-    from lit_seq2seq.runtime.network import FORMAT, SHORTLIST, digest_of
+def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> None:
+    from lit_seq2seq.export.graphs import blind
+    from lit_seq2seq.export.report import LENGTH, random_source
+    from lit_seq2seq.runtime.network import BLIND, FORMAT, SHORTLIST, digest_of
 
     processor = model.processor
     processor.save(folder)
     (folder / SHORTLIST).unlink(missing_ok=True)
+    np.savez(folder / BLIND, **blind(model.net, random_source(processor, 1, LENGTH)))
     if tables := _shortlist(model):
         np.savez(folder / SHORTLIST, **tables)
-    reranker, generation = describe_reranker(model), spec.describe(model.generation)
+    reranker, generation = describe_reranker(model), _carry(model, folder, variants)
     settings = {
         "format": FORMAT,
         "variants": list(variants),
@@ -175,6 +179,26 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) 
     for module in dict.fromkeys(_own_modules(own)):
         if "." not in module:  # packages have to be installed
             shutil.copy(str(importlib.import_module(module).__file__), folder / f"{module}.py")
+
+
+def _carry(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> Any:
+    """Copy files that the options of search name, export models, and describe the options."""
+
+    def carry(name: str) -> str:
+        place = place_of(name, len(list((folder / CARRIED).iterdir())))
+        if Path(name).is_file():
+            shutil.copyfile(name, folder / place)
+        else:
+            export_model(Seq2SeqModel.from_pretrained(name), folder / place, variants)
+            shutil.rmtree(folder / place / "runtime")  # that of the model itself serves
+        return place
+
+    shutil.rmtree(folder / CARRIED, ignore_errors=True)
+    (folder / CARRIED).mkdir()
+    described = spec.describe(model.generation.moved(carry))
+    if not any((folder / CARRIED).iterdir()):
+        (folder / CARRIED).rmdir()
+    return described
 
 
 def _copy_runtime(folder: Path) -> None:

@@ -6,12 +6,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, TypeGuard, Unpack
 
 import numpy as np
@@ -26,6 +27,7 @@ from lit_seq2seq.files.paths import Loading, Pushing, expect_own, is_file, local
 from lit_seq2seq.files.untrusted import check_archive, checked, is_number, read_json
 from lit_seq2seq.files.weights import Weights
 from lit_seq2seq.hub.card import Provenance, published
+from lit_seq2seq.search.carried import CARRIED, settle
 from lit_seq2seq.search.config import check_generation
 from lit_seq2seq.shortlist import Shortlist
 from lit_seq2seq.types import UserError
@@ -108,6 +110,7 @@ def save_folder(
     *,
     card: str,
     shortlist: Shortlist | None = None,
+    carried: Mapping[str, Callable[[Path], object]] = MappingProxyType({}),
 ) -> Path:
     """Write a model folder; its files take their place when all are written, so that no half-written one is left.
 
@@ -118,6 +121,7 @@ def save_folder(
         processor: saved beside it.
         card: text of the model card.
         shortlist: saved beside it; one that is there goes if `None`, as it may be of another model.
+        carried: what writes each file or model that the options of search name, by its place in the folder.
 
     Returns:
         The folder.
@@ -138,6 +142,10 @@ def save_folder(
                 (folder / SHORTLIST).unlink(missing_ok=True)
             else:
                 write_shortlist(part / SHORTLIST, shortlist, processor)
+            for place, write in carried.items():
+                (part / place).parent.mkdir(exist_ok=True)
+                write(part / place)
+            shutil.rmtree(folder / CARRIED, ignore_errors=True)
             for file in part.iterdir():
                 file.replace(folder / file.name)
     except (OSError, SafetensorError) as error:
@@ -217,6 +225,7 @@ def load_folder(name: str | os.PathLike[str], **options: Unpack[Loading]) -> Mod
     trust = trusted(options.pop("trust", ()))
     path = find_folder(name, **options)
     config = _read_config(path)
+    settle(config["model"].get("generation", {}), path, trust)
     return ModelFolder(config, Processor.load(path, trust), path, trust)
 
 
@@ -260,7 +269,7 @@ def _download(name: str, **options: Unpack[Loading]) -> Path:
     try:
         from lit_seq2seq.files import remote
 
-        return remote.download(name, ["*.json", "*.safetensors", CARD], **options)
+        return remote.download(name, ["*.json", "*.safetensors", CARD, f"{CARRIED}/*"], **options)
     except UserError as error:
         raise UserError(f"there is no folder {name}, and {error}") from error
 
@@ -293,6 +302,8 @@ def push_folder(
     _read_config(folder)
     Weights(folder / WEIGHTS)
     names = [name for name in (CONFIG, WEIGHTS, SHORTLIST, *Processor.FILES, CARD) if (folder / name).exists()]
+    inner = sorted(one for one in (folder / CARRIED).rglob("*") if one.is_file())
+    names[-1:-1] = [one.relative_to(folder).as_posix() for one in inner]
     files: list[tuple[str, Path | bytes]] = [(name, checked(folder / name, hidden=False)) for name in names]
     for name in {CONFIG, CARD} & set(names):
         if _TOKEN.search((folder / name).read_text(encoding="utf-8", errors="replace")):

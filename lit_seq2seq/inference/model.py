@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,10 +38,11 @@ from lit_seq2seq.nn.network import (
 from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.search import GenerationConfig, check_scores, including, prefix_of, search, stream
+from lit_seq2seq.search.carried import place_of
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.shortlist import Shortlist
-from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, UserError, Value
+from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, StepFunction, UserError, Value
 
 RerankerFactory = Callable[[], Reranker]
 _UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are missing
@@ -105,6 +107,7 @@ class Seq2SeqModel(nn.Module):
         self.signatures: Mapping[str, str] = {}
         self._built: list[Tensor] = []
         self._processor: Processor | None = None
+        self._opened: dict[str, Seq2SeqModel] = {}
 
     @property
     def device(self) -> torch.device:
@@ -318,6 +321,7 @@ class Seq2SeqModel(nn.Module):
             return_attention=return_attention,
             vocabulary=target,
             raw=raw,
+            host=_Host(self, encoded),
         )
         return [[_trimmed(one, encoded.memory, place) for one in row] for place, row in enumerate(found)]
 
@@ -443,6 +447,7 @@ class Seq2SeqModel(nn.Module):
             device=encoded.memory.values.device,
             vocabulary=processor.target,
             raw=[raw],
+            host=_Host(self, encoded),
         )
         ids: list[int] = []
         before = shown = ""
@@ -486,8 +491,16 @@ class Seq2SeqModel(nn.Module):
         if scores:
             self.provenance = replace(self.provenance, scores=dict(scores), rows={})
         origin = {name: value for name, value in vars(self.provenance).items() if name != "scores"}
+        carried: dict[str, str] = {}
+
+        def carry(name: str) -> str:
+            place = place_of(name, len(carried))
+            carried[place] = name
+            return place
+
+        generation = spec.describe(self.generation.moved(carry))
         config = {
-            "model": dict(self.description),
+            "model": {**self.description, "generation": generation},
             "task": self.task,
             "scores": dict(self.provenance.scores),
             "signatures": dict(self.signatures),
@@ -495,7 +508,8 @@ class Seq2SeqModel(nn.Module):
         }
         parameters = sum(p.numel() for p in network.parameters())
         card = model_card(self.task, self.provenance, self.signatures, parameters, trust=self.others())
-        save_folder(folder, config, network, self.processor, card=card, shortlist=self.shortlist)
+        writers = {place: partial(_carry, name) for place, name in carried.items()}
+        save_folder(folder, config, network, self.processor, card=card, shortlist=self.shortlist, carried=writers)
 
     @checked
     def push_to_hub(
@@ -563,6 +577,45 @@ class Seq2SeqModel(nn.Module):
         folder.weights.load(self.net)
         self.shortlist, self.provenance, self.signatures = folder.shortlist, folder.provenance, folder.signatures
         return self.eval()
+
+
+def _carry(name: str, place: Path) -> None:
+    """Put a file or a model that the options of search name into a model folder."""
+    if Path(name).is_file():
+        shutil.copyfile(name, place)
+    else:
+        Seq2SeqModel.from_pretrained(name).save_pretrained(place)
+
+
+class _Host:
+    """What scorers ask of a model; see `lit_seq2seq.search.task.Host`."""
+
+    def __init__(self, model: Seq2SeqModel, encoded: Encoded) -> None:
+        self._model, self._encoded = model, encoded
+
+    def other(self, name: str) -> _Other:
+        opened, device = self._model._opened, self._model.device
+        if name not in opened:
+            found = Seq2SeqModel.from_pretrained(name).to(device)
+            opened[name] = found.prepared() if device.type == "cpu" else found
+        return _Other(opened[name])
+
+    def blind(self) -> tuple[StepFunction[Any], Any]:
+        def nothing(tensor: Tensor) -> Tensor:
+            return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
+
+        return self._model.searched.step, self._model.searched.start(self._encoded.map(nothing))
+
+
+class _Other:
+    """A model beside another one; see `lit_seq2seq.search.task.OtherModel`."""
+
+    def __init__(self, model: Seq2SeqModel) -> None:
+        self._model, self.vocabulary = model, model.processor.target
+
+    def begin(self, raw: Sequence[Any]) -> tuple[StepFunction[Any], Any]:
+        network = self._model.searched
+        return network.step, network.start(self._model.encode(list(raw)))
 
 
 class EnsembleModel(Seq2SeqModel):

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_seq2seq.features import Processor
+from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.untrusted import undamaged
 from lit_seq2seq.reranking import Reranker, SlotCoverage
-from lit_seq2seq.runtime.network import Decodable, Ensemble, Network
+from lit_seq2seq.runtime.network import Decodable, Ensemble, Named, Network
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.settings import spec
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import StepFunction, UserError
 
 
 class Generated(NamedTuple):
@@ -65,6 +65,8 @@ class Model:
                 )
         self.network: Decodable = first if len(networks) == 1 else Ensemble(networks)
         self.folder, self.settings = first.folder, first.settings
+        self._variant, self._threads = variant, threads
+        self._opened: dict[str, Model] = {}
         self.processor = Processor.load(first.folder, trusted)
         with undamaged(f"the model in {self.folder}"):
             self.reranker = _reranker(self.settings["reranker"], trusted)
@@ -91,6 +93,26 @@ class Model:
         with undamaged(f"the model in {self.folder}"):
             return self._generate(given, batch_size, config)
 
+    @property
+    def vocabulary(self) -> Tokenizer:
+        """The vocabulary of its outputs."""
+        return self.processor.target
+
+    def begin(self, raw: Sequence[Any]) -> tuple[StepFunction[Any], Any]:
+        """Begin to decode beside another model; see `lit_seq2seq.search.task.OtherModel`."""
+        arrays = self.processor.encode(list(raw), [f"input {place}" for place in range(len(raw))])
+        return self.network.step, self.network.start(self._named(arrays, raw)[1]).state
+
+    def _other(self, name: str) -> Model:
+        """Open another exported model."""
+        if name not in self._opened:
+            self._opened[name] = Model(name, self._variant, self._threads)
+        return self._opened[name]
+
+    def _named(self, arrays: Sequence[Array], raw: Sequence[Any]) -> tuple[Any, Named]:
+        source = self.processor.collate(arrays, raw)
+        return source, {name: np.asarray(values) for name, values in source.named().items()}
+
     def _generate(self, inputs: list[Any], batch_size: int, config: GenerationConfig) -> list[list[Generated]]:
         results = [[Generated("", 0.0)] * config.num_return_sequences for _ in inputs]
         feature = self.processor.source_feature
@@ -109,12 +131,11 @@ class Model:
         return results
 
     def _batch(self, arrays: list[Array], raw: list[Any], config: GenerationConfig) -> list[list[Generated]]:
-        source = self.processor.collate(arrays, raw)
-        named = {name: np.asarray(values) for name, values in source.named().items()}
+        source, named = self._named(arrays, raw)
         reranker = self.reranker if config.num_beams > 1 else None
         wanted = config if reranker is None else replace(config, num_return_sequences=config.num_beams)
         restore, decode = self.processor.source_feature.restore, self.processor.target.decode
-        found = self.network.generate(named, wanted, vocabulary=self.processor.target, raw=raw)
+        found = self.network.generate(named, wanted, vocabulary=self.vocabulary, raw=raw, other=self._other)
         results = []
         for place, (row, one) in enumerate(zip(found, raw, strict=True)):
             texts = (restore(decode(each.tokens.tolist(), source.extra(place)), one) for each in row)

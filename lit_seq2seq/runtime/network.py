@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -17,14 +17,15 @@ import onnxruntime
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.files.untrusted import check_archive, checked, read_json, undamaged
 from lit_seq2seq.search import GenerationConfig, check_scores, including, prefix_of, search
+from lit_seq2seq.search.carried import settle
 from lit_seq2seq.search.config import check_generation
-from lit_seq2seq.search.constraints.base import OutputVocabulary
+from lit_seq2seq.search.task import OtherModel, OutputVocabulary
 from lit_seq2seq.settings import spec
 from lit_seq2seq.shortlist import Candidates, Scored, Shortlist
-from lit_seq2seq.types import Hypothesis, Padded, SpecialIds, StepOutput, UserError
+from lit_seq2seq.types import Hypothesis, Padded, SpecialIds, StepFunction, StepOutput, UserError
 
 Named = dict[str, Array]
-SETTINGS, SHORTLIST, FORMAT = "export.json", "shortlist.npz", 3
+SETTINGS, SHORTLIST, BLIND, FORMAT = "export.json", "shortlist.npz", "blind.npz", 3
 PARTS = ("encoder", "decoder", "output")
 _LEAST = 1e-30  # probability of copying that counts as none
 _CANDIDATES = "memory.candidates", "memory.columns", "memory.shares"
@@ -142,6 +143,10 @@ class Decodable(ABC):
     def step(self, tokens: Array, state: GraphState) -> StepOutput[GraphState]:
         """Read `tokens (B * K,)`; the step function of search."""
 
+    def blind(self, count: int) -> GraphState:
+        """Return the first state of decoders that know nothing of their sources."""
+        raise UserError("internal_weight: an exported ensemble has no internal language model: set it to 0")
+
     def generate(
         self,
         source: Named,
@@ -151,6 +156,7 @@ class Decodable(ABC):
         *,
         vocabulary: OutputVocabulary | None = None,
         raw: Sequence[Any] = (),
+        other: Callable[[str], OtherModel] | None = None,
     ) -> list[list[Hypothesis]]:
         """Search for the best outputs, or draw some.
 
@@ -161,7 +167,8 @@ class Decodable(ABC):
                 without a source the prompts if `None`.
             return_attention: also return the attention weights of every token.
             vocabulary: of the outputs, for options that are texts.
-            raw: the raw inputs, for constraints that look at them.
+            raw: the raw inputs, for constraints and scorers that look at them.
+            other: opens other models, for scorers that ask for some.
         """
         config = config or self.config
         given = prefix if vocabulary is None else prefix_of(config, prefix, vocabulary, len(raw))
@@ -183,9 +190,22 @@ class Decodable(ABC):
             return_attention=return_attention,
             vocabulary=vocabulary,
             raw=raw,
+            host=None if other is None else _Host(self, len(mask), other),
         )
         check_scores(one.score for row in found for one in row)
         return found
+
+
+@dataclass(frozen=True)
+class _Host:
+    """What scorers ask of an exported model; see `lit_seq2seq.search.task.Host`."""
+
+    network: Decodable
+    count: int
+    other: Callable[[str], OtherModel]
+
+    def blind(self) -> tuple[StepFunction[Any], Any]:
+        return self.network.step, self.network.blind(self.count)
 
 
 class Network(Decodable):
@@ -229,6 +249,7 @@ class Network(Decodable):
             )
         self.specials = SpecialIds(**self.settings["specials"]["target"])
         options = check_generation(self.settings["generation"], self.folder / SETTINGS)
+        settle(options, self.folder, trust)
         self.config = GenerationConfig(**spec.build_arguments(GenerationConfig, options, trust, saved=True))
 
     @cached_property
@@ -272,6 +293,18 @@ class Network(Decodable):
             state |= dict(zip(_CANDIDATES, (candidates.ids, *scored), strict=True))
             state |= {f"batch.{name}": self.tables[name][symbols] for name in ("weight", "bias")}
         return Start(GraphState(state), found["mask"], found.get("frames"), found.get("prefix"))
+
+    def blind(self, count: int) -> GraphState:
+        """Return the first state of decoders that know nothing of their sources; see `Decodable.blind`."""
+        path = self.folder / BLIND
+        if not path.is_file():
+            raise UserError(
+                f"internal_weight: the model in {self.folder} was exported without what it needs: export it again"
+            )
+        with undamaged(path):
+            check_archive(path)
+            with np.load(path) as values:
+                return GraphState({name: np.repeat(value, count, axis=0) for name, value in values.items()})
 
     def _encode(self, source: Named) -> Values:
         if not self.settings["alone"]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.beam import beam_search
+from lit_seq2seq.search.best_path import best_path
 from lit_seq2seq.search.candidates import including, located, named
 from lit_seq2seq.search.config import GenerationConfig, LengthNormalization
 from lit_seq2seq.search.constraints import (
@@ -23,12 +23,12 @@ from lit_seq2seq.search.constraints import (
     RepetitionPenalty,
     Terminology,
 )
-from lit_seq2seq.search.constraints.base import OutputVocabulary
-from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import greedy_search
 from lit_seq2seq.search.rules import prefix_of
 from lit_seq2seq.search.sample import sample_search
+from lit_seq2seq.search.scorers import JointCTC, JointModels, LanguageModel, Scorer
 from lit_seq2seq.search.stream import stream
+from lit_seq2seq.search.task import Host, OutputVocabulary
 from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, UserError
 
 __all__ = [
@@ -37,11 +37,15 @@ __all__ = [
     "ConstraintState",
     "ForceWords",
     "GenerationConfig",
+    "JointCTC",
+    "JointModels",
+    "LanguageModel",
     "LengthNormalization",
     "Lexicon",
     "NoRepeatedNGrams",
     "Pattern",
     "RepetitionPenalty",
+    "Scorer",
     "Terminology",
     "beam_search",
     "check_scores",
@@ -70,6 +74,7 @@ def search(
     return_attention: bool = False,
     vocabulary: OutputVocabulary | None = None,
     raw: Sequence[Any] = (),
+    host: Host | None = None,
 ) -> list[list[Hypothesis]]:
     """Search as the options say: by sampling, with a beam, or greedily.
 
@@ -89,7 +94,8 @@ def search(
         device: where the tensors of torch are; `None`: all arrays are NumPy's.
         return_attention: whether hypotheses carry their attention weights.
         vocabulary: of the outputs, for options that are texts.
-        raw: the raw input of each sentence, for constraints that look at it.
+        raw: the raw input of each sentence, for constraints and scorers that look at it.
+        host: the model, for scorers that ask it for others.
 
     Returns:
         For each sentence up to `num_return_sequences` hypotheses, best first, with their tensors on the CPU.
@@ -112,30 +118,24 @@ def search(
     """
     if candidates is not None:
         specials, prefix = located(candidates, specials, prefix)
-    if config.ctc_weight and frames is None:
-        raise UserError(
-            f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0, or train with "
-            "model.auxiliary=lit_seq2seq.nn.CTC"
-        )
     if frames is not None and config.best_path and prefix is None:
         return best_path(frames, specials, config)
     method = sample_search if config.do_sample else beam_search if config.num_beams > 1 else greedy_search
-    run = partial(
-        method,
+    found = method(
+        step,
+        state,
         batch_size=batch_size,
         specials=specials,
         config=config,
         prefix=prefix,
         source_mask=source_mask,
+        frames=frames,
         device=device,
         return_attention=return_attention,
         vocabulary=vocabulary,
         raw=raw,
+        host=host,
     )
-    if frames is not None and config.ctc_weight:
-        found = run(*join_ctc(step, state, frames, specials, weight=config.ctc_weight))
-    else:
-        found = run(step, state)
     config.check_outputs(any(len(row[0].tokens) == 0 for row in found), sum(not row[0].met for row in found))
     return found if candidates is None else named(found, candidates)
 

@@ -12,7 +12,7 @@ from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array, Arrays
 from lit_seq2seq.search.constraints import ConstraintState, all_met
 from lit_seq2seq.search.history import History
-from lit_seq2seq.search.rules import Options, Rules, constraints_of
+from lit_seq2seq.search.rules import Options, Rules, begin
 from lit_seq2seq.types import Hypothesis, S, StepFunction, StepOutput, Value
 
 
@@ -35,9 +35,9 @@ def beam_search(
         For each sentence up to `num_return_sequences` hypotheses, best first: at least one, and fewer than asked only
         where fewer outputs are possible.
     """
-    rules = Rules.create(**options)
+    step, state, rules, constraints = begin(step, state, **options)
     xp, specials, history = rules.xp, rules.specials, History(return_attention)
-    beam = _Beam.start(rules, constraints_of(**options))
+    beam = _Beam.start(rules, constraints)
     finished: list[_Beam] = []
     tokens = beam.last.flatten()  # (B * K,)
     if rules.config.num_beam_groups > 1:

@@ -12,10 +12,12 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.untrusted import check_settings
 from lit_seq2seq.search.constraints import Constraint
+from lit_seq2seq.search.scorers import Scorer
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import UserError
 
+_BY_ID = ("bad_words", "force_words", "constraints", "scorers")  # options that ask for all symbols
 P = TypeVar("P")
 LengthNormalization = Literal["none", "average", "power", "wu"]
 """How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
@@ -148,6 +150,9 @@ class GenerationConfig:
     constraints: tuple[Constraint, ...] = option(
         (), "what else outputs have to be like, such as `Lexicon`, `Pattern` and `Terminology`.", part=True
     )
+    scorers: tuple[Scorer, ...] = option(
+        (), "what else scores continuations, such as a `LanguageModel` or other models, `JointModels`.", part=True
+    )
     num_beam_groups: int = option(
         1,
         """groups into which the beam is divided, so that they find different outputs (diverse beam search, Vijayakumar
@@ -226,6 +231,7 @@ class GenerationConfig:
             self._expect(name, good and all(words), "a list of texts")
             object.__setattr__(self, name, tuple(words))
         object.__setattr__(self, "constraints", self._made("constraints", Constraint))
+        object.__setattr__(self, "scorers", self._made("scorers", Scorer))
         self._expect_agreement()
 
     def _made(self, name: str, kind: type[P]) -> tuple[P, ...]:
@@ -262,7 +268,7 @@ class GenerationConfig:
                 f"from {-largest:.3g} to {largest:.3g} with max_new_tokens={self.max_new_tokens}",
             )
         self._expect("shortlist", not (self.shortlist and self.ctc_weight), "False with ctc_weight above 0")
-        named = next((name for name in ("bad_words", "force_words", "constraints") if getattr(self, name)), None)
+        named = next((name for name in _BY_ID if getattr(self, name)), None)
         self._expect("shortlist", not (self.shortlist and named), f"False with {named}")
         self._expect("num_beams", self.num_beams > 1 or not self.force_words, "above 1 with force_words")
         self._expect(
@@ -270,6 +276,18 @@ class GenerationConfig:
         )
         self._expect(
             "num_beam_groups", self.num_beam_groups == 1 or not self.force_words, "1 with force_words; set one"
+        )
+
+    def moved(self, move: Callable[[str], str]) -> GenerationConfig:
+        """Return these options with each path of a file or a model that a part names replaced by what `move` says."""
+
+        def changed(part: P) -> P:
+            values = {name: getattr(part, name) for name in part.outside}  # type: ignore[attr-defined]
+            new = {n: move(v) if isinstance(v, str) else tuple(map(move, v)) for n, v in values.items()}
+            return replace(part, **new) if new else part  # type: ignore[type-var]
+
+        return replace(
+            self, constraints=tuple(map(changed, self.constraints)), scorers=tuple(map(changed, self.scorers))
         )
 
     @property
@@ -332,7 +350,8 @@ class GenerationConfig:
     def best_path(self) -> bool:
         """Whether only CTC is asked, and nothing needs a search."""
         searched = self.num_beams > 1 or self.do_sample or self.min_new_tokens or self.no_repeat_ngram_size
-        return self.ctc_weight == 1 and not searched and not self.coverage_penalty
+        changed = self.coverage_penalty or self.repetition_penalty != 1 or any(getattr(self, name) for name in _BY_ID)
+        return self.ctc_weight == 1 and not searched and not changed and not self.prefix
 
     def _is_seed(self) -> bool:
         seed: object = self.seed

@@ -10,7 +10,7 @@ from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.constraints import ConstraintState, all_met
 from lit_seq2seq.search.history import History
-from lit_seq2seq.search.rules import Options, Rules, constraints_of
+from lit_seq2seq.search.rules import Options, Rules, begin
 from lit_seq2seq.types import Hypothesis, S, StepFunction, StepOutput, Value
 
 WORTH = 12
@@ -31,8 +31,8 @@ def greedy_search(
 
     For the arguments see `search`; `num_beams` and the options of sampling are not looked at.
     """
-    rules = Rules.create(**options)
-    paths = Paths.start(rules, constraints_of(**options), outputs=1)
+    step, state, rules, constraints = begin(step, state, **options)
+    paths = Paths.start(rules, constraints, outputs=1)
     return follow(step, state, most_probable, paths, return_attention=return_attention)
 
 

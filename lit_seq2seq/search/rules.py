@@ -18,12 +18,12 @@ from lit_seq2seq.search.constraints import (
     ForceWords,
     NoRepeatedNGrams,
     RepetitionPenalty,
-    Task,
 )
-from lit_seq2seq.search.constraints.base import OutputVocabulary
 from lit_seq2seq.search.constraints.words import ids_of
+from lit_seq2seq.search.scorers import JointCTC, Scorer
 from lit_seq2seq.search.scores import best_reachable, coverage_score, length_divisor, normalize
-from lit_seq2seq.types import S, SpecialIds, StepOutput, UserError, Value
+from lit_seq2seq.search.task import Host, OutputVocabulary, Task
+from lit_seq2seq.types import Padded, S, SpecialIds, StepFunction, StepOutput, UserError, Value
 
 
 class Options(TypedDict, total=False):
@@ -37,6 +37,8 @@ class Options(TypedDict, total=False):
     device: Any
     vocabulary: OutputVocabulary | None
     raw: Sequence[Any]
+    host: Host | None
+    frames: Padded | None
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,13 @@ class Rules(Value):
         return scores + coverage_score(coverage, mask, config.coverage_penalty)
 
     def best_reachable(self, log_probs: Array, time: int) -> Array:
-        """Bound the score of any end after `time` of hypotheses with `log_probs`, `(B,)`."""
+        """Bound the score of any end after `time` of hypotheses with `log_probs`, `(B,)`.
+
+        Where tokens may gain there is no bound: it is the score at the present length then.
+        """
         config = self.config
+        if not all(one.bounded for one in config.scorers):
+            return self.score(log_probs[:, None], time, None)[:, 0]
         longest = self.xp.full_like(log_probs, config.max_new_tokens)
         lengths, kind = self._lengths(time + 1), config.length_normalization
         return best_reachable(log_probs, lengths, longest, kind, penalty=config.length_penalty)
@@ -167,13 +174,28 @@ class Rules(Value):
         return self.xp.single((time + 1 - self.prefix_lengths).clip(1))
 
 
-def constraints_of(**options: Unpack[Options]) -> tuple[ConstraintState, ...]:
-    """Return where empty outputs stand under the constraints that the options ask for.
-
-    Raises:
-        UserError: they go by texts, and there is no vocabulary.
-    """
+def begin(
+    step: StepFunction[Any], state: Any, **options: Unpack[Options]
+) -> tuple[StepFunction[Any], Any, Rules, tuple[ConstraintState, ...]]:
+    """Prepare a search: the step function and state with all scorers, the rules, and where empty outputs stand."""
     config = options["config"]
+    task = Task(
+        options["batch_size"],
+        options["specials"],
+        arrays.on(options.get("device", "cpu")),
+        vocabulary=options.get("vocabulary"),
+        raw=options.get("raw", ()),
+        host=options.get("host"),
+        frames=options.get("frames"),
+    )
+    scorers: list[Scorer] = [JointCTC(config.ctc_weight)] if config.ctc_weight else []
+    for scorer in (*scorers, *config.scorers):
+        step, state = scorer.join(step, state, task)
+    return step, state, Rules.create(**options), constraints_of(config, task)
+
+
+def constraints_of(config: GenerationConfig, task: Task) -> tuple[ConstraintState, ...]:
+    """Return where empty outputs stand under the constraints that the options ask for."""
     wanted: list[Constraint] = [*config.constraints]
     if config.bad_words:
         wanted.append(BadWords(config.bad_words))
@@ -183,9 +205,6 @@ def constraints_of(**options: Unpack[Options]) -> tuple[ConstraintState, ...]:
         wanted.append(NoRepeatedNGrams(config.no_repeat_ngram_size))
     if config.repetition_penalty != 1:
         wanted.append(RepetitionPenalty(config.repetition_penalty))
-    xp = arrays.on(options.get("device", "cpu"))
-    vocabulary, raw = options.get("vocabulary"), options.get("raw", ())
-    task = Task(options["batch_size"], options["specials"], xp, vocabulary, raw)
     return tuple(one.start(task) for one in wanted)
 
 

@@ -10,7 +10,7 @@ from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array, Arrays
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.greedy import Choice, Paths, follow
-from lit_seq2seq.search.rules import Options, Rules, constraints_of
+from lit_seq2seq.search.rules import Options, begin
 from lit_seq2seq.types import Hypothesis, S, StepFunction
 
 BLOCK = 128
@@ -30,9 +30,10 @@ def sample_search(
 
     For the arguments see `search`. The same output may occur more than once in the result.
     """
-    rules, config = Rules.create(**options), options["config"]
+    config = options["config"]
+    step, state, rules, constraints = begin(step, state, **options)
     choose = sampler(config, options["batch_size"], rules.xp)
-    paths = Paths.start(rules, constraints_of(**options), config.num_return_sequences)
+    paths = Paths.start(rules, constraints, config.num_return_sequences)
     return follow(step, state, choose, paths, return_attention=return_attention)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
+from lit_seq2seq.search.best_path import best_path
 from lit_seq2seq.search.candidates import located
 from lit_seq2seq.search.config import GenerationConfig
-from lit_seq2seq.search.constraints.base import OutputVocabulary
-from lit_seq2seq.search.ctc import best_path, join_ctc
 from lit_seq2seq.search.greedy import Paths, follow_stepwise, most_probable
-from lit_seq2seq.search.rules import Options, Rules, constraints_of
+from lit_seq2seq.search.rules import Options, begin
 from lit_seq2seq.search.sample import sampler
+from lit_seq2seq.search.task import Host, OutputVocabulary
 from lit_seq2seq.types import Padded, S, SpecialIds, StepFunction, UserError
 
 
@@ -30,6 +30,7 @@ def stream(
     device: Any = "cpu",
     vocabulary: OutputVocabulary | None = None,
     raw: Sequence[Any] = (),
+    host: Host | None = None,
 ) -> Iterator[int]:
     """Yield the tokens of one sentence's output as soon as each is chosen, greedily or by sampling, without EOS.
 
@@ -42,23 +43,29 @@ def stream(
         if getattr(config, name) > 1:
             raise UserError(f"{name}={getattr(config, name)}: must be 1 to stream tokens, which are final at once")
     xp = arrays.on(device)
-    if config.ctc_weight and frames is None:
-        raise UserError(f"ctc_weight={config.ctc_weight}: needs a model with CTC; set it to 0")
-    if config.ctc_weight and frames is not None:
-        if config.best_path and prefix is None:
-            with xp.quiet():
-                [[found]] = best_path(frames, specials, config)
-            yield from found.tokens.tolist()
-            return
-        joined = join_ctc(step, state, frames, specials, weight=config.ctc_weight)
-        step, state = joined  # type: ignore[assignment]
+    if frames is not None and config.best_path and prefix is None:
+        with xp.quiet():
+            [[found]] = best_path(frames, specials, config)
+        yield from found.tokens.tolist()
+        return
     if candidates is not None:
         specials, prefix = located(candidates, specials, prefix)
     with xp.quiet():
-        options: Options = {"batch_size": 1, "specials": specials, "config": config, "device": device}
-        options |= {"prefix": prefix, "source_mask": source_mask, "vocabulary": vocabulary, "raw": raw}
-        paths = Paths.start(Rules.create(**options), constraints_of(**options), outputs=1)
-        steps = follow_stepwise(step, state, sampler(config, 1, xp) if config.do_sample else most_probable, paths)
+        options: Options = {
+            "batch_size": 1,
+            "specials": specials,
+            "config": config,
+            "prefix": prefix,
+            "source_mask": source_mask,
+            "device": device,
+            "vocabulary": vocabulary,
+            "raw": raw,
+            "host": host,
+            "frames": frames,
+        }
+        step, state, rules, constraints = begin(step, state, **options)
+        choose = sampler(config, 1, xp) if config.do_sample else most_probable
+        steps = follow_stepwise(step, state, choose, Paths.start(rules, constraints, outputs=1))
     while True:
         with xp.quiet():  # not between tokens, which the caller's code is
             tokens = next(steps, None)

@@ -101,9 +101,12 @@ def run(chains: Chains, config: GenerationConfig, method: Any = search, **option
             **given,
         )
 
-    found = of(chains, chains.table.device, **options)
+    hosts = options.pop("hosts", (None, None))  # of torch, of NumPy
+    given = options if hosts[0] is None else {**options, "host": hosts[0]}
+    found = of(chains, chains.table.device, **given)
     if (chains.table.device.type, chains.table.dtype) in COMPARED and (config.seed is not None or not config.do_sample):
         given = {name: in_numpy(value) for name, value in options.items()}
+        given |= {} if hosts[1] is None else {"host": hosts[1]}
         assert_equal(of(chains.in_numpy(), None, **given), found)
     return found
 

@@ -32,6 +32,10 @@ class Letters:
     def __len__(self) -> int:
         return 6
 
+    @property
+    def symbols(self) -> list[str]:
+        return ["<pad>", "<unk>", "<bos>", "<eos>", "x", "y"]
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         ids = {"x": 4, "y": 5}
         return [[ids.get(letter, SPECIALS.unk) for letter in text] for text in texts]
@@ -264,6 +268,7 @@ def test_a_repetition_penalty_multiplies_what_has_been_said() -> None:
         (Pattern(r"(x)\\1".replace("\\\\", "\\")), "has what no automaton can tell"),
         (Pattern("(?i)x"), "has what no automaton can tell"),
         (Pattern("x{9999}y{9999}"), "is too large: repeat less"),
+        (Pattern("[xy]*x[xy]{16}"), "a constraint reaches more than 20,000 states"),
         (Pattern("z+"), "no output of this model can match 'z\\+'"),
         (Lexicon("no.txt"), "there is no lexicon no.txt"),
         (Terminology("no.csv"), "the terms in no.csv cannot be read"),

@@ -8,7 +8,8 @@ from search_cases import SPECIALS, VOCABULARY, Chains, assert_equal, tokens_of
 from search_cases import run as searched
 
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.search.ctc import Prefixes, best_path
+from lit_seq2seq.search.best_path import best_path
+from lit_seq2seq.search.scorers.ctc import Prefixes
 from lit_seq2seq.types import Padded, UserError
 
 LENGTHS = [4, 1, 3]

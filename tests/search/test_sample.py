@@ -9,8 +9,8 @@ from search_cases import SPECIALS, VOCABULARY, Chains, PlainModel, assert_equal,
 
 from lit_seq2seq import arrays
 from lit_seq2seq.search import GenerationConfig, NoRepeatedNGrams, greedy_search, sample_search, search
-from lit_seq2seq.search.constraints import Task
 from lit_seq2seq.search.sample import draw, keep_top_k, keep_top_p
+from lit_seq2seq.search.task import Task
 
 EOS = SPECIALS.eos
 

@@ -4,7 +4,6 @@ from lit_seq2seq.search.constraints.automaton import Lexicon as Lexicon
 from lit_seq2seq.search.constraints.automaton import Pattern as Pattern
 from lit_seq2seq.search.constraints.base import Constraint as Constraint
 from lit_seq2seq.search.constraints.base import ConstraintState as ConstraintState
-from lit_seq2seq.search.constraints.base import Task as Task
 from lit_seq2seq.search.constraints.base import all_met as all_met
 from lit_seq2seq.search.constraints.repetition import NoRepeatedNGrams as NoRepeatedNGrams
 from lit_seq2seq.search.constraints.repetition import RepetitionPenalty as RepetitionPenalty

@@ -7,20 +7,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import numpy as np
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array, Arrays
 from lit_seq2seq.files.lines import read_lines
-from lit_seq2seq.search.constraints.base import Constraint, ConstraintState, OutputVocabulary, Task
+from lit_seq2seq.search.constraints.base import Constraint, ConstraintState
 from lit_seq2seq.search.constraints.patterns import Expression
+from lit_seq2seq.search.task import OutputVocabulary, Task
 from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import UserError
 
 MOST_STATES = 2_000_000
-"""States of the largest automaton."""
+"""States of the largest lexicon."""
+MOST_REACHED = 20_000
+"""States that a pattern may reach."""
 
 
 class Automaton:
@@ -109,6 +112,7 @@ class Lexicon(Within):
         several: whether an output may be made of several entries, with spaces between them.
     """
 
+    outside: ClassVar[tuple[str, ...]] = ("file",)
     file: str
     several: bool = False
 
@@ -183,13 +187,19 @@ def trie(entries: Sequence[Sequence[int]], between: Sequence[int] | None = None)
 S = TypeVar("S")
 
 
-def explored(start: S, edges: Callable[[S], Mapping[int, S]], final: Callable[[S], bool]) -> Automaton:
+def explored(
+    start: S, edges: Callable[[S], Mapping[int, S]], final: Callable[[S], bool], most: int = MOST_STATES
+) -> Automaton:
     """Return the automaton of all states that lead from a first one to a final one; it has but the first if none does.
 
     Args:
         start: the first state.
         edges: the states to which each symbol leads from a state.
         final: whether an output may end in a state.
+        most: greatest number of states.
+
+    Raises:
+        UserError: there are more.
     """
     states, found = [start], {start: edges(start)}
     for state in states:  # which grows
@@ -197,6 +207,8 @@ def explored(start: S, edges: Callable[[S], Mapping[int, S]], final: Callable[[S
             if target not in found:
                 found[target] = edges(target)
                 states.append(target)
+        if len(states) > most:
+            raise UserError(f"a constraint reaches more than {most:,} states: make the lexicon or the pattern simpler")
     before: dict[S, list[S]] = {}
     for state, targets in found.items():
         for target in targets.values():
@@ -239,7 +251,7 @@ class Pattern(Within):
                 waiting += [(after, branch) for after, branch in following if after]
             return found
 
-        found = explored((expression.start, True), edges, lambda state: expression.matches(state[0]))
+        found = explored((expression.start, True), edges, lambda state: expression.matches(state[0]), MOST_REACHED)
         if len(found.ids) == 1 and not found.final[0]:
             raise UserError(f"no output of this model can match {self.expression!r:.60}: it lacks symbols for it")
         return found

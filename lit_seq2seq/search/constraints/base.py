@@ -7,57 +7,11 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Self
 
-from lit_seq2seq.arrays import Array, Arrays
-from lit_seq2seq.types import Part, SpecialIds, UserError, Value
-
-
-class OutputVocabulary(Protocol):
-    """What constraints ask of the vocabulary of outputs."""
-
-    @property
-    def specials(self) -> SpecialIds:
-        """Ids of the special symbols."""
-
-    def __len__(self) -> int:
-        """Return the number of symbols."""
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Turn texts into ids, without BOS and EOS."""
-
-    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
-        """Turn ids into texts."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a search is about, for its constraints and scorers.
-
-    Attributes:
-        batch_size: number of sentences B.
-        specials: ids of the special symbols.
-        xp: functions of the arrays that the search is made with.
-        vocabulary: of the outputs; `None` where ids are all that is known.
-        raw: the raw input of each sentence; empty where they are not at hand.
-    """
-
-    batch_size: int
-    specials: SpecialIds
-    xp: Arrays
-    vocabulary: OutputVocabulary | None = None
-    raw: Sequence[Any] = ()
-
-    @property
-    def words(self) -> OutputVocabulary:
-        """The vocabulary of the outputs.
-
-        Raises:
-            UserError: it is not known.
-        """
-        if self.vocabulary is None:
-            raise UserError("what goes by texts needs a vocabulary: give one to search, or ask a model to generate")
-        return self.vocabulary
+from lit_seq2seq.arrays import Array
+from lit_seq2seq.search.task import Task
+from lit_seq2seq.types import Part, Value
 
 
 @dataclass(frozen=True)

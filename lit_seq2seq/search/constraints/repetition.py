@@ -9,7 +9,8 @@ import numpy as np
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
-from lit_seq2seq.search.constraints.base import Constraint, ConstraintState, Task
+from lit_seq2seq.search.constraints.base import Constraint, ConstraintState
+from lit_seq2seq.search.task import Task
 from lit_seq2seq.settings.arguments import checked_fields
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array, Arrays
-from lit_seq2seq.search.constraints.base import Constraint, ConstraintState, Task
+from lit_seq2seq.search.constraints.base import Constraint, ConstraintState
 from lit_seq2seq.search.constraints.terms import read_terms
+from lit_seq2seq.search.task import Task
 from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import UserError
 
@@ -187,13 +188,14 @@ class Terminology(Constraint):
             found as whole words, whatever their case; of terms within each other the longest counts.
     """
 
+    outside: ClassVar[tuple[str, ...]] = ("file",)
     file: str
 
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
-        if len(task.raw) != task.batch_size:
-            raise UserError("Terminology looks at the sources, which are not at hand: ask the model to generate")
         terms = read_terms(self.file)
-        wanted = [dict.fromkeys(terms.entries[term] for term in terms.found(str(raw))) for raw in task.raw]
+        wanted = [
+            dict.fromkeys(terms.entries[term] for term in terms.found(str(raw))) for raw in task.inputs("Terminology")
+        ]
         phrases = [ids_of(list(row), task, self.file) for row in wanted]
         return forced(phrases, task.specials.eos, task.xp)

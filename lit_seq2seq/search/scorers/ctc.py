@@ -1,17 +1,18 @@
-"""Search by connectionist temporal classification (CTC), alone or joined with a decoder."""
+"""Connectionist temporal classification (CTC) beside a decoder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Generic, Self
+from typing import Any, Self
 
 import numpy as np
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
-from lit_seq2seq.search.config import GenerationConfig
-from lit_seq2seq.search.scores import length_divisor, normalize
-from lit_seq2seq.types import Hypothesis, Padded, S, SpecialIds, StepFunction, StepOutput, Value
+from lit_seq2seq.search.scorers.base import Joined, Scorer
+from lit_seq2seq.search.task import Task
+from lit_seq2seq.settings.arguments import checked_fields
+from lit_seq2seq.types import Padded, S, SpecialIds, StepFunction, StepOutput, UserError, Value
 
 _LEAST = -1000.0
 """A log-probability as good as minus infinity, but such that sums of it can be subtracted."""
@@ -73,7 +74,7 @@ class Prefixes(Value):
         whole, ready = self._before()
         ready = xp.where((tokens == self.last)[:, None], ready, whole)  # (N, S)
         label = _linear(ready, new)
-        blank = _linear(_shifted(label, -np.inf), blanks)
+        blank = _linear(shifted(label, -np.inf), blanks)
         log_prob = xp.logsumexp(ready + new)
         kept = tokens == self.specials.bos
         return replace(
@@ -113,10 +114,10 @@ class Prefixes(Value):
         xp = arrays.of(self.last)
         empty = xp.where(self.last == self.specials.pad, 0.0, xp.full_like(self.log_prob, -np.inf))[:, None]
         blank = xp.concat([empty, self.blank[:, :-1]], 1)
-        return xp.logaddexp(_shifted(self.label, -np.inf), blank), blank
+        return xp.logaddexp(shifted(self.label, -np.inf), blank), blank
 
 
-def _shifted(x: Array, first: float) -> Array:
+def shifted(x: Array, first: float) -> Array:
     """Move `(N, S)` one position on."""
     xp = arrays.of(x)
     return xp.concat([xp.full_like(x[:, :1], first), x[:, :-1]], 1)
@@ -130,91 +131,35 @@ def _linear(entering: Array, staying: Array) -> Array:
     return xp.where(staying == -np.inf, -np.inf, solved)
 
 
+@checked_fields
 @dataclass(frozen=True)
-class JointState(Value, Generic[S]):
-    """State of a decoder, and what CTC thinks of the same hypotheses. Implements `SearchState`."""
+class JointCTC(Scorer):
+    """The score of a token is `weight CTC + (1 - weight) decoder` (Watanabe et al. 2017).
 
-    decoder: S
-    prefixes: Prefixes
-
-    def select(self, index: Array) -> Self:
-        """Reorder the hypotheses of both by `index (B', K')`; see `SearchState`."""
-        return replace(self, decoder=self.decoder.select(index), prefixes=self.prefixes.select(index))
-
-
-def join_ctc(
-    step: StepFunction[S], state: S, frames: Padded, specials: SpecialIds, *, weight: float
-) -> tuple[StepFunction[JointState[S]], JointState[S]]:
-    """Make a step function and first state whose scores are `weight CTC + (1 - weight) decoder`.
-
-    The score of a hypothesis y is then `weight log p_ctc(y...) + (1 - weight) log p(y)` (Watanabe et al. 2017): while y
-    is open its CTC part is the probability of all outputs that begin with y, in the end that of y alone.
+    While a hypothesis y is open, its CTC part is the log-probability of all outputs that begin with y, in the end that
+    of y alone. The option `ctc_weight` is the same.
 
     Args:
-        step: of the decoder.
-        state: of the decoder, before BOS, one hypothesis per source.
-        frames: `(B, S, V)` CTC's log-probabilities at each position.
-        specials: ids of the special symbols; padding is the blank.
         weight: above 0 and at most 1.
-
-    Example:
-        >>> table = np.log(np.full((6, 6), 1 / 6))
-        >>> class Nothing(Value):
-        ...     pass
-        >>> def step(tokens, state):
-        ...     return StepOutput(table[tokens], state)
-        >>> with np.errstate(divide="ignore"):
-        ...     frames = Padded(np.log([[[0.5, 0, 0, 0, 0.5, 0]]]), np.array([1]))
-        ...     joint, state = join_ctc(step, Nothing(), frames, SpecialIds(), weight=1.0)
-        ...     print(np.exp(joint(np.array([2]), state).log_probs)[0, 3:5])  # the end, and the symbol 4
-        [0.5 0.5]
     """
 
-    def joint(tokens: Array, state: JointState[S]) -> StepOutput[JointState[S]]:
-        output = step(tokens, state.decoder)
-        prefixes = state.prefixes.extend(tokens)
-        log_probs = weight * prefixes.continuations()
-        if weight < 1:
-            log_probs = log_probs + (1 - weight) * output.log_probs
-        log_probs = arrays.of(log_probs).single(log_probs)
-        return StepOutput(log_probs, JointState(output.state, prefixes), output.attention)
+    weight: float
 
-    return joint, JointState(state, Prefixes.start(frames, specials))
+    def join(self, step: StepFunction[S], state: S, task: Task) -> tuple[StepFunction[Any], Any]:
+        """Score by CTC, too; see `Scorer.join`."""
+        if task.frames is None:
+            raise UserError(
+                f"ctc_weight={self.weight}: needs a model with CTC; set it to 0, or train with "
+                "model.auxiliary=lit_seq2seq.nn.CTC"
+            )
+        weight, xp = self.weight, task.xp
 
+        def joint(tokens: Array, state: Joined[S]) -> StepOutput[Joined[S]]:
+            output, [prefixes] = step(tokens, state.own), state.others
+            prefixes = prefixes.extend(tokens)
+            log_probs = weight * prefixes.continuations()
+            if weight < 1:
+                log_probs = log_probs + (1 - weight) * output.log_probs
+            return StepOutput(xp.single(log_probs), Joined(output.state, (prefixes,)), output.attention, fresh=True)
 
-def best_path(frames: Padded, specials: SpecialIds, config: GenerationConfig) -> list[list[Hypothesis]]:
-    """Take the most probable symbol or blank at each position, join repetitions and drop blanks; never BOS or EOS.
-
-    The best path decoding of Graves et al. (2006, section 3.2): no decoder runs, and nothing is searched. The
-    log-probability of a hypothesis is that of its path; a token's is that of its positions and the blanks before them,
-    EOS's that of the blanks at the end.
-
-    Args:
-        frames: `(B, S, V)` CTC's log-probabilities at each position.
-        specials: ids of the special symbols; padding is the blank.
-        config: of its options, `max_new_tokens` and those of the score count.
-
-    Returns:
-        For each source a list of one hypothesis, with its tensors on the CPU.
-
-    Example:
-        >>> likely = np.eye(6)[[[4, 4, 0, 4, 5]]]  # 0 is the blank
-        >>> best_path(Padded(np.log(likely + 1e-9), np.array([5])), SpecialIds(), GenerationConfig())[0][0].tokens
-        array([4, 4, 5])
-    """
-    xp, pad = arrays.of(frames.values), specials.pad
-    values = xp.copy(frames.values)
-    values[..., [index for index in {specials.bos, specials.eos} if index != pad]] = -np.inf
-    log_probs = xp.host(xp.where(frames.mask, xp.amax(values), 0.0))  # (B, S)
-    paths = xp.host(xp.where(frames.mask, values.argmax(-1), pad))
-    found = []
-    for path, numbers in zip(paths, log_probs, strict=True):
-        starts = (path != pad) & (path != _shifted(path[None], pad)[0])
-        length = min(int(starts.sum()) + 1, config.max_new_tokens)
-        places = np.asarray(starts.cumsum(0) - 1 * (path != pad))  # of the token that a position belongs to
-        kept = np.bincount(places, np.asarray(numbers), minlength=length)[:length]
-        divisor = length_divisor(np.array([float(length)]), config.length_normalization, config.length_penalty)
-        score = float(normalize(kept.sum(), divisor)[0])
-        scores = arrays.of(path).array(kept.astype(np.float32))
-        found.append([Hypothesis(path[starts][: config.max_new_tokens], score, float(kept.sum()), scores)])
-    return found
+        return joint, Joined(state, (Prefixes.start(task.frames, task.specials),))

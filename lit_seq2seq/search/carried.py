@@ -1,0 +1,52 @@
+"""Files and models that the options of search name, and that model folders carry."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lit_seq2seq.files.untrusted import checked
+from lit_seq2seq.search.config import search_options
+from lit_seq2seq.settings import spec
+from lit_seq2seq.types import UserError
+
+CARRIED = "search"
+"""Where they lie in a folder."""
+
+
+def place_of(name: str, number: int) -> str:
+    """Return where a folder carries a file or model, the `number`th of them, by its path."""
+    return f"{CARRIED}/{number}-{re.sub(r'^[0-9]+-', '', Path(name).name)}"
+
+
+def settle(options: Any, folder: Path, trust: tuple[str, ...]) -> None:
+    """Let saved options of search name files and models by their paths: those that the folder carries, and no others.
+
+    Args:
+        options: plain values; changed.
+        folder: where they come from.
+        trust: packages whose classes they may name.
+
+    Raises:
+        UserError: they name something else, such as a file of this machine.
+    """
+    for described in [part for one in search_options() if one.part for part in options.get(one.name) or ()]:
+        found = spec.import_class(str(described["class_path"]), trust)
+        arguments = described.get("init_args") or {}
+        for name in getattr(found, "outside", ()):
+            value = arguments.get(name)
+            moved = [_carried(one, folder) for one in ([value] if isinstance(value, str) else value or ())]
+            arguments[name] = moved[0] if isinstance(value, str) else moved
+
+
+def _carried(place: object, folder: Path) -> str:
+    path = PurePosixPath(str(place))
+    if path.parts[:1] != (CARRIED,) or len(path.parts) != 2 or ".." in path.parts or not (folder / path).exists():
+        raise UserError(
+            f"{folder} names {place!r:.80} for its search, which it does not carry: load it with other options of "
+            "generation"
+        )
+    if (folder / path).is_file():
+        checked(folder / path)
+    return str(folder / path)

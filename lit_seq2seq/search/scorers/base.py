@@ -1,0 +1,44 @@
+"""The contract of scorers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self
+
+from lit_seq2seq.arrays import Array
+from lit_seq2seq.search.task import Task
+from lit_seq2seq.types import Part, S, StepFunction, Value
+
+
+class Scorer(Part, ABC):
+    """Changes what continuations score; a frozen dataclass, named in `generation.scorers`.
+
+    Attributes:
+        bounded: whether scores of tokens stay at most 0, so that a longer output never gains. A beam otherwise stops
+            when no open hypothesis is better, at its length, than what has ended.
+    """
+
+    bounded: ClassVar[bool] = True
+
+    @abstractmethod
+    def join(self, step: StepFunction[S], state: S, task: Task) -> tuple[StepFunction[Any], Any]:
+        """Make a step function and first state that score otherwise.
+
+        Args:
+            step: of the model, perhaps with other scorers already.
+            state: its state before BOS, one hypothesis for each sentence.
+            task: what the search is about.
+        """
+
+
+@dataclass(frozen=True)
+class Joined(Value, Generic[S]):
+    """States of a model and of what scores beside it. Implements `SearchState`."""
+
+    own: S
+    others: tuple[Any, ...]
+
+    def select(self, index: Array) -> Self:
+        """Reorder the hypotheses of all by `index (B', K')`; see `SearchState`."""
+        return type(self)(self.own.select(index), tuple(other.select(index) for other in self.others))
