@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, P
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import SGD
 from torchmetrics.functional.text import char_error_rate
 
 from lit_seq2seq import LitSeq2Seq
@@ -111,6 +112,12 @@ def test_parameters_of_an_objective_learn(lr_factors, tmp_path):
     model, data = make_model(objective=partial(Focal, gamma=0.0), lr_factors=lr_factors), make_data()
     make_trainer(tmp_path).fit(model, datamodule=data)
     assert model.objective.scale != 1
+
+
+def test_an_objective_by_a_short_name():
+    assert isinstance(make_model(objective="scheduled_sampling").objective, ScheduledSampling)
+    with pytest.raises(UserError, match=r"there is no Objective called 'rdropp': choose among CrossEntropy, "):
+        make_model(objective="rdropp")
 
 
 def test_smoothing_out_of_its_range():
@@ -423,6 +430,19 @@ def test_training_batches_have_references_where_they_are_needed(kind, streaming,
         assert sorted(found.values()) == sorted(expected.values())
     else:
         assert found == expected
+
+
+def test_accumulated_batches_weigh_every_sentence_alike(tmp_path):
+    found = []
+    for size in (3, 8):
+        make = partial(MinimumRisk, metric=ChrF, cross_entropy=0.5, number=4, beam=True)
+        model = make_model(objective=make, optimizer=partial(SGD, lr=1.0))
+        data = make_data(
+            DatasetDict({"train": Dataset.from_dict(pairs(8))}), batch_size=size, validation_size=0, test_size=0
+        )
+        make_trainer(tmp_path, accumulate_grad_batches=10).fit(model, datamodule=data)
+        found.append(model.state_dict())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
 def test_a_loader_without_references():
