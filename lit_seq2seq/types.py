@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar
 
 from lit_seq2seq import arrays
 
@@ -396,6 +396,64 @@ class Hypothesis:
     text: str = ""
     regions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     met: bool = True
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One output text, with what is known of it.
+
+    Attributes:
+        text: the text.
+        score: what hypotheses are ranked by; 0 for an empty input.
+        tokens: display form of each output symbol, EOS last where it was produced.
+        token_scores: log-probability of each.
+        source_tokens: display form of each source symbol; empty for a source that has none.
+        attention: `(T, S)` weights of each output symbol over the encoder's positions; `None` unless asked for.
+        regions: of several sources how many of these positions each has, in their order.
+        alignment: for each output symbol but EOS the source position that it attends to most, as pairs of source and
+            output position, counted from 0; no position is one of a special symbol, such as EOS.
+        met: whether it meets all constraints of the search.
+    """
+
+    text: str
+    score: float = 0.0
+    tokens: tuple[str, ...] = ()
+    token_scores: tuple[float, ...] = ()
+    source_tokens: tuple[str, ...] = ()
+    attention: Tensor | None = None
+    regions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    alignment: tuple[tuple[int, int], ...] = ()
+    met: bool = True
+
+    def told(self, details: Iterable[str] = ()) -> dict[str, Any]:
+        """Return the text with the details that are asked for, as plain values; see `GenerationConfig.details`.
+
+        Example:
+            >>> Generated("zwei", -0.5, ("zwei", "<eos>"), (-0.25, -0.25), alignment=((0, 0),)).told(["alignment"])
+            {'text': 'zwei', 'alignment': '0-0'}
+        """
+        found: dict[str, Any] = {"text": self.text}
+        for detail in details:
+            found |= getattr(self, f"_{detail}")()
+        return found
+
+    def _score(self) -> dict[str, Any]:
+        return {"score": self.score}
+
+    def _tokens(self) -> dict[str, Any]:
+        return {"tokens": list(self.tokens), "token_scores": list(self.token_scores)}
+
+    def _alignment(self) -> dict[str, Any]:
+        return {"alignment": " ".join(f"{source}-{output}" for source, output in self.alignment)}
+
+    def _attention(self) -> dict[str, Any]:
+        rows = [] if self.attention is None else self.attention.tolist()
+        regions = {"regions": dict(self.regions)} if self.regions else {}
+        weights = [[round(weight, 6) for weight in row] for row in rows]
+        return {"source_tokens": list(self.source_tokens), "attention": weights, **regions}
+
+    def _met(self) -> dict[str, Any]:
+        return {"met": self.met}
 
 
 class PredictedText(TypedDict):

@@ -15,10 +15,10 @@ from lightning.pytorch import Trainer
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, pipeline
 from lit_seq2seq.features import Image, Tokenizer
 from lit_seq2seq.inference.pictures import attention_figure
-from lit_seq2seq.inference.predictor import Generated, Predictor
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.metrics import BLEU1, CIDErD
 from lit_seq2seq.nn import AdditiveAttention, ConvEncoder, MeanBridge, ParallelDecoder
-from lit_seq2seq.types import Shared, UserError
+from lit_seq2seq.types import Generated, Shared, UserError
 from tests.tiny import SIZES, make_model, make_trainer
 
 SIZE = 16

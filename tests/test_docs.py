@@ -1,5 +1,6 @@
 import contextlib
 import io
+import json
 import re
 import runpy
 import shlex
@@ -166,6 +167,13 @@ def save_speech_model(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def test_the_page_on_generation_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names, _ = run_page(ROOT / "docs" / "generation.md", run_here)
+    told = json.loads((workplace / "told.jsonl").read_text(encoding="utf-8"))
+    assert told[0]["tokens"] == names["output"]["tokens"]
+    assert told[0]["alignment"] == names["output"]["alignment"]
+
+
 def test_the_python_of_the_readme_runs(workplace: Path) -> None:
     names: dict[str, Any] = {}
     for language, text in blocks(ROOT / "README.md"):
@@ -225,7 +233,8 @@ def test_the_recipe_commands_of_the_pages_parse(
     assert "class_path: lit_seq2seq.nn." in capsys.readouterr().out
 
 
-RUN = ["README", "your_own_part", "exporting", "fine_tuning", "guide", "multi_node", "page", "serving", "sharing"]
+RUN = ["README", "your_own_part", "exporting", "fine_tuning", "generation", "guide", "multi_node", "page"]
+RUN += ["serving", "sharing"]
 
 
 def test_every_other_command_of_the_pages_runs(workplace: Path) -> None:
@@ -302,7 +311,7 @@ def test_the_page_on_reliability_names_tests_that_exist() -> None:
     assert named > 20
 
 
-@pytest.mark.parametrize(("page", "count"), [("serving", 2), ("exporting", 3), ("page", 1)])
+@pytest.mark.parametrize(("page", "count"), [("serving", 2), ("exporting", 3), ("generation", 2), ("page", 1)])
 def test_the_examples_of_what_uses_the_demo_model_are_sentences_of_its_kind(page: str, count: int) -> None:
     kinds = "|".join(re.sub(r"\\{\w+\\}", ".+", re.escape(sentence)) for sentence in SENTENCES["en"].values())
     programs = [text for language, text in blocks(ROOT / "docs" / f"{page}.md") if language in ("bash", "python")]

@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -32,6 +33,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_trainer(place, max_epochs=3).fit(found, datamodule=make_data(rows(120), batch_size=16))
     found.save_pretrained(place / "model")
     return place / "model"
+
+
+def near(value: Any) -> Any:
+    """Let the numbers of what JSON can hold differ a little."""
+    if isinstance(value, dict):
+        return {name: near(one) for name, one in value.items()}
+    return (
+        [near(one) for one in value]
+        if isinstance(value, list)
+        else value
+        if not isinstance(value, float)
+        else pytest.approx(value, abs=1e-4)
+    )
 
 
 OPTIONS = {
@@ -173,3 +187,64 @@ def test_models_join_as_scorers_as_they_do_in_an_ensemble(folder: Path) -> None:
     alone = list(Predictor(other).stream(TEXTS, GenerationConfig(num_beams=2, max_new_tokens=6)))
     assert [row[0].text for row in both] == [row[0].text for row in alone]
     assert [row[0].score for row in both] == pytest.approx([row[0].score for row in alone], abs=1e-4)
+
+
+def test_details_are_the_same_on_every_road(folder: Path, exported: Path, tmp_path: Path) -> None:
+    kinds = ["score", "tokens", "alignment", "attention", "met"]
+    (plain,) = next(Predictor(LitSeq2Seq.from_pretrained(folder)).stream(TEXTS, return_attention=True))
+    (whole,) = pipeline("translation", str(folder))([TEXTS[0]], details=kinds)
+    assert whole.pop("translation_text") == plain.text
+    assert (whole["score"], whole["met"]) == (plain.score, True)
+    assert whole["tokens"][:-1] == plain.text.split()
+    assert sum(whole["token_scores"]) / len(whole["tokens"]) == pytest.approx(whole["score"], abs=1e-5)
+    assert whole["source_tokens"] == ["eins", "zwei", "<eos>"]
+    weights = torch.tensor(whole["attention"])
+    assert weights.shape == (len(whole["tokens"]), 3)
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(weights)), atol=1e-5, rtol=0)
+    best = weights[:-1, :2].argmax(1).tolist()
+    assert whole["alignment"] == " ".join(f"{source}-{place}" for place, source in enumerate(best))
+
+    (tmp_path / "in.txt").write_text("\n".join([*TEXTS, ""]) + "\n", encoding="utf-8")
+    files = ["--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl")]
+    assert main(["generate", "--model", str(folder), *files, "--details", json.dumps(kinds)]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines[0] == [{"text": plain.text, **whole}]
+    empty = {"text": "", "score": 0.0, "tokens": [], "token_scores": [], "alignment": "", "met": True}
+    assert lines[3] == [{**empty, "source_tokens": [], "attention": []}]
+
+    with TestClient(make_app(str(folder), RequestLimits()), base_url="http://localhost") as client:
+        answers = [client.post("/predict", json={"text": text, "details": kinds}).json() for text in TEXTS]
+        short = client.post("/predict", json={"text": TEXTS[0], "details": "alignment"}).json()["outputs"][0]
+    assert [answer["outputs"] for answer in answers] == [near(line) for line in lines[:3]]
+    assert short.keys() == {"text", "score", "alignment"}
+
+    found = [[one.told(kinds) for one in row] for row in Model(exported)([*TEXTS, ""], details=kinds)]
+    assert found == [near(line) for line in lines]
+
+
+def test_details_that_cannot_be_told_are_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    bare = make_model(decoder=partial(ParallelDecoder, **SIZES))
+    data = make_data()
+    data.prepare_data()
+    bare.model.attach(data.processor)
+    for details in ("alignment", ["attention", "tokens"]):
+        with pytest.raises(UserError, match="this model has none"):
+            pipeline("translation", bare)("eins", details=details)
+    assert pipeline("translation", bare)("eins", details="met")[0]["met"] is True
+    with pytest.raises(UserError, match=r"details=\('colour',\).*one or a list of score, tokens"):
+        GenerationConfig(details=("colour",))
+    assert GenerationConfig(details="met") == GenerationConfig(details=["met"])
+
+
+def test_the_command_refuses_details_in_a_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--model", str(folder), "--details", "tokens"]) == 1
+    assert capsys.readouterr().err == "error: details: texts have no place for them: set --format jsonl\n"
+
+
+def test_predictions_tell_details_too(folder: Path, tmp_path: Path) -> None:
+    config = GenerationConfig(max_new_tokens=6, details=("tokens", "alignment"))
+    model = LitSeq2Seq.from_pretrained(folder, changes={"generation": config})
+    batches = make_trainer(tmp_path).predict(model, make_data(rows(), processor=model.processor))
+    first = next(one for batch in batches or [] for one in batch if one["row"] == 0)
+    (expected,) = next(Predictor(model).stream([first["source"]]))
+    assert first["hypotheses"] == [near(expected.told(["score", "tokens", "alignment"]))]

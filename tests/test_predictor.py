@@ -14,11 +14,11 @@ from datasets.fingerprint import Hasher
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.features import Processor, Tokenizer
-from lit_seq2seq.inference.predictor import FIRST_CHUNK, SCORES, Generated, Predictor
+from lit_seq2seq.inference.predictor import FIRST_CHUNK, SCORES, Predictor
 from lit_seq2seq.nn import CTC
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Generated, UserError
 from tests.nn.cases import disturb
 from tests.tiny import make_data, make_model, make_trainer, pairs, rows
 

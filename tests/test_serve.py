@@ -43,7 +43,7 @@ from lit_seq2seq.features import (
     Waveform,
 )
 from lit_seq2seq.inference.pipelines import load_model
-from lit_seq2seq.inference.predictor import Generated, Predictor
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import ConvEncoder, GeneralAttention, MeanBridge, ParallelDecoder, PyramidalEncoder, TextEncoder
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.search.config import search_options
@@ -58,7 +58,7 @@ from lit_seq2seq.serve.schema import (
     TextRequest,
     request_of,
 )
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Generated, UserError
 from tests.test_untrusted import OwnReranker
 from tests.tiny import SIZES, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
 

@@ -16,10 +16,10 @@ from lit_seq2seq.cli import main
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.hub.folder import SHORTLIST
 from lit_seq2seq.inference.lexicon import learn_shortlist, learn_translations
-from lit_seq2seq.inference.predictor import Generated, Predictor
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import CopyOutput
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.types import Padded, UserError
+from lit_seq2seq.types import Generated, Padded, UserError
 from tests.tiny import make_data, make_model, make_trainer, pairs, rows
 
 INPUTS = pairs(40, seed=9)["source"]

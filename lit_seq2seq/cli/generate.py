@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lit_seq2seq.files.lines import counted, json_line, one_line, read_lines
 from lit_seq2seq.files.paths import format_of, local_path
-from lit_seq2seq.search.config import search_options
+from lit_seq2seq.search.config import GenerationConfig, search_options
 from lit_seq2seq.settings import Dtype
 from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import UserError
@@ -22,7 +22,7 @@ from lit_seq2seq.types import UserError
 if TYPE_CHECKING:
     import torch
 
-    from lit_seq2seq.inference.predictor import Generated
+    from lit_seq2seq.types import Generated
 
 
 def generate(parser: ArgumentParser, arguments: list[str]) -> None:
@@ -38,7 +38,8 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--output", type=str, default="-", help="output file; - for standard output")
     about = (
         "text: as many outputs for each input, also for an empty one, and an empty line after them if they are "
-        "several; jsonl: a line an input, with scores; if left out, the ending of --output tells"
+        "several; jsonl: a line an input, with scores and what --details asks for; if left out, the ending of "
+        "--output tells"
     )
     parser.add_argument("--format", type=Literal["text", "jsonl"] | None, default=None, help=about)
     parser.add_argument(
@@ -66,10 +67,12 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     limits = {name: options[name] for name in ("max_tokens", "max_source_length")}
     predictor = Predictor(model, options.device, dtype, **limits)
     form = options.format or format_of(options.output)
+    if options.details and form == "text":
+        raise UserError("details: texts have no place for them: set --format jsonl")
     with _reader(options.input) as lines, _writer(options.output) as out:
         bar = tqdm(lines, desc="generate", unit="lines", file=sys.stderr, disable=None)
         for outputs in predictor.stream(bar, config):
-            out.write(_render(outputs, form, options.scores))
+            out.write(_render(outputs, form, options.scores, config))
             out.flush()
     if predictor.truncated:
         print(
@@ -77,9 +80,9 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         )
 
 
-def _render(outputs: list[Generated], form: str, scores: bool) -> str:
+def _render(outputs: list[Generated], form: str, scores: bool, config: GenerationConfig) -> str:
     if form == "jsonl":
-        return json_line([{"text": output.text, "score": output.score} for output in outputs]) + "\n"
+        return json_line([output.told(("score", *config.details)) for output in outputs]) + "\n"
     lines = [one_line(output.text) for output in outputs]
     if scores:
         lines = [f"{output.score:.4f}\t{line}" for output, line in zip(outputs, lines, strict=True)]

@@ -21,8 +21,9 @@ from lit_seq2seq.features import Feature
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.inference.pictures import attention_figure
-from lit_seq2seq.inference.predictor import Generated, Predictor
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.plots import plot_curves
+from lit_seq2seq.types import Generated
 
 _LONGEST = 300
 """Characters of an input that are typed."""

@@ -95,6 +95,11 @@ class Feature(ABC):
         """Name each position of one source of a batch that `collate` made; nothing where positions have no names."""
         return []
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Names of the special symbols that stand in sources and say nothing, such as EOS."""
+        return ()
+
     def picture(self, raw: Any) -> Array | None:
         """Return an input as the model sees it, `(H, W, 3)` pixels from 0 to 255; `None` for what is no image."""
         return None

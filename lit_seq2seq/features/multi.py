@@ -80,6 +80,11 @@ class MultiSource(Feature):
         named = [feature.labels(source.parts[name], row) for name, feature in self.features.items()]
         return [symbol for symbols in named for symbol in symbols] if all(named) else []
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Those of all sources."""
+        return tuple(name for feature in self.features.values() for name in feature.marks)
+
     def pictures(self, raw: Any) -> dict[str, Array]:
         """Return each source that is an image by its name, as the model sees it."""
         read = self._read(raw)

@@ -9,13 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from lit_seq2seq.features.copying import CopyMap
 from lit_seq2seq.features.feature import Array, Feature, build_feature, describe_feature, encode_named
 from lit_seq2seq.features.text import whole
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.files.untrusted import check_settings, read_json, undamaged
 from lit_seq2seq.settings import spec
-from lit_seq2seq.types import CopySource, Padded, Sources, UserError
+from lit_seq2seq.types import CopySource, Generated, Hypothesis, Padded, Shared, Source, Sources, UserError
 
 
 class Processor:
@@ -93,6 +95,33 @@ class Processor:
         """What names source symbols by target ids."""
         assert isinstance(self.source_feature, Tokenizer)
         return CopyMap(self.source_feature, self.target)
+
+    def outputs(self, found: Sequence[Sequence[Hypothesis]], source: Source) -> list[list[Generated]]:
+        """Tell what is known of the outputs of each source of a batch, best first."""
+        if isinstance(source, Shared):
+            own, rows = source.distinct, source.index.tolist()
+            return [[self._output(one, own, row) for one in some] for row, some in zip(rows, found, strict=True)]
+        return [[self._output(one, source, row) for one in own] for row, own in enumerate(found)]
+
+    def _output(self, one: Hypothesis, source: Padded | Sources, row: int) -> Generated:
+        extra, copies, target = source.extra(row), source.copies, self.target
+        if copies is None:
+            sources = self.source_feature.labels(source, row)
+        else:
+            sources = target.tokens(copies.ids[row, : int(source.lengths[row])].tolist(), extra)
+        ended = len(one.token_scores) > len(one.tokens)
+        marks = {*self.source_feature.marks, *target.marks}
+        return Generated(
+            one.text,
+            one.score,
+            tuple(target.tokens(one.tokens.tolist() + [target.specials.eos] * ended, extra)),
+            tuple(one.token_scores.tolist()),
+            tuple(sources),
+            one.attention,
+            one.regions,
+            aligned(one, [name in marks for name in sources]),
+            one.met,
+        )
 
     def prefixed(self, raw: Sequence[Any]) -> Sequence[Any]:
         """Put the source prefix before each raw input."""
@@ -183,6 +212,22 @@ class Processor:
             for side, name in _files(values).items():
                 values[side]["tokenizer"] = read_json(folder / name)
         return cls.from_dict(values, trust)
+
+
+def aligned(hypothesis: Hypothesis, special: Sequence[bool] = ()) -> tuple[tuple[int, int], ...]:
+    """Pair each output symbol but EOS with the source position that it attends to most; nothing without attention.
+
+    Args:
+        hypothesis: the output.
+        special: which source positions do not count, such as that of EOS; none if empty.
+    """
+    if hypothesis.attention is None:
+        return ()
+    weights = np.array(hypothesis.attention.tolist()).reshape(len(hypothesis.token_scores), -1)  # (T, S)
+    weights = weights[: len(hypothesis.tokens)]
+    if len(special) == weights.shape[1]:
+        weights = np.where(special, -1, weights)
+    return tuple((int(row.argmax()), place) for place, row in enumerate(weights) if row.max(initial=-1) >= 0)
 
 
 def _kept(old: Feature, new: Feature) -> int:

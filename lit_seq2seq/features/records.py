@@ -116,6 +116,11 @@ class Records(TextFeature):
         return self.tokens(source.values[row, : int(source.lengths[row])].tolist())
 
     @property
+    def marks(self) -> tuple[str, ...]:
+        """Names of padding, BOS and EOS."""
+        return self.tokenizer.marks
+
+    @property
     def size(self) -> int:
         """Number of symbols, the special ones included."""
         return self.tokenizer.size

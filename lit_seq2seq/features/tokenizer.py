@@ -140,6 +140,11 @@ class Tokenizer(TextFeature):
         return self.tokens(source.values[row, : int(source.lengths[row])].tolist())
 
     @property
+    def marks(self) -> tuple[str, ...]:
+        """Names of padding, BOS and EOS."""
+        return tuple(self._special_names)
+
+    @property
     def is_trained(self) -> bool:
         """Whether there is a vocabulary."""
         return self._backend is not None

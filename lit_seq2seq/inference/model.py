@@ -719,4 +719,4 @@ def _trimmed(hypothesis: Hypothesis, memory: Padded, row: int) -> Hypothesis:
     attention = hypothesis.attention
     if attention is None:
         return hypothesis
-    return replace(hypothesis, attention=attention[:, : int(memory.lengths[row])], regions=memory.regions(row))
+    return replace(hypothesis, attention=attention[:, : int(memory.lengths[row])].float(), regions=memory.regions(row))

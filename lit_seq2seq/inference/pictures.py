@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from lit_seq2seq.features import Feature
 from lit_seq2seq.features.feature import Array
-from lit_seq2seq.inference.predictor import Generated
 from lit_seq2seq.plots import AttentionExample, CaptionExample, plot_attention_grid, plot_captions
+from lit_seq2seq.types import Generated
 
 _MOST = 300
 """Symbols of a text, beyond which its table is not drawn."""

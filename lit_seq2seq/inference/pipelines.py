@@ -11,9 +11,10 @@ import torch
 from lit_seq2seq.features import Feature
 from lit_seq2seq.files.paths import Loading
 from lit_seq2seq.inference.model import EnsembleModel, Seq2SeqModel, Trained, model_of
-from lit_seq2seq.inference.predictor import Generated, Predictor
+from lit_seq2seq.inference.predictor import Predictor
+from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings.arguments import checked
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Generated, UserError
 
 
 class Results(NamedTuple):
@@ -65,7 +66,7 @@ class Pipeline:
         Args:
             inputs: one input that the model's source feature accepts (a text, the path of a recording, ...), or a list,
                 generator or dataset column of them.
-            **options: fields of `GenerationConfig`, such as `num_beams=5`.
+            **options: fields of `GenerationConfig`, such as `num_beams=5`; `details` adds keys to the mappings.
 
         Returns:
             For one input or a list a list with a `{"translation_text": ...}` (or the task's key) per input, or per
@@ -79,10 +80,10 @@ class Pipeline:
         several = config.num_return_sequences > 1
         feature = self.model.processor.source_feature
         if feature.accepts(inputs):
-            found = self._format(next(self.predictor.stream([inputs], config)))
+            found = self._format(next(self.predictor.stream([inputs], config)), config)
             return found if several or self.results.listed else found[0]
         listed = several or self.results.each_listed
-        results = map(self._format, self.predictor.stream(_checked(inputs, feature), config))
+        results = (self._format(one, config) for one in self.predictor.stream(_checked(inputs, feature), config))
         shaped = (found if listed else found[0] for found in results)
         return list(shaped) if isinstance(inputs, Sequence) or hasattr(inputs, "__len__") else shaped
 
@@ -102,8 +103,9 @@ class Pipeline:
             raise UserError(f"the input is of type {type(raw).__name__}, expected {feature.input_kind}")
         return self.predictor.stream_text(raw, config)
 
-    def _format(self, outputs: list[Generated]) -> list[dict[str, str]]:
-        return [{self.results.key: output.text} for output in outputs]
+    def _format(self, outputs: list[Generated], config: GenerationConfig) -> list[dict[str, Any]]:
+        told = [output.told(config.details) for output in outputs]
+        return [{self.results.key: one.pop("text"), **one} for one in told]
 
 
 Name = str | os.PathLike[str]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.files.weights import check_finite
@@ -20,34 +18,11 @@ from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings import Dtype
-from lit_seq2seq.types import Padded, Sources, UserError
+from lit_seq2seq.types import Generated, Padded, Sources, UserError
 
 FIRST_CHUNK, CHUNK_GROWTH = 64, 4
 SCORES = 2_000_000
 """Log-probabilities of a step, over all hypotheses and symbols, that a CPU can keep in its cache."""
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One output text.
-
-    Attributes:
-        text: the text.
-        score: what hypotheses are ranked by; 0 for an empty input.
-        tokens: display form of each output symbol, EOS last where it was produced.
-        token_scores: log-probability of each.
-        source_tokens: display form of each source symbol; empty for a source that has none.
-        attention: `(T, S)` weights of each output symbol over the encoder's positions; `None` unless asked for.
-        regions: of several sources how many of these positions each has, in their order.
-    """
-
-    text: str
-    score: float = 0.0
-    tokens: tuple[str, ...] = ()
-    token_scores: tuple[float, ...] = ()
-    source_tokens: tuple[str, ...] = ()
-    attention: Tensor | None = None
-    regions: Mapping[str, int] = field(default_factory=dict)
 
 
 def check_dtype(dtype: torch.dtype, kind: str) -> None:
@@ -191,31 +166,7 @@ class Predictor:
     ) -> list[list[Generated]]:
         with self._autocast():
             found = self._fast.write(source.to(self.model.device), raw, config, return_attention)
-        target, feature = self.model.processor.target, self.model.processor.source_feature
-        outputs, copies = [], source.copies
-        for place, row in enumerate(found):
-            own = source.extra(place)
-            if copies is None:
-                sources = feature.labels(source, place)
-            else:
-                sources = target.tokens(copies.ids[place, : int(source.lengths[place])].tolist(), own)
-            finished = []
-            for hypothesis in row:
-                ended = len(hypothesis.token_scores) > len(hypothesis.tokens)
-                pieces = target.tokens(hypothesis.tokens.tolist() + [target.specials.eos] * ended, own)
-                finished.append(
-                    Generated(
-                        hypothesis.text,
-                        hypothesis.score,
-                        tuple(pieces),
-                        tuple(hypothesis.token_scores.tolist()),
-                        tuple(sources),
-                        None if hypothesis.attention is None else hypothesis.attention.float().cpu(),
-                        hypothesis.regions,
-                    )
-                )
-            outputs.append(finished)
-        return outputs
+        return self.model.processor.outputs(found, source)
 
 
 def _restored(

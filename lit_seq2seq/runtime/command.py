@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lit_seq2seq.files.lines import one_line, read_lines
+from lit_seq2seq.files.lines import json_line, one_line, read_lines
 from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.types import UserError
@@ -32,7 +32,11 @@ def main(folder: Path) -> int:
     try:
         model = Model(arguments["model"], arguments["variant"], arguments["threads"], arguments["trust"])
         options = {name: arguments[name] for name in names if name in arguments}
+        details = GenerationConfig(details=options.get("details", model.network.config.details)).details
         for outputs in model(list(read_lines(sys.stdin.buffer, "standard input")), **options):
+            if details:
+                print(json_line([output.told(("score", *details)) for output in outputs]))
+                continue
             print(*[one_line(output.text) for output in outputs], *[""] * (len(outputs) > 1), sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +19,8 @@ from lit_seq2seq.reranking import Reranker, SlotCoverage
 from lit_seq2seq.runtime.network import Decodable, Ensemble, Named, Network
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.settings import spec
-from lit_seq2seq.types import StepFunction, UserError
-
-
-class Generated(NamedTuple):
-    """One output: its text, and what outputs are ranked by (0 for an empty input)."""
-
-    text: str
-    score: float
+from lit_seq2seq.types import Generated as Generated
+from lit_seq2seq.types import Hypothesis, StepFunction, UserError
 
 
 class Model:
@@ -114,7 +108,7 @@ class Model:
         return source, {name: np.asarray(values) for name, values in source.named().items()}
 
     def _generate(self, inputs: list[Any], batch_size: int, config: GenerationConfig) -> list[list[Generated]]:
-        results = [[Generated("", 0.0)] * config.num_return_sequences for _ in inputs]
+        results = [[Generated("")] * config.num_return_sequences for _ in inputs]
         feature = self.processor.source_feature
         kept = [place for place, raw in enumerate(inputs) if not feature.is_missing(raw)]
         arrays = self.processor.encode([inputs[place] for place in kept], [f"input {place}" for place in kept])
@@ -136,13 +130,13 @@ class Model:
         wanted = config if reranker is None else replace(config, num_return_sequences=config.num_beams)
         restore, decode = self.processor.source_feature.restore, self.processor.target.decode
         found = self.network.generate(named, wanted, vocabulary=self.vocabulary, raw=raw, other=self._other)
-        results = []
+        results: list[list[Hypothesis]] = []
         for place, (row, one) in enumerate(zip(found, raw, strict=True)):
             texts = (restore(decode(each.tokens.tolist(), source.extra(place)), one) for each in row)
             written = [replace(each, text=text) for each, text in zip(row, texts, strict=True)]
             best = written if reranker is None else reranker(written, one)
-            results.append([Generated(each.text, each.score) for each in best[: config.num_return_sequences]])
-        return results
+            results.append(list(best[: config.num_return_sequences]))
+        return self.processor.outputs(results, source)
 
 
 def _reranker(described: Mapping[str, Any] | None, trust: tuple[str, ...]) -> Reranker | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -193,7 +193,12 @@ class Decodable(ABC):
             host=None if other is None else _Host(self, len(mask), other),
         )
         check_scores(one.score for row in found for one in row)
-        return found
+        return [[_trimmed(one, int(own.sum())) for one in row] for own, row in zip(mask, found, strict=True)]
+
+
+def _trimmed(one: Hypothesis, length: int) -> Hypothesis:
+    """Cut attention weights to the real positions of a memory."""
+    return one if one.attention is None else replace(one, attention=one.attention[:, :length])
 
 
 @dataclass(frozen=True)

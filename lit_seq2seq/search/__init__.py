@@ -119,7 +119,7 @@ def search(
     if candidates is not None:
         specials, prefix = located(candidates, specials, prefix)
     if frames is not None and config.best_path and prefix is None:
-        return best_path(frames, specials, config)
+        return _attended(best_path(frames, specials, config), config)
     method = sample_search if config.do_sample else beam_search if config.num_beams > 1 else greedy_search
     found = method(
         step,
@@ -131,13 +131,22 @@ def search(
         source_mask=source_mask,
         frames=frames,
         device=device,
-        return_attention=return_attention,
+        return_attention=return_attention or config.attends,
         vocabulary=vocabulary,
         raw=raw,
         host=host,
     )
     config.check_outputs(any(len(row[0].tokens) == 0 for row in found), sum(not row[0].met for row in found))
-    return found if candidates is None else named(found, candidates)
+    return _attended(found if candidates is None else named(found, candidates), config)
+
+
+def _attended(found: list[list[Hypothesis]], config: GenerationConfig) -> list[list[Hypothesis]]:
+    if config.attends and found[0][0].attention is None:
+        raise UserError(
+            "the options ask for attention, but this model has none or its search does not compute it: leave alignment "
+            "and attention out of details"
+        )
+    return found
 
 
 def check_scores(scores: Iterable[float]) -> None:

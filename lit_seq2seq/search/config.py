@@ -19,6 +19,8 @@ from lit_seq2seq.types import UserError
 
 _BY_ID = ("bad_words", "force_words", "constraints", "scorers")  # options that ask for all symbols
 P = TypeVar("P")
+Detail = Literal["score", "tokens", "alignment", "attention", "met"]
+"""What an output can tell beside its text; see `Generated.told`."""
 LengthNormalization = Literal["none", "average", "power", "wu"]
 """How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
 _LARGEST_POWER = 70.0  # natural logarithm of what a length may be raised to, so that scores fit single precision
@@ -210,6 +212,14 @@ class GenerationConfig:
         over batches.""",
     )
 
+    details: Detail | tuple[Detail, ...] = option(  # noqa: RUF009  (as the others)
+        (),
+        """what each output tells beside its text, one or a list of: `score`, what outputs are ranked by; `tokens`, its
+        symbols, each with its log-probability; `alignment`, the source position that each symbol attends to most, as
+        `0-0 1-2` (source-output, from 0, special symbols left out); `attention`, all weights over the source symbols;
+        `met`, whether it meets the constraints.""",
+    )
+
     def __post_init__(self) -> None:
         for one in fields(self):
             if (allowed := one.metadata["allowed"]) is not None:
@@ -230,6 +240,11 @@ class GenerationConfig:
             good = isinstance(words, Sequence) and not isinstance(words, str) and all(isinstance(w, str) for w in words)
             self._expect(name, good and all(words), "a list of texts")
             object.__setattr__(self, name, tuple(words))
+        details = (self.details,) if isinstance(self.details, str) else self.details
+        known = get_args(Detail)
+        good = isinstance(details, Sequence) and all(one in known for one in details)
+        self._expect("details", good, f"one or a list of {', '.join(known)}")
+        object.__setattr__(self, "details", tuple(details))
         object.__setattr__(self, "constraints", self._made("constraints", Constraint))
         object.__setattr__(self, "scorers", self._made("scorers", Scorer))
         self._expect_agreement()
@@ -297,6 +312,11 @@ class GenerationConfig:
         return self.num_beams > 1 and (
             unscaled or (self.length_normalization != "average" and self.length_penalty <= 0)
         )
+
+    @property
+    def attends(self) -> bool:
+        """Whether attention weights are needed."""
+        return "alignment" in self.details or "attention" in self.details
 
     def check_outputs(self, empty: bool, unmet: int = 0) -> None:
         """Warn of outputs that do not meet the constraints, and of empty ones where the options favour these.

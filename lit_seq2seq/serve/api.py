@@ -18,13 +18,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 
-from lit_seq2seq.inference.predictor import Generated, Predictor
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.serve.batches import Batcher, BusyError
 from lit_seq2seq.serve.http import Bounds
 from lit_seq2seq.serve.overview import overview
 from lit_seq2seq.serve.schema import FileRequest, GenerateRequest, GenerateResponse, RequestLimits, request_of
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Generated, UserError
 
 _log = logging.getLogger(__name__)
 LOCAL = ["127.0.0.1", "localhost"]
@@ -186,17 +186,19 @@ def _add_predictions(app: FastAPI, service: Service, batches: Batcher[Work, list
     kind = service.request
 
     async def answer(asked: GenerateRequest) -> GenerateResponse:
-        found = await batches.ask(service.work(asked))
-        return GenerateResponse.model_validate({"outputs": [{"text": o.text, "score": o.score} for o in found]})
+        work = service.work(asked)
+        found = await batches.ask(work)
+        told = [output.told(("score", *work.config.details)) for output in found]
+        return GenerateResponse.model_validate({"outputs": told})
 
-    @app.post("/predict")
+    @app.post("/predict", response_model_exclude_none=True)
     async def predict(asked: kind) -> GenerateResponse:  # type: ignore[valid-type]
         """The outputs of one input, best first."""
         return await answer(asked)
 
     if kind is FileRequest:
 
-        @app.post("/predict/file", response_model=GenerateResponse)
+        @app.post("/predict/file", response_model=GenerateResponse, response_model_exclude_none=True)
         async def upload(request: Request) -> Any:
             """The same for a file that is the body of the request; options in the address."""
             options: dict[str, Any] = dict(request.query_params)

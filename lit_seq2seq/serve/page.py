@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from lit_seq2seq.features import Feature
 from lit_seq2seq.inference.pictures import attention_figure
 from lit_seq2seq.inference.pipelines import load_model
-from lit_seq2seq.inference.predictor import Generated, Predictor
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.settings import Dtype
 from lit_seq2seq.settings.options import add_loading, loading_of
-from lit_seq2seq.types import UserError, install
+from lit_seq2seq.types import Generated, UserError, install
 
 if TYPE_CHECKING:
     import gradio

@@ -97,6 +97,13 @@ class GeneratedText(BaseModel):
 
     text: str
     score: float = Field(description="what outputs are ranked by")
+    tokens: list[str] | None = Field(None, description="its symbols; this and what follows: if details asks for it")
+    token_scores: list[float] | None = Field(None, description="log-probability of each symbol")
+    alignment: str | None = Field(None, description="source-output pairs of symbols, such as 0-0 1-2")
+    source_tokens: list[str] | None = Field(None, description="symbols of the source")
+    attention: list[list[float]] | None = Field(None, description="for each symbol a weight for each source symbol")
+    regions: dict[str, int] | None = Field(None, description="of several sources how many symbols each has")
+    met: bool | None = Field(None, description="whether it meets the constraints")
 
 
 class GenerateResponse(BaseModel):

@@ -50,7 +50,7 @@ from lit_seq2seq.training.resuming import (
 from lit_seq2seq.training.running import Reading
 from lit_seq2seq.training.split_batches import SplitBatches
 from lit_seq2seq.training.vectors import load_vectors
-from lit_seq2seq.types import Batch, PredictedText, Prediction, UserError
+from lit_seq2seq.types import Batch, Generated, PredictedText, Prediction, UserError
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -602,20 +602,21 @@ class LitSeq2Seq(lightning.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Decode a batch; `row` tells where each prediction belongs. Where there is no source, there is no text."""
         _check_batch(batch)
-        missing = self.processor.source_feature.is_missing
+        missing, written = self.processor.source_feature.is_missing, self.model.write(batch.source, batch.texts)
         found = [
-            [replace(one, text="", score=0.0) for one in hypotheses] if missing(source) else hypotheses
-            for source, hypotheses in zip(batch.texts, self.model.write(batch.source, batch.texts), strict=True)
+            [Generated("")] * len(outputs) if missing(source) else outputs
+            for source, outputs in zip(batch.texts, self.processor.outputs(written, batch.source), strict=True)
         ]
+        details = ("score", *self.model.generation.details)
         references = batch.references or ((),) * len(found)
         return [
             Prediction(
                 row=row,
                 source=source,
                 references=[text for text in texts if text],
-                hypotheses=[PredictedText(text=one.text, score=one.score) for one in hypotheses],
+                hypotheses=[cast(PredictedText, one.told(details)) for one in outputs],
             )
-            for row, source, texts, hypotheses in zip(batch.rows.tolist(), batch.texts, references, found, strict=True)
+            for row, source, texts, outputs in zip(batch.rows.tolist(), batch.texts, references, found, strict=True)
         ]
 
     # ---------------------------------------------------------------------------------------------- saving
