@@ -94,7 +94,7 @@ def test_what_is_not_trusted_is_not_imported(place: Path) -> None:
         Seq2SeqModel.from_pretrained(place / "runs" / "version_0" / "model")
     with pytest.raises(UserError, match=r"--trust my_parts"):
         Seq2SeqModel.from_pretrained(place / "runs" / "version_0" / "model", trust="my_walk")
-    with pytest.raises(UserError, match=r"names my_walk.Walk, .* --trust my_walk"):
+    with pytest.raises(UserError, match=r"my_walk.* --trust my_walk"):
         Model(place / "exported")
     with pytest.raises(UserError, match=r"--trust my_walk"):
         Model(place / "exported", trust="my_wal")
@@ -115,6 +115,19 @@ def test_a_feature_in_a_file_of_its_own_needs_no_torch(place: Path, expected: li
     command = [sys.executable, "-P", "-c", program]
     done = subprocess.run(command, cwd=place / "exported", capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == expected
+
+
+def test_the_constraint_and_the_scorer_have_their_say(place: Path, predictor: Predictor) -> None:
+    generation = predictor.model.generation
+    assert [type(part).__name__ for part in (*generation.constraints, *generation.scorers)] == ["NoReturn", "Favour"]
+    part = importlib.import_module("my_walk")
+    no_north = replace(generation, constraints=[part.NoReturn("north", "north")], scorers=())
+    favoured = replace(generation, constraints=(), scorers=[part.Favour("south", 50.0)])
+    texts = [row[0].text for row in predictor.stream(["N N N N"], no_north)]
+    assert "north north" not in texts[0]
+    assert set(next(predictor.stream(["N N N N"], favoured))[0].text.split()) == {"south"}
+    options = {"constraints": no_north.constraints, "scorers": ()}
+    assert Model(place / "exported", trust="my_walk")(["N N N N"], **options)[0][0].text == texts[0]
 
 
 class OldReader:

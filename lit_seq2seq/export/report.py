@@ -113,7 +113,7 @@ def measure(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) -> list[
     rows.append(("eager", weights / 1e6, 0.0, 1.0))
     runs.append(lambda source: model.generate(source, config))
     for name in variants:
-        exported = Network(folder, name, threads)
+        exported = Network(folder, name, threads, model.others())
         size = sum((folder / f"{part}.{name}.onnx").stat().st_size for part in PARTS)
         error, same = greatest_error(model.net, exported, many), same_outputs(model, exported, many)
 

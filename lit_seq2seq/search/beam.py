@@ -64,7 +64,15 @@ def beam_search(
         nodes = xp.concat([xp.where(met, nodes[:, :1], spare_nodes), nodes[:, 1:]], 1)
         scores = xp.concat([xp.where(met, scores[:, :1], spare_scores), scores[:, 1:]], 1)
     count = rules.config.num_return_sequences
-    return history.hypotheses(nodes[:, :count], scores[:, :count], specials.eos, met=met)
+    if rules.config.num_beam_groups == 1:
+        return history.hypotheses(nodes[:, :count], scores[:, :count], specials.eos, met=met)
+    return [_different(row)[:count] for row in history.hypotheses(nodes, scores, specials.eos, met=met)]
+
+
+def _different(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+    """Leave out what another group has found, too, and with a better score."""
+    first = {tuple(one.tokens.tolist()): one for one in reversed(hypotheses)}
+    return sorted(first.values(), key=lambda one: -one.score)
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,8 @@ class _Beam(Value):
         if config.early_stopping is True or config.num_beams == 1:
             enough = self.ended_scores[:, -1] != -np.inf
         else:
-            worst = self.ended_scores[:, config.num_return_sequences - 1]
+            alone = config.num_beam_groups == 1  # several groups may have found the same
+            worst = self.ended_scores[:, config.num_return_sequences - 1 if alone else -1]
             enough = self.rules.best_reachable(best_open, time) <= worst
         return enough | (best_open == -np.inf)
 

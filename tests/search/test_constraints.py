@@ -228,7 +228,7 @@ def plain_groups(model: PlainModel) -> list[Found]:
             ended += [model.score(one) for one in looked[:width] if model.ends(one.tokens)]
             beams[group] = [one for one in looked if not model.ends(one.tokens)][:width]
             used += [one.tokens[-1] for one in beams[group]]
-    return sorted(ended, key=lambda found: -found.score)[: config.num_return_sequences]
+    return sorted(dict.fromkeys(ended), key=lambda found: -found.score)[: config.num_return_sequences]
 
 
 @pytest.mark.parametrize(("beams", "groups"), [(2, 2), (4, 2), (6, 3)])
@@ -238,7 +238,7 @@ def test_groups_of_beams_shun_each_others_tokens(beams: int, groups: int, penalt
         num_beams=beams,
         num_beam_groups=groups,
         diversity_penalty=penalty,
-        num_return_sequences=1,
+        num_return_sequences=beams // groups,
         max_new_tokens=4,
         length_normalization="none",
     )
