@@ -234,7 +234,16 @@ def test_the_recipe_commands_of_the_pages_parse(
 
 
 RUN = ["README", "your_own_part", "exporting", "fine_tuning", "generation", "guide", "multi_node", "page"]
-RUN += ["serving", "sharing"]
+RUN += ["serving", "sharing", "decoding"]
+
+
+def test_the_commands_of_the_page_on_decoding_run(workplace: Path) -> None:
+    """With words of a tiny model in place of those of the demo's."""
+    commands = [text for language, text in blocks(ROOT / "docs" / "decoding.md") if language == "bash"]
+    said = [run_here(text.replace("Euro", "one").replace("€", "two")) for text in commands]
+    assert [text.count("\n") for text in said] == [2, 3, 5]
+    assert "two" not in said[0].splitlines()[0]
+    assert "one" in said[0].splitlines()[1]
 
 
 def test_every_other_command_of_the_pages_runs(workplace: Path) -> None:
