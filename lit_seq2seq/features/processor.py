@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -95,6 +96,23 @@ class Processor:
         """What names source symbols by target ids."""
         assert isinstance(self.source_feature, Tokenizer)
         return CopyMap(self.source_feature, self.target)
+
+    def texts(self, found: Sequence[Sequence[Hypothesis]], source: Source | None = None) -> list[list[Hypothesis]]:
+        """Say what the outputs of a batch are.
+
+        Args:
+            found: the outputs of each source.
+            source: which names the symbols that the vocabulary lacks; without it they are unknown.
+        """
+        size, unk = len(self.target), self.target.specials.unk
+        ids, extra = [], []
+        for row, own in enumerate(found):
+            symbols = () if source is None else source.extra(row)
+            for one in own:
+                ids.append([index if index < size + len(symbols) else unk for index in one.tokens.tolist()])
+                extra.append(symbols)
+        texts = iter(self.target.decode_batch(ids, extra))
+        return [[replace(one, text=next(texts)) for one in own] for own in found]
 
     def outputs(self, found: Sequence[Sequence[Hypothesis]], source: Source) -> list[list[Generated]]:
         """Tell what is known of the outputs of each source of a batch, best first."""

@@ -279,17 +279,7 @@ class Seq2SeqModel(nn.Module):
         """
         found = self._search(encoded, config, prefix, return_attention)
         check_scores(one.score for row in found for one in row)
-        size, unk = self.processor.target.size, self.processor.target.specials.unk
-        known = [[one.tokens.where(one.tokens < size, unk).tolist() for one in row] for row in found]
-        return self._with_texts(found, known, [()] * len(found))
-
-    def _with_texts(
-        self, found: list[list[Hypothesis]], ids: list[list[list[int]]], symbols: Sequence[Sequence[str]]
-    ) -> list[list[Hypothesis]]:
-        """Say what hypotheses are by their ids, and by the symbols of each source that the vocabulary lacks."""
-        extra = [own for own, row in zip(symbols, found, strict=True) for _ in row]
-        texts = iter(self.processor.target.decode_batch([one for row in ids for one in row], extra))
-        return [[replace(hypothesis, text=next(texts)) for hypothesis in row] for row in found]
+        return self.processor.texts(found)
 
     def _search(
         self,
@@ -347,8 +337,7 @@ class Seq2SeqModel(nn.Module):
         found = self._search(self.encode(source), config, prefix, return_attention, raw=raw)
         if check:
             check_scores(one.score for row in found for one in row)
-        ids = [[one.tokens.tolist() for one in row] for row in found]
-        return self._with_texts(found, ids, [source.extra(place) for place in range(len(found))])
+        return self.processor.texts(found, source)
 
     def write(
         self,

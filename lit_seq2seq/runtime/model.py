@@ -128,12 +128,11 @@ class Model:
         source, named = self._named(arrays, raw)
         reranker = self.reranker if config.num_beams > 1 else None
         wanted = config if reranker is None else replace(config, num_return_sequences=config.num_beams)
-        restore, decode = self.processor.source_feature.restore, self.processor.target.decode
+        restore = self.processor.source_feature.restore
         found = self.network.generate(named, wanted, vocabulary=self.vocabulary, raw=raw, other=self._other)
         results: list[list[Hypothesis]] = []
-        for place, (row, one) in enumerate(zip(found, raw, strict=True)):
-            texts = (restore(decode(each.tokens.tolist(), source.extra(place)), one) for each in row)
-            written = [replace(each, text=text) for each, text in zip(row, texts, strict=True)]
+        for row, one in zip(self.processor.texts(found, source), raw, strict=True):
+            written = [replace(each, text=restore(each.text, one)) for each in row]
             best = written if reranker is None else reranker(written, one)
             results.append(list(best[: config.num_return_sequences]))
         return self.processor.outputs(results, source)
