@@ -21,7 +21,7 @@ from lit_seq2seq.search import GenerationConfig, JointModels, LanguageModel, Lex
 from lit_seq2seq.serve import make_app
 from lit_seq2seq.serve.schema import RequestLimits
 from lit_seq2seq.types import UserError
-from tests.tiny import SIZES, make_data, make_model, make_trainer, rows
+from tests.tiny import DIGITS, SIZES, make_data, make_model, make_trainer, rows
 
 TEXTS = ["eins zwei", "drei", "fünf vier eins"]
 
@@ -248,3 +248,59 @@ def test_predictions_tell_details_too(folder: Path, tmp_path: Path) -> None:
     first = next(one for batch in batches or [] for one in batch if one["row"] == 0)
     (expected,) = next(Predictor(model).stream([first["source"]]))
     assert first["hypotheses"] == [near(expected.told(["score", "tokens", "alignment"]))]
+
+
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that copies digits in their order, and knows three of five words on either side."""
+    place = tmp_path_factory.mktemp("forgetful")
+    words = {"source_tokenizer": Tokenizer("word", vocab_size=7), "target_tokenizer": Tokenizer("word", vocab_size=7)}
+    model = make_model(optimizer=partial(torch.optim.Adam, lr=0.03), generation=GenerationConfig(max_new_tokens=6))
+    make_trainer(place, max_epochs=3).fit(model, datamodule=make_data(rows(160), batch_size=16, **words))
+    model.save_pretrained(place / "model")
+    return place / "model"
+
+
+def test_unknown_words_are_replaced_everywhere(forgetful: Path, tmp_path: Path) -> None:
+    model = LitSeq2Seq.from_pretrained(forgetful)
+    missing = [word for word in DIGITS if word not in model.processor.source_feature.symbols]
+    assert len(missing) == 2
+    known = next(word for word in DIGITS if word not in missing)
+    texts = [f"{missing[0].title()} {known}", f"{known} {missing[1]} {missing[0]}"]
+    plain = [row[0] for row in Predictor(model).stream(texts, model.model.generation.changed({"details": "alignment"}))]
+    assert all("<unk>" in one.text for one in plain)
+    terms = tmp_path / "words.csv"
+    terms.write_text(f"{missing[0].upper()},forty two\n", encoding="utf-8")
+    for translated in ({}, {missing[0]: "forty two"}):
+        expected = []
+        for text, one in zip(texts, plain, strict=True):
+            words, best = text.split(), {output: source for source, output in one.alignment}
+            said = [words[best[at]] if word == "<unk>" else word for at, word in enumerate(one.text.split())]
+            expected.append(" ".join(translated.get(word.lower(), word) for word in said))
+        assert not any("<unk>" in text for text in expected)
+        options: dict[str, Any] = {"replace_unknown": True, **({"unknown_words": str(terms)} if translated else {})}
+        translate = pipeline("translation", str(forgetful))
+        assert [one["translation_text"] for one in translate(texts, **options)] == expected
+        assert ["".join(translate.stream(text, **options)) for text in texts] == expected
+        assert [row[0].text for row in model.model.generate(texts, model.model.generation.changed(options))] == expected
+        export_model(model, tmp_path / "exported", ["fp32"])
+        assert [row[0].text for row in Model(tmp_path / "exported")(texts, **options)] == expected
+    with TestClient(make_app(str(forgetful), RequestLimits()), base_url="http://localhost") as client:
+        answer = client.post("/predict", json={"text": texts[0], "replace_unknown": True}).json()
+        refused = client.post("/predict", json={"text": texts[0], "unknown_words": str(terms)})
+    assert missing[0].title() in answer["outputs"][0]["text"]
+    assert refused.status_code == 422  # a file of the server's
+
+
+def test_unknown_words_that_cannot_be_replaced_are_explained(forgetful: Path, tmp_path: Path) -> None:
+    bare = make_model(decoder=partial(ParallelDecoder, **SIZES))
+    bare.model.attach(LitSeq2Seq.from_pretrained(forgetful).processor)
+    translate = pipeline("translation", bare)
+    with pytest.raises(UserError, match=r"this model has none.*leave out replace_unknown"):
+        translate("eins", replace_unknown=True)
+    with pytest.raises(UserError, match=r"this model has none.*leave out replace_unknown"):
+        list(translate.stream("eins", replace_unknown=True))
+    with pytest.raises(UserError, match=r"terms in nowhere.csv cannot be read"):
+        pipeline("translation", str(forgetful))("eins", replace_unknown=True, unknown_words="nowhere.csv")
+    with pytest.warns(UserWarning, match="unknown_words='a.csv' has no effect without replace_unknown=True"):
+        pipeline("translation", str(forgetful))("eins", unknown_words="a.csv")

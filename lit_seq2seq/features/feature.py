@@ -95,6 +95,14 @@ class Feature(ABC):
         """Name each position of one source of a batch that `collate` made; nothing where positions have no names."""
         return []
 
+    def pieces(self, raw: Any) -> list[str]:
+        """Return the text of the word that each position of one input belongs to, special symbols left out.
+
+        Raises:
+            UserError: an input is no text.
+        """
+        raise UserError(f"replace_unknown=True: {type(self).__name__} reads no words to put in: leave it out")
+
     @property
     def marks(self) -> tuple[str, ...]:
         """Names of the special symbols that stand in sources and say nothing, such as EOS."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -97,20 +97,40 @@ class Processor:
         assert isinstance(self.source_feature, Tokenizer)
         return CopyMap(self.source_feature, self.target)
 
-    def texts(self, found: Sequence[Sequence[Hypothesis]], source: Source | None = None) -> list[list[Hypothesis]]:
+    def texts(
+        self,
+        found: Sequence[Sequence[Hypothesis]],
+        source: Source | None = None,
+        raw: Sequence[Any] = (),
+        unknown: Callable[[str], str] | None = None,
+    ) -> list[list[Hypothesis]]:
         """Say what the outputs of a batch are.
 
         Args:
             found: the outputs of each source.
             source: which names the symbols that the vocabulary lacks; without it they are unknown.
+            raw: the raw input of each source, for `unknown`.
+            unknown: what is written for an unknown symbol that attends most to some source word.
         """
+        if unknown is not None and not raw:
+            raise UserError("replace_unknown=True looks at the raw inputs: give raw to generate, or lists of inputs")
         size, unk = len(self.target), self.target.specials.unk
         ids, extra = [], []
         for row, own in enumerate(found):
             symbols = () if source is None else source.extra(row)
             for one in own:
-                ids.append([index if index < size + len(symbols) else unk for index in one.tokens.tolist()])
-                extra.append(symbols)
+                own_ids = [index if index < size + len(symbols) else unk for index in one.tokens.tolist()]
+                known = symbols
+                if unknown is not None and unk in own_ids:
+                    words = self.source_feature.pieces(self.prefixed([raw[row]])[0])
+                    best = _attended(one, len(words))
+                    own_ids = [
+                        size + len(symbols) + best[place] if index == unk and place in best else index
+                        for place, index in enumerate(own_ids)
+                    ]
+                    known = (*symbols, *map(unknown, words))
+                ids.append(own_ids)
+                extra.append(known)
         texts = iter(self.target.decode_batch(ids, extra))
         return [[replace(one, text=next(texts)) for one in own] for own in found]
 
@@ -246,6 +266,13 @@ def aligned(hypothesis: Hypothesis, special: Sequence[bool] = ()) -> tuple[tuple
     if len(special) == weights.shape[1]:
         weights = np.where(special, -1, weights)
     return tuple((int(row.argmax()), place) for place, row in enumerate(weights) if row.max(initial=-1) >= 0)
+
+
+def _attended(hypothesis: Hypothesis, words: int) -> dict[int, int]:
+    """Return for output symbols which of the first `words` source positions they attend to most."""
+    assert hypothesis.attention is not None  # search refuses what has none
+    special = [words <= place for place in range(hypothesis.attention.shape[1])]
+    return {output: source for source, output in aligned(hypothesis, special)}
 
 
 def _kept(old: Feature, new: Feature) -> int:

@@ -139,6 +139,25 @@ class Tokenizer(TextFeature):
         assert isinstance(source, Padded)
         return self.tokens(source.values[row, : int(source.lengths[row])].tolist())
 
+    def pieces(self, raw: str) -> list[str]:
+        """Return the word of each symbol as it stands in the text; of symbols of several words their own part.
+
+        Example:
+            >>> tokenizer = Tokenizer("bpe", vocab_size=30)
+            >>> tokenizer.train(["ab abc dog"])
+            >>> tokenizer.pieces("abab, Dog")
+            ['abab', 'abab', ',', 'Dog', 'Dog', 'Dog', 'Dog']
+        """
+        text = known_tags(whole(raw), self.backend)
+        found = self.backend.encode(text, add_special_tokens=False)
+        ends = [0, *(end for _, end in found.offsets)]  # a mark that two symbols touch counts to both
+        own = [text[max(start, before) : end] for before, (start, end) in zip(ends, found.offsets, strict=False)]
+        words: dict[int | None, str] = {}
+        for word, piece in zip(found.word_ids, own, strict=True):
+            words[word] = words.get(word, "") + piece
+        pairs = ((words[word].split(), piece) for word, piece in zip(found.word_ids, own, strict=True))
+        return [parts[0] if len(parts) == 1 else piece for parts, piece in pairs]
+
     @property
     def marks(self) -> tuple[str, ...]:
         """Names of padding, BOS and EOS."""

@@ -37,7 +37,7 @@ from lit_seq2seq.nn.network import (
 )
 from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
-from lit_seq2seq.search import GenerationConfig, check_scores, including, prefix_of, search, stream
+from lit_seq2seq.search import GenerationConfig, check_attention, check_scores, including, prefix_of, search, stream
 from lit_seq2seq.search.carried import place_of
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
@@ -337,7 +337,7 @@ class Seq2SeqModel(nn.Module):
         found = self._search(self.encode(source), config, prefix, return_attention, raw=raw)
         if check:
             check_scores(one.score for row in found for one in row)
-        return self.processor.texts(found, source)
+        return self.processor.texts(found, source, raw, (config or self.generation).unknown)
 
     def write(
         self,
@@ -422,6 +422,9 @@ class Seq2SeqModel(nn.Module):
         def step(tokens: Tensor, state: Any) -> Any:
             made = network.step(tokens, state)
             check_scores([float(made.log_probs.max())])
+            check_attention(made.attention, config)
+            if config.replace_unknown and made.attention is not None:
+                looked.append(made.attention)
             return made
 
         tokens = stream(
@@ -439,10 +442,14 @@ class Seq2SeqModel(nn.Module):
             host=_Host(self, encoded),
         )
         ids: list[int] = []
+        looked: list[Tensor] = []
         before = shown = ""
         for token in tokens:
             ids.append(token)
-            text = processor.source_feature.restore(processor.target.decode(ids, source.extra(0)), raw)
+            attention = torch.cat(looked[: len(ids)])[:, : int(encoded.memory.lengths)] if looked else None
+            known = Hypothesis(torch.tensor(ids), 0.0, 0.0, torch.zeros(len(ids)), attention)
+            [[said]] = processor.texts([[known]], source, [raw], config.unknown)
+            text = processor.source_feature.restore(said.text, raw)
             certain = _common(before, text).rstrip(_UNFINISHED)
             if len(certain) > len(shown):
                 yield certain[len(shown) :]

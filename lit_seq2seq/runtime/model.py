@@ -131,7 +131,7 @@ class Model:
         restore = self.processor.source_feature.restore
         found = self.network.generate(named, wanted, vocabulary=self.vocabulary, raw=raw, other=self._other)
         results: list[list[Hypothesis]] = []
-        for row, one in zip(self.processor.texts(found, source), raw, strict=True):
+        for row, one in zip(self.processor.texts(found, source, raw, config.unknown), raw, strict=True):
             written = [replace(each, text=restore(each.text, one)) for each in row]
             best = written if reranker is None else reranker(written, one)
             results.append(list(best[: config.num_return_sequences]))

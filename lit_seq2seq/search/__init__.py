@@ -48,6 +48,7 @@ __all__ = [
     "Scorer",
     "Terminology",
     "beam_search",
+    "check_attention",
     "check_scores",
     "greedy_search",
     "including",
@@ -119,7 +120,9 @@ def search(
     if candidates is not None:
         specials, prefix = located(candidates, specials, prefix)
     if frames is not None and config.best_path and prefix is None:
-        return _attended(best_path(frames, specials, config), config)
+        found = best_path(frames, specials, config)
+        check_attention(found[0][0].attention, config)
+        return found
     method = sample_search if config.do_sample else beam_search if config.num_beams > 1 else greedy_search
     found = method(
         step,
@@ -137,16 +140,21 @@ def search(
         host=host,
     )
     config.check_outputs(any(len(row[0].tokens) == 0 for row in found), sum(not row[0].met for row in found))
-    return _attended(found if candidates is None else named(found, candidates), config)
+    check_attention(found[0][0].attention, config)
+    return found if candidates is None else named(found, candidates)
 
 
-def _attended(found: list[list[Hypothesis]], config: GenerationConfig) -> list[list[Hypothesis]]:
-    if config.attends and found[0][0].attention is None:
+def check_attention(attention: Array | None, config: GenerationConfig) -> None:
+    """Refuse a model that has no attention where the options ask for it.
+
+    Raises:
+        UserError: it has none, or its search does not compute it.
+    """
+    if config.attends and attention is None:
         raise UserError(
-            "the options ask for attention, but this model has none or its search does not compute it: leave alignment "
-            "and attention out of details"
+            "the options ask for attention, but this model has none or its search does not compute it: leave out "
+            "replace_unknown, and alignment and attention in details"
         )
-    return found
 
 
 def check_scores(scores: Iterable[float]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.untrusted import check_settings
 from lit_seq2seq.search.constraints import Constraint
+from lit_seq2seq.search.constraints.terms import read_terms
 from lit_seq2seq.search.scorers import Scorer
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
@@ -88,7 +89,7 @@ def option(default: Any, about: str, allowed: Range | None = None, *, part: bool
         default: its value unless another is given.
         about: what it does, for help, pages and schemas.
         allowed: which numbers it may be.
-        part: whether it holds parts, which a request over HTTP may not name.
+        part: whether it names parts or files, which a request over HTTP may not.
     """
     return field(default=default, metadata={"about": " ".join(about.split()), "allowed": allowed, "part": part})
 
@@ -212,6 +213,16 @@ class GenerationConfig:
         over batches.""",
     )
 
+    replace_unknown: bool = option(
+        False,
+        """put the source word that an unknown symbol of an output attends to most in its place (Luong et al. 2015,
+        section 3.3), or what `unknown_words` has for that word.""",
+    )
+    unknown_words: str | None = option(
+        None,
+        "CSV file for `replace_unknown`, a source word and its translation a line; case does not matter.",
+        part=True,
+    )
     details: Detail | tuple[Detail, ...] = option(  # noqa: RUF009  (as the others)
         (),
         """what each output tells beside its text, one or a list of: `score`, what outputs are ranked by; `tokens`, its
@@ -227,7 +238,7 @@ class GenerationConfig:
                     object.__setattr__(self, one.name, allowed.check(getattr(self, one.name)))
                 except ValueError as error:
                     self._expect(one.name, False, str(error))
-        for name in ("do_sample", "shortlist"):
+        for name in ("do_sample", "shortlist", "replace_unknown"):
             self._expect(name, isinstance(getattr(self, name), bool), "True or False")
         self._expect("seed", self.seed is None or self._is_seed(), "an integer of 64 bits, or None")
         choices = get_args(LengthNormalization)
@@ -240,6 +251,7 @@ class GenerationConfig:
             good = isinstance(words, Sequence) and not isinstance(words, str) and all(isinstance(w, str) for w in words)
             self._expect(name, good and all(words), "a list of texts")
             object.__setattr__(self, name, tuple(words))
+        self._expect("unknown_words", isinstance(self.unknown_words, str | None), "the path of a CSV file, or None")
         details = (self.details,) if isinstance(self.details, str) else self.details
         known = get_args(Detail)
         good = isinstance(details, Sequence) and all(one in known for one in details)
@@ -316,7 +328,15 @@ class GenerationConfig:
     @property
     def attends(self) -> bool:
         """Whether attention weights are needed."""
-        return "alignment" in self.details or "attention" in self.details
+        return self.replace_unknown or "alignment" in self.details or "attention" in self.details
+
+    @property
+    def unknown(self) -> Callable[[str], str] | None:
+        """What stands in outputs for an unknown symbol that attends to some source word; `None`: it stays."""
+        if not self.replace_unknown:
+            return None
+        entries = read_terms(self.unknown_words).entries if self.unknown_words else {}
+        return lambda word: entries.get(word.casefold(), word)
 
     def check_outputs(self, empty: bool, unmet: int = 0) -> None:
         """Warn of outputs that do not meet the constraints, and of empty ones where the options favour these.
@@ -361,6 +381,8 @@ class GenerationConfig:
             idle["diversity_penalty"] = "with num_beam_groups=1"
         if found.length_normalization in ("none", "average"):
             idle["length_penalty"] = f"with length_normalization={found.length_normalization}"
+        if not found.replace_unknown:
+            idle["unknown_words"] = "without replace_unknown=True"
         for name in options:
             if name in idle and options[name] != getattr(plain, name):
                 warnings.warn(f"{name}={options[name]!r:.60} has no effect {idle[name]}", stacklevel=3)
@@ -394,7 +416,7 @@ class SearchOption(NamedTuple):
         kind: its type.
         about: what it does.
         allowed: which numbers it may be.
-        part: whether it holds parts, which a request over HTTP may not name.
+        part: whether it names parts or files, which a request over HTTP may not.
     """
 
     name: str

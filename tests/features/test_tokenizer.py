@@ -210,3 +210,16 @@ def test_a_tag_is_known_with_and_without_the_space_behind_it(options):
         assert tokenizer.unknown(text) == []
     assert tokenizer.unknown("⟨N⟩ go ⟨P(1;2)⟩ go") == []
     assert tokenizer.unknown("⟨X⟩go") == ["⟨x⟩" if options else "⟨X⟩"]
+
+
+@pytest.mark.parametrize("model", ["word", "char", "bpe", "unigram", "byte"])
+def test_each_symbol_of_a_text_has_the_word_that_it_is_part_of(model: str) -> None:
+    tokenizer = Tokenizer(model, vocab_size=40 if model != "byte" else 260, lowercase=model == "word")
+    tokenizer.train(["ab abc dog", "a cab"])
+    text = "Abab, é DOG"
+    pieces = tokenizer.pieces(text)
+    assert len(pieces) == len(tokenizer.encode([text])[0]) - 1
+    if model in ("char", "byte"):
+        assert "".join(pieces[:6]) == text[:6]
+    else:
+        assert list(dict.fromkeys(pieces)) == ["Abab", ",", "é", "DOG"]
