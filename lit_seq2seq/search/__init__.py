@@ -117,6 +117,7 @@ def search(
         >>> search(step, Nothing(), batch_size=1, specials=specials, config=config, device=None)[0][0].tokens
         array([3, 4])
     """
+    prefix = prefix_of(config, prefix, vocabulary, batch_size)
     if candidates is not None:
         specials, prefix = located(candidates, specials, prefix)
     if frames is not None and config.best_path and prefix is None:

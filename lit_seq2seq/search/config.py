@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from numbers import Integral, Real
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.untrusted import check_settings
 from lit_seq2seq.search.constraints import Constraint
 from lit_seq2seq.search.constraints.terms import read_terms
+from lit_seq2seq.search.options import Range, counts, option
 from lit_seq2seq.search.scorers import Scorer
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
@@ -30,75 +30,6 @@ _LARGEST_COVERAGE_PENALTY = 1000.0  # above it the rounding of attention weights
 
 
 @dataclass(frozen=True)
-class Range:
-    """Which numbers an option may be; whole ones if `whole`."""
-
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    whole: bool = False
-
-    def check(self, value: object) -> int | float:
-        """Return a number that is one of them.
-
-        Raises:
-            ValueError: it is not; the message says what is expected.
-        """
-        number = self._number(value)
-        if number != number or (self.least is not None and number < self.least):
-            raise ValueError(self.described)
-        if self.above is not None and number <= self.above:
-            raise ValueError(self.described)
-        if self.whole and number >= 2**31:
-            raise ValueError("below 2^31")
-        if self.most is not None and number > self.most:
-            raise ValueError(f"at most {self.most:,}" if self.whole else self.described)
-        return number
-
-    def _number(self, value: object) -> int | float:
-        """Turn a number, also one of NumPy, into one of Python; what is none, or infinite, into NaN."""
-        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
-            return math.nan
-        if isinstance(value, Integral):
-            number = int(value)
-            return number if self.whole or abs(number) < 1e300 else math.nan
-        return float(value) if math.isfinite(value) else math.nan
-
-    @property
-    def described(self) -> str:
-        """What is expected, in words."""
-        if self.whole:
-            return f"an integer of at least {self.least}"
-        if self.least is not None and self.most is not None:
-            return f"a number from {self.least:g} to {self.most:g}"
-        limits = [] if self.above is None else [f"above {self.above:g}"]
-        limits += [] if self.most is None else [f"at most {self.most:g}"]
-        return f"a number {' and '.join(limits)}" if limits else "a finite number"
-
-    @property
-    def schema(self) -> dict[str, float]:
-        """The same as pydantic names it."""
-        found = {"ge": self.least, "le": self.most, "gt": self.above}
-        return {name: limit for name, limit in found.items() if limit is not None}
-
-
-def option(default: Any, about: str, allowed: Range | None = None, *, part: bool = False) -> Any:
-    """Declare an option of search: all that is known of it is known from here.
-
-    Args:
-        default: its value unless another is given.
-        about: what it does, for help, pages and schemas.
-        allowed: which numbers it may be.
-        part: whether it names parts or files, which a request over HTTP may not.
-    """
-    return field(default=default, metadata={"about": " ".join(about.split()), "allowed": allowed, "part": part})
-
-
-def _count(least: int, most: int | None = None) -> Range:
-    return Range(least, most, whole=True)
-
-
-@dataclass(frozen=True)
 class GenerationConfig:
     """How outputs are searched for; names and meanings are those of transformers' `GenerationConfig`.
 
@@ -113,28 +44,28 @@ class GenerationConfig:
         UserError: an option is out of its range.
     """
 
-    num_beams: int = option(1, "hypotheses kept per sentence, 1 to 10,000; 1 is greedy search.", _count(1, _MOST_BEAMS))
+    num_beams: int = option(1, "hypotheses kept per sentence, 1 to 10,000; 1 is greedy search.", counts(1, _MOST_BEAMS))
     num_return_sequences: int = option(
         1,
         "hypotheses returned per sentence, 1 to 10,000, and <= `num_beams` unless `do_sample`.",
-        _count(1, _MOST_BEAMS),
+        counts(1, _MOST_BEAMS),
     )
     max_new_tokens: int = option(
-        128, "most tokens generated, >= 1. What is still open then ends without EOS and competes as it is.", _count(1)
+        128, "most tokens generated, >= 1. What is still open then ends without EOS and competes as it is.", counts(1)
     )
     min_new_tokens: int = option(
-        0, "EOS is not produced before this many other tokens; 0 to `max_new_tokens`.", _count(0)
+        0, "EOS is not produced before this many other tokens; 0 to `max_new_tokens`.", counts(0)
     )
     do_sample: bool = option(False, "draw each token at random instead of searching for the most probable output.")
     temperature: float = option(1.0, "sampling from p ** (1 / temperature), > 0.", Range(above=0))
-    top_k: int = option(0, "sampling from the `top_k` most probable tokens only; 0 is off.", _count(0))
+    top_k: int = option(0, "sampling from the `top_k` most probable tokens only; 0 is off.", counts(0))
     top_p: float = option(
         1.0,
         """sampling from the smallest set of tokens whose probabilities sum to at least `top_p`, in (0, 1]; 1 is off
         (nucleus sampling, Holtzman et al. 2020).""",
         Range(above=0, most=1),
     )
-    no_repeat_ngram_size: int = option(0, "no n-gram of this size occurs twice in an output; 0 is off.", _count(0))
+    no_repeat_ngram_size: int = option(0, "no n-gram of this size occurs twice in an output; 0 is off.", counts(0))
     repetition_penalty: float = option(
         1.0,
         """log-probabilities of symbols that an output already has are multiplied by this (Keskar et al. 2019); 1 is
@@ -160,7 +91,7 @@ class GenerationConfig:
         1,
         """groups into which the beam is divided, so that they find different outputs (diverse beam search, Vijayakumar
         et al. 2018); a divisor of `num_beams`.""",
-        _count(1, _MOST_BEAMS),
+        counts(1, _MOST_BEAMS),
     )
     diversity_penalty: float = option(
         0.0,

@@ -209,12 +209,13 @@ def constraints_of(config: GenerationConfig, task: Task) -> tuple[ConstraintStat
 
 
 def prefix_of(
-    config: GenerationConfig, prefix: Array | None, vocabulary: OutputVocabulary, batch_size: int
+    config: GenerationConfig, prefix: Array | None, vocabulary: OutputVocabulary | None, batch_size: int
 ) -> Array | None:
     """Return the tokens with which outputs must begin, `(B, P)`: those given, or those of the option `prefix`."""
     if prefix is not None or not config.prefix:
         return prefix
-    [ids] = ids_of([config.prefix], Task(batch_size, vocabulary.specials, arrays.NUMPY, vocabulary), "prefix")
+    specials = SpecialIds() if vocabulary is None else vocabulary.specials
+    [ids] = ids_of([config.prefix], Task(batch_size, specials, arrays.NUMPY, vocabulary), "prefix")
     return np.array([ids] * batch_size)
 
 

@@ -11,7 +11,7 @@ from lit_seq2seq.search.best_path import best_path
 from lit_seq2seq.search.candidates import located
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.greedy import Paths, follow_stepwise, most_probable
-from lit_seq2seq.search.rules import Options, begin
+from lit_seq2seq.search.rules import Options, begin, prefix_of
 from lit_seq2seq.search.sample import sampler
 from lit_seq2seq.search.task import Host, OutputVocabulary
 from lit_seq2seq.types import Padded, S, SpecialIds, StepFunction, UserError
@@ -42,7 +42,7 @@ def stream(
     for name in ("num_beams", "num_return_sequences"):
         if getattr(config, name) > 1:
             raise UserError(f"{name}={getattr(config, name)}: must be 1 to stream tokens, which are final at once")
-    xp = arrays.on(device)
+    xp, prefix = arrays.on(device), prefix_of(config, prefix, vocabulary, 1)
     if frames is not None and config.best_path and prefix is None:
         with xp.quiet():
             [[found]] = best_path(frames, specials, config)

@@ -1,23 +1,32 @@
 """Search under constraints: a wide beam finds what is best of all outputs that meet them, in torch and in NumPy."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from search_cases import SPECIALS, Chains, Found, PlainModel, assert_same, run, tokens_of
 
+from lit_seq2seq import arrays
 from lit_seq2seq.search import (
     BadWords,
     Constraint,
+    ForceWords,
     GenerationConfig,
+    JointCTC,
     Lexicon,
+    NoRepeatedNGrams,
     Pattern,
+    RepetitionPenalty,
     Terminology,
 )
 from lit_seq2seq.search.constraints.automaton import Automaton, trie
+from lit_seq2seq.search.constraints.words import forced
 from lit_seq2seq.types import UserError
 
 WIDE = {"num_beams": 90, "num_return_sequences": 8, "max_new_tokens": 4}
@@ -267,8 +276,11 @@ def test_a_repetition_penalty_multiplies_what_has_been_said() -> None:
         (Pattern("^x"), "has what no automaton can tell"),
         (Pattern(r"(x)\\1".replace("\\\\", "\\")), "has what no automaton can tell"),
         (Pattern("(?i)x"), "has what no automaton can tell"),
-        (Pattern("x{9999}y{9999}"), "is too large: repeat less"),
-        (Pattern("[xy]*x[xy]{16}"), "a constraint reaches more than 20,000 states"),
+        (Pattern("(?s)x"), "has what no automaton can tell"),
+        (Pattern(r"(?a)\w"), "has what no automaton can tell"),
+        (ForceWords(["x" * 101]), "is 101 symbols long: at most 100 are possible"),
+        (Pattern("x{999}y{999}"), "is too large: repeat less"),
+        (Pattern("[xy]*x[xy]{13}"), "a constraint reaches more than 5,000 states"),
         (Pattern("z+"), "no output of this model can match 'z\\+'"),
         (Lexicon("no.txt"), "there is no lexicon no.txt"),
         (Terminology("no.csv"), "the terms in no.csv cannot be read"),
@@ -307,3 +319,67 @@ def test_all_texts_of_three_letters_are_told_apart() -> None:
             for letter in letters:
                 state = read.move(state, letter)
             assert read.matches(state) == (re.fullmatch(expression, "".join(letters)) is not None)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BadWords([]), "BadWords: words=\\[\\]: must be a list of texts"),
+        (lambda: ForceWords("x"), "ForceWords: words: expected a list, each item a text, got 'x'"),
+        (lambda: NoRepeatedNGrams(0), "NoRepeatedNGrams: size=0: must be an integer of at least 1"),
+        (lambda: RepetitionPenalty(-1.0), "RepetitionPenalty: penalty=-1.0: must be a number above 0"),
+        (lambda: JointCTC(5.0), "JointCTC: weight=5.0: must be a number above 0 and at most 1"),
+    ],
+)
+def test_parts_check_their_numbers(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("phrase", ["xyxyx", "xxxx", "xyyxxy", "x", "xyxxyxy"])
+def test_what_is_written_of_a_phrase_is_found_after_any_text(phrase: str) -> None:
+    [state] = [forced([LETTERS.encode_batch([phrase])], SPECIALS.eos, arrays.NUMPY)]
+    for letters in product("xy?", repeat=6):
+        now, text = state, ""
+        for letter in letters:
+            text += letter
+            now = now.update(np.array([{"x": 4, "y": 5, "?": 1}[letter]]))
+            sizes = [size for size in range(len(phrase) + 1) if text.endswith(phrase[:size])]
+            assert now.written[0, 0] == max(sizes)
+            assert now.met[0] == (phrase in text)
+
+
+def test_an_output_that_leaves_the_automaton_with_its_prefix_does_not_meet_it() -> None:
+    config = GenerationConfig(constraints=[Pattern("x[xy]*")], max_new_tokens=5)
+    for options in ({}, {"num_beams": 3}):
+        with pytest.warns(UserWarning, match="2 outputs not as the constraints ask"):
+            rows = run(
+                Chains.random(2, 0), replace(config, **options), vocabulary=LETTERS, prefix=torch.tensor([[5], [5]])
+            )
+        assert [row[0].met for row in rows] == [False, False]
+
+
+def test_the_option_prefix_is_heeded_by_search_itself() -> None:
+    chains = Chains.random(2, 0)
+    config = GenerationConfig(prefix="yx", max_new_tokens=3)
+    rows = run(chains, config, vocabulary=LETTERS)
+    assert [tokens_of(row[0]) for row in rows] == [
+        tokens_of(row[0]) for row in run(chains, GenerationConfig(max_new_tokens=3), prefix=torch.tensor([[5, 4]] * 2))
+    ]
+    with pytest.raises(UserError, match="needs a vocabulary"):
+        run(chains, config)
+
+
+def test_a_lexicon_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "words.txt"
+    for number, entry in enumerate(["xy", "yx"]):
+        file.write_text(entry, encoding="utf-8")
+        os.utime(file, ns=(number, number))
+        [[one]] = run(Chains.random(1, 0), GenerationConfig(constraints=[Lexicon(str(file))]), vocabulary=LETTERS)
+        assert text_of(one.tokens) == entry
+
+
+def test_groups_and_words_that_must_occur_are_refused_together() -> None:
+    config = GenerationConfig(num_beams=4, num_beam_groups=2, constraints=[ForceWords(["x"])])
+    with pytest.raises(UserError, match="num_beam_groups=2: must be 1 where words have to occur"):
+        run(Chains.random(1, 0), config, vocabulary=LETTERS)

@@ -22,7 +22,7 @@ from lit_seq2seq.types import UserError
 
 MOST_STATES = 2_000_000
 """States of the largest lexicon."""
-MOST_REACHED = 20_000
+MOST_REACHED = 5000
 """States that a pattern may reach."""
 
 
@@ -36,10 +36,10 @@ class Automaton:
 
     def __init__(self, edges: Sequence[Mapping[int, int]], final: Sequence[bool]) -> None:
         counts = np.array([len(one) for one in edges])
-        self.starts = np.concatenate([[0], counts.cumsum()])
+        self.starts = np.concatenate([[0], counts.cumsum(), [counts.sum()]])
         self.ids = np.array([*(symbol for one in edges for symbol in one), 0])  # the last one is nobody's
         self.targets = np.array([*(target for one in edges for target in one.values()), 0])
-        self.final = np.array(final, bool)
+        self.final = np.array([*final, False])  # the last state is that of outputs which have left the automaton
 
     def on(self, xp: Arrays) -> Automaton:
         """Return a copy for arrays of one library, on one device."""
@@ -80,8 +80,10 @@ class _Within(ConstraintState):
         xp = arrays.of(tokens)
         places, real = self._edges()
         chosen = real & (self.automaton.ids[places] == tokens[:, None])
+        dead = len(self.automaton.final) - 1
         states = xp.amax(xp.where(chosen, self.automaton.targets[places], -1))
-        return replace(self, states=xp.where(states < 0, self.states, states))  # after EOS, or a dead end
+        states = xp.where(states < 0, dead, states)
+        return replace(self, states=xp.where(tokens == self.eos, self.states, states))
 
 
 class Within(Constraint):
@@ -91,15 +93,26 @@ class Within(Constraint):
     def automaton(self, vocabulary: OutputVocabulary) -> Automaton:
         """Return the automaton over the symbols of a vocabulary."""
 
+    @property
+    def stamp(self) -> object:
+        """What changes when the automaton has to be made again."""
+        return None
+
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
-        automaton = _compiled(self, task.words).on(task.xp)  # type: ignore[arg-type]
+        found = _compiled(self, task.words, self.stamp)  # type: ignore[arg-type]
+        if isinstance(found, UserError):
+            raise found
+        automaton = found.on(task.xp)
         return _Within(task.xp.full((task.batch_size,), 0), automaton, task.specials.eos)
 
 
 @lru_cache(maxsize=8)
-def _compiled(constraint: Within, vocabulary: OutputVocabulary) -> Automaton:
-    return constraint.automaton(vocabulary)
+def _compiled(constraint: Within, vocabulary: OutputVocabulary, stamp: object) -> Automaton | UserError:
+    try:
+        return constraint.automaton(vocabulary)
+    except UserError as error:  # which it took as long to find
+        return error
 
 
 @checked_fields
@@ -115,6 +128,12 @@ class Lexicon(Within):
     outside: ClassVar[tuple[str, ...]] = ("file",)
     file: str
     several: bool = False
+
+    @property
+    def stamp(self) -> object:
+        """Where the file is, and when it was written."""
+        path = Path(self.file).resolve()
+        return path, path.stat().st_mtime_ns if path.is_file() else None
 
     def automaton(self, vocabulary: OutputVocabulary) -> Automaton:
         """Return the trie of the entries, as the vocabulary writes them."""

@@ -19,7 +19,7 @@ _CATEGORIES: dict[Any, Test] = {
     names.CATEGORY_WORD: lambda char: char.isalnum() or char == "_",
     names.CATEGORY_NOT_WORD: lambda char: not (char.isalnum() or char == "_"),
 }
-MOST_STATES = 10_000
+MOST_STATES = 1000
 """States of the largest expression, its repetitions written out."""
 
 
@@ -94,7 +94,7 @@ class Expression:
                 self._empty[state].append(first)
                 self._empty[self._build(branch, first)].append(end)
             return end
-        if self._flags & (re.IGNORECASE | re.VERBOSE | re.MULTILINE) or kind not in _TESTS:
+        if self._flags & ~re.UNICODE or kind not in _TESTS:
             raise UserError(
                 f"the regular expression {self._text!r:.60} has what no automaton can tell, such as an anchor, a "
                 "reference, a flag or a look ahead: leave it out"

@@ -10,6 +10,7 @@ import numpy as np
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.constraints.base import Constraint, ConstraintState
+from lit_seq2seq.search.options import Range, counts, expect
 from lit_seq2seq.search.task import Task
 from lit_seq2seq.settings.arguments import checked_fields
 
@@ -59,6 +60,9 @@ class NoRepeatedNGrams(Constraint):
 
     size: int
 
+    def __post_init__(self) -> None:
+        expect(self, "size", counts(1))
+
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
         return _NGrams(task.xp.full((task.batch_size, 0), 0), self.size, task.specials.eos)
@@ -85,6 +89,9 @@ class RepetitionPenalty(Constraint):
     """
 
     penalty: float
+
+    def __post_init__(self) -> None:
+        expect(self, "penalty", Range(above=0, most=1000))
 
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar, Self
 
 import numpy as np
@@ -15,6 +16,15 @@ from lit_seq2seq.search.constraints.terms import read_terms
 from lit_seq2seq.search.task import Task
 from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import UserError
+
+LONGEST = 100
+"""Symbols of the longest word that outputs can be made to have."""
+
+
+def _words(part: BadWords | ForceWords) -> None:
+    if isinstance(part.words, str) or not part.words or not all(part.words):
+        raise UserError(f"{type(part).__name__}: words={part.words!r:.60}: must be a list of texts, one at least")
+    object.__setattr__(part, "words", tuple(part.words))
 
 
 def ids_of(texts: Sequence[str], task: Task, setting: str) -> list[list[int]]:
@@ -67,6 +77,9 @@ class BadWords(Constraint):
     """
 
     words: Sequence[str]
+
+    def __post_init__(self) -> None:
+        _words(self)
 
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
@@ -143,19 +156,31 @@ def forced(phrases: Sequence[Sequence[Sequence[int]]], eos: int, xp: Arrays) -> 
     lengths = np.zeros((len(phrases), count), np.int64)
     for row, own in enumerate(phrases):
         for place, phrase in enumerate(own):
+            if len(phrase) > LONGEST:
+                raise UserError(
+                    f"a text that outputs must have is {len(phrase)} symbols long: at most {LONGEST} are possible"
+                )
             table[row, place, : len(phrase)], lengths[row, place] = phrase, len(phrase)
             steps[row, place, : len(phrase) + 1, : len(phrase)] = _steps(tuple(phrase))
     written = xp.array(np.zeros_like(lengths))
     return _Forced(xp.array(table), xp.array(lengths), xp.array(steps), written, xp.array(lengths == 0), eos)
 
 
+@lru_cache(maxsize=1000)
 def _steps(phrase: tuple[int, ...]) -> list[list[int]]:
-    """For each number of tokens written, and each token that may follow: the longest beginning that is written then."""
+    """For each number of tokens written, and each token that may follow: the longest beginning that is written then.
 
-    def longest(text: tuple[int, ...]) -> int:
-        return next(size for size in range(len(phrase), -1, -1) if text[len(text) - size :] == phrase[:size])
-
-    return [[longest((*phrase[:size], token)) for token in phrase] for size in range(len(phrase) + 1)]
+    The automaton of Knuth, Morris and Pratt (1977).
+    """
+    steps: list[list[int]] = []
+    shorter = 0  # the longest beginning that also ends what is written, but for all of it
+    for size in range(len(phrase) + 1):
+        row = [0] * len(phrase) if size == 0 else list(steps[shorter])
+        if size < len(phrase):
+            shorter = 0 if size == 0 else steps[shorter][size]
+            row = [size + 1 if token == phrase[size] else back for token, back in zip(phrase, row, strict=True)]
+        steps.append(row)
+    return steps
 
 
 @checked_fields
@@ -171,6 +196,9 @@ class ForceWords(Constraint):
     """
 
     words: Sequence[str]
+
+    def __post_init__(self) -> None:
+        _words(self)
 
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
+from lit_seq2seq.search.options import Range, expect
 from lit_seq2seq.search.scorers.base import Joined, Scorer
 from lit_seq2seq.search.task import Task
 from lit_seq2seq.settings.arguments import checked_fields
@@ -144,6 +145,9 @@ class JointCTC(Scorer):
     """
 
     weight: float
+
+    def __post_init__(self) -> None:
+        expect(self, "weight", Range(above=0, most=1))
 
     def join(self, step: StepFunction[S], state: S, task: Task) -> tuple[StepFunction[Any], Any]:
         """Score by CTC, too; see `Scorer.join`."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from lit_seq2seq.arrays import Array, Arrays
 from lit_seq2seq.files.lines import counted
+from lit_seq2seq.search.options import Range, expect
 from lit_seq2seq.search.scorers.base import Joined, Scorer
 from lit_seq2seq.search.task import OutputVocabulary, Task
 from lit_seq2seq.settings.arguments import checked_fields
@@ -41,9 +42,8 @@ class LanguageModel(Scorer):
     internal_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("weight", "internal_weight"):
-            if not 0 <= getattr(self, name) < 1000:
-                raise UserError(f"LanguageModel: {name}={getattr(self, name)}: must be a number from 0 to below 1000")
+        expect(self, "weight", Range(0, 1000))
+        expect(self, "internal_weight", Range(0, 1000))
 
     @property
     def bounded(self) -> bool:  # type: ignore[override]
