@@ -249,6 +249,4 @@ class EncoderDecoder(Network):
 
     def likelihoods(self, encoded: Encoded, target: Padded) -> Tensor:
         """Compute the log-probability of every token of given targets, with gradient: `(B, T)`, zero at padding."""
-        log_probs = self.output.log_probs(self.teach(encoded, target), encoded.copies)  # (B, T, V)
-        chosen = log_probs.gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
-        return chosen.masked_fill(~target.mask, 0)
+        return self.output.likelihoods(self.teach(encoded, target), target, encoded.copies)

@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lit_seq2seq.nn.decoders.base import DecoderOutput, DecoderShape
-from lit_seq2seq.nn.kernels.cross_entropy import projected_cross_entropy
+from lit_seq2seq.nn.kernels.cross_entropy import BLOCK_SCORES, projected_cross_entropy
 from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import wide
 from lit_seq2seq.types import Copies, Padded, UserError
@@ -62,6 +63,11 @@ class Output(nn.Module, ABC):
     @abstractmethod
     def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Compute the log-probability of every symbol in 32 bits or more, in the shape of `scores`."""
+
+    def likelihoods(self, output: DecoderOutput, target: Padded, copies: Copies | None) -> Tensor:
+        """Compute the log-probability of every token of given targets, with gradient: `(B, T)`, zero at padding."""
+        chosen = self.log_probs(output, copies).gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
+        return chosen.masked_fill(~target.mask, 0)
 
     def restricted(self, symbols: Tensor) -> nn.Module:
         """Return what scores features `(..., F)` for some symbols only, `(U,)` ids: `(..., U)`, without gradient.
@@ -133,6 +139,23 @@ class OutputLayer(Output):
     def log_probs(self, output: DecoderOutput, copies: Copies | None) -> Tensor:
         """Compute the log-probability of every symbol, `(..., V)`."""
         return torch.log_softmax(wide(self(output.features)), dim=-1)
+
+    def likelihoods(self, output: DecoderOutput, target: Padded, copies: Copies | None) -> Tensor:
+        """Compute `Output.likelihoods` a few tokens at a time, where they are many; their scores are made twice."""
+        if type(self) is not OutputLayer:  # it may score in another way
+            return super().likelihoods(output, target, copies)
+        rows = max(1, BLOCK_SCORES // self.projection.weight.shape[0])
+        pieces = list(
+            zip(output.features[target.mask].split(rows), target.values[target.mask].split(rows), strict=True)
+        )
+        if len(pieces) == 1:
+            found = self._chosen(*pieces[0])
+        else:
+            found = torch.cat([checkpoint(self._chosen, *piece, use_reentrant=False) for piece in pieces])
+        return found.new_zeros(target.values.shape).masked_scatter(target.mask, found)
+
+    def _chosen(self, features: Tensor, ids: Tensor) -> Tensor:
+        return torch.log_softmax(wide(self(features)), dim=-1).gather(1, ids[:, None])[:, 0]
 
     def loss(
         self, output: DecoderOutput, target: Padded, copies: Copies | None, smoothing: float

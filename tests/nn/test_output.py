@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from lit_seq2seq.nn import CopyOutput, CoverageLoss, DecoderOutput, DecoderShape, EncoderDecoder, ParallelDecoder
+import lit_seq2seq.nn.output as output_module
+from lit_seq2seq.nn import (
+    CopyOutput,
+    CoverageLoss,
+    DecoderOutput,
+    DecoderShape,
+    EncoderDecoder,
+    Output,
+    OutputLayer,
+    ParallelDecoder,
+)
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.types import Copies, CopySource, Padded
 from tests.nn.cases import (
@@ -17,6 +27,7 @@ from tests.nn.cases import (
     ENCODERS,
     SIZES,
     SPECIALS,
+    TARGET,
     TARGET_SIZE,
     assert_close,
     cross_entropy,
@@ -48,6 +59,21 @@ def parts(rows: int, positions: int) -> DecoderOutput:
     sizes = (SHAPE.features, positions, SHAPE.hidden, SHAPE.context, SHAPE.embedded)
     features, attention, *others = (torch.randn(rows, size) for size in sizes)
     return DecoderOutput(features, attention.softmax(-1), *others)
+
+
+@pytest.mark.parametrize("block", [1, 3 * 50, 1 << 24])
+def test_likelihoods_piece_by_piece_are_those_of_the_whole(block, monkeypatch) -> None:
+    monkeypatch.setattr(output_module, "BLOCK_SCORES", block)
+    layer = disturb(OutputLayer(SHAPE, 50))
+    features = torch.randn(4, 6, SHAPE.features, requires_grad=True)
+    output = DecoderOutput(features, None, features, None, features)
+    weights = torch.randn(TARGET.values.shape)
+    found = layer.likelihoods(output, TARGET, None)
+    expected = Output.likelihoods(layer, output, TARGET, None)
+    assert_close(found, expected)
+    learning = [features, *layer.parameters()]
+    one, other = (torch.autograd.grad((weights * values).sum(), learning) for values in (found, expected))
+    assert_close(one, other)
 
 
 def test_probabilities_are_the_mixture_of_the_paper() -> None:
