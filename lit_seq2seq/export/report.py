@@ -50,6 +50,7 @@ def random_source(processor: Processor, count: int, length: int, seed: int = 0) 
     assert isinstance(source, Padded)
     own = ("one", "two")
     names = torch.from_numpy(generator.integers(processor.target.size + len(own), size=(count, length)))
+    names[0, 0] = processor.target.size + len(own) - 1  # no source has symbols that do not occur
     return CopySource(source.values, source.lengths, names, (own,) * count)
 
 
