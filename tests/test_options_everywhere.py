@@ -1,23 +1,35 @@
 """An option of search does the same from YAML, Python, the command line, a pipeline and the server."""
 
 import json
+import pickle
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from starlette.testclient import TestClient
 
-from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, pipeline
+from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule, arrays, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import NoSource, ParallelDecoder, ZeroBridge
 from lit_seq2seq.runtime.model import Model
-from lit_seq2seq.search import GenerationConfig, JointModels, LanguageModel, Lexicon, Pattern, Terminology
+from lit_seq2seq.search import (
+    BadWords,
+    ForceWords,
+    GenerationConfig,
+    JointModels,
+    LanguageModel,
+    Lexicon,
+    Pattern,
+    Terminology,
+)
+from lit_seq2seq.search.task import Task
 from lit_seq2seq.serve import make_app
 from lit_seq2seq.serve.schema import RequestLimits
 from lit_seq2seq.types import UserError
@@ -304,3 +316,38 @@ def test_unknown_words_that_cannot_be_replaced_are_explained(forgetful: Path, tm
         pipeline("translation", str(forgetful))("eins", replace_unknown=True, unknown_words="nowhere.csv")
     with pytest.warns(UserWarning, match="unknown_words='a.csv' has no effect without replace_unknown=True"):
         pipeline("translation", str(forgetful))("eins", unknown_words="a.csv")
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe", "char", "unigram"])
+def test_punctuation_is_banned_and_forced_where_it_touches_words(kind: str) -> None:
+    tokenizer = Tokenizer(kind, vocab_size=60)
+    tokenizer.train(["we meet at noon.", "a dog!", "no, we meet.", "meet, dog.", "ab"] * 5)
+    task = Task(1, tokenizer.specials, arrays.NUMPY, tokenizer)
+    for text in ("meet.", "a dog!", "no, we"):
+        [ids] = tokenizer.encode_batch([text])
+        state = ForceWords([next(mark for mark in ".,!" if mark in text)]).start(task)
+        for index in ids:
+            state = state.update(np.array([index]))
+        assert state.met.all()  # type: ignore[union-attr]
+        for mark in ".,!":
+            state, allowed = BadWords([mark]).start(task), True
+            for index in ids:
+                log_probs = state.allow(np.zeros((1, len(tokenizer)), np.float32))
+                allowed = allowed and log_probs[0, index] == 0
+                state = state.update(np.array([index]))
+            assert allowed == (mark not in text)
+
+
+def test_models_that_search_has_opened_are_not_pickled(folder: Path) -> None:
+    predictor = Predictor(LitSeq2Seq.from_pretrained(folder))
+    size = len(pickle.dumps(predictor))
+    config = GenerationConfig(
+        max_new_tokens=4, scorers=[{"class_path": "JointModels", "init_args": {"models": [str(folder)]}}]
+    )
+    expected = [row[0].text for row in predictor.stream(TEXTS, config)]
+    copied = pickle.loads(pickle.dumps(predictor))
+    assert len(pickle.dumps(predictor)) < 1.1 * size
+    assert [row[0].text for row in copied.stream(TEXTS, config)] == expected
+    assert hash(GenerationConfig(constraints=[BadWords(["one"])])) == hash(
+        GenerationConfig(constraints=[BadWords(["one"])])
+    )

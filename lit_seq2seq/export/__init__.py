@@ -41,7 +41,7 @@ ROOMS = (
     "types.py",
 )
 """What of this package runs exported models, and is copied beside them."""
-LEFT = ("tensors.py", "weights.py", "remote.py", "options.py", "parsing.py")
+LEFT = ("arrays/tensors.py", "files/weights.py", "files/remote.py", "settings/options.py", "settings/parsing.py")
 """Files in these that do not run there."""
 
 
@@ -203,7 +203,7 @@ def _carry(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> An
 
 def _copy_runtime(folder: Path) -> None:
     """Copy what of this package needs no torch, and what starts it."""
-    package, ignored = Path(__file__).parent.parent, shutil.ignore_patterns("__pycache__", *LEFT)
+    package, ignored = Path(__file__).parent.parent, shutil.ignore_patterns("__pycache__")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(package / "export" / "runner", folder, ignore=ignored)
     (folder / "VERSION").write_text(version("lit_seq2seq"), encoding="utf-8")
@@ -211,6 +211,8 @@ def _copy_runtime(folder: Path) -> None:
     for room in ROOMS:
         copy = shutil.copy if (package / room).is_file() else partial(shutil.copytree, ignore=ignored)
         copy(package / room, folder / "lit_seq2seq" / room)
+    for file in LEFT:
+        (folder / "lit_seq2seq" / file).unlink()
 
 
 def _own_modules(described: object) -> list[str]:

@@ -109,6 +109,10 @@ class Seq2SeqModel(nn.Module):
         self._processor: Processor | None = None
         self._opened: dict[str, Seq2SeqModel] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out other models that search has opened."""
+        return {**self.__dict__, "_opened": {}}
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

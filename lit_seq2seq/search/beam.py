@@ -163,7 +163,8 @@ def _best(xp: Arrays, known: tuple[Array, Array], new: tuple[Array, Array]) -> t
 def _advance(beam: _Beam, output: StepOutput[S], history: History, time: int) -> tuple[_Beam, Array]:
     """Return the beam after one more token, and for each open hypothesis `(B, K')` the flat one it continues."""
     rules, xp, (batch, beams) = beam.rules, beam.rules.xp, beam.log_probs.shape
-    constrained = rules.constrain(output, beam.constraints, beams, time).reshape(batch, beams, -1)  # (B, K, V)
+    allowed, dead_ends = rules.constrain(output, beam.constraints, beams, time)
+    constrained = allowed.reshape(batch, beams, -1)  # (B, K, V)
     picked = _pick(beam, constrained, time)
     sources, tokens, log_probs = picked.sources, picked.tokens, picked.log_probs
     sentences = xp.arange(batch)[:, None]
@@ -176,7 +177,7 @@ def _advance(beam: _Beam, output: StepOutput[S], history: History, time: int) ->
     scores, none = rules.score(log_probs, time, coverage), ~picked.ends | (log_probs == -np.inf)  # (B, C)
     if all_met(beam.constraints) is not None:
         after = [one.select(rows.flatten()).update(tokens.flatten()) for one in beam.constraints]
-        met = all_met(after).reshape(rows.shape)  # type: ignore[union-attr]
+        met = all_met(after).reshape(rows.shape) & ~dead_ends[rows]  # type: ignore[union-attr]
         unmet = rules.ends(tokens, time) & ~met & (log_probs != -np.inf)
         beam = beam.keep_spare(nodes, xp.where(unmet, scores, -np.inf))
         none = none | ~met

@@ -199,7 +199,9 @@ class GenerationConfig:
         made = []
         for one in given:
             if isinstance(one, Mapping):
-                one = spec.build(dict(one), hint=Callable[[], kind])
+                path = str(one.get("class_path", ""))
+                full = path if "." in path else f"lit_seq2seq.search.{path}"
+                one = spec.build({**one, "class_path": full}, hint=Callable[[], kind])
             made.append(one() if callable(one) and not isinstance(one, kind) else one)
             self._expect(name, isinstance(made[-1], kind), f"a list of parts of kind {kind.__name__}")
         return tuple(made)

@@ -159,7 +159,8 @@ class Paths(Value):
 def _advance(paths: Paths, output: StepOutput[S], choose: Choice, history: History, time: int) -> Paths:
     rules, (batch, outputs) = paths.rules, paths.last.shape
     xp = rules.xp
-    constrained = rules.constrain(output, paths.constraints, outputs, time).reshape(batch, outputs, -1)  # (B, K, V)
+    allowed, dead_ends = rules.constrain(output, paths.constraints, outputs, time)
+    constrained = allowed.reshape(batch, outputs, -1)  # (B, K, V)
     tokens = choose(constrained, paths.sentences, time - rules.prefix_lengths)  # (B, K)
     token_scores = xp.gather(constrained, tokens[:, :, None])[:, :, 0]  # (B, K)
     rows = xp.arange(batch * outputs).reshape(batch, outputs)
@@ -176,6 +177,6 @@ def _advance(paths: Paths, output: StepOutput[S], choose: Choice, history: Histo
         coverage=coverage,
         scores=xp.where(paths.ended, paths.scores, rules.score(log_probs, time, coverage)),
         ended=paths.ended | rules.ends(tokens, time),
-        met=paths.met if met is None else xp.where(paths.ended, paths.met, met.reshape(batch, outputs)),
+        met=paths.met if met is None else xp.where(paths.ended, paths.met, (met & ~dead_ends).reshape(batch, outputs)),
         constraints=constraints,
     )

@@ -101,7 +101,7 @@ class Rules(Value):
             time: the decoding step.
 
         Returns:
-            `(N, V)` in at least single precision.
+            `(N, V)` in at least single precision, and `(N,)` which hypotheses nothing may follow.
         """
         config, specials, xp = self.config, self.specials, self.xp
         log_probs = xp.wide(output.log_probs, copy=not output.fresh)
@@ -121,7 +121,7 @@ class Rules(Value):
             log_probs = xp.where(forced != specials.pad, certain, log_probs)
         dead_end = xp.amax(log_probs, 1) == -np.inf  # (N,)
         log_probs[:, specials.eos] = xp.where(dead_end, 0.0, log_probs[:, specials.eos])
-        return log_probs
+        return log_probs, dead_end
 
     def ends(self, tokens: Array, time: int) -> Array:
         """Tell which hypotheses end with the token produced at `time`: by EOS or by their length; `(B, K)` both."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -24,10 +25,11 @@ from lit_seq2seq.search import (
     Pattern,
     RepetitionPenalty,
     Terminology,
+    search,
 )
 from lit_seq2seq.search.constraints.automaton import Automaton, trie
 from lit_seq2seq.search.constraints.words import forced
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import SpecialIds, UserError
 
 WIDE = {"num_beams": 90, "num_return_sequences": 8, "max_new_tokens": 4}
 NAMES = {1: "?", 4: "x", 5: "y"}
@@ -280,7 +282,7 @@ def test_a_repetition_penalty_multiplies_what_has_been_said() -> None:
         (Pattern(r"(?a)\w"), "has what no automaton can tell"),
         (ForceWords(["x" * 101]), "is 101 symbols long: at most 100 are possible"),
         (Pattern("x{999}y{999}"), "is too large: repeat less"),
-        (Pattern("[xy]*x[xy]{13}"), "a constraint reaches more than 5,000 states"),
+        (Pattern("[xy]*x[xy]{13}"), "a pattern reaches more than 5,000 states"),
         (Pattern("z+"), "no output of this model can match 'z\\+'"),
         (Lexicon("no.txt"), "there is no lexicon no.txt"),
         (Terminology("no.csv"), "the terms in no.csv cannot be read"),
@@ -383,3 +385,36 @@ def test_groups_and_words_that_must_occur_are_refused_together() -> None:
     config = GenerationConfig(num_beams=4, num_beam_groups=2, constraints=[ForceWords(["x"])])
     with pytest.raises(UserError, match="num_beam_groups=2: must be 1 where words have to occur"):
         run(Chains.random(1, 0), config, vocabulary=LETTERS)
+
+
+def test_a_dead_end_does_not_beat_what_meets_all() -> None:
+    config = GenerationConfig(constraints=[Pattern("xy|y{6}")], min_new_tokens=4, num_beams=4, max_new_tokens=8)
+    for [one] in run(Chains.random(4, 0), config, vocabulary=LETTERS):
+        assert (text_of(one.tokens), one.met) == ("yyyyyy", True)
+    short = replace(config, constraints=[Pattern("xy")])
+    with pytest.warns(UserWarning, match="4 outputs not as the constraints ask"):
+        assert not any(one.met for [one] in run(Chains.random(4, 0), short, vocabulary=LETTERS))
+
+
+def test_words_can_be_banned_where_padding_is_eos() -> None:
+    class Same(Letters):
+        specials = SpecialIds(3, 1, 3, 3)
+
+    chains, vocabulary = Chains.random(8, 1), Same()
+    for word in ("xy", "x"):
+        options = {"batch_size": 8, "specials": Same.specials, "vocabulary": vocabulary}
+        config = GenerationConfig(bad_words=[word], max_new_tokens=40)
+        found = search(chains.step, chains.start(), config=config, **options)
+        [banned] = LETTERS.encode_batch([word])
+        for [one] in found:
+            tokens = one.tokens.tolist()
+            assert not any(tokens[place : place + len(banned)] == banned for place in range(len(tokens)))
+        assert sum(len(one.tokens) < 40 for [one] in found) > 4  # they end
+
+
+def test_a_large_lexicon_is_made_in_seconds() -> None:
+    entries = [[4 + (number >> shift & 1) for shift in range(15)] for number in range(30_000)]
+    begin = time.process_time()
+    assert len(trie(entries).final) > 30_000
+    assert len(trie(entries, [1]).final) > 30_000
+    assert time.process_time() - begin < 20  # a set for each node and pruning took far longer

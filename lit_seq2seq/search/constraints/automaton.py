@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array, Arrays
-from lit_seq2seq.files.lines import read_lines
+from lit_seq2seq.files.lines import counted, read_lines
 from lit_seq2seq.search.constraints.base import Constraint, ConstraintState
 from lit_seq2seq.search.constraints.patterns import Expression
 from lit_seq2seq.search.task import OutputVocabulary, Task
@@ -182,40 +183,50 @@ def trie(entries: Sequence[Sequence[int]], between: Sequence[int] | None = None)
     ends = {follow(0, ids) for ids in entries}
     if len(children) > MOST_STATES:
         raise UserError(f"the lexicon has more than {MOST_STATES:,} states: shorten it")
-    again, last = 0, None
+    if between is None:
+        return Automaton(children, [node in ends for node in range(len(children))])
+    again = 0
     if between:  # a chain of nodes that leads back to the root
         again = len(children)
         children.append({})
-        last = follow(again, between[:-1])
-        children[last][between[-1]] = 0
+        children[follow(again, between[:-1])][between[-1]] = 0
+    return _determined(children, ends, again)
 
-    def closed(nodes: Iterable[int]) -> frozenset[int]:
-        found = set(nodes)
-        return frozenset(found | {again} if between is not None and found & ends else found)
 
-    def edges(state: frozenset[int]) -> dict[int, frozenset[int]]:
+def _determined(children: Sequence[Mapping[int, int]], ends: Container[int], again: int) -> Automaton:
+    """Return the automaton of a graph in which node `again` is reached with each end, by sets of nodes."""
+
+    def closed(nodes: set[int]) -> tuple[int, ...]:
+        return tuple(sorted({*nodes, again} if any(node in ends for node in nodes) else nodes))
+
+    states = [closed({0})]
+    numbers, rows = {states[0]: 0}, []
+    for state in states:  # which grows
         targets: dict[int, set[int]] = {}
         for node in state:
             for symbol, child in children[node].items():
                 targets.setdefault(symbol, set()).add(child)
-        return {symbol: closed(nodes) for symbol, nodes in targets.items()}
-
-    return explored(closed([0]), edges, lambda state: bool(state & ends))
+        row = {}
+        for symbol, nodes in targets.items():
+            target = closed(nodes)
+            if target not in numbers:
+                numbers[target] = len(states)
+                states.append(target)
+            row[symbol] = numbers[target]
+        rows.append(row)
+    return Automaton(rows, [any(node in ends for node in state) for state in states])
 
 
 S = TypeVar("S")
 
 
-def explored(
-    start: S, edges: Callable[[S], Mapping[int, S]], final: Callable[[S], bool], most: int = MOST_STATES
-) -> Automaton:
+def explored(start: S, edges: Callable[[S], Mapping[int, S]], final: Callable[[S], bool]) -> Automaton:
     """Return the automaton of all states that lead from a first one to a final one; it has but the first if none does.
 
     Args:
         start: the first state.
         edges: the states to which each symbol leads from a state.
         final: whether an output may end in a state.
-        most: greatest number of states.
 
     Raises:
         UserError: there are more.
@@ -226,8 +237,8 @@ def explored(
             if target not in found:
                 found[target] = edges(target)
                 states.append(target)
-        if len(states) > most:
-            raise UserError(f"a constraint reaches more than {most:,} states: make the lexicon or the pattern simpler")
+        if len(states) > MOST_REACHED:
+            raise UserError(f"a pattern reaches more than {MOST_REACHED:,} states: make it simpler")
     before: dict[S, list[S]] = {}
     for state, targets in found.items():
         for target in targets.values():
@@ -270,7 +281,7 @@ class Pattern(Within):
                 waiting += [(after, branch) for after, branch in following if after]
             return found
 
-        found = explored((expression.start, True), edges, lambda state: expression.matches(state[0]), MOST_REACHED)
+        found = explored((expression.start, True), edges, lambda state: expression.matches(state[0]))
         if len(found.ids) == 1 and not found.final[0]:
             raise UserError(f"no output of this model can match {self.expression!r:.60}: it lacks symbols for it")
         return found
@@ -307,4 +318,10 @@ def _pieces(vocabulary: OutputVocabulary) -> tuple[list[str], list[str]]:
     def clean(texts: Iterable[str]) -> list[str]:
         return ["" if index in specials or "\ufffd" in text else text for index, text in enumerate(texts)]
 
+    if parts := sum("\ufffd" in text for index, text in enumerate(first) if index not in specials):
+        warnings.warn(
+            f"a pattern reads characters, and {counted(parts, 'symbol')} of the vocabulary stand for parts of some: "
+            "they are not written",
+            stacklevel=2,
+        )
     return clean(first), clean(text[start:] for text in joined)

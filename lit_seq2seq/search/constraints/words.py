@@ -40,6 +40,19 @@ def ids_of(texts: Sequence[str], task: Task, setting: str) -> list[list[int]]:
     return found
 
 
+def known(text: str, task: Task) -> bool:
+    """Tell whether outputs have symbols for a text that stands by itself."""
+    [ids] = task.words.encode_batch([text])
+    return bool(ids) and task.specials.unk not in ids
+
+
+def inside(text: str, task: Task) -> list[int] | None:
+    """Return the symbols of a text that touches what stands before it, such as a full stop; `None` where none do."""
+    before, both = task.words.encode_batch(["a", f"a{text}"])
+    touches = not text[0].isalnum() and both[: len(before)] == before and len(both) > len(before)
+    return both[len(before) :] if touches and task.specials.unk not in both[len(before) :] else None
+
+
 @dataclass(frozen=True)
 class _Banned(ConstraintState):
     """The last tokens of each hypothesis, `(N, L - 1)`; `words` are `(M, L)`, filled from the right, -1 elsewhere."""
@@ -51,9 +64,11 @@ class _Banned(ConstraintState):
         words, xp = self.words.values, arrays.of(log_probs)
         before = words[:, :-1]  # (M, L - 1)
         follows = ((self.recent[:, None] == before) | (before < 0)).all(-1)  # (N, M)
-        last, none = words[:, -1], self.words.unused
-        ids = xp.where(follows, last, none)
-        return xp.put(log_probs, ids, -np.inf)
+        last, eos = words[:, -1], self.words.eos
+        ending = xp.copy(log_probs[:, eos])  # no word has one: it stands where none follows
+        xp.put(log_probs, xp.where(follows, last, eos), -np.inf)
+        log_probs[:, eos] = ending
+        return log_probs
 
     def update(self, tokens: Array) -> Self:
         recent = arrays.of(tokens).concat([self.recent, tokens[:, None]], 1)[:, 1:]
@@ -63,14 +78,16 @@ class _Banned(ConstraintState):
 class _Table:
     """Numbers that are the same for all hypotheses, which search therefore does not select from."""
 
-    def __init__(self, values: Array, unused: int) -> None:
-        self.values, self.unused = values, unused
+    def __init__(self, values: Array, eos: int) -> None:
+        self.values, self.eos = values, eos
 
 
 @checked_fields
 @dataclass(frozen=True)
 class BadWords(Constraint):
     """These texts do not occur in outputs, as the symbols that the vocabulary has for them.
+
+    A text that begins with a letter or digit is banned where a word begins, any other wherever it stands.
 
     Args:
         words: the texts.
@@ -83,11 +100,13 @@ class BadWords(Constraint):
 
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
-        ids = ids_of(self.words, task, "bad_words")
+        touching = [inside(word, task) for word in self.words]
+        apart = [word for word, found in zip(self.words, touching, strict=True) if found is None or known(word, task)]
+        ids = [*ids_of(apart, task, "bad_words"), *(found for found in touching if found is not None)]
         longest = max(map(len, ids))
         words = np.array([[-1] * (longest - len(one)) + one for one in ids])
         recent = task.xp.full((task.batch_size, longest - 1), -1)
-        return _Banned(recent, _Table(task.xp.array(words), task.specials.pad))
+        return _Banned(recent, _Table(task.xp.array(words), task.specials.eos))
 
 
 @dataclass(frozen=True)
@@ -202,7 +221,8 @@ class ForceWords(Constraint):
 
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
-        ids = [list(one) for one in dict.fromkeys(map(tuple, ids_of(self.words, task, "force_words")))]
+        found = [inside(word, task) or ids_of([word], task, "force_words")[0] for word in self.words]
+        ids = [list(one) for one in dict.fromkeys(map(tuple, found))]
         return forced([ids] * task.batch_size, task.specials.eos, task.xp)
 
 
