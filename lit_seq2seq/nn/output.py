@@ -145,13 +145,13 @@ class OutputLayer(Output):
         if type(self) is not OutputLayer:  # it may score in another way
             return super().likelihoods(output, target, copies)
         rows = max(1, BLOCK_SCORES // self.projection.weight.shape[0])
-        pieces = list(
-            zip(output.features[target.mask].split(rows), target.values[target.mask].split(rows), strict=True)
-        )
-        if len(pieces) == 1:
-            found = self._chosen(*pieces[0])
+        features, ids = output.features[target.mask], target.values[target.mask]  # (N, F), (N,)
+        places = [slice(start, start + rows) for start in range(0, max(1, len(ids)), rows)]
+        if len(places) == 1:
+            found = self._chosen(features, ids)
         else:
-            found = torch.cat([checkpoint(self._chosen, *piece, use_reentrant=False) for piece in pieces])
+            parts = [checkpoint(self._chosen, features[one], ids[one], use_reentrant=False) for one in places]
+            found = torch.cat(parts)
         return found.new_zeros(target.values.shape).masked_scatter(target.mask, found)
 
     def _chosen(self, features: Tensor, ids: Tensor) -> Tensor:
