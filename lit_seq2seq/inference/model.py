@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol, Self, Unpack
+from typing import Any, NamedTuple, Protocol, Self, Unpack
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -39,6 +39,7 @@ from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker
 from lit_seq2seq.search import GenerationConfig, check_attention, check_scores, including, prefix_of, search, stream
 from lit_seq2seq.search.carried import place_of
+from lit_seq2seq.search.rules import Options
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.shortlist import Shortlist
@@ -294,30 +295,32 @@ class Seq2SeqModel(nn.Module):
         *,
         raw: Sequence[Any] = (),
     ) -> list[list[Hypothesis]]:
-        config, network = config or self.generation, self.searched
-        target = self.processor.target
-        size, count = target.size, len(encoded.memory.lengths)
-        prefix = prefix_of(config, encoded.prefix if prefix is None else prefix, target, count)
-        if prefix is not None and not network.copies and (prefix >= size).any():
-            raise UserError(f"prefix has the id {int(prefix.max())}, but the vocabulary has ids from 0 to {size - 1}")
-        candidates = allowed(encoded, config, prefix, network.specials)
-        found = search(
-            network.step,
-            network.start(encoded, candidates),
-            batch_size=count,
-            specials=network.specials,
-            config=config,
-            prefix=prefix,
-            source_mask=encoded.memory.mask,
-            frames=network.frames(encoded) if config.ctc_weight else None,
-            candidates=candidates,
-            device=encoded.memory.values.device,
-            return_attention=return_attention,
-            vocabulary=target,
-            raw=raw,
-            host=_Host(self, encoded),
-        )
+        asked = self._asked(encoded, config or self.generation, prefix, raw)
+        found = search(*asked.begun, candidates=asked.candidates, return_attention=return_attention, **asked.options)
         return [[_trimmed(one, encoded.memory, place) for one in row] for place, row in enumerate(found)]
+
+    def _asked(self, encoded: Encoded, config: GenerationConfig, prefix: Tensor | None, raw: Sequence[Any]) -> _Asked:
+        """Say what a search of an encoded batch has to know."""
+        network, target, count = self.searched, self.processor.target, len(encoded.memory.lengths)
+        prefix = prefix_of(config, encoded.prefix if prefix is None else prefix, target, count)
+        if prefix is not None and not network.copies and (prefix >= target.size).any():
+            raise UserError(
+                f"prefix has the id {int(prefix.max())}, but the vocabulary has ids from 0 to {target.size - 1}"
+            )
+        candidates = allowed(encoded, config, prefix, network.specials)
+        options: Options = {
+            "batch_size": count,
+            "specials": network.specials,
+            "config": config,
+            "prefix": prefix,
+            "source_mask": encoded.memory.mask,
+            "frames": network.frames(encoded) if config.ctc_weight else None,
+            "device": encoded.memory.values.device,
+            "vocabulary": target,
+            "raw": raw,
+            "host": _Host(self, encoded),
+        }
+        return _Asked((network.step, network.start(encoded, candidates)), candidates, options)
 
     @checked
     @torch.no_grad()
@@ -418,33 +421,19 @@ class Seq2SeqModel(nn.Module):
 
     @torch.inference_mode()
     def _stream(self, raw: Any, config: GenerationConfig, source: Source) -> Iterator[str]:
-        processor, network = self.processor, self.searched
-        encoded = self.encode(source)
-        prefix = prefix_of(config, encoded.prefix, processor.target, 1)
-        candidates = allowed(encoded, config, prefix, network.specials)
+        processor, encoded = self.processor, self.encode(source)
+        asked = self._asked(encoded, config, None, [raw])
+        read, state = asked.begun
 
         def step(tokens: Tensor, state: Any) -> Any:
-            made = network.step(tokens, state)
+            made = read(tokens, state)
             check_scores([float(made.log_probs.max())])
             check_attention(made.attention, config)
             if config.replace_unknown and made.attention is not None:
                 looked.append(made.attention)
             return made
 
-        tokens = stream(
-            step,
-            network.start(encoded, candidates),
-            specials=network.specials,
-            config=config,
-            prefix=prefix,
-            source_mask=encoded.memory.mask,
-            frames=network.frames(encoded) if config.ctc_weight else None,
-            candidates=candidates,
-            device=encoded.memory.values.device,
-            vocabulary=processor.target,
-            raw=[raw],
-            host=_Host(self, encoded),
-        )
+        tokens = stream(step, state, candidates=asked.candidates, **asked.options)
         ids: list[int] = []
         looked: list[Tensor] = []
         before = shown = ""
@@ -585,6 +574,14 @@ def _carry(name: str, place: Path) -> None:
         shutil.copyfile(name, place)
     else:
         Seq2SeqModel.from_pretrained(name).save_pretrained(place)
+
+
+class _Asked(NamedTuple):
+    """What a search needs: step function and first state, the candidates, and the rest."""
+
+    begun: tuple[StepFunction[Any], Any]
+    candidates: Padded | None
+    options: Options
 
 
 class _Host:

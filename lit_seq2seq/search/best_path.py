@@ -6,6 +6,7 @@ import numpy as np
 
 from lit_seq2seq import arrays
 from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.rules import Options
 from lit_seq2seq.search.scorers.ctc import shifted
 from lit_seq2seq.search.scores import length_divisor, normalize
 from lit_seq2seq.types import Hypothesis, Padded, SpecialIds
@@ -47,3 +48,10 @@ def best_path(frames: Padded, specials: SpecialIds, config: GenerationConfig) ->
         scores = arrays.of(path).array(kept.astype(np.float32))
         found.append([Hypothesis(path[starts][: config.max_new_tokens], score, float(kept.sum()), scores)])
     return found
+
+
+def alone(options: Options) -> list[list[Hypothesis]] | None:
+    """Return what CTC finds without a decoder, if that is asked for; see `GenerationConfig.ctc_weight`."""
+    frames, config = options.get("frames"), options["config"]
+    wanted = frames is not None and config.best_path and options.get("prefix") is None
+    return best_path(frames, options["specials"], config) if wanted else None  # type: ignore[arg-type]

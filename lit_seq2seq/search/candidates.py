@@ -7,7 +7,7 @@ from dataclasses import astuple, replace
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
-from lit_seq2seq.search.rules import check_prefix
+from lit_seq2seq.search.rules import Options, check_prefix, prefix_of
 from lit_seq2seq.types import Hypothesis, Padded, SpecialIds
 
 
@@ -34,15 +34,21 @@ def including(candidates: Padded, prefix: Array, specials: SpecialIds) -> Padded
     return replace(added, values=xp.where(added.mask, added.values, specials.pad))
 
 
-def located(candidates: Padded, specials: SpecialIds, prefix: Array | None) -> tuple[SpecialIds, Array | None]:
-    """Find the special symbols and the tokens of a prefix among the candidates, where the special ones come first."""
-    places = SpecialIds(*range(len(astuple(specials))))
-    if prefix is None:
-        return places, None
-    check_prefix(prefix, len(candidates.values), specials)
-    xp = arrays.of(candidates.values)
-    same = candidates.values[:, None] == xp.array(prefix)[:, :, None]  # (B, P, C)
-    return places, xp.first(same)
+def among(candidates: Padded | None, options: Options) -> Options:
+    """Return the options of a search among candidates, by their places: the special symbols come first.
+
+    The option `prefix`, a text, becomes tokens.
+    """
+    batch_size, specials = options["batch_size"], options["specials"]
+    prefix = prefix_of(options["config"], options.get("prefix"), options.get("vocabulary"), batch_size)
+    if candidates is not None:
+        places = SpecialIds(*range(len(astuple(specials))))
+        if prefix is not None:
+            check_prefix(prefix, batch_size, specials)
+            xp = arrays.of(candidates.values)
+            prefix = xp.first(candidates.values[:, None] == xp.array(prefix)[:, :, None])  # (B, P) of (B, P, C)
+        specials = places
+    return {**options, "specials": specials, "prefix": prefix}
 
 
 def named(found: Sequence[Sequence[Hypothesis]], candidates: Padded) -> list[list[Hypothesis]]:

@@ -27,7 +27,22 @@ from lit_seq2seq.types import Padded, S, SpecialIds, StepFunction, StepOutput, U
 
 
 class Options(TypedDict, total=False):
-    """What the algorithms of search need to know; see `search`."""
+    """What a search has to know.
+
+    Attributes:
+        batch_size: number of sentences B.
+        specials: ids of the special symbols.
+        config: the options.
+        prefix: `(B, P)` tokens with which each output must begin, without BOS, padded at the end. They are returned as
+            part of the hypothesis; being given, they have log-probability 0 and do not count in its length.
+        source_mask: `(B, S)` true at real source positions; for the coverage penalty.
+        frames: `(B, S, V)` log-probabilities that CTC gives symbols and the blank (padding) at each position, for
+            `ctc_weight`.
+        device: where the tensors of torch are, the CPU if it is left out; `None`: all arrays are NumPy's.
+        vocabulary: of the outputs, for options that are texts.
+        raw: the raw input of each sentence, for constraints and scorers that look at it.
+        host: the model, for scorers that ask it for others.
+    """
 
     batch_size: Required[int]
     specials: Required[SpecialIds]
