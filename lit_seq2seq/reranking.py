@@ -1,42 +1,29 @@
-"""Orders the hypotheses of a beam anew by what their texts say."""
+"""Orders the hypotheses of a search anew by what their texts say."""
 
-from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from lit_seq2seq.features.slots import Sayings, Slots
-from lit_seq2seq.types import Hypothesis
+from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.reranker import Reranker as Reranker
+from lit_seq2seq.search.reranker import Utility as Utility
+from lit_seq2seq.settings.arguments import checked_fields
+from lit_seq2seq.types import Hypothesis, Part, UserError
 
 
-class Reranker(ABC):
-    """Adds to the score of each hypothesis of a source what its text deserves, and orders them by the sum.
+def reranked(config: GenerationConfig, own: Reranker | None) -> tuple[Reranker | None, GenerationConfig]:
+    """Return what orders outputs anew, if anything, and the options of a search for all that it looks at.
 
-    Example:
-        >>> import torch
-        >>> class Shortest(Reranker):
-        ...     def judge(self, text, source):
-        ...         return -len(text)
-        >>> found = [Hypothesis(torch.tensor([4]), -0.5, -0.5, torch.zeros(1), text=text) for text in ("long", "no")]
-        >>> [(one.text, one.score) for one in Shortest()(found, "any source")]
-        [('no', -2.5), ('long', -4.5)]
+    Args:
+        config: the options, which may name it.
+        own: that of the model, where they do not.
     """
-
-    @abstractmethod
-    def judge(self, text: str, source: Any) -> float:
-        """Return what is added to the score of the hypothesis that says `text`, for a raw source."""
-
-    @property
-    def exported(self) -> dict[str, Any] | None:
-        """The settings of a `SlotCoverage` that orders alike, which the runtime knows; `None` if there is none."""
-        return None
-
-    def __call__(self, hypotheses: Sequence[Hypothesis], source: Any) -> list[Hypothesis]:
-        """Return the hypotheses of a source, best first; of equal ones the earlier stays before the later."""
-        judged = [replace(one, score=one.score + self.judge(one.text, source)) for one in hypotheses]
-        return sorted(judged, key=lambda one: -one.score)
+    reranker = own if config.reranker is None else config.reranker
+    count = 1 if reranker is None else reranker.candidates(config)
+    return (None, config) if count == 1 else (reranker, replace(config, num_return_sequences=count))
 
 
 class SlotCoverage(Reranker):
@@ -72,3 +59,71 @@ class SlotCoverage(Reranker):
     def judge(self, text: str, source: Any) -> float:
         """Weigh the wrong slots of a text."""
         return -float(self.weight) * self.slots.errors(text, source)
+
+
+@checked_fields
+@dataclass(frozen=True)
+class MinimumBayesRisk(Part, Reranker):
+    """Chooses the output that is most like all others: `argmax_h sum_y q(y) u(h, y)` (Kumar and Byrne 2004).
+
+    The outputs of a source are both the candidates h and what they are compared with. With `do_sample` they are draws
+    from the model, each of which counts alike (Eikema and Aziz 2020, https://aclanthology.org/2020.coling-main.398);
+    of a beam, `q` goes by the scores, `q(y) ~ exp(sharpness score(y))`. The utility u is 1 for a perfect score of the
+    metric; an error rate counts from there downwards. The score of an output becomes its expected utility.
+
+    Args:
+        metric: makes the metric, such as `lit_seq2seq.metrics.ChrF`; it scores each output by itself.
+        samples: outputs drawn for each source with `do_sample`, at least 2; of a beam all are looked at.
+        sharpness: exponent >= 0 of the probabilities in a beam; with 0 all count alike.
+
+    Raises:
+        UserError: a number is out of its range, or the metric cannot score outputs by themselves.
+    """
+
+    metric: Callable[[], Utility]
+    samples: int = 32
+    sharpness: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise UserError(f"samples of MinimumBayesRisk must be at least 2, got {self.samples}")
+        if self.sharpness < 0:
+            raise UserError(f"sharpness of MinimumBayesRisk must be at least 0, got {self.sharpness}")
+        name = type(self.utility).__name__
+        if self.utility.higher_is_better is None or self.utility.needs_corpus:
+            raise UserError(f"{name} does not score an output by itself: give MinimumBayesRisk another metric")
+
+    @cached_property
+    def utility(self) -> Utility:
+        """The metric."""
+        return self.metric()
+
+    @property
+    def portable(self) -> bool:
+        """Not with a metric of this package, as these need torch."""
+        return not type(self.utility).__module__.startswith("lit_seq2seq.")
+
+    def candidates(self, config: GenerationConfig) -> int:
+        """Count the beams, or what is drawn."""
+        return max(self.samples, config.num_return_sequences) if config.do_sample else config.num_beams
+
+    def judge(self, text: str, source: Any) -> float:
+        """Return 0: without the others a text says nothing."""
+        return 0.0
+
+    def order(self, hypotheses: Sequence[Hypothesis], source: Any, config: GenerationConfig) -> list[Hypothesis]:
+        """Return the hypotheses by their expected utility, best first."""
+        highest = max(one.score for one in hypotheses)
+        sharpness = 0.0 if config.do_sample else self.sharpness
+        weights: dict[str, float] = {}
+        for one in hypotheses:
+            weight = math.exp(sharpness * (one.score - highest))
+            weights[one.text] = weights.get(one.text, 0.0) + weight
+        texts, total = list(weights), sum(weights.values())
+        expected = dict.fromkeys(texts, 0.0)
+        pairs = [(text, other) for text in texts for other in texts]
+        scores = self.utility.each([text for text, _ in pairs], [[other] for _, other in pairs], [source] * len(pairs))
+        for (text, other), score in zip(pairs, scores, strict=True):
+            gain = score / 100 if self.utility.higher_is_better else 1 - score / 100
+            expected[text] += gain * weights[other] / total
+        return sorted((replace(one, score=expected[one.text]) for one in hypotheses), key=lambda one: -one.score)

@@ -320,7 +320,7 @@ def test_the_page_on_reliability_names_tests_that_exist() -> None:
     assert named > 20
 
 
-@pytest.mark.parametrize(("page", "count"), [("serving", 2), ("exporting", 3), ("generation", 3), ("page", 1)])
+@pytest.mark.parametrize(("page", "count"), [("serving", 2), ("exporting", 3), ("generation", 5), ("page", 1)])
 def test_the_examples_of_what_uses_the_demo_model_are_sentences_of_its_kind(page: str, count: int) -> None:
     kinds = "|".join(re.sub(r"\\{\w+\\}", ".+", re.escape(sentence)) for sentence in SENTENCES["en"].values())
     programs = [text for language, text in blocks(ROOT / "docs" / f"{page}.md") if language in ("bash", "python")]

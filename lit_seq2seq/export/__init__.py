@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -195,7 +195,10 @@ def _carry(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> An
 
     shutil.rmtree(folder / CARRIED, ignore_errors=True)
     (folder / CARRIED).mkdir()
-    described = spec.describe(model.generation.moved(carry))
+    options, reranker = model.generation, model.generation.reranker
+    if reranker is not None and not reranker.portable:
+        options = replace(options, reranker=None)
+    described = spec.describe(options.moved(carry))
     if not any((folder / CARRIED).iterdir()):
         (folder / CARRIED).rmdir()
     return described
@@ -228,6 +231,8 @@ def _own_modules(described: object) -> list[str]:
 
 def describe_reranker(model: Seq2SeqModel) -> Mapping[str, Any] | None:
     """Describe what orders the outputs of a model; nothing for what was put in the place of its recipe's."""
+    if model.reranker is not None and not model.reranker.portable:
+        return None
     if model.reranker is None or (own := model.reranker.exported) is not None:
         return None if model.reranker is None else own
     described: Mapping[str, Any] = model.description.get("reranker") or {}
@@ -246,7 +251,13 @@ def _shortlist(model: Seq2SeqModel) -> dict[str, Any]:
 def left_out(model: Seq2SeqModel) -> str:
     """Say what of a model's search the runtime does not do; nothing if it does all."""
     notes = []
-    if model.reranker is not None and describe_reranker(model) is None:
+    rerankers = [one for one in (model.reranker, model.generation.reranker) if one is not None]
+    notes += [
+        f"{type(one).__name__} needs a metric that needs torch: the runtime leaves outputs in their order."
+        for one in rerankers
+        if not one.portable
+    ]
+    if model.reranker is not None and model.reranker.portable and describe_reranker(model) is None:
         name = type(model.reranker).__name__
         notes.append(
             f"{name} is not the reranker of the model's recipe: the runtime leaves outputs in their order, which may "

@@ -36,7 +36,7 @@ from lit_seq2seq.nn.network import (
     Tie,
 )
 from lit_seq2seq.nn.transfer import transfer_weights
-from lit_seq2seq.reranking import Reranker
+from lit_seq2seq.reranking import Reranker, reranked
 from lit_seq2seq.search import GenerationConfig, check_attention, check_scores, including, prefix_of, search, stream
 from lit_seq2seq.search.carried import place_of
 from lit_seq2seq.search.rules import Options
@@ -387,14 +387,13 @@ class Seq2SeqModel(nn.Module):
         self, source: Source, raw: Sequence[Any], config: GenerationConfig | None, return_attention: bool
     ) -> list[list[Hypothesis]]:
         config = config or self.generation
-        reranked = self.reranker is not None and config.num_beams > 1
-        wanted = replace(config, num_return_sequences=config.num_beams) if reranked else config
+        reranker, wanted = reranked(config, self.reranker)
         found = self.generate(source, wanted, return_attention=return_attention, check=False, raw=raw)
         restore = self.processor.source_feature.restore
         written = [[replace(h, text=restore(h.text, one)) for h in row] for one, row in zip(raw, found, strict=True)]
-        if self.reranker is None or not reranked:
+        if reranker is None:
             return written
-        best = [self.reranker(row, one) for one, row in zip(raw, written, strict=True)]
+        best = [reranker.order(row, one, config) for one, row in zip(raw, written, strict=True)]
         return [row[: config.num_return_sequences] for row in best]
 
     @checked

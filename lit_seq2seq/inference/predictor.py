@@ -16,6 +16,7 @@ from lit_seq2seq.features.feature import Array
 from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn.ops import computes_in
+from lit_seq2seq.reranking import reranked
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings import Dtype
 from lit_seq2seq.types import Generated, Padded, Sources, UserError
@@ -135,7 +136,8 @@ class Predictor:
         """Greatest number of sources in a batch: on a CPU such that the scores of a step stay in its cache."""
         if self.model.device.type != "cpu":
             return self.max_tokens
-        hypotheses = config.num_return_sequences if config.do_sample else config.num_beams
+        wanted = reranked(config, self.model.reranker)[1]
+        hypotheses = wanted.num_return_sequences if config.do_sample else config.num_beams
         return max(1, SCORES // (hypotheses * self.model.processor.target.size))
 
     def _encode(self, raw: list[Any], names: list[str]) -> list[Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lit_seq2seq.search.reranker import Utility
 from lit_seq2seq.types import UserError
 
 
-class TextMetric(Metric, ABC):
+class TextMetric(Metric, Utility):
     """Score of a corpus of outputs against one or more references each, a percentage computed from summed counts.
 
     A subclass says how one segment is counted and how the summed counts become a score. Counts are 64-bit integers

@@ -15,7 +15,7 @@ from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.untrusted import undamaged
-from lit_seq2seq.reranking import Reranker, SlotCoverage
+from lit_seq2seq.reranking import Reranker, SlotCoverage, reranked
 from lit_seq2seq.runtime.network import Decodable, Ensemble, Named, Network
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.settings import spec
@@ -126,14 +126,13 @@ class Model:
 
     def _batch(self, arrays: list[Array], raw: list[Any], config: GenerationConfig) -> list[list[Generated]]:
         source, named = self._named(arrays, raw)
-        reranker = self.reranker if config.num_beams > 1 else None
-        wanted = config if reranker is None else replace(config, num_return_sequences=config.num_beams)
+        reranker, wanted = reranked(config, self.reranker)
         restore = self.processor.source_feature.restore
         found = self.network.generate(named, wanted, vocabulary=self.vocabulary, raw=raw, other=self._other)
         results: list[list[Hypothesis]] = []
         for row, one in zip(self.processor.texts(found, source, raw, config.unknown), raw, strict=True):
             written = [replace(each, text=restore(each.text, one)) for each in row]
-            best = written if reranker is None else reranker(written, one)
+            best = written if reranker is None else reranker.order(written, one, config)
             results.append(list(best[: config.num_return_sequences]))
         return self.processor.outputs(results, source)
 

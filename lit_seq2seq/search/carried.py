@@ -31,13 +31,21 @@ def settle(options: Any, folder: Path, trust: tuple[str, ...]) -> None:
     Raises:
         UserError: they name something else, such as a file of this machine.
     """
-    for described in [part for one in search_options() if one.part for part in options.get(one.name) or ()]:
-        found = spec.import_class(str(described["class_path"]), trust)
-        arguments = described.get("init_args") or {}
-        for name in getattr(found, "outside", ()):
-            value = arguments.get(name)
-            moved = [_carried(one, folder) for one in ([value] if isinstance(value, str) else value or ())]
-            arguments[name] = moved[0] if isinstance(value, str) else moved
+    for one in search_options():
+        if one.part and one.name in options:
+            options[one.name] = _settled(options[one.name], folder, trust)
+
+
+def _settled(value: Any, folder: Path, trust: tuple[str, ...]) -> Any:
+    """Settle a path, a described part, or a list of these."""
+    if isinstance(value, list):
+        return [_settled(one, folder, trust) for one in value]
+    if isinstance(value, dict):
+        found, arguments = spec.import_class(str(value["class_path"]), trust), value.get("init_args") or {}
+        for name in set(getattr(found, "outside", ())) & arguments.keys():
+            arguments[name] = _settled(arguments[name], folder, trust)
+        return value
+    return value if value is None else _carried(value, folder)
 
 
 def _carried(place: object, folder: Path) -> str:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 from lit_seq2seq.files.lines import counted
@@ -13,6 +14,7 @@ from lit_seq2seq.files.untrusted import check_settings
 from lit_seq2seq.search.constraints import Constraint
 from lit_seq2seq.search.constraints.terms import read_terms
 from lit_seq2seq.search.options import Range, counts, option
+from lit_seq2seq.search.reranker import Reranker
 from lit_seq2seq.search.scorers import Scorer
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
@@ -27,6 +29,15 @@ LengthNormalization = Literal["none", "average", "power", "wu"]
 _LARGEST_POWER = 70.0  # natural logarithm of what a length may be raised to, so that scores fit single precision
 _MOST_BEAMS = 10_000  # more fill the memory, and none of the literature's searches had them
 _LARGEST_COVERAGE_PENALTY = 1000.0  # above it the rounding of attention weights would decide between hypotheses
+
+
+def _made(given: Any, kind: type, home: str = "lit_seq2seq.search") -> Any:
+    """Make a part that is described, or of which there is what makes it; a plain name is one in `home`."""
+    if isinstance(given, Mapping):
+        path = str(given.get("class_path", ""))
+        full = path if "." in path else f"{home}.{path}"
+        given = spec.build({**given, "class_path": full}, hint=Callable[[], kind])
+    return given() if callable(given) and not isinstance(given, kind) else given
 
 
 @dataclass(frozen=True)
@@ -143,7 +154,11 @@ class GenerationConfig:
         one). One seed draws the same random numbers in every call: set it for one reproducible call, not for a loop
         over batches.""",
     )
-
+    reranker: Reranker | None = option(  # noqa: RUF009  (as the others)
+        None,
+        """what orders outputs anew by their texts, such as `MinimumBayesRisk`; that of the model if `None`.""",
+        part=True,
+    )
     replace_unknown: bool = option(
         False,
         """put the source word that an unknown symbol of an output attends to most in its place (Luong et al. 2015,
@@ -190,21 +205,19 @@ class GenerationConfig:
         object.__setattr__(self, "details", tuple(details))
         object.__setattr__(self, "constraints", self._made("constraints", Constraint))
         object.__setattr__(self, "scorers", self._made("scorers", Scorer))
+        object.__setattr__(
+            self, "reranker", None if self.reranker is None else _made(self.reranker, Reranker, "lit_seq2seq.reranking")
+        )
+        self._expect("reranker", isinstance(self.reranker, Reranker | None), "a part of kind Reranker")
         self._expect_agreement()
 
     def _made(self, name: str, kind: type[P]) -> tuple[P, ...]:
         """Return the parts of an option, those that are described made."""
         given = getattr(self, name)
         self._expect(name, isinstance(given, Sequence) and not isinstance(given, str), "a list of parts")
-        made = []
-        for one in given:
-            if isinstance(one, Mapping):
-                path = str(one.get("class_path", ""))
-                full = path if "." in path else f"lit_seq2seq.search.{path}"
-                one = spec.build({**one, "class_path": full}, hint=Callable[[], kind])
-            made.append(one() if callable(one) and not isinstance(one, kind) else one)
-            self._expect(name, isinstance(made[-1], kind), f"a list of parts of kind {kind.__name__}")
-        return tuple(made)
+        made = tuple(map(partial(_made, kind=kind), given))
+        self._expect(name, all(isinstance(one, kind) for one in made), f"a list of parts of kind {kind.__name__}")
+        return made
 
     def _expect_agreement(self) -> None:
         self._expect(
@@ -239,16 +252,17 @@ class GenerationConfig:
         )
 
     def moved(self, move: Callable[[str], str]) -> GenerationConfig:
-        """Return these options with each path of a file or a model that a part names replaced by what `move` says."""
+        """Return these options with each path of a file or a model that they name replaced by what `move` says."""
 
-        def changed(part: P) -> P:
-            values = {name: getattr(part, name) for name in part.outside}  # type: ignore[attr-defined]
-            new = {n: move(v) if isinstance(v, str) else tuple(map(move, v)) for n, v in values.items()}
-            return replace(part, **new) if new else part  # type: ignore[type-var]
+        def changed(value: Any) -> Any:
+            if isinstance(value, str):
+                return move(value)
+            if isinstance(value, tuple):
+                return tuple(map(changed, value))
+            new = {name: changed(getattr(value, name)) for name in getattr(value, "outside", ())}
+            return replace(value, **new) if new else value
 
-        return replace(
-            self, constraints=tuple(map(changed, self.constraints)), scorers=tuple(map(changed, self.scorers))
-        )
+        return replace(self, **{one.name: changed(getattr(self, one.name)) for one in search_options() if one.part})
 
     @property
     def favours_short(self) -> bool:

@@ -1,0 +1,72 @@
+"""What orders the outputs of a search anew by their texts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lit_seq2seq.types import Hypothesis
+
+if TYPE_CHECKING:
+    from lit_seq2seq.search.config import GenerationConfig
+
+
+class Reranker(ABC):
+    """Adds to the score of each hypothesis of a source what its text deserves, and orders them by the sum.
+
+    Example:
+        >>> import torch
+        >>> class Shortest(Reranker):
+        ...     def judge(self, text, source):
+        ...         return -len(text)
+        >>> found = [Hypothesis(torch.tensor([4]), -0.5, -0.5, torch.zeros(1), text=text) for text in ("long", "no")]
+        >>> [(one.text, one.score) for one in Shortest()(found, "any source")]
+        [('no', -2.5), ('long', -4.5)]
+    """
+
+    @abstractmethod
+    def judge(self, text: str, source: Any) -> float:
+        """Return what is added to the score of the hypothesis that says `text`, for a raw source."""
+
+    @property
+    def exported(self) -> dict[str, Any] | None:
+        """The settings of a `SlotCoverage` that orders alike, which the runtime knows; `None` if there is none."""
+        return None
+
+    @property
+    def portable(self) -> bool:
+        """Whether it runs where there is no torch."""
+        return True
+
+    def candidates(self, config: GenerationConfig) -> int:
+        """Count the outputs of a source that it looks at: the whole beam; with one there is nothing to order."""
+        return config.num_beams
+
+    def order(self, hypotheses: Sequence[Hypothesis], source: Any, config: GenerationConfig) -> list[Hypothesis]:
+        """Return the hypotheses that a search with these options has found for a raw source, best first."""
+        return self(hypotheses, source)
+
+    def __call__(self, hypotheses: Sequence[Hypothesis], source: Any) -> list[Hypothesis]:
+        """Return the hypotheses of a source, best first; of equal ones the earlier stays before the later."""
+        judged = [replace(one, score=one.score + self.judge(one.text, source)) for one in hypotheses]
+        return sorted(judged, key=lambda one: -one.score)
+
+
+class Utility(ABC):
+    """What says how good an output is beside another; every `lit_seq2seq.metrics.TextMetric` does.
+
+    Attributes:
+        higher_is_better: whether more is better; `None` where it is neither.
+        needs_corpus: whether it needs to learn from the references of a corpus.
+    """
+
+    higher_is_better: bool | None = None
+    needs_corpus: ClassVar[bool] = False
+
+    @abstractmethod
+    def each(
+        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] = ()
+    ) -> list[float]:
+        """Return the score in percent of each output by itself."""
