@@ -17,7 +17,7 @@ def test_every_recipe_with_data_at_hand_is_in_the_plan() -> None:
     planned = [job.recipe for job in PLAN]
     assert len(planned) == len(set(planned))
     assert set(planned) <= known
-    left = known - set(planned)
+    left = {name for name in known - set(planned) if not name.startswith("objectives/")}  # to be laid over others
     assert all(name.split("/")[1] in ELSEWHERE or "hub" in name or "backbone" in name for name in left), left
 
 
