@@ -172,6 +172,8 @@ def test_the_page_on_generation_runs(workplace: Path, capsys: pytest.CaptureFixt
     told = json.loads((workplace / "told.jsonl").read_text(encoding="utf-8"))
     assert told[0]["tokens"] == names["output"]["tokens"]
     assert told[0]["alignment"] == names["output"]["alignment"]
+    (scored,) = json.loads((workplace / "scored.jsonl").read_text(encoding="utf-8"))
+    assert scored["score"] == pytest.approx(names["scored"]["score"], abs=1e-4)
 
 
 def test_the_python_of_the_readme_runs(workplace: Path) -> None:

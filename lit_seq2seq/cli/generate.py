@@ -69,7 +69,7 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     form = options.format or format_of(options.output)
     if options.details and form == "text":
         raise UserError("details: texts have no place for them: set --format jsonl")
-    with _reader(options.input) as lines, _writer(options.output) as out:
+    with _reader(options.input) as lines, written(options.output) as out:
         bar = tqdm(lines, desc="generate", unit="lines", file=sys.stderr, disable=None)
         for outputs in predictor.stream(bar, config):
             out.write(_render(outputs, form, options.scores, config))
@@ -100,7 +100,7 @@ def _reader(name: str) -> Iterator[Iterator[str]]:
 
 
 @contextlib.contextmanager
-def _writer(name: str) -> Iterator[IO[str]]:
+def written(name: str) -> Iterator[IO[str]]:
     """Open an output; a file appears under its name only when it is complete."""
     if name == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):

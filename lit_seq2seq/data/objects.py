@@ -27,15 +27,21 @@ def read_objects(lines: Iterator[str], name: str) -> Iterator[dict[str, Any]]:
     numbered = enumerate(lines, start=1)
     for number, line in numbered:
         if line.lstrip().startswith("[") or line.strip() == "{":  # one value on all lines
-            value = _parsed("\n".join([line, *(further for _, further in numbered)]), name, number)
+            value = parsed("\n".join([line, *(further for _, further in numbered)]), name, number)
             if isinstance(value, dict) and all(isinstance(column, list) for column in value.values()):
                 value = [dict(zip(value, row, strict=False)) for row in itertools.zip_longest(*value.values())]
             yield from (_object(one, name, number) for one in (value if isinstance(value, list) else [value]))
         elif line.strip():
-            yield _object(_parsed(line, name, number), name, number)
+            yield _object(parsed(line, name, number), name, number)
 
 
-def _parsed(text: str, name: str, number: int) -> Any:
+def parsed(text: str, name: str, number: int) -> Any:
+    """Parse a line of JSON.
+
+    Raises:
+        UserError: it is none.
+    """
+
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
             raise ValueError("a name is there twice")

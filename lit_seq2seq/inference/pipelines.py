@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Unpack
@@ -102,6 +103,21 @@ class Pipeline:
         if not feature.accepts(raw):
             raise UserError(f"the input is of type {type(raw).__name__}, expected {feature.input_kind}")
         return self.predictor.stream_text(raw, config)
+
+    def score(self, pairs: Iterable[tuple[Any, str]], **options: Any) -> list[dict[str, Any]]:
+        """Score given targets, as if the model had written them; see `Predictor.score`.
+
+        Args:
+            pairs: sources and targets.
+            **options: fields of `GenerationConfig`, of which `details` and those of length and coverage matter.
+
+        Returns:
+            Per pair a mapping of the text (under the task's key), `score` and `log_prob`, with the details.
+        """
+        config = self.model.generation.changed(options)
+        found = list(self.predictor.score(pairs, config))
+        told = [one.told(("score", *config.details)) | {"log_prob": math.fsum(one.token_scores)} for one in found]
+        return [{self.results.key: one.pop("text"), **one} for one in told]
 
     def _format(self, outputs: list[Generated], config: GenerationConfig) -> list[dict[str, Any]]:
         told = [output.told(config.details) for output in outputs]

@@ -6,20 +6,23 @@ import multiprocessing
 import pickle
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.reranking import reranked
-from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.search import GenerationConfig, check_attention, check_scores
+from lit_seq2seq.search.scores import score_of
 from lit_seq2seq.settings import Dtype
-from lit_seq2seq.types import Generated, Padded, Sources, UserError
+from lit_seq2seq.types import Generated, Hypothesis, Padded, Sources, UserError
 
 FIRST_CHUNK, CHUNK_GROWTH = 64, 4
 SCORES = 2_000_000
@@ -118,19 +121,119 @@ class Predictor:
         arrays = self._encode(present, [f"input {first + index}" for index in kept])
         sizes = [feature.positions(array) for array in arrays]
         order = sorted(range(len(kept)), key=sizes.__getitem__)
-        start, most = 0, self.most(config)
-        while start < len(order):
-            stop = start + 1
-            while stop < min(len(order), start + most) and (stop + 1 - start) * sizes[order[stop]] <= self.max_tokens:
-                stop += 1
-            positions = order[start:stop]
+        for positions in self._batches(order, sizes, self.most(config)):
             batch = [present[position] for position in positions]
             source = self.model.processor.collate([arrays[position] for position in positions], batch)
             outputs = self._batch(source, batch, config, return_attention)
             for position, output in zip(positions, outputs, strict=True):
                 results[kept[position]] = output
-            start = stop
         return results
+
+    def score(
+        self, pairs: Iterable[tuple[Any, str]], config: GenerationConfig | None = None, return_attention: bool = False
+    ) -> Iterator[Generated]:
+        """Yield what the model thinks of given targets, as if it had written them, in the order of the pairs.
+
+        The targets are read step by step, by what decodes: the score of what was generated is the score that it had.
+        Scorers and CTC have no part in it.
+
+        Args:
+            pairs: sources and targets; of a language model prompts, with which the targets begin, or `None`.
+            config: how scores depend on length and coverage; that of the model if `None`.
+            return_attention: also give the attention weights.
+
+        Raises:
+            UserError: a source or a target cannot be read; the message counts pairs from 0.
+        """
+        config = config or self.model.generation
+        iterator, first = iter(pairs), 0
+        while chunk := list(islice(iterator, FIRST_CHUNK * CHUNK_GROWTH**2)):
+            yield from self._score(chunk, first, config, return_attention)
+            first += len(chunk)
+
+    def _score(
+        self, pairs: list[tuple[Any, str]], first: int, config: GenerationConfig, return_attention: bool
+    ) -> list[Generated]:
+        processor, feature = self.model.processor, self.model.processor.source_feature
+        raw, texts = [source for source, _ in pairs], [text for _, text in pairs]
+        for place, (source, text) in enumerate(pairs, start=first):
+            if feature.is_missing(source) or not isinstance(text, str):
+                lacking = "source" if isinstance(text, str) else "target"
+                raise UserError(f"pair {place} has no {lacking}: every target needs a source, which may be no blank")
+        arrays = self._encode(raw, [f"pair {place}" for place in range(first, first + len(raw))])
+        hidden = [feature.hide(text, source) for source, text in pairs]
+        ids = processor.target.encode(hidden)
+        sizes = [max(feature.positions(array), len(own)) for array, own in zip(arrays, ids, strict=True)]
+        order = sorted(range(len(raw)), key=lambda place: (len(ids[place]), sizes[place]))
+        results: list[Generated] = [Generated("")] * len(raw)
+        for places in self._batches(order, sizes, self.most(GenerationConfig())):
+            source = processor.collate([arrays[place] for place in places], [raw[place] for place in places])
+            own = [ids[place] for place in places]
+            if source.copies is not None:
+                symbols = [source.extra(row) for row in range(len(places))]
+                own = processor.copy_map.target([hidden[place] for place in places], own, symbols)
+            target = processor.target.collate(own).to(self.model.device)
+            found = self._forced(source, target, config, return_attention)
+            written = [replace(one, text=texts[place]) for one, place in zip(found, places, strict=True)]
+            for place, [one] in zip(places, processor.outputs([[one] for one in written], source), strict=True):
+                results[place] = one
+        return results
+
+    @torch.inference_mode()
+    def _forced(
+        self, source: Padded | Sources, target: Padded, config: GenerationConfig, return_attention: bool
+    ) -> list[Hypothesis]:
+        """Read targets step by step."""
+        network = self._fast.searched
+        scores, looked = [], []
+        with self._autocast():
+            encoded = self._fast.encode(source.to(self.model.device))
+            state, tokens = network.start(encoded), torch.full_like(target.lengths, network.specials.bos)
+            for column in target.values.unbind(1):
+                made = network.step(tokens, state)
+                scores.append(made.log_probs.gather(1, column[:, None].long()).float())
+                if return_attention or config.attends or config.coverage_penalty:
+                    check_attention(made.attention, config)
+                    looked += [] if made.attention is None else [made.attention.float()]
+                tokens, state = column, made.state
+        log_probs = torch.cat(scores, dim=1).masked_fill(~target.mask, 0)  # (B, T)
+        attention = torch.stack(looked, dim=1) if looked else None  # (B, T, S)
+        given = [0] * len(target.lengths) if encoded.prefix is None else self._begun(target, encoded.prefix)
+        rows = zip(target.values.cpu(), log_probs.cpu(), target.lengths.tolist(), given, strict=True)
+        found = []
+        for row, (ids, own, length, prompt) in enumerate(rows):
+            own = own[:length].clone()
+            own[:prompt] = 0
+            weights = None if attention is None else attention[row, :length, : int(encoded.memory.lengths[row])].cpu()
+            total = float(own.double().sum())
+            score = score_of(total, length - prompt, weights, config)
+            found.append(Hypothesis(ids[: length - 1], score, total, own, weights, regions=encoded.memory.regions(row)))
+        check_scores(one.score for one in found)
+        return found
+
+    def _begun(self, target: Padded, prefix: Tensor) -> list[int]:
+        """Count the symbols of the prompts with which targets begin."""
+        pad, lengths = self.model.processor.target.specials.pad, []
+        for own, ids in zip(target.values.tolist(), prefix.tolist(), strict=True):
+            prompt = [index for index in ids if index != pad]
+            if own[: len(prompt)] != prompt:
+                said = self.model.processor.target.decode(own)
+                raise UserError(f"the target {said!r:.80} does not begin with its prompt: give targets with prompts")
+            lengths.append(len(prompt))
+        return lengths
+
+    def _batches(self, order: list[int], sizes: list[int], most: int) -> Iterator[list[int]]:
+        """Cut a list of places into batches of at most `most` and of `max_tokens` padded positions."""
+        start = 0
+        while start < len(order):
+            stop, longest = start + 1, sizes[order[start]]
+            while stop < min(len(order), start + most):
+                longest = max(longest, sizes[order[stop]])
+                if (stop + 1 - start) * longest > self.max_tokens:
+                    break
+                stop += 1
+            yield order[start:stop]
+            start = stop
 
     def most(self, config: GenerationConfig) -> int:
         """Greatest number of sources in a batch: on a CPU such that the scores of a step stay in its cache."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
-from lit_seq2seq.search.config import LengthNormalization
+from lit_seq2seq.search.config import GenerationConfig, LengthNormalization
 
 _TINY, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -91,3 +91,19 @@ def coverage_score(attention: Array, source_mask: Array | None, penalty: float) 
     if source_mask is not None:
         logs = xp.where(source_mask, logs, 0.0)
     return penalty * logs.sum(-1)
+
+
+def score_of(log_prob: float, length: int, attention: Array | None, config: GenerationConfig) -> float:
+    """Compute what a whole output is ranked by.
+
+    Args:
+        log_prob: sum of the log-probabilities of its tokens.
+        length: their number, EOS included.
+        attention: `(T, S)` attention weights, for the coverage penalty.
+        config: the options.
+    """
+    divisor = length_divisor(np.array([max(length, 1)], float), config.length_normalization, config.length_penalty)
+    score = float(normalize(np.array([log_prob]), divisor)[0])
+    if config.coverage_penalty and attention is not None:
+        score += float(coverage_score(attention.sum(0), None, config.coverage_penalty))
+    return score
