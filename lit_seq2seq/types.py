@@ -86,10 +86,11 @@ class Part:
     """What a description can name by `class_path`, made ready to use: a frozen dataclass of plain values.
 
     Attributes:
-        outside: names of arguments that are paths of files or models, or lists of these: a model folder carries them.
+        outside: names of arguments that are paths, or lists of paths, and what lies there, a `file` or a `model`: a
+            model folder carries them.
     """
 
-    outside: ClassVar[tuple[str, ...]] = ()
+    outside: ClassVar[Mapping[str, str]] = {}
 
 
 def _map(value: object, function: Callable[[Tensor], Tensor]) -> object:

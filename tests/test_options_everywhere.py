@@ -1,7 +1,11 @@
 """An option of search does the same from YAML, Python, the command line, a pipeline and the server."""
 
+import io
 import json
 import pickle
+import shutil
+import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,16 @@ from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.inference.predictor import Predictor
-from lit_seq2seq.nn import NoSource, ParallelDecoder, ZeroBridge
+from lit_seq2seq.nn import CTC, NoSource, ParallelDecoder, ZeroBridge
+from lit_seq2seq.runtime import command
 from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.search import (
     BadWords,
+    Constraint,
+    ConstraintState,
     ForceWords,
     GenerationConfig,
+    JointCTC,
     JointModels,
     LanguageModel,
     Lexicon,
@@ -30,9 +38,10 @@ from lit_seq2seq.search import (
     Terminology,
 )
 from lit_seq2seq.search.task import Task
-from lit_seq2seq.serve import make_app
+from lit_seq2seq.serve import api, make_app
 from lit_seq2seq.serve.schema import RequestLimits
 from lit_seq2seq.types import UserError
+from tests.nn.cases import disturb
 from tests.tiny import DIGITS, SIZES, make_data, make_model, make_trainer, rows
 
 TEXTS = ["eins zwei", "drei", "fünf vier eins"]
@@ -351,3 +360,117 @@ def test_models_that_search_has_opened_are_not_pickled(folder: Path) -> None:
     assert hash(GenerationConfig(constraints=[BadWords(["one"])])) == hash(
         GenerationConfig(constraints=[BadWords(["one"])])
     )
+
+
+def test_a_server_answers_when_options_cannot_be_told_apart_by_a_hash(folder: Path) -> None:
+    @dataclass(frozen=True)
+    class Listed(Constraint):
+        words: list[str]  # a stranger's mistake
+
+        def start(self, task: Task) -> ConstraintState:
+            return BadWords(self.words).start(task)
+
+    model = LitSeq2Seq.from_pretrained(folder)
+    parts = [Listed(["one"]), BadWords(["two"])]
+    model.model.generation = GenerationConfig(constraints=parts, max_new_tokens=6)
+    with TestClient(
+        api.make_app(api.Service(Predictor(model), RequestLimits()), "m", 4, 0.01), base_url="http://localhost"
+    ) as client:
+        answers = [client.post("/predict", json={"text": text}) for text in TEXTS]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert not any(word in answer.json()["outputs"][0]["text"] for answer in answers for word in ("one", "two"))
+
+
+def test_options_that_need_a_beam_train_without_one(folder: Path) -> None:
+    for options in (
+        {"force_words": ["one"]},
+        {"num_beam_groups": 2},
+        {"constraints": [ForceWords(["one"]), BadWords(["two"])]},
+    ):
+        config = GenerationConfig(num_beams=4, **options)
+        model = LitSeq2Seq.from_pretrained(folder, changes={"generation": config})
+        assert model.model.generation == config
+        assert (model.fit_generation.num_beams, model.fit_generation.num_beam_groups) == (1, 1)
+        assert not model.fit_generation.force_words
+        assert all(isinstance(one, BadWords) for one in model.fit_generation.constraints)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"constraints": [Lexicon("nowhere.txt")]}, "there is no lexicon nowhere.txt"),
+        ({"scorers": [LanguageModel("nowhere/at/all")]}, "there is no folder nowhere/at/all"),
+        ({"bad_words": ["xyzzy"]}, "the model's outputs have no symbols for 'xyzzy'"),
+    ],
+)
+def test_what_search_lacks_is_said_before_training(options: dict, message: str, tmp_path: Path) -> None:
+    model = make_model(generation=GenerationConfig(**options))
+    with pytest.raises(UserError, match=message):
+        make_trainer(tmp_path, max_epochs=1).fit(model, datamodule=make_data())
+    assert model.trainer.global_step == 0
+
+
+def test_a_prefix_of_digits_is_a_text(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["runtime", "--prefix", "12"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"eins\n")))
+    with pytest.MonkeyPatch.context() as patch:
+        said = io.StringIO()
+        patch.setattr(sys, "stderr", said)
+        assert command.main(exported) == 1
+    assert said.getvalue().startswith("error: prefix: the model's outputs have no symbols for '12'")
+
+
+def test_a_stream_leaves_out_what_needs_a_beam(folder: Path) -> None:
+    generation = GenerationConfig(num_beams=4, force_words=["one"], bad_words=["two"], max_new_tokens=6)
+    model = LitSeq2Seq.from_pretrained(folder, changes={"generation": generation})
+    plain = GenerationConfig(bad_words=["two"], max_new_tokens=6)
+    [[expected]] = Predictor(model).stream(["drei zwei"], plain)
+    assert "".join(model.stream("drei zwei")) == expected.text
+    assert "".join(pipeline("translation", model).stream("drei zwei")) == expected.text
+    with TestClient(
+        api.make_app(api.Service(Predictor(model), RequestLimits()), "m", 4, 0.01), base_url="http://localhost"
+    ) as client:
+        pieces = [json.loads(line) for line in client.post("/stream", json={"text": "drei zwei"}).text.splitlines()]
+        assert "".join(piece.get("text", "") for piece in pieces) == expected.text
+        long = client.post("/predict", json={"text": "drei", "prefix": "one " * 1000})
+        assert (long.status_code, "have 4006 characters: at most 2000" in str(long.json())) == (413, True), long.json()
+
+
+def test_a_model_is_not_saved_without_a_file_that_it_needs(folder: Path, tmp_path: Path) -> None:
+    config = GenerationConfig(constraints=[Lexicon(str(tmp_path / "words.txt"))])
+    model = LitSeq2Seq.from_pretrained(folder, changes={"generation": config})
+    with pytest.raises(UserError, match=r"words\.txt, which is gone: put it back before you save"):
+        model.save_pretrained(tmp_path / "model")
+    (tmp_path / "words.txt").write_text("one\n", encoding="utf-8")
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "search").rename(tmp_path / "elsewhere")
+    (tmp_path / "model" / "search").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="which it does not carry"):
+        LitSeq2Seq.from_pretrained(tmp_path / "model")
+
+
+def test_ctc_can_be_named_as_a_scorer() -> None:
+    model = make_model(auxiliary=partial(CTC, weight=0.3))
+    model.attach(make_data().processor)
+    disturb(model.net).eval()
+    option, part = ({"ctc_weight": 0.4}, {"scorers": [JointCTC(0.4)]})
+    first, second = (
+        [
+            [one.text for one in row]
+            for row in model.generate(TEXTS, GenerationConfig(max_new_tokens=6, num_beams=2, **one))
+        ]
+        for one in (option, part)
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "constraints", ["abc", 5, [5], [None], [{"init_args": {}}], [{"class_path": "Pattern", "init_args": 3}]]
+)
+def test_damaged_options_are_told(constraints: object, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    config["model"]["generation"]["constraints"] = constraints
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError):
+        LitSeq2Seq.from_pretrained(tmp_path / "model")

@@ -184,9 +184,9 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[Varian
 def _carry(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> Any:
     """Copy files that the options of search name, export models, and describe the options."""
 
-    def carry(name: str) -> str:
+    def carry(name: str, kind: str) -> str:
         place = place_of(name, len(list((folder / CARRIED).iterdir())))
-        if Path(name).is_file():
+        if kind == "file":
             shutil.copyfile(name, folder / place)
         else:
             export_model(Seq2SeqModel.from_pretrained(name), folder / place, variants)

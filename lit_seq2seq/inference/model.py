@@ -18,6 +18,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lit_seq2seq import arrays
 from lit_seq2seq.features import Processor
 from lit_seq2seq.files.paths import Loading, Pushing
 from lit_seq2seq.files.weights import check_finite
@@ -39,11 +40,23 @@ from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker, reranked
 from lit_seq2seq.search import GenerationConfig, check_attention, check_scores, including, prefix_of, search, stream
 from lit_seq2seq.search.carried import place_of
-from lit_seq2seq.search.rules import Options
+from lit_seq2seq.search.rules import Options, constraints_of
+from lit_seq2seq.search.task import Task
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.shortlist import Shortlist
-from lit_seq2seq.types import Encoded, Hypothesis, Padded, Shared, Source, SpecialIds, StepFunction, UserError, Value
+from lit_seq2seq.types import (
+    CellState,
+    Encoded,
+    Hypothesis,
+    Padded,
+    Shared,
+    Source,
+    SpecialIds,
+    StepFunction,
+    UserError,
+    Value,
+)
 
 RerankerFactory = Callable[[], Reranker]
 _UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are missing
@@ -299,6 +312,21 @@ class Seq2SeqModel(nn.Module):
         found = search(*asked.begun, candidates=asked.candidates, return_attention=return_attention, **asked.options)
         return [[_trimmed(one, encoded.memory, place) for one in row] for place, row in enumerate(found)]
 
+    def check_generation(self) -> None:
+        """Open what the options of search name, before anything depends on it.
+
+        Raises:
+            UserError: a file or model is missing, or outputs have no symbols for a word.
+        """
+        target, config = self.processor.target, self.generation
+        host = _Host(self, Encoded(Padded(torch.zeros(1, 1, 1), torch.ones(1)), CellState(torch.zeros(1, 1, 1))))
+        constraints_of(config, Task(1, target.specials, arrays.NUMPY, target, raw=[""], host=host))
+        for part in config.scorers:
+            for name in part.outside:
+                value = getattr(part, name)
+                for one in [value] if isinstance(value, str) else value:
+                    host.other(one)
+
     def _asked(self, encoded: Encoded, config: GenerationConfig, prefix: Tensor | None, raw: Sequence[Any]) -> _Asked:
         """Say what a search of an encoded batch has to know."""
         network, target, count = self.searched, self.processor.target, len(encoded.memory.lengths)
@@ -314,7 +342,7 @@ class Seq2SeqModel(nn.Module):
             "config": config,
             "prefix": prefix,
             "source_mask": encoded.memory.mask,
-            "frames": network.frames(encoded) if config.ctc_weight else None,
+            "frames": network.frames(encoded) if config.needs_frames else None,
             "device": encoded.memory.values.device,
             "vocabulary": target,
             "raw": raw,
@@ -415,7 +443,7 @@ class Seq2SeqModel(nn.Module):
         """
         if source is None and self.processor.source_feature.is_missing(raw):
             return iter(())
-        config = config or self.generation.changed({"num_beams": 1, "num_return_sequences": 1})
+        config = config or self.generation.quick(1)
         return self._stream(raw, config, self._read([raw]) if source is None else source)
 
     @torch.inference_mode()
@@ -479,11 +507,13 @@ class Seq2SeqModel(nn.Module):
         if scores:
             self.provenance = replace(self.provenance, scores=dict(scores), rows={})
         origin = {name: value for name, value in vars(self.provenance).items() if name != "scores"}
-        carried: dict[str, str] = {}
+        carried: dict[str, Callable[[Path], object]] = {}
 
-        def carry(name: str) -> str:
+        def carry(name: str, kind: str) -> str:
+            if kind == "file" and not Path(name).is_file():
+                raise UserError(f"the options of generation name {name}, which is gone: put it back before you save")
             place = place_of(name, len(carried))
-            carried[place] = name
+            carried[place] = partial(shutil.copyfile, name) if kind == "file" else partial(_carry, name)
             return place
 
         generation = spec.describe(self.generation.moved(carry))
@@ -496,8 +526,7 @@ class Seq2SeqModel(nn.Module):
         }
         parameters = sum(p.numel() for p in network.parameters())
         card = model_card(self.task, self.provenance, self.signatures, parameters, trust=self.others())
-        writers = {place: partial(_carry, name) for place, name in carried.items()}
-        save_folder(folder, config, network, self.processor, card=card, shortlist=self.shortlist, carried=writers)
+        save_folder(folder, config, network, self.processor, card=card, shortlist=self.shortlist, carried=carried)
 
     @checked
     def push_to_hub(
@@ -568,11 +597,8 @@ class Seq2SeqModel(nn.Module):
 
 
 def _carry(name: str, place: Path) -> None:
-    """Put a file or a model that the options of search name into a model folder."""
-    if Path(name).is_file():
-        shutil.copyfile(name, place)
-    else:
-        Seq2SeqModel.from_pretrained(name).save_pretrained(place)
+    """Put a model that the options of search name into a model folder."""
+    Seq2SeqModel.from_pretrained(name).save_pretrained(place)
 
 
 class _Asked(NamedTuple):

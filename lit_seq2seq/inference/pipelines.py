@@ -99,7 +99,7 @@ class Pipeline:
             UserError: see `__call__`, or several beams are asked for.
         """
         feature = self.model.processor.source_feature
-        config = self.model.generation.changed({"num_beams": 1, "num_return_sequences": 1, **options})
+        config = self.model.generation.quick(1).changed(options)
         if not feature.accepts(raw):
             raise UserError(f"the input is of type {type(raw).__name__}, expected {feature.input_kind}")
         return self.predictor.stream_text(raw, config)

@@ -1,7 +1,6 @@
 """Reads inputs line by line and writes an output for each: `python -m runtime < texts`, in the exported folder."""
 
 import argparse
-import dataclasses
 import io
 import json
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 from lit_seq2seq.files.lines import json_line, one_line, read_lines
 from lit_seq2seq.runtime.model import Model
-from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.config import GenerationConfig, search_options
 from lit_seq2seq.types import UserError
 
 
@@ -22,9 +21,10 @@ def main(folder: Path) -> int:
     parser.add_argument("--variant", default="fp32", help="fp32, fp16 or int8")
     parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: as onnxruntime chooses")
     parser.add_argument("--trust", nargs="+", default=(), help="modules of others that may be imported")
-    names = [field.name for field in dataclasses.fields(GenerationConfig)]
-    for name in names:
-        parser.add_argument(f"--{name}", type=_plain, default=argparse.SUPPRESS, help="the model's own if left out")
+    names = [one.name for one in search_options()]
+    for one in search_options():
+        kind = str if one.kind is str else _plain
+        parser.add_argument(f"--{one.name}", type=kind, default=argparse.SUPPRESS, help=one.about.replace("%", "%%"))
     arguments = vars(parser.parse_args())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")

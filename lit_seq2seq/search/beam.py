@@ -13,7 +13,7 @@ from lit_seq2seq.arrays import Array, Arrays
 from lit_seq2seq.search.constraints import ConstraintState, all_met
 from lit_seq2seq.search.history import History
 from lit_seq2seq.search.rules import Options, Rules, begin
-from lit_seq2seq.types import Hypothesis, S, StepFunction, StepOutput, UserError, Value
+from lit_seq2seq.types import Hypothesis, S, StepFunction, StepOutput, Value
 
 
 @arrays.quiet
@@ -227,10 +227,6 @@ def _pick(beam: _Beam, constrained: Array, time: int) -> _Picked:
         counts = one.progress(size)
         progress = counts if progress is None else progress if counts is None else progress + counts
     if progress is not None:
-        if groups > 1:
-            raise UserError(
-                f"num_beam_groups={groups}: must be 1 where words have to occur in outputs; set one or the other"
-            )
         return _pick_by_progress(beam, constrained, progress.reshape(constrained.shape), time)
     if groups == 1:
         return _pick_best(rules, constrained, beam.log_probs, width, time)

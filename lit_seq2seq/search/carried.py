@@ -6,7 +6,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lit_seq2seq.files.untrusted import checked
+from lit_seq2seq.files.untrusted import checked, undamaged
 from lit_seq2seq.search.config import search_options
 from lit_seq2seq.settings import spec
 from lit_seq2seq.types import UserError
@@ -31,9 +31,10 @@ def settle(options: Any, folder: Path, trust: tuple[str, ...]) -> None:
     Raises:
         UserError: they name something else, such as a file of this machine.
     """
-    for one in search_options():
-        if one.part and one.name in options:
-            options[one.name] = _settled(options[one.name], folder, trust)
+    with undamaged(f"the options of generation in {folder}"):
+        for one in search_options():
+            if one.part and one.name in options:
+                options[one.name] = _settled(options[one.name], folder, trust)
 
 
 def _settled(value: Any, folder: Path, trust: tuple[str, ...]) -> Any:
@@ -42,7 +43,7 @@ def _settled(value: Any, folder: Path, trust: tuple[str, ...]) -> Any:
         return [_settled(one, folder, trust) for one in value]
     if isinstance(value, dict):
         found, arguments = spec.import_class(str(value["class_path"]), trust), value.get("init_args") or {}
-        for name in set(getattr(found, "outside", ())) & arguments.keys():
+        for name in set(getattr(found, "outside", {})) & arguments.keys():
             arguments[name] = _settled(arguments[name], folder, trust)
         return value
     return value if value is None else _carried(value, folder)
@@ -50,7 +51,9 @@ def _settled(value: Any, folder: Path, trust: tuple[str, ...]) -> Any:
 
 def _carried(place: object, folder: Path) -> str:
     path = PurePosixPath(str(place))
-    if path.parts[:1] != (CARRIED,) or len(path.parts) != 2 or ".." in path.parts or not (folder / path).exists():
+    inside = path.parts[:1] == (CARRIED,) and len(path.parts) == 2 and path.parts[1] != ".."
+    linked = (folder / CARRIED).is_symlink() or ((folder / path).is_symlink() and (folder / path).is_dir())
+    if not inside or linked or not (folder / path).exists():
         raise UserError(
             f"{folder} names {place!r:.80} for its search, which it does not carry: load it with other options of "
             "generation"

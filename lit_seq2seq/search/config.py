@@ -18,7 +18,7 @@ from lit_seq2seq.search.reranker import Reranker
 from lit_seq2seq.search.scorers import Scorer
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Part, UserError
 
 _BY_ID = ("bad_words", "force_words", "constraints", "scorers")  # options that ask for all symbols
 P = TypeVar("P")
@@ -243,26 +243,45 @@ class GenerationConfig:
         self._expect("shortlist", not (self.shortlist and self.ctc_weight), "False with ctc_weight above 0")
         named = next((name for name in _BY_ID if getattr(self, name)), None)
         self._expect("shortlist", not (self.shortlist and named), f"False with {named}")
-        self._expect("num_beams", self.num_beams > 1 or not self.force_words, "above 1 with force_words")
+        needs = ["force_words"] * bool(self.force_words) + [type(c).__name__ for c in self.constraints if c.needs_beam]
+        self._expect("num_beams", self.num_beams > 1 or not needs, f"above 1 with {needs[:1] and needs[0]}")
         self._expect(
             "num_beam_groups", self.num_beams % self.num_beam_groups == 0, f"a divisor of num_beams={self.num_beams}"
         )
-        self._expect(
-            "num_beam_groups", self.num_beam_groups == 1 or not self.force_words, "1 with force_words; set one"
+        self._expect("num_beam_groups", self.num_beam_groups == 1 or not needs, f"1 with {needs[:1] and needs[0]}")
+
+    def quick(self, num_beams: int) -> GenerationConfig:
+        """Return these options with another beam and one output, for scores while training and for streams.
+
+        What needs a larger beam, or one that can be divided otherwise, is left out.
+        """
+        divided = num_beams % self.num_beam_groups == 0 and num_beams > 1
+        return replace(
+            self,
+            num_beams=num_beams,
+            num_return_sequences=1,
+            num_beam_groups=self.num_beam_groups if divided else 1,
+            force_words=self.force_words if num_beams > 1 else (),
+            constraints=tuple(one for one in self.constraints if num_beams > 1 or not one.needs_beam),
         )
 
-    def moved(self, move: Callable[[str], str]) -> GenerationConfig:
-        """Return these options with each path of a file or a model that they name replaced by what `move` says."""
+    def moved(self, move: Callable[[str, str], str]) -> GenerationConfig:
+        """Return these options with each path that they name replaced by what `move` says of it and its kind."""
 
-        def changed(value: Any) -> Any:
+        def changed(value: Any, kind: str = "file") -> Any:
             if isinstance(value, str):
-                return move(value)
+                return move(value, kind)
             if isinstance(value, tuple):
-                return tuple(map(changed, value))
-            new = {name: changed(getattr(value, name)) for name in getattr(value, "outside", ())}
+                return tuple(changed(one, kind) for one in value)
+            new = {name: changed(getattr(value, name), kind) for name, kind in getattr(value, "outside", {}).items()}
             return replace(value, **new) if new else value
 
         return replace(self, **{one.name: changed(getattr(self, one.name)) for one in search_options() if one.part})
+
+    @property
+    def needs_frames(self) -> bool:
+        """Whether search asks for what CTC gives each position."""
+        return self.ctc_weight > 0 or any(one.needs_frames for one in self.scorers)
 
     @property
     def favours_short(self) -> bool:

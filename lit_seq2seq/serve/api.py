@@ -45,7 +45,7 @@ class Service:
         self.predictor, self.limits = predictor, limits
         self.request = request_of(predictor.model.processor.source_feature)
 
-    def work(self, asked: GenerateRequest, **default: Any) -> Work:
+    def work(self, asked: GenerateRequest, alone: bool = False) -> Work:
         """Join the options of a request with those of the model, whose own length is cut to what is allowed here.
 
         Raises:
@@ -56,7 +56,12 @@ class Service:
         if asked.size() > limits.max_length:
             raise HTTPException(413, f"the input has a length of {asked.size()}: must be at most {limits.max_length}")
         own = replace(own, max_new_tokens=min(own.max_new_tokens, limits.max_new_tokens))
-        config = own.changed({**default, **asked.options()})
+        config = (own.quick(1) if alone else own).changed(asked.options())
+        texts = len(config.prefix) + sum(map(len, (*config.bad_words, *config.force_words)))
+        if texts > limits.max_length:
+            raise HTTPException(
+                413, f"prefix, bad_words and force_words have {texts} characters: at most {limits.max_length}"
+            )
         most = {"num_beams": limits.max_beams, "num_return_sequences": limits.max_beams}
         for name, value in {**most, "max_new_tokens": limits.max_new_tokens}.items():
             if getattr(config, name) > value:
@@ -69,11 +74,15 @@ class Service:
         What is drawn by a seed is drawn alone, as the random numbers of an output depend on its place in the batch.
         """
         results: list[list[Generated] | Exception] = [[]] * len(batch)
-        groups: dict[tuple[GenerationConfig, int | None], list[int]] = {}
+        groups: list[tuple[GenerationConfig, list[int]]] = []
         for place, (_, config) in enumerate(batch):
             seeded = config.do_sample and config.seed is not None
-            groups.setdefault((config, place if seeded else None), []).append(place)
-        for (config, _), places in groups.items():
+            known = next((places for one, places in groups if one == config and not seeded), None)
+            if known is None:
+                groups.append((config, [place]))
+            else:
+                known.append(place)
+        for config, places in groups:
             for place, found in zip(places, self._together([batch[p].raw for p in places], config), strict=True):
                 results[place] = found
         return results
@@ -92,7 +101,7 @@ class Service:
         Raises:
             UserError: the request asks for several beams or outputs.
         """
-        work = self.work(asked, num_beams=1, num_return_sequences=1)
+        work = self.work(asked, alone=True)
         for name in ("num_beams", "num_return_sequences"):
             if getattr(work.config, name) > 1:
                 raise UserError(f"{name}={getattr(work.config, name)}: must be 1 to stream, use /predict")

@@ -72,7 +72,10 @@ class Batcher(Generic[Asked, Answer]):
             for one in batch:
                 one.turn.set_result(None)
             asked, loop = [one.asked for one in batch], asyncio.get_running_loop()
-            answers = await loop.run_in_executor(self.thread, self.compute, asked)
+            try:
+                answers = await loop.run_in_executor(self.thread, self.compute, asked)
+            except Exception as error:  # the queue goes on
+                answers = [error] * len(batch)
             for one, found in zip(batch, answers, strict=True):
                 if isinstance(found, Exception):
                     one.answer.set_exception(found)

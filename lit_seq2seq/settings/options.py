@@ -222,7 +222,10 @@ def _say_mismatch(found: re.Match[str]) -> str:
     name, reasons = found[1], found[2] or found[3]
     keys = re.findall(r"(?:Parser key \"|- )([\w.]+)(?:\":|: expected)", reasons)
     expected = [
-        re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.Literal", r"\1", reason).replace("NoneType", "null").strip("[]")
+        re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.Literal", r"\1", reason)
+        .replace("NoneType", "null")
+        .replace("tuple", "list")
+        .strip("[]")
         for reason in re.findall(r"[Ee]xpected (?:a )?(.+?)(?=\.? Got value|, got | - |$)", reasons)
     ]
     given = re.search(r"(?:Got value: |, got )(\S+)|Given value: (?!NestedArg)(.*)", found[0])

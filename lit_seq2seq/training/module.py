@@ -142,9 +142,7 @@ class LitSeq2Seq(lightning.LightningModule):
         self.make_optimizer: OptimizerFactory = factory(optimizer, OptimizerFactory)
         self.make_scheduler: SchedulerFactory | None = factory(lr_scheduler, SchedulerFactory | None)
         self.lr_factors = lr_factors
-        self.fit_generation = replace(
-            self.model.generation, num_beams=fit_num_beams, num_return_sequences=1, do_sample=False
-        )
+        self.fit_generation = replace(self.model.generation, do_sample=False).quick(fit_num_beams)
         self.scores = Scores(factory(metric, MetricFactory)() for metric in metrics)
         self.model.signatures = self.scores.signatures
         self.vectors = (source_vectors, target_vectors)
@@ -294,6 +292,7 @@ class LitSeq2Seq(lightning.LightningModule):
         data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
         self.model.provenance = replace(self.model.provenance, data=data, on_hub=on_hub, scores={}, rows={})
         self._try_metrics("validation")
+        self.model.check_generation()
         self.objective.begin(self.model, getattr(self.trainer, "datamodule", None))
 
     def _check_running(self) -> None:

@@ -290,8 +290,9 @@ def test_a_repetition_penalty_multiplies_what_has_been_said() -> None:
     ],
 )
 def test_wrong_constraints_are_explained(constraint: Constraint, message: str) -> None:
+    config = GenerationConfig(constraints=[constraint], num_beams=2)
     with pytest.raises(UserError, match=message.replace("\\\\", "\\")):
-        run(Chains.random(1, 0), GenerationConfig(constraints=[constraint]), vocabulary=LETTERS, raw=[""])
+        run(Chains.random(1, 0), config, vocabulary=LETTERS, raw=[""])
 
 
 @pytest.mark.parametrize(
@@ -382,9 +383,8 @@ def test_a_lexicon_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
 
 
 def test_groups_and_words_that_must_occur_are_refused_together() -> None:
-    config = GenerationConfig(num_beams=4, num_beam_groups=2, constraints=[ForceWords(["x"])])
-    with pytest.raises(UserError, match="num_beam_groups=2: must be 1 where words have to occur"):
-        run(Chains.random(1, 0), config, vocabulary=LETTERS)
+    with pytest.raises(UserError, match="num_beam_groups=2: must be 1 with ForceWords"):
+        GenerationConfig(num_beams=4, num_beam_groups=2, constraints=[ForceWords(["x"])])
 
 
 def test_a_dead_end_does_not_beat_what_meets_all() -> None:

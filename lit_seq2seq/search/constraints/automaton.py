@@ -126,7 +126,7 @@ class Lexicon(Within):
         several: whether an output may be made of several entries, with spaces between them.
     """
 
-    outside: ClassVar[tuple[str, ...]] = ("file",)
+    outside: ClassVar[Mapping[str, str]] = {"file": "file"}
     file: str
     several: bool = False
 

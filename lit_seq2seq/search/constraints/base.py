@@ -7,7 +7,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.task import Task
@@ -44,7 +44,13 @@ class ConstraintState(Value, ABC):
 
 
 class Constraint(Part, ABC):
-    """What outputs have to be like; a frozen dataclass, named in `generation.constraints`."""
+    """What outputs have to be like; a frozen dataclass, named in `generation.constraints`.
+
+    Attributes:
+        needs_beam: whether greedy search would hardly ever meet it.
+    """
+
+    needs_beam: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, task: Task) -> ConstraintState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar, Self
@@ -214,6 +214,7 @@ class ForceWords(Constraint):
         words: the texts, in any order.
     """
 
+    needs_beam: ClassVar[bool] = True
     words: Sequence[str]
 
     def __post_init__(self) -> None:
@@ -236,7 +237,8 @@ class Terminology(Constraint):
             found as whole words, whatever their case; of terms within each other the longest counts.
     """
 
-    outside: ClassVar[tuple[str, ...]] = ("file",)
+    outside: ClassVar[Mapping[str, str]] = {"file": "file"}
+    needs_beam: ClassVar[bool] = True
     file: str
 
     def start(self, task: Task) -> ConstraintState:

@@ -17,9 +17,11 @@ class Scorer(Part, ABC):
     Attributes:
         bounded: whether scores of tokens stay at most 0, so that a longer output never gains. A beam otherwise stops
             when no open hypothesis is better, at its length, than what has ended.
+        needs_frames: whether it asks for what CTC gives each position.
     """
 
     bounded: ClassVar[bool] = True
+    needs_frames: ClassVar[bool] = False
 
     @abstractmethod
     def join(self, step: StepFunction[S], state: S, task: Task) -> tuple[StepFunction[Any], Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -144,6 +144,7 @@ class JointCTC(Scorer):
         weight: above 0 and at most 1.
     """
 
+    needs_frames: ClassVar[bool] = True
     weight: float
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ class JointModels(Scorer):
         models: folders or hub ids of models that have the same symbols for outputs.
     """
 
-    outside: ClassVar[tuple[str, ...]] = ("models",)
+    outside: ClassVar[Mapping[str, str]] = {"models": "model"}
     models: Sequence[str]
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -36,7 +37,7 @@ class LanguageModel(Scorer):
         internal_weight: of the internal language model, from 0; 0 is off.
     """
 
-    outside: ClassVar[tuple[str, ...]] = ("model",)
+    outside: ClassVar[Mapping[str, str]] = {"model": "model"}
     model: str
     weight: float = 0.3
     internal_weight: float = 0.0
