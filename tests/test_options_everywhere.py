@@ -474,3 +474,16 @@ def test_damaged_options_are_told(constraints: object, folder: Path, tmp_path: P
     (tmp_path / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError):
         LitSeq2Seq.from_pretrained(tmp_path / "model")
+
+
+def test_the_option_prefix_stands_before_prompts(language_model: Path, tmp_path: Path) -> None:
+    model = LitSeq2Seq.from_pretrained(language_model)
+    export_model(model, tmp_path / "exported", ["fp32"])
+    for options, prompts in (({"prefix": "one two"}, ["", "three"]), ({}, ["one two", "one two three"])):
+        config = GenerationConfig(max_new_tokens=4, **options)
+        found = [row[0].text for row in Predictor(model).stream(prompts, config)]
+        assert [text.startswith(start) for text, start in zip(found, ("one two", "one two three"), strict=True)] == [
+            True
+        ] * 2
+        told = Model(tmp_path / "exported")(prompts, max_new_tokens=4, do_sample=False, **options)
+        assert [row[0].text for row in told] == found

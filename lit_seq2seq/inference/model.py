@@ -330,7 +330,7 @@ class Seq2SeqModel(nn.Module):
     def _asked(self, encoded: Encoded, config: GenerationConfig, prefix: Tensor | None, raw: Sequence[Any]) -> _Asked:
         """Say what a search of an encoded batch has to know."""
         network, target, count = self.searched, self.processor.target, len(encoded.memory.lengths)
-        prefix = prefix_of(config, encoded.prefix if prefix is None else prefix, target, count)
+        prefix = prefix_of(config, prefix, target, count, prompts=encoded.prefix)
         if prefix is not None and not network.copies and (prefix >= target.size).any():
             raise UserError(
                 f"prefix has the id {int(prefix.max())}, but the vocabulary has ids from 0 to {target.size - 1}"

@@ -182,7 +182,7 @@ class Decodable(ABC):
             batch_size=len(mask),
             specials=self.specials,
             config=config,
-            prefix=given if prompts is None or prefix is not None else prompts,
+            prefix=given if prompts is None else prefix_of(config, prefix, vocabulary, len(mask), prompts=prompts),
             source_mask=mask,
             frames=None if frames is None else Padded(frames, mask.sum(1)),
             candidates=None if listed is None else Padded(*listed),

@@ -33,7 +33,7 @@ def beam_search(
 
     Returns:
         For each sentence up to `num_return_sequences` hypotheses, best first: at least one, and fewer than asked only
-        where fewer outputs are possible.
+        where fewer outputs are possible, or where groups have found the same ones.
     """
     step, state, rules, constraints = begin(step, state, **options)
     xp, specials, history = rules.xp, rules.specials, History(return_attention)
@@ -287,7 +287,8 @@ def _pick_by_progress(beam: _Beam, constrained: Array, progress: Array, time: in
         own = xp.where(progress == count, constrained, -np.inf)
         found.append(_pick_best(rules, own, beam.log_probs, width, time))
     there = [(part.opened != -np.inf).sum(1) for part in found]  # (B,) each
-    shares = [xp.where(one < width // len(found), one, width // len(found)) for one in there]
+    share = width // (1 + xp.amax(progress.reshape(len(progress), -1)))  # (B,), by what each sentence has to do
+    shares = [xp.where(one < share, one, share) for one in there]
     left = width - sum(shares)
     for place, one in enumerate(there):  # what some do not need is for those that have done most
         more = xp.where(one - shares[place] < left, one - shares[place], left)

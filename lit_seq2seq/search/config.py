@@ -18,7 +18,7 @@ from lit_seq2seq.search.reranker import Reranker
 from lit_seq2seq.search.scorers import Scorer
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
-from lit_seq2seq.types import Part, UserError
+from lit_seq2seq.types import UserError
 
 _BY_ID = ("bad_words", "force_words", "constraints", "scorers")  # options that ask for all symbols
 P = TypeVar("P")
@@ -101,7 +101,7 @@ class GenerationConfig:
     num_beam_groups: int = option(
         1,
         """groups into which the beam is divided, so that they find different outputs (diverse beam search, Vijayakumar
-        et al. 2018); a divisor of `num_beams`.""",
+        et al. 2018); a divisor of `num_beams`. Where groups find the same output it comes once, so that fewer may come.""",
         counts(1, _MOST_BEAMS),
     )
     diversity_penalty: float = option(

@@ -224,14 +224,23 @@ def constraints_of(config: GenerationConfig, task: Task) -> tuple[ConstraintStat
 
 
 def prefix_of(
-    config: GenerationConfig, prefix: Array | None, vocabulary: OutputVocabulary | None, batch_size: int
+    config: GenerationConfig,
+    prefix: Array | None,
+    vocabulary: OutputVocabulary | None,
+    batch_size: int,
+    *,
+    prompts: Array | None = None,
 ) -> Array | None:
-    """Return the tokens with which outputs must begin, `(B, P)`: those given, or those of the option `prefix`."""
+    """Return the tokens with which outputs must begin, `(B, P)`: those given, or those of the option and of prompts."""
     if prefix is not None or not config.prefix:
-        return prefix
+        return prompts if prefix is None else prefix
     specials = SpecialIds() if vocabulary is None else vocabulary.specials
     [ids] = ids_of([config.prefix], Task(batch_size, specials, arrays.NUMPY, vocabulary), "prefix")
-    return np.array([ids] * batch_size)
+    found = np.array([ids] * batch_size)
+    if prompts is None:
+        return found
+    xp = arrays.of(prompts)
+    return xp.concat([xp.array(found), prompts], 1)
 
 
 def check_prefix(prefix: Array, batch_size: int, specials: SpecialIds) -> Array:

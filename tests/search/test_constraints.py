@@ -200,13 +200,18 @@ def test_every_search_keeps_to_them(constraint: Constraint, options: dict) -> No
                     assert "xy" not in text
 
 
-def test_batch_mates_change_nothing() -> None:
-    config = GenerationConfig(force_words=["xy"], constraints=[Pattern("[xy]+")], num_beams=4, max_new_tokens=8)
-    chains = Chains.random(5, 3)
-    together = run(chains, config, vocabulary=LETTERS)
-    for row, hypotheses in enumerate(together):
-        [alone] = run(chains.rows([row]), config, vocabulary=LETTERS)
-        assert [tokens_of(one) for one in alone] == [tokens_of(one) for one in hypotheses]
+@pytest.mark.parametrize("beams", [3, 4, 7])
+def test_batch_mates_change_nothing(beams: int, tmp_path: Path) -> None:
+    (tmp_path / "terms.csv").write_text("dog,xyy\ncat,yx\n", encoding="utf-8")
+    raw = ["a dog", "a cat and a dog", "", "a cat", ""]
+    parts = [[Pattern("[xy]+"), ForceWords(["xy"])], [Terminology(str(tmp_path / "terms.csv"))]]
+    for constraints in parts:
+        config = GenerationConfig(constraints=constraints, num_beams=beams, max_new_tokens=8)
+        chains = Chains.random(5, 3)
+        together = run(chains, config, vocabulary=LETTERS, raw=raw)
+        for row, hypotheses in enumerate(together):
+            [alone] = run(chains.rows([row]), config, vocabulary=LETTERS, raw=raw[row : row + 1])
+            assert [tokens_of(one) for one in alone] == [tokens_of(one) for one in hypotheses]
 
 
 def test_what_cannot_be_met_is_given_with_a_warning() -> None:

@@ -40,12 +40,16 @@ class JointModels(Scorer):
             if other.vocabulary.symbols != task.words.symbols:
                 raise UserError(f"{name} has other symbols for outputs than the model: join models of one vocabulary")
             begun.append(other.begin(task.inputs("JointModels")))
-        xp, share = task.xp, math.log(1 + len(begun))
+        xp, share, size = task.xp, math.log(1 + len(begun)), len(task.words)
 
         def joint(tokens: Array, state: Joined[S]) -> StepOutput[Joined[S]]:
             output = step(tokens, state.own)
             made = [read(tokens, own) for (read, _), own in zip(begun, state.others, strict=True)]
             scores = [xp.wide(one.log_probs) for one in (output, *made)]
+            if any(one.shape[1] != size for one in scores):
+                raise UserError(
+                    "JointModels cannot join models that copy from the source: name all folders as the model"
+                )
             average = functools.reduce(xp.logaddexp, scores) - share
             after = Joined(output.state, tuple(one.state for one in made))
             return StepOutput(average, after, output.attention, fresh=True)
