@@ -101,7 +101,8 @@ class GenerationConfig:
     num_beam_groups: int = option(
         1,
         """groups into which the beam is divided, so that they find different outputs (diverse beam search, Vijayakumar
-        et al. 2018); a divisor of `num_beams`. Where groups find the same output it comes once, so that fewer may come.""",
+        et al. 2018); a divisor of `num_beams`. What several groups find comes once, so that fewer outputs may come than
+        are asked for.""",
         counts(1, _MOST_BEAMS),
     )
     diversity_penalty: float = option(
