@@ -155,7 +155,7 @@ FOLDERS = ("data/an4",)  # to be replaced by a folder, as the recipe says
 
 
 def dataset_of(recipe: Path) -> str:
-    named = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"].get("dataset", "")
+    named = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("data", {}).get("dataset", "")
     return named if isinstance(named, str) and "/" in named and named not in FOLDERS else ""
 
 
