@@ -400,7 +400,7 @@ def test_options_that_need_a_beam_train_without_one(folder: Path) -> None:
     [
         ({"constraints": [Lexicon("nowhere.txt")]}, "there is no lexicon nowhere.txt"),
         ({"scorers": [LanguageModel("nowhere/at/all")]}, "there is no folder nowhere/at/all"),
-        ({"bad_words": ["xyzzy"]}, "the model's outputs have no symbols for 'xyzzy'"),
+        ({"force_words": ["xyzzy"], "num_beams": 2}, "the model's outputs have no symbols for 'xyzzy'"),
     ],
 )
 def test_what_search_lacks_is_said_before_training(options: dict, message: str, tmp_path: Path) -> None:

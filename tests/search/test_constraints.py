@@ -80,7 +80,7 @@ def compare(config: GenerationConfig, fits: Callable[[str, bool], bool], raw: Se
             assert all(one.met for one in hypotheses)
 
 
-@pytest.mark.parametrize("words", [["x"], ["xy"], ["xx", "y"], ["xyx", "yy", "x?x"[:1] + "x"], ["xyxy"]])
+@pytest.mark.parametrize("words", [["z"], ["x"], ["xy", "xz"], ["xx", "y"], ["xyx", "yy", "x?x"[:1] + "x"], ["xyxy"]])
 def test_bad_words_do_not_occur(words: list[str]) -> None:
     compare(GenerationConfig(bad_words=words, **WIDE), lambda text, _: not any(word in text for word in words))
 
@@ -291,7 +291,7 @@ def test_a_repetition_penalty_multiplies_what_has_been_said() -> None:
         (Pattern("z+"), "no output of this model can match 'z\\+'"),
         (Lexicon("no.txt"), "there is no lexicon no.txt"),
         (Terminology("no.csv"), "the terms in no.csv cannot be read"),
-        (BadWords(["xz"]), "the model's outputs have no symbols for 'xz'"),
+        (ForceWords(["xz"]), "the model's outputs have no symbols for 'xz'"),
     ],
 )
 def test_wrong_constraints_are_explained(constraint: Constraint, message: str) -> None:

@@ -87,7 +87,8 @@ class _Table:
 class BadWords(Constraint):
     """These texts do not occur in outputs, as the symbols that the vocabulary has for them.
 
-    A text that begins with a letter or digit is banned where a word begins, any other wherever it stands.
+    A text that begins with a letter or digit is banned where a word begins, any other wherever it stands. One for which
+    outputs have no symbols cannot occur.
 
     Args:
         words: the texts.
@@ -101,8 +102,9 @@ class BadWords(Constraint):
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
         touching = [inside(word, task) for word in self.words]
-        apart = [word for word, found in zip(self.words, touching, strict=True) if found is None or known(word, task)]
+        apart = [word for word in self.words if known(word, task)]
         ids = [*ids_of(apart, task, "bad_words"), *(found for found in touching if found is not None)]
+        ids = ids or [[task.specials.pad]]  # which never comes anyway
         longest = max(map(len, ids))
         words = np.array([[-1] * (longest - len(one)) + one for one in ids])
         recent = task.xp.full((task.batch_size, longest - 1), -1)
