@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lit_seq2seq.cli.generate import written
+from lit_seq2seq.cli.prediction import add_prediction, prediction_of, written
 from lit_seq2seq.files.lines import counted, json_line, one_line, read_lines
 from lit_seq2seq.files.paths import format_of
 from lit_seq2seq.search.config import GenerationConfig, search_options
-from lit_seq2seq.settings import Dtype
-from lit_seq2seq.settings.options import add_loading, loading_of
 from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from lit_seq2seq.types import Generated
 
 OPTIONS = ("length_normalization", "length_penalty", "coverage_penalty", "details")
@@ -48,9 +44,6 @@ def score(parser: ArgumentParser, arguments: list[str]) -> None:
     The pairs are in one table (--input), or line by line in two files (--sources, --targets). The last words, on
     standard error, are the log-probability and the perplexity of all.
     """
-    parser.add_argument(
-        "--model", type=str, nargs="+", required=True, help="model folder or hub id; several make an ensemble"
-    )
     about = "csv, tsv or jsonl with sources and targets; in a jsonl a target may be a list of texts, with scores or not"
     parser.add_argument("--input", type=str | None, default=None, help=about)
     parser.add_argument("--source_column", type=str, default="source", help="its column of sources")
@@ -67,32 +60,13 @@ def score(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--format", type=Literal["text", "jsonl"] | None, default=None, help=about)
     about = "of the model's score where a target has a score already: they are ranked by that + weight * the model's"
     parser.add_argument("--weight", type=float, default=1.0, help=about)
-    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
-    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
-    parser.add_argument("--max_tokens", type=int, default=8192, help="size of a batch in padded positions")
-    about = "longer inputs are cut; auto: texts to 1,024 symbols"
-    parser.add_argument("--max_source_length", type=int | Literal["auto"] | None, default="auto", help=about)
-    add_loading(parser)
     found = [one for one in search_options() if one.name in OPTIONS]
-    for one in found:
-        parser.add_argument(f"--{one.name}", type=one.kind | None, default=None, help=one.about)
+    add_prediction(parser, found)
     options = parser.parse_args(arguments)
     _check(options)
-
-    import torch
-
-    from lit_seq2seq.inference.pipelines import load_model
-    from lit_seq2seq.inference.predictor import Predictor
-
-    model = load_model(options.model, **loading_of(options))
-    config = model.generation.changed({one.name: options[one.name] for one in found if options[one.name] is not None})
-    dtype: torch.dtype = getattr(torch, options.dtype)
-    limits = {name: options[name] for name in ("max_tokens", "max_source_length")}
-    predictor = Predictor(model, options.device, dtype, **limits)
-    form = options.format or format_of(options.output)
-    if options.details and form == "text":
-        raise UserError("details: texts have no place for them: set --format jsonl")
-    if options.targets is not None and options.sources is None and not model.processor.source_feature.begins_output:
+    predictor, config, form = prediction_of(options, found)
+    begins = predictor.model.processor.source_feature.begins_output
+    if options.targets is not None and options.sources is None and not begins:
         raise UserError("--targets alone is for language models: give --sources, one line for each target")
     rows, again = itertools.tee(_rows(options))
     scored = predictor.score(((row.source, target.text) for row in rows for target in row.targets), config)

@@ -1,0 +1,76 @@
+"""What the commands share that run a model over files: its options, the model ready to run, the file written."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from lit_seq2seq.files.paths import format_of, local_path
+from lit_seq2seq.search.config import GenerationConfig, SearchOption
+from lit_seq2seq.settings import Dtype
+from lit_seq2seq.settings.options import add_loading, loading_of
+from lit_seq2seq.types import UserError
+
+if TYPE_CHECKING:
+    from lit_seq2seq.inference.predictor import Predictor
+
+
+def add_prediction(parser: ArgumentParser, search: Sequence[SearchOption]) -> None:
+    """Add the options that name a model, say how to run it, and set these options of search."""
+    parser.add_argument(
+        "--model", type=str, nargs="+", required=True, help="model folder or hub id; several make an ensemble"
+    )
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
+    parser.add_argument("--max_tokens", type=int, default=8192, help="size of a batch in padded source positions")
+    about = "longer inputs are cut; auto: texts to 1,024 symbols"
+    parser.add_argument("--max_source_length", type=int | Literal["auto"] | None, default="auto", help=about)
+    add_loading(parser)
+    for one in search:
+        parser.add_argument(f"--{one.name}", type=one.kind | None, default=None, help=one.about)
+
+
+def prediction_of(options: Namespace, search: Sequence[SearchOption]) -> tuple[Predictor, GenerationConfig, str]:
+    """Load the model that the options name; return it ready to run, its options of search, and the output's format.
+
+    Raises:
+        UserError: the model cannot be loaded or run so, or the format has no place for the details asked for.
+    """
+    import torch
+
+    from lit_seq2seq.inference.pipelines import load_model
+    from lit_seq2seq.inference.predictor import Predictor
+
+    form = options.format or format_of(options.output)
+    if options.details and form == "text":
+        raise UserError("details: texts have no place for them: set --format jsonl")
+    model = load_model(options.model, **loading_of(options))
+    config = model.generation.changed({one.name: options[one.name] for one in search if options[one.name] is not None})
+    limits = {name: options[name] for name in ("max_tokens", "max_source_length")}
+    return Predictor(model, options.device, getattr(torch, options.dtype), **limits), config, form
+
+
+@contextlib.contextmanager
+def written(name: str) -> Iterator[IO[str]]:
+    """Open an output; a file appears under its name only when it is complete."""
+    if name == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
+        yield sys.stdout
+        return
+    path = local_path(name, "--output")
+    part = path.with_name(path.name + ".part")
+    if path.is_dir():
+        raise UserError(f"cannot write {name}: it is a folder: choose another --output")
+    try:
+        handle = part.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {name}: {error.strerror}: choose another --output") from error
+    with handle:
+        yield handle
+    part.replace(path)
