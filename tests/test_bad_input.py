@@ -344,7 +344,7 @@ def test_no_permission_to_save_a_model(trained: Trained, fail: Fail, below_a_fil
 
 
 def test_bad_inputs_to_generate(trained: Trained, fail: Fail, tmp_path: Path) -> None:
-    fail("generate", "--model", trained.model, "--input", "none.txt", match=r"there is no input file none\.txt: check")
+    fail("generate", "--model", trained.model, "--input", "none.txt", match=r"there is no file none\.txt: check")
     (tmp_path / "latin.txt").write_bytes("eins\nfünf\n".encode("latin-1"))
     out = tmp_path / "out.txt"
     options = ("--model", trained.model, "--input", tmp_path / "latin.txt", "--output", out)

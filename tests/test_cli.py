@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from pkgutil import resolve_name
+from threading import Thread
 
 import datasets
 import pytest
@@ -121,6 +122,43 @@ def test_generate_from_file_to_file(trained: Trained, tmp_path: Path, capsys) ->
     assert expected[1] == expected[5] == ""
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "\n".join(expected) + "\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_and_links_are_read_and_written_through(trained: Trained, tmp_path: Path, capsys) -> None:
+    for name in ("in", "out"):
+        os.mkfifo(tmp_path / name)
+    link, file = tmp_path / "link.txt", tmp_path / "file.txt"
+    file.write_text("old")
+    link.symlink_to(file)
+    expected = pipeline("translation", trained.model)("eins zwei")[0]["translation_text"] + "\n"
+    writer = Thread(target=(tmp_path / "in").write_text, args=("eins zwei\n",), daemon=True)
+    writer.start()
+    command = ("generate", "--model", trained.model, "--input")
+    succeed(capsys, *command, tmp_path / "in", "--output", link)
+    assert link.is_symlink()
+    assert file.read_text(encoding="utf-8") == expected
+    got: list[str] = []
+    reader = Thread(target=lambda: got.append((tmp_path / "out").read_text(encoding="utf-8")), daemon=True)
+    reader.start()
+    (tmp_path / "in.txt").write_text("eins zwei\n", encoding="utf-8")
+    succeed(capsys, *command, tmp_path / "in.txt", "--output", tmp_path / "out")
+    assert (tmp_path / "out").is_fifo()
+    reader.join(10)
+    assert got == [expected]
+    options = ("--config", trained.recipe, "--ckpt_path", trained.last, "--trainer.default_root_dir", tmp_path)
+    succeed(capsys, "predict", *options, "--predictions.path", link)
+    assert link.is_symlink()
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 10
+    assert main(["predict", *map(str, options), "--predictions.path", str(tmp_path / "out")]) == 1
+    assert "(it is a device or a pipe): choose another path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_folder_is_no_output(trained: Trained, name: str, capsys, stdin: Stdin) -> None:
+    stdin("eins\n")
+    assert main(["generate", "--model", str(trained.model), "--output", name]) == 1
+    assert capsys.readouterr().err.endswith(f"error: cannot write {name}: it is a folder: choose another --output\n")
 
 
 @pytest.mark.parametrize("text", ["eins\r\nzwei\r\n", "eins\nzwei"], ids=["windows", "no newline at the end"])

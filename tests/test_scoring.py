@@ -165,6 +165,39 @@ def test_the_command_scores_tables_and_files(folder: Path, tmp_path: Path, capsy
     assert float(said.split()[-1]) == pytest.approx(math.exp(-total / symbols), rel=1e-3)
 
 
+def test_the_symbols_of_a_prompt_do_not_count_in_the_perplexity(
+    language_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "texts.csv"
+    table.write_text("source,target\none two,one two three\n,four\n", encoding="utf-8")
+    [[first], [second]] = run(language_model, tmp_path, "--input", str(table), "--details", "tokens")
+    assert first["token_scores"][:2] == [0, 0]
+    total = math.fsum([*first["token_scores"][2:], *second["token_scores"]])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("2 texts, 4 symbols: ")
+    assert float(said.split()[-1]) == pytest.approx(math.exp(-total / 4), rel=1e-4)
+
+
+def test_a_table_for_a_language_model_may_lack_sources_but_not_those_asked_for(
+    language_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "texts.csv"
+    table.write_text("target,prompt\none two,one\n", encoding="utf-8")
+    [[free]] = run(language_model, tmp_path, "--input", str(table), "--details", "tokens")
+    [[begun]] = run(language_model, tmp_path, "--input", str(table), "--details", "tokens", "--source_column", "prompt")
+    assert free["token_scores"][0] < begun["token_scores"][0] == 0
+    assert main(["score", "--model", str(language_model), "--input", str(table), "--source_column", "prmpt"]) == 1
+    assert "texts.csv has no column 'prmpt', but target, prompt: name it by --source_column" in capsys.readouterr().err
+
+
+def test_sources_that_are_cut_are_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "de").write_text("eins zwei drei\neins\n", encoding="utf-8")
+    (tmp_path / "en").write_text("one\none\n", encoding="utf-8")
+    files = ["--sources", str(tmp_path / "de"), "--targets", str(tmp_path / "en")]
+    run(folder, tmp_path, *files, "--max_source_length", "2")
+    assert "1 input cut to 2 positions" in capsys.readouterr().err.splitlines()
+
+
 def test_a_list_from_elsewhere_is_reranked(folder: Path, tmp_path: Path) -> None:
     texts, scores = ["one two", "two one", "three"], [-0.5, -0.1, -9.0]
     plain = pipeline("translation", str(folder)).score([("eins zwei", text) for text in texts])
@@ -189,6 +222,17 @@ def test_a_list_from_elsewhere_is_reranked(folder: Path, tmp_path: Path) -> None
         (["--input", "odd.csv"], "odd.csv has no column 'target', but source, english: name it by --target_column"),
         (["--sources", "two", "--targets", "one"], "two and one differ in their numbers of lines: align them"),
         (["--sources", "blank", "--targets", "one"], "pair 0 has no source: every target needs a source, which may"),
+        (
+            ["--input", "odd.csv", "--target_column", "english", "--source_column", "x"],
+            "odd.csv has no column 'x', but s",
+        ),
+        (["--input", "gap.jsonl"], "row 2 of gap.jsonl has no column 'source', but target: name it by --source_column"),
+        (["--sources", "one", "--targets", "mixed.jsonl"], "line 1 of mixed.jsonl: some of the texts have scores, and"),
+        (
+            ["--sources", "one", "--targets", "huge.jsonl"],
+            "line 1 of huge.jsonl: expected a text, or a list of texts or",
+        ),
+        (["--sources", "one", "--targets", "one", "--output", "."], "cannot write .: it is a folder: choose another"),
         (["--sources", "one", "--targets", "bad.jsonl"], "line 1 of bad.jsonl: expected a text, or a list of texts or"),
         (["--sources", "one", "--targets", "no.jsonl"], "line 1 of no.jsonl is not JSON"),
     ],
@@ -204,6 +248,9 @@ def test_bad_input_gets_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files = {"one": "eins\n", "two": "eins\nzwei\n", "blank": " \n", "odd.csv": "source,english\neins,one\n"}
+    files |= {"gap.jsonl": '{"source": "eins", "target": "one"}\n{"target": "one"}\n'}
+    files |= {"mixed.jsonl": '[{"text": "one", "score": -1}, "two"]\n'}
+    files |= {"huge.jsonl": f'[{{"text": "one", "score": 1{"0" * 400}}}]\n'}
     files |= {"bad.jsonl": '[{"text": 3}]\n', "no.jsonl": "{one\n"}
     for name, text in files.items():
         Path(name).write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_seq2seq.files.lines import json_line, one_line
-from lit_seq2seq.files.paths import format_of, local_path, set_aside
+from lit_seq2seq.files.paths import format_of, is_special, local_path, set_aside
 from lit_seq2seq.types import Batch, Prediction, UserError
 
 
@@ -49,6 +49,10 @@ class PredictionWriter(Callback):
             with self._explain():
                 if self.path.is_dir():
                     raise IsADirectoryError("it is a folder")
+                if is_special(self.path):
+                    raise OSError("it is a device or a pipe")
+                if self.path.is_symlink():
+                    self.path = self.path.resolve()
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._part = self._part_path(trainer.global_rank).open("wb")
 

@@ -11,10 +11,9 @@ from typing import IO, TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from lit_seq2seq.cli.prediction import add_prediction, prediction_of, written
-from lit_seq2seq.files.lines import counted, json_line, one_line, read_lines
+from lit_seq2seq.cli.prediction import add_prediction, check_readable, prediction_of, tell_cut, written
+from lit_seq2seq.files.lines import json_line, one_line, read_lines
 from lit_seq2seq.search.config import GenerationConfig, search_options
-from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:
     from lit_seq2seq.types import Generated
@@ -46,10 +45,7 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
         for outputs in predictor.stream(bar, config):
             out.write(_render(outputs, form, options.scores, config))
             out.flush()
-    if predictor.truncated:
-        print(
-            f"{counted(predictor.truncated, 'input')} cut to {predictor.max_source_length} positions", file=sys.stderr
-        )
+    tell_cut(predictor)
 
 
 def _render(outputs: list[Generated], form: str, scores: bool, config: GenerationConfig) -> str:
@@ -64,8 +60,8 @@ def _render(outputs: list[Generated], form: str, scores: bool, config: Generatio
 @contextlib.contextmanager
 def _reader(name: str) -> Iterator[Iterator[str]]:
     """Open an input and yield its lines, refusing what is not UTF-8."""
-    if name != "-" and not Path(name).is_file():
-        raise UserError(f"there is no input file {name}: check --input")
+    if name != "-":
+        check_readable(name, "input")
     with contextlib.ExitStack() as stack:
         raw: IO[bytes] = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
         yield read_lines(raw, "standard input" if name == "-" else name)

@@ -6,11 +6,13 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lit_seq2seq.files.paths import format_of, local_path
+from lit_seq2seq.files.lines import counted
+from lit_seq2seq.files.paths import format_of, is_special, local_path
 from lit_seq2seq.search.config import GenerationConfig, SearchOption
 from lit_seq2seq.settings import Dtype
 from lit_seq2seq.settings.options import add_loading, loading_of
@@ -55,22 +57,41 @@ def prediction_of(options: Namespace, search: Sequence[SearchOption]) -> tuple[P
     return Predictor(model, options.device, getattr(torch, options.dtype), **limits), config, form
 
 
+def check_readable(name: str, setting: str) -> None:
+    """Refuse what is neither a file nor a pipe or the like, before a model is loaded."""
+    if not Path(name).exists() or Path(name).is_dir():
+        raise UserError(f"there is no file {name}: check --{setting}")
+
+
+def tell_cut(predictor: Predictor) -> None:
+    """Say how many inputs were too long."""
+    if predictor.truncated:
+        print(
+            f"{counted(predictor.truncated, 'input')} cut to {predictor.max_source_length} positions", file=sys.stderr
+        )
+
+
 @contextlib.contextmanager
 def written(name: str) -> Iterator[IO[str]]:
-    """Open an output; a file appears under its name only when it is complete."""
+    """Open an output; a file appears under its name, or where a link leads, only when it is complete."""
     if name == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         return
     path = local_path(name, "--output")
-    part = path.with_name(path.name + ".part")
     if path.is_dir():
         raise UserError(f"cannot write {name}: it is a folder: choose another --output")
+    if is_special(path):
+        part = path
+    else:
+        path = path.resolve()
+        part = path.with_name(path.name + ".part")
     try:
         handle = part.open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {name}: {error.strerror}: choose another --output") from error
     with handle:
         yield handle
-    part.replace(path)
+    if part != path:
+        part.replace(path)

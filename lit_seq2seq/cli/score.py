@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lit_seq2seq.cli.prediction import add_prediction, prediction_of, written
+from lit_seq2seq.cli.prediction import add_prediction, check_readable, prediction_of, tell_cut, written
 from lit_seq2seq.files.lines import counted, json_line, one_line, read_lines
 from lit_seq2seq.files.paths import format_of
+from lit_seq2seq.files.untrusted import is_number
 from lit_seq2seq.search.config import GenerationConfig, search_options
 from lit_seq2seq.types import UserError
 
@@ -46,7 +47,8 @@ def score(parser: ArgumentParser, arguments: list[str]) -> None:
     """
     about = "csv, tsv or jsonl with sources and targets; in a jsonl a target may be a list of texts, with scores or not"
     parser.add_argument("--input", type=str | None, default=None, help=about)
-    parser.add_argument("--source_column", type=str, default="source", help="its column of sources")
+    about = "its column of sources; `source` if left out, which a table for a language model need not have"
+    parser.add_argument("--source_column", type=str | None, default=None, help=about)
     parser.add_argument("--target_column", type=str, default="target", help="its column of targets")
     about = "text file, one input of the model a line; leave it out for a language model"
     parser.add_argument("--sources", type=str | None, default=None, help=about)
@@ -68,16 +70,19 @@ def score(parser: ArgumentParser, arguments: list[str]) -> None:
     begins = predictor.model.processor.source_feature.begins_output
     if options.targets is not None and options.sources is None and not begins:
         raise UserError("--targets alone is for language models: give --sources, one line for each target")
-    rows, again = itertools.tee(_rows(options))
+    rows, again = itertools.tee(_rows(options, begins))
     scored = predictor.score(((row.source, target.text) for row in rows for target in row.targets), config)
     totals, symbols, several = [], 0, False
     with written(options.output) as out:
         for row in again:
             outputs = [next(scored) for _ in row.targets]
             totals += [math.fsum(one.token_scores) for one in outputs]
-            symbols += sum(len(one.token_scores) for one in outputs)
+            prompt = [row.source] if begins and row.source and outputs else []
+            given = sum(map(len, predictor.model.processor.target.encode_batch(prompt)))
+            symbols += sum(len(one.token_scores) - given for one in outputs)
             several = several or len(outputs) > 1
             out.write(_render(_ranked(row.targets, outputs, options.weight, config), form))
+    tell_cut(predictor)
     total = math.fsum(totals)
     said = f"{counted(len(totals), 'text')}, {counted(symbols, 'symbol')}: log-probability {total:.4f}"
     if symbols and not several:
@@ -112,13 +117,14 @@ def _check(options: Namespace) -> None:
     if options.input is not None and options.sources is not None:
         raise UserError("--sources goes with --targets: leave it out beside --input")
     for name in ("input", "sources", "targets"):
-        if options[name] is not None and not Path(options[name]).is_file():
-            raise UserError(f"there is no file {options[name]}: check --{name}")
+        if options[name] is not None:
+            check_readable(options[name], name)
 
 
-def _rows(options: Namespace) -> Iterator[Row]:
+def _rows(options: Namespace, begins: bool) -> Iterator[Row]:
     if options.input is not None:
-        yield from _table(options.input, options.source_column, options.target_column)
+        wanted = options.source_column or "source"
+        yield from _table(options.input, wanted, options.target_column, optional=begins and not options.source_column)
         return
     targets = _lists(options.targets)
     if options.sources is None:
@@ -130,8 +136,8 @@ def _rows(options: Namespace) -> Iterator[Row]:
         yield Row(source, own)
 
 
-def _table(name: str, source: str, target: str) -> Iterator[Row]:
-    """Read the rows of a table."""
+def _table(name: str, source: str, target: str, *, optional: bool) -> Iterator[Row]:
+    """Read the rows of a table, which may be without sources if these are `optional`."""
     from lit_seq2seq.data.objects import read_objects
     from lit_seq2seq.data.tables import Form, read_table
 
@@ -141,8 +147,12 @@ def _table(name: str, source: str, target: str) -> Iterator[Row]:
         header, fields = read_table(_lines(name), name, Form())
         rows = (dict(zip(header, row, strict=True)) for row in fields)
     for number, row in enumerate(rows, start=1):
-        if target not in row:
-            raise UserError(f"{name} has no column {target!r}, but {', '.join(row)}: name it by --target_column")
+        for column, setting in ((target, "target"), (source, "source")):
+            if column not in row and not (optional and column == source):
+                where = name if number == 1 else f"row {number} of {name}"
+                raise UserError(
+                    f"{where} has no column {column!r}, but {', '.join(row)}: name it by --{setting}_column"
+                )
         yield Row(row.get(source), _targets(row[target], f"row {number} of {name}"))
 
 
@@ -160,12 +170,15 @@ def _lists(name: str) -> Iterator[list[Target]]:
 def _targets(value: Any, where: str) -> list[Target]:
     """Read a text, a mapping of `text` and perhaps `score`, or a list of these."""
     if isinstance(value, list):
-        return [target for one in value for target in _targets(one, where)]
+        found = [target for one in value for target in _targets(one, where)]
+        if len({target.score is None for target in found}) > 1:
+            raise UserError(f"{where}: some of the texts have scores, and others none: give each one, or none")
+        return found
     given = value if isinstance(value, dict) else {"text": value}
     text, score = given.get("text"), given.get("score")
-    number = score is None or (isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score))
+    number = score is None or (is_number(score) and math.isfinite(score))
     if not isinstance(text, str) or not number:
-        raise UserError(f"{where}: expected a text, or a list of texts or of {{'text': ..., 'score': ...}}")
+        raise UserError(f"{where}: expected a text, or a list of texts or of {{'text': ..., 'score': number}}")
     return [Target(text, None if score is None else float(score))]
 
 

@@ -163,6 +163,11 @@ def local_copy(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield Path(folder, "copy")
 
 
+def is_special(path: Path) -> bool:
+    """Whether there is a device or a pipe, which is written into and which no file may replace."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def expect_own(folder: Path, names: Iterable[str], is_ours: Callable[[], bool]) -> None:
     """Refuse to overwrite files of a folder that have the names of ours but are not."""
     taken = [name for name in names if (folder / name).exists()]
