@@ -26,7 +26,9 @@ def reranked(config: GenerationConfig, own: Reranker | None) -> tuple[Reranker |
     return (None, config) if count == 1 else (reranker, replace(config, num_return_sequences=count))
 
 
-class SlotCoverage(Reranker):
+@checked_fields
+@dataclass(frozen=True)
+class SlotCoverage(Part, Reranker):
     """Takes `weight` off for each slot of the record that the text misses or adds.
 
     After Dusek and Jurcicek (2016, https://aclanthology.org/P16-2008), section 3.2, whose classifier is replaced
@@ -42,23 +44,17 @@ class SlotCoverage(Reranker):
         -10.0
     """
 
-    def __init__(
-        self, weight: float = 100.0, slots: Sequence[str] | None = None, values: dict[str, Sayings] | None = None
-    ) -> None:
-        self.weight = weight
-        self.slots = Slots(slots, values)
+    weight: float = 100.0
+    slots: Sequence[str] | None = None
+    values: dict[str, Sayings] | None = None
 
-    @property
-    def exported(self) -> dict[str, Any] | None:
-        """Its own settings; `None` for a class derived from it, which may judge otherwise."""
-        if type(self) is not SlotCoverage:
-            return None
-        slots, values = self.slots.slots, self.slots.values
-        return {"weight": self.weight, "slots": None if slots is None else sorted(slots), "values": values}
+    @cached_property
+    def _looked_for(self) -> Slots:
+        return Slots(self.slots, self.values)
 
     def judge(self, text: str, source: Any) -> float:
         """Weigh the wrong slots of a text."""
-        return -float(self.weight) * self.slots.errors(text, source)
+        return -float(self.weight) * self._looked_for.errors(text, source)
 
 
 @checked_fields
@@ -97,11 +93,6 @@ class MinimumBayesRisk(Part, Reranker):
     def utility(self) -> Utility:
         """The metric."""
         return self.metric()
-
-    @property
-    def portable(self) -> bool:
-        """Not with a metric of this package, as these need torch."""
-        return not type(self.utility).__module__.startswith("lit_seq2seq.")
 
     def candidates(self, config: GenerationConfig) -> int:
         """Count the beams, or what is drawn."""

@@ -38,7 +38,7 @@ def public_classes() -> dict[str, type]:
     found = {"LitSeq2Seq": LitSeq2Seq}
     for package in PACKAGES:
         module = importlib.import_module(f"lit_seq2seq.{package}")
-        found |= {name: vars(module)[name] for name in module.__all__ if isinstance(vars(module)[name], type)}
+        found |= {name: getattr(module, name) for name in module.__all__ if isinstance(getattr(module, name), type)}
     return found
 
 

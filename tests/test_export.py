@@ -272,16 +272,16 @@ def test_outputs_are_reranked_as_by_the_model(
     model: LitSeq2Seq, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beams of this model hold any word, as it has learned nothing; its source is text, which says a record, too."""
-    reranker = SlotCoverage(values={"digit": list(tiny.DIGITS.values()), "kids": {"yes": ["one two"]}})
+    values = {"digit": list(tiny.DIGITS.values()), "kids": {"yes": ["one two"]}}
     inputs = [f"digit[{word}]" for word in tiny.DIGITS.values()] + ["digit[one], digit[four], kids[yes]"]
     plain = [row[0].text for row in Predictor(model).stream(inputs, GenerationConfig(num_beams=4, max_new_tokens=3))]
-    monkeypatch.setattr(model.model, "reranker", reranker)
     settings = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     copied = Path(shutil.copytree(folder, tmp_path / "copied"))
-    (copied / "export.json").write_text(json.dumps({**settings, "reranker": reranker.exported}))
     runner = Model(copied)
     for weight, options in ((100, {}), (100, {"num_return_sequences": 3}), (0.3, {}), (100, {"num_beams": 1})):
-        reranker.weight = runner.reranker.weight = weight
+        reranker = SlotCoverage(weight, values=values)
+        monkeypatch.setattr(model.model, "reranker", reranker)
+        monkeypatch.setattr(runner, "reranker", reranker)
         config = {"num_beams": 4, "max_new_tokens": 3, **options}
         expected = list(Predictor(model).stream(inputs, GenerationConfig(**config)))
         found = runner(inputs, **config)
@@ -290,6 +290,10 @@ def test_outputs_are_reranked_as_by_the_model(
             assert [one.score for one in row] == pytest.approx([one.score for one in other], abs=1e-4)
         if weight == 100 and not options:
             assert [row[0].text for row in found] != plain
+    of_old = {"weight": weight, "slots": None, "values": values}  # exported by earlier versions
+    for described in (describe_reranker(model.model), of_old):
+        (copied / "export.json").write_text(json.dumps({**settings, "reranker": described}))
+        assert Model(copied).reranker == reranker
 
 
 class Shortest(Reranker):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.export import export_model
 from lit_seq2seq.inference.predictor import Predictor
-from lit_seq2seq.metrics import BLEU, CER, WER, ChrF, CIDErD, ExactMatch, TextMetric
+from lit_seq2seq.metrics import BLEU, CER, PER, WER, ChrF, CIDErD, ExactMatch, SequenceErrorRate, TextMetric
 from lit_seq2seq.reranking import MinimumBayesRisk, Utility
 from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.search import GenerationConfig
@@ -115,13 +117,60 @@ def test_draws_are_made_for_it_alone(folder: Path) -> None:
     assert mean[best["translation_text"]] == pytest.approx(best["score"])
 
 
-def test_what_the_runtime_lacks_is_said_when_exporting(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = GenerationConfig(num_beams=4, max_new_tokens=6, reranker=MinimumBayesRisk(ChrF))
-    model = LitSeq2Seq.from_pretrained(folder, changes={"generation": config})
-    export_model(model, tmp_path, ["fp32"])
-    assert "MinimumBayesRisk needs a metric that needs torch" in (tmp_path / "README.md").read_text(encoding="utf-8")
-    plain = Predictor(LitSeq2Seq.from_pretrained(folder)).stream(TEXTS, GenerationConfig(num_beams=4, max_new_tokens=6))
-    assert [row[0].text for row in Model(tmp_path)(TEXTS)] == [row[0].text for row in plain]
+    place = tmp_path_factory.mktemp("exported")
+    export_model(LitSeq2Seq.from_pretrained(folder, changes={"generation": config}), place, ["fp32"])
+    return place
+
+
+def run(folder: Path, program: str) -> subprocess.CompletedProcess[str]:
+    start = """
+import importlib.metadata, sys
+importlib.metadata.version = lambda name: "0.0"  # so that the copy in the folder runs
+sys.path.insert(0, ".")
+"""
+    return subprocess.run(
+        [sys.executable, "-P", "-c", start + program], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_an_exported_model_makes_the_choice_without_torch(folder: Path, exported: Path) -> None:
+    predictor = Predictor(LitSeq2Seq.from_pretrained(folder))
+    config, texts = GenerationConfig(num_beams=4, max_new_tokens=6), {}
+    for metric in (None, ChrF, BLEU, WER, PER, CER, ExactMatch, SequenceErrorRate):
+        reranker = None if metric is None else MinimumBayesRisk(metric)
+        outputs = predictor.stream(TEXTS, config.changed({"reranker": reranker}))
+        texts[metric.__name__ if metric else ""] = {row[0].text: row[0].score for row in outputs}
+    done = run(
+        exported,
+        f"""
+import json
+sys.modules |= dict.fromkeys(("torch", "torchmetrics", "lightning"))
+from runtime.model import Model
+from lit_seq2seq import metrics
+from lit_seq2seq.reranking import MinimumBayesRisk
+model, inputs = Model("."), {TEXTS!r}
+found = {{"own": {{row[0].text: row[0].score for row in model(inputs)}}}}
+for name in {list(texts)!r}[1:]:
+    rerank = MinimumBayesRisk(getattr(metrics, name))
+    found[name] = {{row[0].text: row[0].score for row in model(inputs, reranker=rerank)}}
+print(json.dumps(found))
+""",
+    )
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    plain = texts.pop("")
+    assert found.pop("own") == found["ChrF"]
+    assert list(texts["ChrF"]) != list(plain)
+    for name, expected in texts.items():
+        assert found[name] == pytest.approx(expected, abs=1e-4), name
+
+
+def test_an_exported_model_says_which_package_a_metric_needs(exported: Path) -> None:
+    done = run(exported, "sys.modules['sacrebleu'] = None\nfrom runtime.__main__ import main")
+    assert done.stderr == "error: ChrF needs sacrebleu, which is not installed: pip install sacrebleu\n"
 
 
 def test_wrong_settings_are_explained() -> None:

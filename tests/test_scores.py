@@ -112,7 +112,7 @@ def test_mecab_is_preferred_where_it_is_installed(monkeypatch):
     real = sacrebleu.BLEU
     monkeypatch.setattr("lit_seq2seq.metrics.overlap._is_installed", lambda name: True)
     monkeypatch.setattr(
-        "lit_seq2seq.metrics.overlap.sacrebleu.BLEU",
+        "sacrebleu.BLEU",
         lambda *a, tokenize, **k: found.append(tokenize) or real(*a, tokenize="char", **k),
     )
     bleu = BLEU()

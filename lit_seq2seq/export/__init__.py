@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ from lit_seq2seq.nn import Encoder, EncoderDecoder
 from lit_seq2seq.search.carried import CARRIED, place_of
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.options import add_loading, loading_of
-from lit_seq2seq.types import Padded, Sources, UserError, install
+from lit_seq2seq.types import Padded, Part, Sources, UserError, install
 
 Variant = Literal["fp32", "fp16", "int8"]
 ROOMS = (
@@ -33,6 +33,7 @@ ROOMS = (
     "arrays",
     "features",
     "files",
+    "metrics",
     "reranking.py",
     "runtime",
     "search",
@@ -41,7 +42,15 @@ ROOMS = (
     "types.py",
 )
 """What of this package runs exported models, and is copied beside them."""
-LEFT = ("arrays/tensors.py", "files/weights.py", "files/remote.py", "settings/options.py", "settings/parsing.py")
+LEFT = (
+    "arrays/tensors.py",
+    "files/weights.py",
+    "files/remote.py",
+    "metrics/scores.py",
+    "metrics/sums.py",
+    "settings/options.py",
+    "settings/parsing.py",
+)
 """Files in these that do not run there."""
 
 
@@ -195,10 +204,7 @@ def _carry(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> An
 
     shutil.rmtree(folder / CARRIED, ignore_errors=True)
     (folder / CARRIED).mkdir()
-    options, reranker = model.generation, model.generation.reranker
-    if reranker is not None and not reranker.portable:
-        options = replace(options, reranker=None)
-    described = spec.describe(options.moved(carry))
+    described = spec.describe(model.generation.moved(carry))
     if not any((folder / CARRIED).iterdir()):
         (folder / CARRIED).rmdir()
     return described
@@ -231,12 +237,9 @@ def _own_modules(described: object) -> list[str]:
 
 def describe_reranker(model: Seq2SeqModel) -> Mapping[str, Any] | None:
     """Describe what orders the outputs of a model; nothing for what was put in the place of its recipe's."""
-    if model.reranker is not None and not model.reranker.portable:
-        return None
-    if model.reranker is None or (own := model.reranker.exported) is not None:
-        return None if model.reranker is None else own
-    described: Mapping[str, Any] = model.description.get("reranker") or {}
-    return described if described.get("class_path") == spec.public_name(type(model.reranker)) else None
+    own = model.reranker
+    described: Any = spec.describe(own) if isinstance(own, Part) else model.description.get("reranker")
+    return described if described and described["class_path"] == spec.public_name(type(own)) else None
 
 
 def _shortlist(model: Seq2SeqModel) -> dict[str, Any]:
@@ -251,13 +254,7 @@ def _shortlist(model: Seq2SeqModel) -> dict[str, Any]:
 def left_out(model: Seq2SeqModel) -> str:
     """Say what of a model's search the runtime does not do; nothing if it does all."""
     notes = []
-    rerankers = [one for one in (model.reranker, model.generation.reranker) if one is not None]
-    notes += [
-        f"{type(one).__name__} needs a metric that needs torch: the runtime leaves outputs in their order."
-        for one in rerankers
-        if not one.portable
-    ]
-    if model.reranker is not None and model.reranker.portable and describe_reranker(model) is None:
+    if model.reranker is not None and describe_reranker(model) is None:
         name = type(model.reranker).__name__
         notes.append(
             f"{name} is not the reranker of the model's recipe: the runtime leaves outputs in their order, which may "
@@ -271,7 +268,8 @@ def left_out(model: Seq2SeqModel) -> str:
 _README = """\
 # An exported lit_seq2seq model
 
-Needs `pip install numpy onnxruntime tokenizers` (and `soundfile soxr` for recordings, `pillow` for images), no torch.
+Needs `pip install numpy onnxruntime tokenizers` (and `soundfile soxr` for recordings, `pillow` for images, `sacrebleu`
+to rerank by BLEU or chrF), no torch.
 In this folder:
 
 ```bash

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
-
-import torch
-from torch import Tensor
-from torchmetrics import Metric
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, ClassVar
 
 from lit_seq2seq.search.reranker import Utility
 from lit_seq2seq.types import UserError
 
+if TYPE_CHECKING or find_spec("lit_seq2seq.metrics.sums"):
+    from torch import Tensor
 
-class TextMetric(Metric, Utility):
+    from lit_seq2seq.metrics.sums import Sums
+else:
+
+    class Sums:
+        """Stands in beside an exported model, which scores outputs one by one and sums up nothing."""
+
+        def keep(self, name: str, start: object, how: str) -> None:
+            """Keep nothing."""
+
+
+class TextMetric(Sums, Utility):
     """Score of a corpus of outputs against one or more references each, a percentage computed from summed counts.
 
     A subclass says how one segment is counted and how the summed counts become a score. Counts are 64-bit integers
@@ -36,13 +45,11 @@ class TextMetric(Metric, Utility):
     keeps_lines: ClassVar[bool] = False
     needs_corpus: ClassVar[bool] = False
     perfect: ClassVar[float] = 0.0
-    is_differentiable = False
-    full_state_update = False
     counts: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.add_state("counts", torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.keep("counts", [0] * size, "sum")
 
     def update(
         self,
@@ -80,7 +87,7 @@ class TextMetric(Metric, Utility):
         if hypotheses:
             rows = self._count_all(hypotheses, references, sources or ())
             # not in place: under ddp_spawn on a CPU the processes share the memory of the first state
-            self.counts = self.counts + torch.tensor(rows, device=self.counts.device).sum(dim=0)  # (C,)
+            self.counts = self.counts + self.counts.new_tensor(rows).sum(dim=0)  # (C,)
             self._note(hypotheses, references)
 
     def _note(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
@@ -111,7 +118,7 @@ class TextMetric(Metric, Utility):
 
     def compute(self) -> Tensor:
         """Return the score of the corpus in percent, a scalar; 0 when there are no segments."""
-        return torch.tensor(self._score(self.counts.tolist()), dtype=torch.float32, device=self.counts.device)
+        return self.counts.float().new_tensor(self._score(self.counts.tolist()))
 
     @abstractmethod
     def signature(self) -> str:
@@ -124,46 +131,6 @@ class TextMetric(Metric, Utility):
     @abstractmethod
     def _score(self, counts: list[int]) -> float:
         """Return the score in percent from the C summed counts."""
-
-
-class TokenAverage(Metric):
-    """Mean over all tokens of a quantity that comes as sums over batches, such as the negative log-likelihood.
-
-    Perplexity is the exponential of the mean negative log-likelihood. The sum is compensated (Neumaier, 1974), so
-    that single precision holds over millions of tokens, on every device.
-    """
-
-    is_differentiable = False
-    full_state_update = False
-    higher_is_better = False
-    total: Tensor
-    error: Tensor
-    tokens: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("error", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("tokens", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, value: Tensor, tokens: Tensor | int) -> None:
-        """Add a batch.
-
-        Args:
-            value: scalar, the sum of the quantity over the tokens of the batch.
-            tokens: scalar, the number of tokens summed over.
-        """
-        value = value.detach().float()
-        total = self.total + value
-        larger = self.total.abs() >= value.abs()
-        lost = torch.where(larger, (self.total - total) + value, (value - total) + self.total)
-        self.error = self.error + lost
-        self.total = total
-        self.tokens = self.tokens + tokens
-
-    def compute(self) -> Tensor:
-        """Return the mean per token, a scalar; 0 when there are no tokens."""
-        return (self.total + self.error) / self.tokens.clamp(min=1)
 
 
 def case_of(lowercase: bool) -> str:

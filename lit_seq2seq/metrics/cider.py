@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lit_seq2seq.metrics.base import TextMetric, case_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ORDER = 4
 _SIGMA = 6.0
@@ -63,14 +64,14 @@ class CIDErD(TextMetric):
         super().__init__(1)
         self.lowercase, self.tokenize = lowercase, tokenize
         self.learned: _Frequency | None = None
-        self.add_state("texts", [], dist_reduce_fx="cat")
+        self.keep("texts", [], "cat")
 
     def _note(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         pairs = zip(hypotheses, references, strict=True)
         lines = "".join(json.dumps([hypothesis, *row]) + "\n" for hypothesis, row in pairs)
         # bytes of text as a tensor: what processes exchange
         assert isinstance(self.texts, list)
-        self.texts.append(torch.from_numpy(np.frombuffer(lines.encode(), np.uint8).copy()).to(self.counts.device))
+        self.texts.append(self.counts.byte().new_tensor(np.frombuffer(lines.encode(), np.uint8)))
 
     def each(
         self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] = ()

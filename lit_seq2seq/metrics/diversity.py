@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import ClassVar
-
-import torch
-from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
+from typing import TYPE_CHECKING, ClassVar
 
 from lit_seq2seq.metrics.base import TextMetric
 from lit_seq2seq.types import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _UNITS = re.compile(r"\w+|[^\w\s]")
 
@@ -39,12 +38,12 @@ class Distinct1(TextMetric):
 
     def __init__(self) -> None:
         super().__init__(1)
-        self.add_state("found", [], dist_reduce_fx="cat")
+        self.keep("found", [], "cat")
 
     def _note(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         keys = {_key(gram) for hypothesis in hypotheses for gram in self._grams(hypothesis)}
         assert isinstance(self.found, list)
-        self.found.append(torch.tensor(sorted(keys), dtype=torch.int64, device=self.counts.device))
+        self.found.append(self.counts.new_tensor(sorted(keys)))
 
     def each(
         self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] = ()
@@ -60,7 +59,8 @@ class Distinct1(TextMetric):
         return [len(self._grams(hypothesis))]
 
     def _score(self, counts: list[int]) -> float:
-        distinct = torch.unique(dim_zero_cat(self.found)).numel() if len(self.found) else 0
+        parts = self.found if isinstance(self.found, list) else [self.found]
+        distinct = len({key for part in parts for key in part.tolist()})
         return 100.0 * distinct / max(counts[0], 1)
 
     def _grams(self, text: str) -> list[str]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
-
-import sacrebleu
-import torch
-from sacrebleu.metrics.base import Metric as SacreBLEUMetric
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lit_seq2seq.metrics.base import TextMetric
 from lit_seq2seq.metrics.scripts import COUNTS, count_scripts, tokenizations
 from lit_seq2seq.types import UserError
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Metric as SacreBLEUMetric
+    from torch import Tensor
 
 Tokenization = Literal["13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab"]
 Smoothing = Literal["exp", "floor", "add-k", "none"]
@@ -34,9 +34,17 @@ class _SacreBLEU(TextMetric):
         super().__init__(len(makers) * size + more)
         self.makers, self.size = list(makers), size
         self.scorers = [make() for make in makers]
-        limit = torch.iinfo(torch.int64).max
-        self.add_state("fewest_references", torch.tensor(limit), dist_reduce_fx="min")
-        self.add_state("most_references", torch.tensor(0), dist_reduce_fx="max")
+        self.keep("fewest_references", 2**63 - 1, "min")
+        self.keep("most_references", 0, "max")
+
+    @property
+    def package(self) -> Any:
+        """The package sacrebleu, which an exported model may lack."""
+        try:
+            return importlib.import_module("sacrebleu")
+        except ImportError as error:
+            name = type(self).__name__
+            raise UserError(f"{name} needs sacrebleu, which is not installed: pip install sacrebleu") from error
 
     def _note(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         numbers = [len(row) for row in references]
@@ -105,8 +113,9 @@ class BLEU(_SacreBLEU):
         self, lowercase: bool = False, tokenize: Tokenization | None = None, smooth_method: Smoothing = "exp"
     ) -> None:
         self.names: list[str] = [tokenize] if tokenize else [name for name in _BY_SCRIPT if _is_installed(name)]
+        bleu = self.package.BLEU
         makers = [
-            partial(sacrebleu.BLEU, lowercase, tokenize=name, smooth_method=smooth_method, max_ngram_order=self.order)
+            partial(bleu, lowercase, tokenize=name, smooth_method=smooth_method, max_ngram_order=self.order)
             for name in self.names
         ]
         try:
@@ -132,7 +141,7 @@ class BLEU(_SacreBLEU):
     def _single(self, counts: list[int]) -> float:
         scorer, (output, reference, *grams) = self._choose(counts)
         alone = {"smooth_method": vars(scorer)["smooth_method"], "effective_order": True, "max_ngram_order": self.order}
-        made = sacrebleu.BLEU.compute_bleu(grams[: self.order], grams[self.order :], output, reference, **alone)
+        made = self.package.BLEU.compute_bleu(grams[: self.order], grams[self.order :], output, reference, **alone)
         return float(made.score)
 
     def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:
@@ -178,5 +187,5 @@ class ChrF(_SacreBLEU):
     name = "chrf"
 
     def __init__(self, word_order: int = 0, lowercase: bool = False) -> None:
-        make = partial(sacrebleu.CHRF, word_order=word_order, lowercase=lowercase)
+        make = partial(self.package.CHRF, word_order=word_order, lowercase=lowercase)
         super().__init__([make], 3 * make().order)

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 
 from lit_seq2seq.features.text import UNKNOWN, one_form
-from lit_seq2seq.metrics.base import TextMetric, TokenAverage
+from lit_seq2seq.metrics.base import TextMetric
 from lit_seq2seq.metrics.scripts import lacks_spaces
+from lit_seq2seq.metrics.sums import TokenAverage
+from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import Batch, UserError
 
 
@@ -50,6 +52,7 @@ class Scores(nn.Module):
         {'loss': 1.5, 'ppl': 4.48, 'exact_match': 100.0, 'exact_match_raw': 0.0}
     """
 
+    @checked
     def __init__(self, metrics: Iterable[TextMetric] = ()) -> None:
         super().__init__()
         self.nll = TokenAverage()

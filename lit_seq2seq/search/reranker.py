@@ -30,16 +30,6 @@ class Reranker(ABC):
     def judge(self, text: str, source: Any) -> float:
         """Return what is added to the score of the hypothesis that says `text`, for a raw source."""
 
-    @property
-    def exported(self) -> dict[str, Any] | None:
-        """The settings of a `SlotCoverage` that orders alike, which the runtime knows; `None` if there is none."""
-        return None
-
-    @property
-    def portable(self) -> bool:
-        """Whether it runs where there is no torch."""
-        return True
-
     def candidates(self, config: GenerationConfig) -> int:
         """Count the outputs of a source that it looks at: the whole beam; with one there is nothing to order."""
         return config.num_beams
