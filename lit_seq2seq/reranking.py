@@ -83,8 +83,8 @@ class MinimumBayesRisk(Part, Reranker):
     def __post_init__(self) -> None:
         if self.samples < 2:
             raise UserError(f"samples of MinimumBayesRisk must be at least 2, got {self.samples}")
-        if self.sharpness < 0:
-            raise UserError(f"sharpness of MinimumBayesRisk must be at least 0, got {self.sharpness}")
+        if not 0 <= self.sharpness < math.inf:
+            raise UserError(f"sharpness of MinimumBayesRisk must be at least 0 and finite, got {self.sharpness}")
         name = type(self.utility).__name__
         if self.utility.higher_is_better is None or self.utility.needs_corpus:
             raise UserError(f"{name} does not score an output by itself: give MinimumBayesRisk another metric")

@@ -291,8 +291,9 @@ class Shared(Value):
         return dataclasses.replace(self, distinct=self.distinct.select(kept), index=places)
 
     def repeat(self, times: int) -> Self:
-        """Return a copy with each example repeated `times` times in place."""
-        return dataclasses.replace(self, index=self.index.repeat_interleave(times))
+        """Return a copy with each example repeated `times` times in place; each time it has a source of its own."""
+        places = self.index[:, None] * times + arrays.of(self.index).arange(times)  # (B, times)
+        return dataclasses.replace(self, distinct=self.distinct.repeat(times), index=places.flatten())
 
 
 Source: TypeAlias = Padded | Sources | Shared

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -17,12 +18,14 @@ from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.metrics import BLEU
 from lit_seq2seq.nn import (
     AdditiveAttention,
+    CoverageLoss,
     DotAttention,
     EncoderShape,
     InputFeedingDecoder,
     ParallelDecoder,
     TextEncoder,
 )
+from lit_seq2seq.reranking import MinimumBayesRisk, SlotCoverage
 from lit_seq2seq.schedules import OneCycle
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.settings.arguments import checked
@@ -30,8 +33,22 @@ from lit_seq2seq.settings.spec import build
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, rows
 
-PACKAGES = ("nn", "features", "metrics", "callbacks", "search")
-JUNK = ["no such thing", -3, 2.5, True, None, b"bytes", [object()], {"no": "such"}, object(), int, lambda: None]
+PACKAGES = ("nn", "features", "metrics", "callbacks", "search", "training.objectives")
+JUNK = [
+    "no such thing",
+    -3,
+    2.5,
+    math.nan,
+    math.inf,
+    True,
+    None,
+    b"bytes",
+    [object()],
+    {"no": "such"},
+    object(),
+    int,
+    lambda: None,
+]
 
 
 def public_classes() -> dict[str, type]:
@@ -97,6 +114,9 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: LitSeq2Seq(encoder=BLEU), "encoder: expected a class or functools.partial that makes Encoder"),
     (lambda: LitSeq2Seq(labl_smoothing=0.1), "labl_smoothing.* did you mean label_smoothing"),
     (lambda: LitSeq2Seq(generation={"beams": 2}), "no argument beams - did you mean num_beams"),
+    (lambda: SlotCoverage(math.nan), "SlotCoverage: weight: expected a number, got nan"),
+    (lambda: MinimumBayesRisk(BLEU, sharpness=math.nan), "MinimumBayesRisk: sharpness: expected a number, got nan"),
+    (lambda: CoverageLoss(math.nan), "CoverageLoss: weight: expected a number, got nan"),
     (lambda: GenerationConfig(beams=2), "beams.*did you mean num_beams"),
     (
         lambda: Seq2SeqDataModule(rows(), source_tokenizer="wrd"),

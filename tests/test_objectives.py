@@ -26,7 +26,18 @@ from lit_seq2seq.cli import main
 from lit_seq2seq.inference.lexicon import Translations, pair_of
 from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.metrics import CER, ChrF, CIDErD, Distinct1
-from lit_seq2seq.nn import CTC, CopyOutput, EncoderDecoder, GeneralAttention, ParallelDecoder, TextEncoder
+from lit_seq2seq.nn import (
+    CTC,
+    CopyOutput,
+    CoverageLoss,
+    EncoderDecoder,
+    GeneralAttention,
+    NoSource,
+    ParallelDecoder,
+    TextEncoder,
+    ZeroBridge,
+)
+from lit_seq2seq.reranking import MinimumBayesRisk
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.training import (
     CrossEntropy,
@@ -41,7 +52,7 @@ from lit_seq2seq.training import (
 )
 from lit_seq2seq.training.objectives.rewards import Outputs
 from lit_seq2seq.training.objectives.self_critical import reinforce
-from lit_seq2seq.types import Batch, Padded, UserError
+from lit_seq2seq.types import Batch, Padded, Shared, UserError
 from tests.nn.cases import (
     COPY_SOURCE,
     COPY_TARGET,
@@ -66,6 +77,7 @@ DROPPING = {
     "encoder": partial(TextEncoder, **SIZES, dropout=0.2),
     "decoder": partial(ParallelDecoder, **SIZES, dropout=0.2, attention=GeneralAttention),
 }
+MBR = partial(MinimumBayesRisk, metric=CER, samples=8)
 OBJECTIVES = {
     "cross-entropy": CrossEntropy,
     "scheduled sampling": partial(ScheduledSampling, least=0.2, steps=4),
@@ -240,6 +252,20 @@ def test_r_drop_of_what_is_copied_is_finite_and_knows_no_padding():
         RDrop().of(still, COPY_SOURCE, widen(COPY_TARGET, 2, fill=5)).total,
         cross_entropy(still, COPY_SOURCE, COPY_TARGET)[0],
     )
+
+
+def test_r_drop_drops_other_units_of_a_source_that_examples_share():
+    model = network("parallel first additive").train()
+    model.encoder.dropout = 0.5
+    index = torch.tensor([0, 0, 1, 2])
+    seen = []
+    model.encoder.register_forward_hook(lambda *arguments: seen.append(arguments[-1].memory.values))
+    RDrop().of(model, Shared(SOURCE.select(torch.arange(3)), index), TARGET)
+    (memory,) = seen
+    assert len(memory) == 6
+    assert not torch.equal(memory[::2], memory[1::2])
+    shared = Shared(SOURCE, torch.tensor([2, 0])).repeat(2)
+    assert torch.equal(shared.distinct.values[shared.index], SOURCE.values[torch.tensor([2, 2, 0, 0])])
 
 
 # ---------------------------------------------------------------------------------------------- risk and reward
@@ -464,8 +490,30 @@ def test_what_a_reward_cannot_train(tmp_path):
     make = partial(SelfCritical, cross_entropy=0.0)
     with pytest.raises(UserError, match=r"SelfCritical alone does not train what model\.auxiliary names"):
         make_trainer(tmp_path).fit(make_model(objective=make, auxiliary=CTC), datamodule=make_data())
+    with pytest.raises(
+        UserError, match=r"SelfCritical alone does not train what model\.attention_losses names: set its c"
+    ):
+        make_trainer(tmp_path).fit(make_model(objective=make, attention_losses=[CoverageLoss]), datamodule=make_data())
     with pytest.raises(UserError, match="Distinct1 is a score of many outputs, not of one"):
         make_trainer(tmp_path).fit(make_model(objective=partial(MinimumRisk, metric=Distinct1)), datamodule=make_data())
+
+
+def test_a_reward_needs_a_source(tmp_path):
+    decoder = partial(ParallelDecoder, **SIZES, bridge=ZeroBridge)
+    model = make_model(objective=partial(MinimumRisk, metric=CER), encoder=NoSource, decoder=decoder, metrics=[])
+    data = make_data(columns={"source": None}, source_tokenizer=None, target_tokenizer="word")
+    with pytest.raises(UserError, match="MinimumRisk compares outputs with references, but without a source there are"):
+        make_trainer(tmp_path).fit(model, datamodule=data)
+
+
+def test_what_is_drawn_is_not_chosen_among_by_the_reranker_of_the_model():
+    models = [tiny(partial(SelfCritical, metric=CER), reranker=reranker) for reranker in (None, MBR)]
+    found = []
+    for model, batch in models:
+        torch.manual_seed(5)
+        found.append(model.objective.search(model.model, batch, do_sample=True, num_return_sequences=3))
+    first, second = ([[(one.text, one.log_prob) for one in row] for row in rows] for rows in found)
+    assert first == second
 
 
 # ---------------------------------------------------------------------------------------------- distillation
@@ -514,6 +562,14 @@ def test_a_teacher_of_another_vocabulary(trained: Trained, tmp_path):
     data = make_data(Dataset.from_dict({"source": ["x y"] * 9, "target": ["a b"] * 9}))
     with pytest.raises(UserError, match=r"the teacher has another vocabulary than the model: set data\.processor"):
         make_trainer(tmp_path).fit(model, datamodule=data)
+
+
+def test_a_teacher_alone_does_not_train_all(trained: Trained, tmp_path):
+    make = partial(Distillation, teachers=str(trained.model), weight=1.0)
+    with pytest.raises(
+        UserError, match=r"Distillation alone does not train what model\.auxiliary names: set its weight b"
+    ):
+        make_trainer(tmp_path).fit(make_model(objective=make, auxiliary=CTC), datamodule=make_data())
 
 
 # ---------------------------------------------------------------------------------------------- guided alignment
@@ -596,12 +652,19 @@ def test_what_cannot_be_aligned(tmp_path):
         (partial(Distillation, teachers="x", weight=2.0), r"weight of Distillation must be from 0 to 1, got 2\.0"),
         (partial(Distillation, teachers="x", temperature=0.0), r"temperature of Distillation must be above 0"),
         (partial(MinimumRisk, cross_entropy=2.0), r"cross_entropy of MinimumRisk must be from 0 to 1, got 2\.0"),
-        (partial(MinimumRisk, sharpness=0.0), r"sharpness of MinimumRisk must be above 0, got 0\.0"),
+        (partial(MinimumRisk, sharpness=0.0), r"sharpness of MinimumRisk must be above 0 and finite, got 0\.0"),
         (partial(MinimumRisk, number=0), "number of MinimumRisk must be at least 1, got 0"),
         (partial(SelfCritical, number=0), "number of SelfCritical must be at least 1, got 0"),
-        (partial(RDrop, alpha=-1.0), r"alpha of RDrop must be at least 0, got -1\.0"),
+        (partial(RDrop, alpha=-1.0), r"alpha of RDrop must be at least 0 and finite, got -1\.0"),
         (partial(ScheduledSampling, least=1.5), r"least of ScheduledSampling must be from 0 to 1, got 1\.5"),
         (partial(ScheduledSampling, steps=0), "steps of ScheduledSampling must be at least 1, got 0"),
+        (partial(RDrop, alpha=math.nan), "RDrop: alpha: expected a number, got nan"),
+        (partial(RDrop, alpha=math.inf), "alpha of RDrop must be at least 0 and finite, got inf"),
+        (partial(MinimumRisk, sharpness=math.inf), "sharpness of MinimumRisk must be above 0 and finite, got inf"),
+        (
+            partial(Distillation, teachers="x", temperature=math.inf),
+            "temperature of Distillation must be above 0 and f",
+        ),
     ],
 )
 def test_numbers_out_of_range(make, words):

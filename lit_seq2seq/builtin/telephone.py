@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -90,7 +91,7 @@ class TelephoneKeys(GeneratedDataset):
     ) -> None:
         if not 2 <= shortest <= longest:
             raise UserError(f"expected 2 <= shortest <= longest, but they are {shortest} and {longest}: change them")
-        if noise < 0:
+        if not 0 <= noise < math.inf:
             raise UserError(f"expected noise of at least 0, but it is {noise}")
         added: dict[str, Any] = {"lengths": (shortest, longest), "noise": noise}
         super().__init__(train_size, validation_size, test_size, seed, **added)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -118,15 +119,15 @@ class LogMel(Recordings):
         highest = sampling_rate / 2 if fmax is None else fmax
         if n_mels < 1:
             raise UserError(f"n_mels must be at least 1, but is {n_mels}")
-        if min(window, hop) * sampling_rate < 1:
+        if not 1 <= min(window, hop) * sampling_rate <= max(window, hop) * sampling_rate < math.inf:
             raise UserError(f"window and hop must be at least one sample, but are {window} and {hop} seconds")
         check_bands(sampling_rate, n_mels, window, hop)
         if not 0 <= fmin < highest <= sampling_rate / 2:
             raise UserError(
                 f"fmin and fmax must satisfy 0 <= fmin < fmax <= {sampling_rate / 2}, but are {fmin} and {highest}"
             )
-        if not log_floor > 0:
-            raise UserError(f"log_floor must be above 0, but is {log_floor}")
+        if not 0 < log_floor < math.inf:
+            raise UserError(f"log_floor must be above 0 and finite, but is {log_floor}")
         own: dict[str, Any] = {"sampling_rate": sampling_rate, "n_mels": n_mels, "window": window, "hop": hop}
         own |= {"fmin": fmin, "fmax": fmax, "log_floor": log_floor, "max_seconds": _duration(max_seconds)}
         super().__init__(deltas, normalize, stack, spec_augment, store=store, **own)

@@ -234,7 +234,7 @@ def _plain(value: Any, hint: Any) -> Any:
     if hint is str and isinstance(value, PurePath):
         return str(value)
     kinds: dict[Any, Any] = {bool: bool, int: Integral, float: Real, str: str}
-    fits = value is None if hint in (None, type(None)) else isinstance(value, kinds[hint])
+    fits = value is None if hint in (None, type(None)) else isinstance(value, kinds[hint]) and value == value  # no NaN
     if fits and (hint is bool or not isinstance(value, bool)):
         return value
     raise _MismatchError(_expected(hint, value))

@@ -63,9 +63,15 @@ def test_a_word_with_several_pronunciations_is_in_one_split_with_all_of_them(sai
     assert f"test: {len(data._opened()['test'])} rows with {len(found['test'])} different sources" in said
 
 
-@pytest.mark.parametrize("size", [float("nan"), -1, 1.5])
-def test_a_size_that_is_none_is_refused(size):
-    with pytest.raises(UserError, match=r"expected splits.validation_size to be a number of rows, or a share below 1"):
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (float("nan"), "validation_size: expected an integer or a number, got nan"),
+        *((size, r"expected splits.validation_size to be a number of rows, or a share below 1") for size in (-1, 1.5)),
+    ],
+)
+def test_a_size_that_is_none_is_refused(size, told):
+    with pytest.raises(UserError, match=told):
         module(Dataset.from_dict(lexicon()), validation_size=size)._opened()
 
 

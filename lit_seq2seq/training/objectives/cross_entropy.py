@@ -5,7 +5,7 @@ from __future__ import annotations
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.nn import DecoderOutput, EncoderDecoder
 from lit_seq2seq.training.objectives.base import Loss, Objective
-from lit_seq2seq.types import Batch, Encoded, Padded, Source
+from lit_seq2seq.types import Batch, Encoded, Padded, Source, UserError
 
 
 class CrossEntropy(Objective):
@@ -19,6 +19,11 @@ class CrossEntropy(Objective):
     def reads_on(self) -> bool:
         """Yes, but for a class derived from it, which computes something else."""
         return type(self) is CrossEntropy
+
+    def expect_no_more(self, network: EncoderDecoder, advice: str) -> None:
+        """Refuse a network with losses that have a part in cross-entropy alone, which has none in the sum."""
+        if idle := [name for name in ("auxiliary", "attention_losses") if getattr(network, name)]:
+            raise UserError(f"{type(self).__name__} alone does not train what model.{idle[0]} names: {advice}")
 
     def forward(self, model: Seq2SeqModel, batch: Batch) -> Loss:
         """Compute the loss of a batch with targets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -47,13 +48,15 @@ class Distillation(CrossEntropy):
         super().__init__(label_smoothing)
         if not 0 <= weight <= 1:
             raise UserError(f"weight of Distillation must be from 0 to 1, got {weight}")
-        if temperature <= 0:
-            raise UserError(f"temperature of Distillation must be above 0, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise UserError(f"temperature of Distillation must be above 0 and finite, got {temperature}")
         self.teachers, self.weight, self.temperature = teachers, weight, temperature
         self._teacher: list[Seq2SeqModel] = []  # no part of this module: its weights are neither learnt nor saved
 
     def begin(self, model: Seq2SeqModel, data: LightningDataModule | None) -> None:
         """Load the teachers."""
+        if self.weight == 1:
+            self.expect_no_more(model.net, "set its weight below 1")
         teacher = load_model(self.teachers, trust=spec.trust_of(dict(model.description)))
         if teacher.processor.identity() != model.processor.identity():
             raise UserError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,8 +44,8 @@ class MinimumRisk(Rewarded):
         super().__init__(label_smoothing, metric, cross_entropy)
         if number < 1:
             raise UserError(f"number of MinimumRisk must be at least 1, got {number}")
-        if sharpness <= 0:
-            raise UserError(f"sharpness of MinimumRisk must be above 0, got {sharpness}")
+        if not 0 < sharpness < math.inf:
+            raise UserError(f"sharpness of MinimumRisk must be above 0 and finite, got {sharpness}")
         self.options = {"num_beams": number if beam else 1, "do_sample": not beam, "num_return_sequences": number}
         self.sharpness, self.include_target = sharpness, include_target
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from lit_seq2seq.nn import DecoderOutput, EncoderDecoder
@@ -29,8 +31,8 @@ class RDrop(CrossEntropy):
 
     def __init__(self, label_smoothing: float = 0.0, alpha: float = 5.0) -> None:
         super().__init__(label_smoothing)
-        if alpha < 0:
-            raise UserError(f"alpha of RDrop must be at least 0, got {alpha}")
+        if not 0 <= alpha < math.inf:
+            raise UserError(f"alpha of RDrop must be at least 0 and finite, got {alpha}")
         self.alpha = alpha
 
     def of(self, network: EncoderDecoder, source: Source, target: Padded) -> Loss:

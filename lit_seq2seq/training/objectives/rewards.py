@@ -21,11 +21,24 @@ from lit_seq2seq.metrics import BLEU, TextMetric
 from lit_seq2seq.metrics.scores import by_line
 from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.search.reranker import Reranker
 from lit_seq2seq.training.objectives.base import Loss
 from lit_seq2seq.training.objectives.cross_entropy import CrossEntropy
 from lit_seq2seq.types import Batch, Encoded, Hypothesis, Padded, UserError, Value
 
 MetricFactory = Callable[[], TextMetric]
+
+
+class AsFound(Reranker):
+    """Leaves outputs as they are, whatever reranker the model has: draws that are chosen among are none."""
+
+    def judge(self, text: str, source: Any) -> float:
+        """Return 0."""
+        return 0.0
+
+    def candidates(self, config: GenerationConfig) -> int:
+        """Count 1: there is nothing to choose."""
+        return 1
 
 
 @dataclass(frozen=True)
@@ -70,16 +83,19 @@ class Rewarded(CrossEntropy, ABC):
             raise UserError(f"cross_entropy of {type(self).__name__} must be from 0 to 1, got {cross_entropy}")
         self.cross_entropy = cross_entropy
         self.metric: TextMetric = factory(metric, MetricFactory)()
-        if self.metric.higher_is_better is None:
+        if getattr(self.metric, "higher_is_better", None) is None:
             name = type(self.metric).__name__
             raise UserError(f"{name} does not say whether more is better: give its class higher_is_better")
 
     def begin(self, model: Seq2SeqModel, data: LightningDataModule | None) -> None:
         """Let the metric learn from the training references, if it has to."""
-        if model.net.auxiliary is not None and not self.cross_entropy:
+        if model.processor.source_feature.begins_output:
             raise UserError(
-                f"{type(self).__name__} alone does not train what model.auxiliary names: set its cross_entropy above 0"
+                f"{type(self).__name__} compares outputs with references, but without a source there are none: leave "
+                "model.objective out"
             )
+        if not self.cross_entropy:
+            self.expect_no_more(model.net, "set its cross_entropy above 0")
         if self.metric.needs_corpus and isinstance(data, Seq2SeqDataModule):
             form = self._form(model)
             self.metric.learn([form(text) for text in row] for row in data.references("train"))
@@ -107,7 +123,7 @@ class Rewarded(CrossEntropy, ABC):
 
     def search(self, model: Seq2SeqModel, batch: Batch, **options: Any) -> list[list[Hypothesis]]:
         """Find outputs as a trained model does, without dropout; see `GenerationConfig` for the options."""
-        config = GenerationConfig(max_new_tokens=model.generation.max_new_tokens, **options)
+        config = GenerationConfig(max_new_tokens=model.generation.max_new_tokens, reranker=AsFound(), **options)
         with torch.no_grad(), evaluating(model):
             return model.write(batch.source, batch.texts, config, check=False)
 
