@@ -23,7 +23,7 @@ class RunningText(torch.utils.data.Dataset[Batch]):
 
     Args:
         examples: the split.
-        streams: their number, over all processes.
+        streams: their number, over all processes; an evaluation of fewer symbols has as many as there are symbols.
         length: symbols of a piece.
         rank: which of the processes this is.
         world_size: number of processes, each of which has as many streams.
@@ -37,6 +37,8 @@ class RunningText(torch.utils.data.Dataset[Batch]):
         _, lengths = examples.encoded.lengths()
         self.ends = lengths.cumsum(dtype=np.int64)
         total = int(self.ends[-1])
+        if not examples.training:
+            streams = min(streams, max(1, total // world_size) * world_size)
         if total < streams:
             raise UserError(
                 f"expected at least as many symbols as streams, but there are {total} for {streams}: lower batches.size"

@@ -79,21 +79,22 @@ def carve(opened: Splits, settings: SplitSettings, seed: int, mapper: RowMapper,
     if isinstance(train, IterableDataset):
         return splits | _carve_stream(train, absent, mapper)
     if running:
-        return splits | _carve_end(train, absent)
+        return splits | _carve_end(train, absent, np.flatnonzero(source_keys(train, mapper)))
     return splits | _carve_rows(train, absent, seed, mapper)
 
 
-def _carve_end(train: Dataset, absent: Mapping[str, int | float]) -> Splits:
-    """Cut running text into training, validation and test, in this order."""
-    total, splits = len(train), {}
+def _carve_end(train: Dataset, absent: Mapping[str, int | float], texts: npt.NDArray[np.intp]) -> Splits:
+    """Cut running text into training, validation and test, in this order; only the rows of `texts` are not blank."""
+    total, splits = len(texts), {}
     for role, size in reversed(list(absent.items())):
-        left = len(train) - _count(size, total)
-        if left < 1:
+        count = _count(size, total)
+        if len(texts) <= count:
             raise UserError(f"expected more than {total} training rows to carve a {role} split from: give such a split")
+        left, texts = int(texts[-count]), texts[:-count]
         splits[role], train = train.select(range(left, len(train))), train.select(range(left))
         rank_zero_info(
-            f"no {role} split: carved {len(splits[role])} of the {total} training rows, the last ones (set "
-            f"splits.{role} or splits.{role}_size)"
+            f"no {role} split: carved {count} of the {total} training rows, the last ones (set splits.{role} or "
+            f"splits.{role}_size)"
         )
     return {"train": train, **{role: splits[role] for role in absent}}
 

@@ -142,6 +142,21 @@ def test_splits_of_running_text_are_carved_from_its_end() -> None:
     assert [len(found[name]) for name in ("validation", "test")] == [10, 10]
 
 
+def test_blank_rows_are_no_text_to_carve() -> None:
+    rows = {"text": ["a b", "", "b", "  ", "c a", "", "b c", "", "", "a c", "", None]}
+    data = Seq2SeqDataModule(
+        rows, columns={"source": None, "target": "text"}, target_tokenizer="char", batches={"size": 2, "bptt": 4}
+    )
+    found = [[text for text in data._split(name)["text"] if text and text.strip()] for name in data._opened()]
+    assert found == [["a b", "b", "c a"], ["b c"], ["a c"]]
+
+
+def test_a_short_evaluation_has_as_many_streams_as_symbols() -> None:
+    data = module()
+    assert len(running(data, "validation", 99, 3).spans) == len(whole(data)) == 20
+    assert [len(running(data, "test", 99, 3, rank=rank, world_size=3).spans) for rank in range(3)] == [6, 6, 6]
+
+
 def test_other_splits_keep_equal_texts_together() -> None:
     rows = {"text": [f"{number % 30}" for number in range(100)]}
     data = Seq2SeqDataModule(rows, columns={"source": None, "target": "text"}, target_tokenizer="char")
