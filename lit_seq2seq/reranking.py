@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_seq2seq.features.slots import Sayings, Slots
 from lit_seq2seq.search.config import GenerationConfig
+from lit_seq2seq.search.options import Range, counts, expect
 from lit_seq2seq.search.reranker import Reranker as Reranker
 from lit_seq2seq.search.reranker import Utility as Utility
 from lit_seq2seq.settings.arguments import checked_fields
@@ -81,10 +82,8 @@ class MinimumBayesRisk(Part, Reranker):
     sharpness: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise UserError(f"samples of MinimumBayesRisk must be at least 2, got {self.samples}")
-        if not 0 <= self.sharpness < math.inf:
-            raise UserError(f"sharpness of MinimumBayesRisk must be at least 0 and finite, got {self.sharpness}")
+        expect(self, "samples", counts(2))
+        expect(self, "sharpness", Range(0))
         name = type(self.utility).__name__
         if self.utility.higher_is_better is None or self.utility.needs_corpus:
             raise UserError(f"{name} does not score an output by itself: give MinimumBayesRisk another metric")

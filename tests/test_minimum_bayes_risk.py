@@ -174,9 +174,9 @@ def test_an_exported_model_says_which_package_a_metric_needs(exported: Path) -> 
 
 
 def test_wrong_settings_are_explained() -> None:
-    with pytest.raises(UserError, match="samples of MinimumBayesRisk must be at least 2, got 1"):
+    with pytest.raises(UserError, match="MinimumBayesRisk: samples=1: must be an integer of at least 2"):
         MinimumBayesRisk(ChrF, samples=1)
-    with pytest.raises(UserError, match="sharpness of MinimumBayesRisk must be at least 0 and finite, got -1"):
+    with pytest.raises(UserError, match="MinimumBayesRisk: sharpness=-1: must be a number of at least 0"):
         MinimumBayesRisk(ChrF, sharpness=-1)
     with pytest.raises(UserError, match="CIDErD does not score an output by itself"):
         MinimumBayesRisk(CIDErD)

@@ -59,6 +59,7 @@ from lit_seq2seq.serve.schema import (
     request_of,
 )
 from lit_seq2seq.types import Generated, UserError
+from tests.nn.cases import disturb
 from tests.test_untrusted import OwnReranker
 from tests.tiny import SIZES, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
 
@@ -248,6 +249,18 @@ def test_the_server_tells_no_path(folder: Path) -> None:
         told = client.get("/info")
         assert told.json()["model"] == {"model": folder.name, "task": "translation"}
         assert str(folder.parent) not in told.text + client.get("/docs").text + client.get("/openapi.json").text
+
+
+def test_several_models_answer_as_an_ensemble(folder: Path, tmp_path: Path) -> None:
+    other = LitSeq2Seq.from_pretrained(folder)
+    disturb(other.net)
+    other.save_pretrained(tmp_path)
+    both = [str(folder), str(tmp_path)]
+    [[expected]] = Predictor(load_model(both)).stream(["eins zwei"])
+    with TestClient(make_app(both, LIMITS), base_url="http://localhost") as client:
+        [found] = client.post("/predict", json={"text": "eins zwei"}).json()["outputs"]
+        assert client.get("/info").json()["model"]["model"] == f"{folder.name}, {tmp_path.name}"
+    assert (found["text"], found["score"]) == (expected.text, pytest.approx(expected.score))
 
 
 @pytest.mark.parametrize("source", ["text", "speech"])

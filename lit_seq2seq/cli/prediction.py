@@ -14,8 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.paths import format_of, is_special, local_path
 from lit_seq2seq.search.config import GenerationConfig, SearchOption
-from lit_seq2seq.settings import Dtype
-from lit_seq2seq.settings.options import add_loading, loading_of
+from lit_seq2seq.settings.options import add_running, loading_of
 from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:
@@ -24,15 +23,10 @@ if TYPE_CHECKING:
 
 def add_prediction(parser: ArgumentParser, search: Sequence[SearchOption]) -> None:
     """Add the options that name a model, say how to run it, and set these options of search."""
-    parser.add_argument(
-        "--model", type=str, nargs="+", required=True, help="model folder or hub id; several make an ensemble"
-    )
-    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
-    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
+    add_running(parser)
     parser.add_argument("--max_tokens", type=int, default=8192, help="size of a batch in padded source positions")
     about = "longer inputs are cut; auto: texts to 1,024 symbols"
     parser.add_argument("--max_source_length", type=int | Literal["auto"] | None, default="auto", help=about)
-    add_loading(parser)
     for one in search:
         parser.add_argument(f"--{one.name}", type=one.kind | None, default=None, help=one.about)
 

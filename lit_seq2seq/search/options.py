@@ -52,9 +52,9 @@ class Range:
             return f"an integer of at least {self.least}"
         if self.least is not None and self.most is not None:
             return f"a number from {self.least:g} to {self.most:g}"
-        limits = [] if self.above is None else [f"above {self.above:g}"]
-        limits += [] if self.most is None else [f"at most {self.most:g}"]
-        return f"a number {' and '.join(limits)}" if limits else "a finite number"
+        limits = {"of at least": self.least, "above": self.above, "at most": self.most}
+        found = [f"{words} {limit:g}" for words, limit in limits.items() if limit is not None]
+        return f"a number {' and '.join(found)}" if found else "a finite number"
 
     @property
     def schema(self) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +19,7 @@ from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from lit_seq2seq.files.paths import Loading
 from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.inference.predictor import Predictor, check_dtype
-from lit_seq2seq.settings import Dtype
-from lit_seq2seq.settings.options import add_loading, loading_of
+from lit_seq2seq.settings.options import add_running, loading_of
 from lit_seq2seq.types import UserError, install
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def make_app(
-    model: str,
+    model: str | Sequence[str],
     limits: RequestLimits,
     *,
     max_batch_size: int = 32,
@@ -53,10 +52,11 @@ def make_app(
     _check_packages()
     from lit_seq2seq.serve import api
 
-    check_dtype(dtype, device)
+    check_dtype(dtype, device.split(":")[0])
     torch.set_num_threads(threads)
     service = api.Service(Predictor(load_model(model, **loading), device, dtype), limits)
-    name = Path(model).resolve().name if Path(model).exists() else model
+    models = [model] if isinstance(model, str) else model
+    name = ", ".join(Path(one).resolve().name if Path(one).exists() else one for one in models)
     return api.make_app(service, name, max_batch_size, batch_timeout, stream=stream, threads=threads, local=local)
 
 
@@ -83,14 +83,11 @@ def _stopping() -> Iterator[None]:
 
 def command(parser: ArgumentParser, arguments: list[str]) -> None:
     """Answer requests over HTTP until interrupted: `lit-seq2seq serve`."""
-    parser.add_argument("--model", type=str, required=True, help="model folder or hub id")
+    add_running(parser)
     parser.add_argument("--port", type=int, default=8000, help="from 1024 on")
     parser.add_argument(
         "--host", type=Literal["127.0.0.1", "0.0.0.0"], default="127.0.0.1", help="0.0.0.0: reachable from elsewhere"
     )
-    add_loading(parser)
-    parser.add_argument("--device", type=Literal["cpu", "cuda", "mps"], default="cpu", help="where to run")
-    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
     parser.add_argument("--threads", type=PositiveInt, default=1, help="number of torch's threads")
     parser.add_argument("--max_batch_size", type=PositiveInt, default=32, help="most requests computed together")
     parser.add_argument(
@@ -118,7 +115,7 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
         local = options.host == "127.0.0.1"
         dtype = getattr(torch, options.dtype)
         app = make_app(options.model, limits, dtype=dtype, local=local, **own, **loading_of(options))
-        print(f"serving {options.model} on http://{options.host}:{options.port} (see /docs)", flush=True)
+        print(f"serving {', '.join(options.model)} on http://{options.host}:{options.port} (see /docs)", flush=True)
         _run(app, listener, options.timeout)
 
 

@@ -15,8 +15,7 @@ from lit_seq2seq.features import Feature
 from lit_seq2seq.inference.pictures import attention_figure
 from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.inference.predictor import Predictor
-from lit_seq2seq.settings import Dtype
-from lit_seq2seq.settings.options import add_loading, loading_of
+from lit_seq2seq.settings.options import add_running, loading_of
 from lit_seq2seq.types import Generated, UserError, install
 
 if TYPE_CHECKING:
@@ -150,11 +149,8 @@ def _doubts(output: Generated) -> list[tuple[str, float]]:
 
 def command(parser: ArgumentParser, arguments: list[str]) -> None:
     """Open a page to play with a model until interrupted: `lit-seq2seq demo`."""
-    parser.add_argument("--model", type=str, nargs="+", required=True, help="model folder or hub id; several: ensemble")
+    add_running(parser)
     parser.add_argument("--port", type=int, default=7860, help="of the page; from 1024 on")
-    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
-    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
-    add_loading(parser)
     options = parser.parse_args(arguments)
     if find_spec("gradio") is None:
         raise UserError(f"the page needs gradio: {install('demo')}")

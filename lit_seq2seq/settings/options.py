@@ -21,6 +21,7 @@ from jsonargparse._typehints import ActionTypeHint
 from jsonargparse._util import NestedArg
 
 from lit_seq2seq.files.paths import Loading
+from lit_seq2seq.settings import Dtype
 from lit_seq2seq.types import UserError
 
 _load_yaml = get_loader("yaml")
@@ -155,6 +156,15 @@ class OptionParser(jsonargparse.ArgumentParser):
             if found := close or last:
                 text += f" - did you mean {renamed.get(found[0], found[0])}?"
         raise UserError(text) from ex
+
+
+def add_running(parser: jsonargparse.ArgumentParser) -> None:
+    """Add the options that name a model, or several, and say how to run it."""
+    about = "model folder or hub id; several make an ensemble"
+    parser.add_argument("--model", type=str, nargs="+", required=True, help=about)
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument("--dtype", type=Dtype, default="float32", help="what to compute in; int8: on CPUs")
+    add_loading(parser)
 
 
 def add_loading(parser: jsonargparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +12,7 @@ from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.nn.ops import wide
+from lit_seq2seq.search.options import Range, expect
 from lit_seq2seq.settings import spec
 from lit_seq2seq.training.objectives.base import Loss
 from lit_seq2seq.training.objectives.cross_entropy import CrossEntropy
@@ -46,11 +46,9 @@ class Distillation(CrossEntropy):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(label_smoothing)
-        if not 0 <= weight <= 1:
-            raise UserError(f"weight of Distillation must be from 0 to 1, got {weight}")
-        if not 0 < temperature < math.inf:
-            raise UserError(f"temperature of Distillation must be above 0 and finite, got {temperature}")
         self.teachers, self.weight, self.temperature = teachers, weight, temperature
+        expect(self, "weight", Range(0, 1))
+        expect(self, "temperature", Range(above=0))
         self._teacher: list[Seq2SeqModel] = []  # no part of this module: its weights are neither learnt nor saved
 
     def begin(self, model: Seq2SeqModel, data: LightningDataModule | None) -> None:

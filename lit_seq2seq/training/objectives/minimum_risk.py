@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.metrics import BLEU
+from lit_seq2seq.search.options import Range, counts, expect
 from lit_seq2seq.training.objectives.rewards import MetricFactory, Outputs, Rewarded
-from lit_seq2seq.types import Batch, Encoded, Hypothesis, UserError
+from lit_seq2seq.types import Batch, Encoded, Hypothesis
 
 
 class MinimumRisk(Rewarded):
@@ -42,12 +41,10 @@ class MinimumRisk(Rewarded):
         include_target: bool = True,
     ) -> None:
         super().__init__(label_smoothing, metric, cross_entropy)
-        if number < 1:
-            raise UserError(f"number of MinimumRisk must be at least 1, got {number}")
-        if not 0 < sharpness < math.inf:
-            raise UserError(f"sharpness of MinimumRisk must be above 0 and finite, got {sharpness}")
+        self.number, self.sharpness, self.include_target = number, sharpness, include_target
+        expect(self, "number", counts(1))
+        expect(self, "sharpness", Range(above=0))
         self.options = {"num_beams": number if beam else 1, "do_sample": not beam, "num_return_sequences": number}
-        self.sharpness, self.include_target = sharpness, include_target
 
     def risk(self, model: Seq2SeqModel, batch: Batch, encoded: Encoded) -> Tensor:
         """Compute the expected risk for each source, `(B,)`."""

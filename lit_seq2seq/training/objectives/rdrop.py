@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from lit_seq2seq.nn import DecoderOutput, EncoderDecoder
+from lit_seq2seq.search.options import Range, expect
 from lit_seq2seq.training.objectives.base import Loss
 from lit_seq2seq.training.objectives.cross_entropy import CrossEntropy
-from lit_seq2seq.types import Encoded, Padded, Source, UserError
+from lit_seq2seq.types import Encoded, Padded, Source
 
 LEAST = -1e4
 """Logarithm that stands for that of a probability of 0, so that differences are finite."""
@@ -31,9 +30,8 @@ class RDrop(CrossEntropy):
 
     def __init__(self, label_smoothing: float = 0.0, alpha: float = 5.0) -> None:
         super().__init__(label_smoothing)
-        if not 0 <= alpha < math.inf:
-            raise UserError(f"alpha of RDrop must be at least 0 and finite, got {alpha}")
         self.alpha = alpha
+        expect(self, "alpha", Range(0))
 
     def of(self, network: EncoderDecoder, source: Source, target: Padded) -> Loss:
         """Compute the loss of targets that end with EOS."""

@@ -21,6 +21,7 @@ from lit_seq2seq.metrics import BLEU, TextMetric
 from lit_seq2seq.metrics.scores import by_line
 from lit_seq2seq.nn import EncoderDecoder
 from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.search.options import Range, expect
 from lit_seq2seq.search.reranker import Reranker
 from lit_seq2seq.training.objectives.base import Loss
 from lit_seq2seq.training.objectives.cross_entropy import CrossEntropy
@@ -79,9 +80,8 @@ class Rewarded(CrossEntropy, ABC):
 
     def __init__(self, label_smoothing: float = 0.0, metric: MetricFactory = BLEU, cross_entropy: float = 0.3) -> None:
         super().__init__(label_smoothing)
-        if not 0 <= cross_entropy <= 1:
-            raise UserError(f"cross_entropy of {type(self).__name__} must be from 0 to 1, got {cross_entropy}")
         self.cross_entropy = cross_entropy
+        expect(self, "cross_entropy", Range(0, 1))
         self.metric: TextMetric = factory(metric, MetricFactory)()
         if getattr(self.metric, "higher_is_better", None) is None:
             name = type(self.metric).__name__

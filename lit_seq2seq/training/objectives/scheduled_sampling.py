@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from lit_seq2seq.nn import DecoderOutput, EncoderDecoder
+from lit_seq2seq.search.options import Range, counts, expect
 from lit_seq2seq.training.objectives.cross_entropy import CrossEntropy
-from lit_seq2seq.types import Encoded, Padded, UserError
+from lit_seq2seq.types import Encoded, Padded
 
 
 class ScheduledSampling(CrossEntropy):
@@ -27,11 +28,9 @@ class ScheduledSampling(CrossEntropy):
 
     def __init__(self, label_smoothing: float = 0.0, least: float = 0.5, steps: int = 10_000) -> None:
         super().__init__(label_smoothing)
-        if not 0 <= least <= 1:
-            raise UserError(f"least of ScheduledSampling must be from 0 to 1, got {least}")
-        if steps < 1:
-            raise UserError(f"steps of ScheduledSampling must be at least 1, got {steps}")
         self.least, self.steps = least, steps
+        expect(self, "least", Range(0, 1))
+        expect(self, "steps", counts(1))
 
     @property
     def rate(self) -> float:

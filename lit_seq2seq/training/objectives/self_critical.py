@@ -7,8 +7,9 @@ from torch import Tensor
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.metrics import BLEU
 from lit_seq2seq.nn import EncoderDecoder
+from lit_seq2seq.search.options import counts, expect
 from lit_seq2seq.training.objectives.rewards import MetricFactory, Outputs, Rewarded
-from lit_seq2seq.types import Batch, Encoded, UserError
+from lit_seq2seq.types import Batch, Encoded
 
 
 class SelfCritical(Rewarded):
@@ -34,9 +35,8 @@ class SelfCritical(Rewarded):
         number: int = 1,
     ) -> None:
         super().__init__(label_smoothing, metric, cross_entropy)
-        if number < 1:
-            raise UserError(f"number of SelfCritical must be at least 1, got {number}")
         self.number = number
+        expect(self, "number", counts(1))
 
     def risk(self, model: Seq2SeqModel, batch: Batch, encoded: Encoded) -> Tensor:
         """Compute the mean loss of the samples of each source, `(B,)`."""
