@@ -14,6 +14,7 @@ import torch
 from search_cases import SPECIALS, Chains, Found, PlainModel, assert_same, run, tokens_of
 
 from lit_seq2seq import arrays
+from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.search import (
     BadWords,
     Constraint,
@@ -29,7 +30,7 @@ from lit_seq2seq.search import (
 )
 from lit_seq2seq.search.constraints.automaton import Automaton, trie
 from lit_seq2seq.search.constraints.words import forced
-from lit_seq2seq.types import SpecialIds, UserError
+from lit_seq2seq.types import SpecialIds, StepOutput, UserError, Value
 
 WIDE = {"num_beams": 90, "num_return_sequences": 8, "max_new_tokens": 4}
 NAMES = {1: "?", 4: "x", 5: "y"}
@@ -346,14 +347,14 @@ def test_parts_check_their_numbers(make: Callable[[], object], message: str) -> 
 
 @pytest.mark.parametrize("phrase", ["xyxyx", "xxxx", "xyyxxy", "x", "xyxxyxy"])
 def test_what_is_written_of_a_phrase_is_found_after_any_text(phrase: str) -> None:
-    [state] = [forced([LETTERS.encode_batch([phrase])], SPECIALS.eos, arrays.NUMPY)]
+    state = forced([[LETTERS.encode_batch([phrase])]], SPECIALS.eos, arrays.NUMPY)
     for letters in product("xy?", repeat=6):
         now, text = state, ""
         for letter in letters:
             text += letter
             now = now.update(np.array([{"x": 4, "y": 5, "?": 1}[letter]]))
             sizes = [size for size in range(len(phrase) + 1) if text.endswith(phrase[:size])]
-            assert now.written[0, 0] == max(sizes)
+            assert now.written[0, 0, 0] == max(sizes)
             assert now.met[0] == (phrase in text)
 
 
@@ -423,3 +424,31 @@ def test_a_large_lexicon_is_made_in_seconds() -> None:
     assert len(trie(entries).final) > 30_000
     assert len(trie(entries, [1]).final) > 30_000
     assert time.process_time() - begin < 20  # a set for each node and pruning took far longer
+
+
+@pytest.mark.parametrize("kind", ["word", "char", "byte", "bpe"])
+@pytest.mark.parametrize("mark", [".", "-", "(", "„Ja“"])
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_marks_are_banned_and_forced_wherever_they_touch_words(kind: str, mark: str, device: str | None) -> None:
+    vocabulary = Tokenizer(kind)
+    vocabulary.train(["um 3.50 Uhr - ab.", "x-y (a) b.c", ". („Ja“) (a), „Ja“a", "„a“"])
+    size, generator = len(vocabulary), np.random.default_rng(1)
+    table = np.log(generator.dirichlet(np.full(size, 0.3), size) + 1e-6).astype(np.float32)
+    scores = table if device is None else torch.from_numpy(table)
+
+    class Nothing(Value):
+        pass
+
+    def texts(**options: object) -> list[str]:
+        config = GenerationConfig(max_new_tokens=12, **options)
+        own = {"batch_size": 1, "specials": vocabulary.specials, "vocabulary": vocabulary, "device": device}
+        [found] = search(lambda tokens, state: StepOutput(scores[tokens], state), Nothing(), config=config, **own)
+        assert all(one.met for one in found)
+        return vocabulary.decode_batch([one.tokens.tolist() for one in found])
+
+    draws = {"do_sample": True, "num_return_sequences": 100, "seed": 1, "temperature": 2.0}
+    banned = texts(bad_words=[mark], **draws)
+    assert not [text for text in banned if mark in text]
+    assert mark in texts(force_words=[mark], num_beams=8)[0]
+    if len(mark) == 1:
+        assert [text for text in texts(**draws) if mark in text]

@@ -36,21 +36,31 @@ def ids_of(texts: Sequence[str], task: Task, setting: str) -> list[list[int]]:
     found, unknown = task.words.encode_batch(texts), task.specials.unk
     for text, ids in zip(texts, found, strict=True):
         if not ids or (unknown in ids and unknown != task.specials.pad):
-            raise UserError(f"{setting}: the model's outputs have no symbols for {text!r:.60}: write it another way")
+            raise _unwritable(text, setting)
     return found
 
 
-def known(text: str, task: Task) -> bool:
-    """Tell whether outputs have symbols for a text that stands by itself."""
-    [ids] = task.words.encode_batch([text])
-    return bool(ids) and task.specials.unk not in ids
+def _unwritable(text: str, setting: str) -> UserError:
+    return UserError(f"{setting}: the model's outputs have no symbols for {text!r:.60}: write it another way")
 
 
-def inside(text: str, task: Task) -> list[int] | None:
-    """Return the symbols of a text that touches what stands before it, such as a full stop; `None` where none do."""
-    before, both = task.words.encode_batch(["a", f"a{text}"])
-    touches = not text[0].isalnum() and both[: len(before)] == before and len(both) > len(before)
-    return both[len(before) :] if touches and task.specials.unk not in both[len(before) :] else None
+def forms(text: str, task: Task) -> list[list[int]]:
+    """List the symbols that outputs can have for a text: by itself, and where a mark at its ends touches a word.
+
+    Vocabularies may write a full stop that touches a word otherwise than one between spaces.
+    """
+    befores = ("",) if text[0].isalnum() else ("", "a")
+    afters = ("",) if text[-1].isalnum() else ("", "a")
+    sides = [(before, after) for before in befores for after in afters]
+    *made, start, end = task.words.encode_batch([*(before + text + after for before, after in sides), "a", ".a"])
+    found = []
+    for ids, (before, after) in zip(made, sides, strict=True):
+        first, last = len(start) if before else 0, len(ids) - bool(after)
+        fits = (not before or ids[:first] == start) and (not after or ids[last:] == end[-1:])
+        own = ids[first:last]
+        if fits and own and (task.specials.unk not in own or task.specials.unk == task.specials.pad):
+            found.append(own)
+    return [list(one) for one in dict.fromkeys(map(tuple, found))]
 
 
 @dataclass(frozen=True)
@@ -87,8 +97,8 @@ class _Table:
 class BadWords(Constraint):
     """These texts do not occur in outputs, as the symbols that the vocabulary has for them.
 
-    A text that begins with a letter or digit is banned where a word begins, any other wherever it stands. One for which
-    outputs have no symbols cannot occur.
+    A text that begins with a letter or digit is banned where a word begins (of subwords: after a space), any other
+    wherever it stands. One for which outputs have no symbols cannot occur.
 
     Args:
         words: the texts.
@@ -101,9 +111,7 @@ class BadWords(Constraint):
 
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
-        touching = [inside(word, task) for word in self.words]
-        apart = [word for word in self.words if known(word, task)]
-        ids = [*ids_of(apart, task, "bad_words"), *(found for found in touching if found is not None)]
+        ids = [one for word in self.words for one in forms(word, task)]
         ids = ids or [[task.specials.pad]]  # which never comes anyway
         longest = max(map(len, ids))
         words = np.array([[-1] * (longest - len(one)) + one for one in ids])
@@ -113,14 +121,14 @@ class BadWords(Constraint):
 
 @dataclass(frozen=True)
 class _Forced(ConstraintState):
-    """How much of each phrase a hypothesis has written.
+    """How much of each text a hypothesis has written, in each of its forms.
 
     Attributes:
-        phrases: `(N, M, L)` the phrases of each hypothesis, padded at the end with -1.
-        lengths: `(N, M)` theirs; 0 where there is none.
-        steps: `(N, M, L + 1, L)` how much of a phrase is written when so much was and one of its tokens follows.
-        written: `(N, M)` how much of the phrase is at the end of the hypothesis.
-        done: `(N, M)` whether it has occurred.
+        phrases: `(N, M, F, L)` the forms of the texts of each hypothesis, padded at the end with -1.
+        lengths: `(N, M, F)` theirs; -1 where there is none.
+        steps: `(N, M, F, L + 1, L)` how much of a form is written when so much was and one of its tokens follows.
+        written: `(N, M, F)` how much of the form is at the end of the hypothesis.
+        done: `(N, M)` whether one has occurred.
         eos: id of EOS.
     """
 
@@ -141,50 +149,55 @@ class _Forced(ConstraintState):
         return log_probs
 
     def _next(self) -> Array:
-        """How much of each phrase is written after each of its tokens, `(N, M, L)`."""
-        places = self.written[:, :, None, None]  # (N, M, 1, 1)
-        return arrays.of(places).gather(self.steps, places, 2)[:, :, 0]
+        """How much of each form is written after each of its tokens, `(N, M, F, L)`."""
+        places = self.written[..., None, None]  # (N, M, F, 1, 1)
+        return arrays.of(places).gather(self.steps, places, 3)[:, :, :, 0]
 
     def update(self, tokens: Array) -> Self:
         xp = arrays.of(tokens)
-        hits = self.phrases == tokens[:, None, None]  # (N, M, L)
+        hits = self.phrases == tokens[:, None, None, None]  # (N, M, F, L)
         written = xp.amax(xp.where(hits, self._next(), 0))
-        return replace(self, written=written, done=self.done | (written == self.lengths))
+        return replace(self, written=written, done=self.done | (written == self.lengths).any(2))
 
     def progress(self, size: int) -> Array:
         xp = arrays.of(self.done)
-        following = xp.where(self.done[:, :, None], 0, self._next())
-        counts = xp.full((len(self.done), size), 0) + (self.lengths * self.done).sum(1)[:, None]
-        for phrase, ahead in zip(self.phrases.swapaxes(0, 1), following.swapaxes(0, 1), strict=True):
-            real = phrase >= 0
-            added = xp.full((len(phrase), size + 1), 0)  # the last one is that of padding
-            counts = counts + xp.put(added, xp.where(real, phrase, size), xp.where(real, ahead, 0))[:, :size]
+        following = xp.where(self.done[:, :, None, None], 0, self._next())
+        whole = xp.amax(self.lengths) * self.done * (self.lengths[:, :, 0] > 0)  # (N, M)
+        counts = xp.full((len(self.done), size), 0) + whole.sum(1)[:, None]
+        for texts, ahead in zip(self.phrases.swapaxes(0, 1), following.swapaxes(0, 1), strict=True):
+            most = xp.full((len(texts), size), 0)
+            for form, steps in zip(texts.swapaxes(0, 1), ahead.swapaxes(0, 1), strict=True):
+                real = form >= 0
+                added = xp.full((len(form), size + 1), 0)  # the last one is that of padding
+                own = xp.put(added, xp.where(real, form, size), xp.where(real, steps, 0))[:, :size]
+                most = xp.where(own > most, own, most)
+            counts = counts + most
         return counts
 
 
-def forced(phrases: Sequence[Sequence[Sequence[int]]], eos: int, xp: Arrays) -> ConstraintState:
-    """Begin with empty outputs in which phrases have to occur.
+def forced(phrases: Sequence[Sequence[Sequence[Sequence[int]]]], eos: int, xp: Arrays) -> ConstraintState:
+    """Begin with empty outputs in which texts have to occur.
 
     Args:
-        phrases: those of each sentence, as ids.
+        phrases: the texts of each sentence, each in some forms, as ids.
         eos: id of EOS.
         xp: functions of the arrays.
     """
-    count = max(map(len, phrases), default=0)
-    longest = max((len(one) for row in phrases for one in row), default=1)
-    table = np.full((len(phrases), count, longest), -1)
-    steps = np.zeros((len(phrases), count, longest + 1, longest), np.int64)
-    lengths = np.zeros((len(phrases), count), np.int64)
+    texts = [text for row in phrases for text in row]
+    longest = max((len(one) for text in texts for one in text), default=1)
+    if longest > LONGEST:
+        raise UserError(f"a text that outputs must have is {longest} symbols long: at most {LONGEST} are possible")
+    shape = len(phrases), max(map(len, phrases), default=0), max(map(len, texts), default=1)
+    table, lengths = np.full((*shape, longest), -1), np.full(shape, -1)
+    steps = np.zeros((*shape, longest + 1, longest), np.int64)
     for row, own in enumerate(phrases):
-        for place, phrase in enumerate(own):
-            if len(phrase) > LONGEST:
-                raise UserError(
-                    f"a text that outputs must have is {len(phrase)} symbols long: at most {LONGEST} are possible"
-                )
-            table[row, place, : len(phrase)], lengths[row, place] = phrase, len(phrase)
-            steps[row, place, : len(phrase) + 1, : len(phrase)] = _steps(tuple(phrase))
-    written = xp.array(np.zeros_like(lengths))
-    return _Forced(xp.array(table), xp.array(lengths), xp.array(steps), written, xp.array(lengths == 0), eos)
+        for text, written_so in enumerate(own):
+            for form, ids in enumerate(written_so):
+                place, size = (row, text, form), len(ids)
+                table[*place, :size], lengths[place] = ids, size
+                steps[*place, : size + 1, :size] = _steps(tuple(ids))
+    written, done = xp.array(np.zeros_like(lengths)), xp.array(lengths[:, :, 0] < 0)
+    return _Forced(xp.array(table), xp.array(lengths), xp.array(steps), written, done, eos)
 
 
 @lru_cache(maxsize=1000)
@@ -224,9 +237,20 @@ class ForceWords(Constraint):
 
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
-        found = [inside(word, task) or ids_of([word], task, "force_words")[0] for word in self.words]
-        ids = [list(one) for one in dict.fromkeys(map(tuple, found))]
-        return forced([ids] * task.batch_size, task.specials.eos, task.xp)
+        return forced([_forms(self.words, task, "force_words")] * task.batch_size, task.specials.eos, task.xp)
+
+
+def _forms(words: Sequence[str], task: Task, setting: str) -> list[list[list[int]]]:
+    """List the forms of each of some texts, which have to be there.
+
+    Raises:
+        UserError: a text has none.
+    """
+    found = [forms(word, task) for word in dict.fromkeys(words)]
+    for word, own in zip(dict.fromkeys(words), found, strict=True):
+        if not own:
+            raise _unwritable(word, setting)
+    return found
 
 
 @checked_fields
@@ -246,8 +270,5 @@ class Terminology(Constraint):
     def start(self, task: Task) -> ConstraintState:
         """Return the state of empty outputs."""
         terms = read_terms(self.file)
-        wanted = [
-            dict.fromkeys(terms.entries[term] for term in terms.found(str(raw))) for raw in task.inputs("Terminology")
-        ]
-        phrases = [ids_of(list(row), task, self.file) for row in wanted]
-        return forced(phrases, task.specials.eos, task.xp)
+        wanted = [[terms.entries[term] for term in terms.found(str(raw))] for raw in task.inputs("Terminology")]
+        return forced([_forms(row, task, self.file) for row in wanted], task.specials.eos, task.xp)
