@@ -6,7 +6,7 @@ Everything in the package may import this module, which needs no torch; it impor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar
 
@@ -512,6 +512,32 @@ class StepOutput(Generic[S]):
     state: S
     attention: Tensor | None = None
     fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Joined(Value):
+    """States of several models, or of a model and what scores beside it. Implements `SearchState`."""
+
+    members: tuple[Any, ...]
+
+    def select(self, index: Tensor) -> Self:
+        """Reorder the hypotheses of all by `index (B', K')`; see `SearchState`."""
+        return type(self)(tuple(one.select(index) for one in self.members))
+
+
+def averaged(outputs: Sequence[StepOutput[Any]]) -> StepOutput[Joined]:
+    """Average what models say of the same tokens: `p(y_t) = 1/M sum_m p_m(y_t)`, and attention where it is alike.
+
+    The committee of Hansen and Salamon (1990) as Sutskever et al. (2014, section 3.6) decode with it.
+    """
+    found = [one.attention for one in outputs if one.attention is not None]  # each (N, S)
+    alike = len({one.shape for one in found}) == 1
+    return StepOutput(
+        arrays.log_mean([one.log_probs for one in outputs]),
+        Joined(tuple(one.state for one in outputs)),
+        sum(found[1:], found[0]) / len(found) if alike else None,
+        fresh=True,
+    )
 
 
 class StepFunction(Protocol[S]):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from lit_seq2seq.nn.decoders.base import DecoderState
+from lit_seq2seq.arrays import log_mean
 from lit_seq2seq.nn.network import EncoderDecoder, Network
 from lit_seq2seq.nn.ops import wide
-from lit_seq2seq.types import Encoded, Padded, Source, StepOutput, UserError, Value
+from lit_seq2seq.types import Encoded, Joined, Padded, Source, StepOutput, UserError, averaged
 
 
 @dataclass(frozen=True)
@@ -27,26 +25,10 @@ class EnsembleEncoded(Encoded):
     members: tuple[Encoded, ...] = ()
 
 
-@dataclass(frozen=True)
-class EnsembleState(Value):
-    """Where every network's decoder stands. Implements `SearchState`.
-
-    Attributes:
-        members: the state of each network.
-    """
-
-    members: tuple[DecoderState, ...]
-
-    def select(self, index: Tensor) -> Self:
-        """Reorder the hypotheses of every network by `index (B', K')`; see `SearchState`."""
-        return type(self)(tuple(state.select(index) for state in self.members))
-
-
 class Ensemble(Network):
-    """Networks of one vocabulary whose probabilities are averaged at each step, `p(y_t) = 1/M sum_m p_m(y_t)`.
+    """Networks of one vocabulary whose probabilities are averaged at each step; see `lit_seq2seq.types.averaged`.
 
-    The committee of Hansen and Salamon (1990) as Sutskever et al. (2014, section 3.6) decode with it. It offers to
-    search and evaluation what `EncoderDecoder` does; it is not trained.
+    It offers to search and evaluation what `EncoderDecoder` does; it is not trained.
 
     Args:
         networks: M networks, at least one, for the same source and target symbols.
@@ -77,20 +59,16 @@ class Ensemble(Network):
         first = members[0]
         return EnsembleEncoded(first.memory, first.final, first.copies, prefix=first.prefix, members=members)
 
-    def start(self, encoded: Encoded, candidates: Padded | None = None) -> EnsembleState:
+    def start(self, encoded: Encoded, candidates: Padded | None = None) -> Joined:
         """Make the first state of each decoder; see `EncoderDecoder.start`."""
         assert isinstance(encoded, EnsembleEncoded)
         pairs = zip(self.networks, encoded.members, strict=True)
-        return EnsembleState(tuple(network.start(member, candidates) for network, member in pairs))
+        return Joined(tuple(network.start(member, candidates) for network, member in pairs))
 
-    def step(self, tokens: Tensor, state: EnsembleState) -> StepOutput[EnsembleState]:
+    def step(self, tokens: Tensor, state: Joined) -> StepOutput[Joined]:
         """Read one token per hypothesis; the step function for `lit_seq2seq.search`."""
         pairs = zip(self.networks, state.members, strict=True)
-        outputs = [network.step(tokens, member) for network, member in pairs]
-        log_probs = _average(torch.stack([output.log_probs for output in outputs]))  # (N, V)
-        found = [output.attention for output in outputs if output.attention is not None]  # each (N, S)
-        attention = torch.stack(found).mean(dim=0) if found and len({a.shape for a in found}) == 1 else None
-        return StepOutput(log_probs, EnsembleState(tuple(output.state for output in outputs)), attention)
+        return averaged([network.step(tokens, member) for network, member in pairs])
 
     def frames(self, encoded: Encoded) -> Padded | None:
         """Average CTC's probabilities, `(B, S, V)` log-probabilities; `None` where a network has no CTC.
@@ -105,20 +83,16 @@ class Ensemble(Network):
             return None
         if any(not torch.equal(frames.lengths, found[0].lengths) for frames in found):
             raise UserError("ctc_weight needs encoders that shorten sources alike, but these differ; set it to 0")
-        return Padded(_average(torch.stack([frames.values for frames in found])), found[0].lengths)
+        return Padded(log_mean([frames.values for frames in found]), found[0].lengths)
 
     def forward(self, source: Source, target: Padded) -> Tensor:
         """Compute log-probabilities of every symbol at every target position, `(B, T, V)`."""
         scores = [torch.log_softmax(wide(network(source, target)), dim=-1) for network in self.networks]
-        return _average(torch.stack(scores))
+        average: Tensor = log_mean(scores)
+        return average
 
     @torch.no_grad()
     def score(self, source: Source, target: Padded) -> Tensor:
         """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
         chosen: Tensor = self(source, target).gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
         return chosen.masked_fill(~target.mask, 0)
-
-
-def _average(log_probs: Tensor) -> Tensor:
-    """Average probabilities given as logarithms over the first dimension, `(M, ...)`."""
-    return log_probs.logsumexp(dim=0) - math.log(len(log_probs))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import onnxruntime
 
-from lit_seq2seq.arrays import Array
+from lit_seq2seq.arrays import Array, log_mean
 from lit_seq2seq.files.untrusted import check_archive, checked, read_json, undamaged
 from lit_seq2seq.search import GenerationConfig, check_scores, including, prefix_of, search
 from lit_seq2seq.search.carried import settle
@@ -22,7 +22,7 @@ from lit_seq2seq.search.config import check_generation
 from lit_seq2seq.search.task import OtherModel, OutputVocabulary
 from lit_seq2seq.settings import spec
 from lit_seq2seq.shortlist import Candidates, Scored, Shortlist
-from lit_seq2seq.types import Hypothesis, Padded, SpecialIds, StepFunction, StepOutput, UserError
+from lit_seq2seq.types import Hypothesis, Joined, Padded, SpecialIds, StepFunction, StepOutput, UserError, averaged
 
 Named = dict[str, Array]
 SETTINGS, SHORTLIST, BLIND, FORMAT = "export.json", "shortlist.npz", "blind.npz", 3
@@ -102,7 +102,7 @@ class Start(NamedTuple):
         prefix: `(B, P)` ids of prompts, padded at the end; `None` where inputs are none.
     """
 
-    state: GraphState
+    state: Any
     mask: Array
     frames: Array | None
     prefix: Array | None = None
@@ -140,7 +140,7 @@ class Decodable(ABC):
         """
 
     @abstractmethod
-    def step(self, tokens: Array, state: GraphState) -> StepOutput[GraphState]:
+    def step(self, tokens: Array, state: Any) -> StepOutput[Any]:
         """Read `tokens (B * K,)`; the step function of search."""
 
     def blind(self, count: int) -> GraphState:
@@ -390,7 +390,7 @@ def mix(log_probs: Array, log_copy: Array, weights: Array, state: Values) -> Arr
 
 
 class Ensemble(Decodable):
-    """Exported models of one vocabulary whose probabilities are averaged at each step; see `lit_seq2seq.nn.Ensemble`.
+    """Exported models of one vocabulary whose probabilities are averaged; see `lit_seq2seq.types.averaged`.
 
     Args:
         networks: at least one; the options of search are those of the first.
@@ -406,37 +406,17 @@ class Ensemble(Decodable):
         return self.networks[0].shortlist
 
     def start(self, source: Named, candidates: Candidates | None = None) -> Start:
-        """Encode sources by each network, whose states go by the name `NAME@NUMBER`."""
+        """Encode sources by each network; see `Decodable.start`."""
         parts = [network.start(source, candidates) for network in self.networks]
-        state = GraphState(
-            {f"{name}@{place}": value for place, part in enumerate(parts) for name, value in part.state.values.items()}
-        )
+        state = Joined(tuple(part.state for part in parts))
         frames = [part.frames for part in parts if part.frames is not None]
         if len(frames) < len(parts):
             return Start(state, parts[0].mask, None, parts[0].prefix)
         if any(part.mask.shape != parts[0].mask.shape or (part.mask != parts[0].mask).any() for part in parts):
             raise UserError("ctc_weight needs encoders that shorten sources alike, but these differ; set it to 0")
-        return Start(state, parts[0].mask, _average(frames), parts[0].prefix)
+        return Start(state, parts[0].mask, log_mean(frames), parts[0].prefix)
 
-    def step(self, tokens: Array, state: GraphState) -> StepOutput[GraphState]:
+    def step(self, tokens: Array, state: Joined) -> StepOutput[Joined]:
         """Read a token by each network; see `Decodable.step`."""
-        outputs = [network.step(tokens, _of(state, place)) for place, network in enumerate(self.networks)]
-        after = {
-            f"{name}@{place}": value for place, one in enumerate(outputs) for name, value in one.state.values.items()
-        }
-        found = [one.attention for one in outputs if one.attention is not None]
-        attention = np.mean(found, axis=0) if found and len({one.shape for one in found}) == 1 else None
-        average = _average([one.log_probs for one in outputs])
-        return StepOutput(average, GraphState(after, state.beams), attention, fresh=True)
-
-
-def _of(state: GraphState, place: int) -> GraphState:
-    end = f"@{place}"
-    own = {name.removesuffix(end): value for name, value in state.values.items() if name.endswith(end)}
-    return GraphState(own, state.beams)
-
-
-def _average(log_probs: Sequence[Array]) -> Array:
-    """Average probabilities that are given as logarithms."""
-    found: Array = np.logaddexp.reduce(log_probs, axis=0) - np.float32(np.log(len(log_probs)))
-    return found
+        pairs = zip(self.networks, state.members, strict=True)
+        return averaged([network.step(tokens, own) for network, own in pairs])

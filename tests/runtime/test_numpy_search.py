@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_seq2seq.arrays import Array
+from lit_seq2seq.arrays import NUMPY, Array, log_mean
 from lit_seq2seq.runtime.network import Decodable, Ensemble, GraphState, Named, Start
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.shortlist import Candidates, Shortlist
@@ -56,6 +56,19 @@ def test_numpy_finds_the_hypotheses_of_torch(options: dict, zeros: float) -> Non
         config = GenerationConfig(**{"max_new_tokens": 7, "seed": seed, **options})
         chains = Chains.random(6, seed, zeros)
         run(chains, config, frames=frames(chains, seed) if config.ctc_weight else None)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_of_logarithms_are_those_of_numpy(dtype: type) -> None:
+    first, second = np.random.default_rng(0).normal(0, 200, (2, 40, 50)).astype(dtype)
+    first[::3], second[::2, ::2] = -np.inf, -np.inf
+    expected = np.logaddexp(first, second)
+    np.testing.assert_allclose(NUMPY.logaddexp(first, second), expected, rtol=1e-6)
+    np.testing.assert_allclose(log_mean([first, second]), expected - np.log(2), rtol=1e-6)
+    with NUMPY.quiet():
+        np.testing.assert_allclose(NUMPY.logsumexp(first), np.logaddexp.reduce(first, axis=-1), rtol=1e-6)
+    whole = log_mean([torch.from_numpy(first), torch.from_numpy(second)])
+    np.testing.assert_allclose(whole.numpy(), expected - np.log(2), rtol=1e-6)
 
 
 def test_no_seed_draws_something_else_each_time() -> None:

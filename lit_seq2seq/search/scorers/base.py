@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Self
+from typing import Any, ClassVar
 
-from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.task import Task
-from lit_seq2seq.types import Part, S, StepFunction, Value
+from lit_seq2seq.types import Part, S, StepFunction
 
 
 class Scorer(Part, ABC):
@@ -32,15 +30,3 @@ class Scorer(Part, ABC):
             state: its state before BOS, one hypothesis for each sentence.
             task: what the search is about.
         """
-
-
-@dataclass(frozen=True)
-class Joined(Value, Generic[S]):
-    """States of a model and of what scores beside it. Implements `SearchState`."""
-
-    own: S
-    others: tuple[Any, ...]
-
-    def select(self, index: Array) -> Self:
-        """Reorder the hypotheses of all by `index (B', K')`; see `SearchState`."""
-        return type(self)(self.own.select(index), tuple(other.select(index) for other in self.others))

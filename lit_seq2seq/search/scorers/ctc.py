@@ -10,10 +10,10 @@ import numpy as np
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.options import Range, expect
-from lit_seq2seq.search.scorers.base import Joined, Scorer
+from lit_seq2seq.search.scorers.base import Scorer
 from lit_seq2seq.search.task import Task
 from lit_seq2seq.settings.arguments import checked_fields
-from lit_seq2seq.types import Padded, S, SpecialIds, StepFunction, StepOutput, UserError, Value
+from lit_seq2seq.types import Joined, Padded, S, SpecialIds, StepFunction, StepOutput, UserError, Value
 
 _LEAST = -1000.0
 """A log-probability as good as minus infinity, but such that sums of it can be subtracted."""
@@ -159,12 +159,12 @@ class JointCTC(Scorer):
             )
         weight, xp = self.weight, task.xp
 
-        def joint(tokens: Array, state: Joined[S]) -> StepOutput[Joined[S]]:
-            output, [prefixes] = step(tokens, state.own), state.others
-            prefixes = prefixes.extend(tokens)
+        def joint(tokens: Array, state: Joined) -> StepOutput[Joined]:
+            own, prefixes = state.members
+            output, prefixes = step(tokens, own), prefixes.extend(tokens)
             log_probs = weight * prefixes.continuations()
             if weight < 1:
                 log_probs = log_probs + (1 - weight) * output.log_probs
-            return StepOutput(xp.single(log_probs), Joined(output.state, (prefixes,)), output.attention, fresh=True)
+            return StepOutput(xp.single(log_probs), Joined((output.state, prefixes)), output.attention, fresh=True)
 
-        return joint, Joined(state, (Prefixes.start(task.frames, task.specials),))
+        return joint, Joined((state, Prefixes.start(task.frames, task.specials)))

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lit_seq2seq.arrays import Array
-from lit_seq2seq.search.scorers.base import Joined, Scorer
+from lit_seq2seq.search.scorers.base import Scorer
 from lit_seq2seq.search.task import Task
 from lit_seq2seq.settings.arguments import checked_fields
-from lit_seq2seq.types import S, StepFunction, StepOutput, UserError
+from lit_seq2seq.types import Joined, S, StepFunction, StepOutput, UserError, averaged
 
 
 @checked_fields
 @dataclass(frozen=True)
 class JointModels(Scorer):
-    """Probabilities are averaged with those of other models (Hansen and Salamon 1990; Sutskever et al. 2014).
+    """Averages the model's probabilities with those of other models, as an ensemble does.
 
     Each model reads the raw inputs in its own way: one that reads words and one that reads characters can join.
 
@@ -34,24 +32,20 @@ class JointModels(Scorer):
 
     def join(self, step: StepFunction[S], state: S, task: Task) -> tuple[StepFunction[Any], Any]:
         """Read each token by all models; see `Scorer.join`."""
-        begun = []
+        begun: list[tuple[StepFunction[Any], Any]] = [(step, state)]
         for name in self.models:
             other = task.other(name)
             if other.vocabulary.symbols != task.words.symbols:
                 raise UserError(f"{name} has other symbols for outputs than the model: join models of one vocabulary")
             begun.append(other.begin(task.inputs("JointModels")))
-        xp, share, size = task.xp, math.log(1 + len(begun)), len(task.words)
+        size = len(task.words)
 
-        def joint(tokens: Array, state: Joined[S]) -> StepOutput[Joined[S]]:
-            output = step(tokens, state.own)
-            made = [read(tokens, own) for (read, _), own in zip(begun, state.others, strict=True)]
-            scores = [xp.wide(one.log_probs) for one in (output, *made)]
-            if any(one.shape[1] != size for one in scores):
+        def joint(tokens: Array, state: Joined) -> StepOutput[Joined]:
+            made = [read(tokens, own) for (read, _), own in zip(begun, state.members, strict=True)]
+            if any(one.log_probs.shape[1] != size for one in made):
                 raise UserError(
                     "JointModels cannot join models that copy from the source: name all folders as the model"
                 )
-            average = functools.reduce(xp.logaddexp, scores) - share
-            after = Joined(output.state, tuple(one.state for one in made))
-            return StepOutput(average, after, output.attention, fresh=True)
+            return averaged(made)
 
-        return joint, Joined(state, tuple(first for _, first in begun))
+        return joint, Joined(tuple(first for _, first in begun))

@@ -13,10 +13,10 @@ import numpy as np
 from lit_seq2seq.arrays import Array, Arrays
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.search.options import Range, expect
-from lit_seq2seq.search.scorers.base import Joined, Scorer
+from lit_seq2seq.search.scorers.base import Scorer
 from lit_seq2seq.search.task import OutputVocabulary, Task
 from lit_seq2seq.settings.arguments import checked_fields
-from lit_seq2seq.types import S, StepFunction, StepOutput, UserError
+from lit_seq2seq.types import Joined, S, StepFunction, StepOutput, UserError
 
 _LEAST = -1e4  # what is impossible counts as this, so that it can be subtracted
 
@@ -61,18 +61,19 @@ class LanguageModel(Scorer):
             parts.append((-self.internal_weight, task.xp.arange(len(task.words)), *task.host.blind()))
         size, unknown, xp = len(task.words), task.specials.unk, task.xp
 
-        def joint(tokens: Array, state: Joined[S]) -> StepOutput[Joined[S]]:
-            output = step(tokens, state.own)
+        def joint(tokens: Array, state: Joined) -> StepOutput[Joined]:
+            before, *others = state.members
+            output = step(tokens, before)
             known = xp.where(tokens < size, tokens, unknown)  # others are copied from the source
-            log_probs, after = xp.wide(output.log_probs), []
-            for (weight, ids, read, _), own in zip(parts, state.others, strict=True):
+            log_probs, after = xp.wide(output.log_probs), [output.state]
+            for (weight, ids, read, _), own in zip(parts, others, strict=True):
                 made = read(ids[known], own)
                 scores = xp.wide(made.log_probs)[:, ids].clip(_LEAST)
                 log_probs = log_probs + weight * _widened(scores, log_probs.shape[1], unknown, xp)
                 after.append(made.state)
-            return StepOutput(log_probs, Joined(output.state, tuple(after)), output.attention, fresh=True)
+            return StepOutput(log_probs, Joined(tuple(after)), output.attention, fresh=True)
 
-        return joint, Joined(state, tuple(first for *_, first in parts))
+        return joint, Joined((state, *(first for *_, first in parts)))
 
 
 def _widened(scores: Array, size: int, unknown: int, xp: Arrays) -> Array:
