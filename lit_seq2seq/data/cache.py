@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import datasets
+from datasets.fingerprint import Hasher
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lit_seq2seq.settings import spec
 from lit_seq2seq.types import UserError
 
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # even the opening of a local file would be reported to its makers
@@ -37,6 +40,20 @@ def cache_folder() -> Path:
     datasets.config.HF_DATASETS_CACHE = own
     rank_zero_warn(f"the cache {root} cannot be written: what is made goes to {own}; set HF_DATASETS_CACHE to keep it")
     return folder
+
+
+def code_of(*classes: type) -> str:
+    """Digest the code of features of the user's own: what another version of it has made is not to be taken for its."""
+    bases = {base for cls in classes for base in cls.__mro__}
+    return str(Hasher.hash([_written(base) for base in sorted(bases, key=spec.public_name)]))
+
+
+def _written(cls: type) -> bytes | str:
+    """Return the file of a class, or what is known of one that has none, as in a notebook; nothing of ours."""
+    if cls.__module__.split(".")[0] in ("lit_seq2seq", "builtins", "abc", "typing"):
+        return ""
+    file = getattr(sys.modules[cls.__module__], "__file__", None)
+    return Path(file).read_bytes() if file else str(Hasher.hash(cls))
 
 
 def _writable(root: Path) -> Path | None:

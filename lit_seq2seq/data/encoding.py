@@ -14,7 +14,7 @@ import numpy.typing as npt
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 
-from lit_seq2seq.data.cache import cache_folder
+from lit_seq2seq.data.cache import cache_folder, code_of
 from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets, listed
 from lit_seq2seq.features import Feature, Processor
 from lit_seq2seq.features.feature import Array, encode_named
@@ -181,7 +181,8 @@ class RowEncoder:
         feature = self.processor.source_feature
         lengths: dict[str, Any] = {"length": Value("int32")}
         stored = {} if feature.stored_as is None else {"values": List(Value(feature.stored_as))}
-        state = (_VERSION, raw._fingerprint, self.mapper, json.dumps(self.processor.identity(), sort_keys=True))
+        settings = json.dumps(self.processor.identity(), sort_keys=True)
+        state = (_VERSION, raw._fingerprint, self.mapper, settings, code_of(*map(type, feature.parts)))
         sources = _map(raw, self.stored, lengths | stored, state, feature.rows_at_once, num_proc, description)
         columns = {"row": Value("int64"), "choice": Value("int32"), "target": List(Value("int32"))}
         needed = self.mapper.roots if self.processor.copy or feature.hides else self.mapper.text_roots

@@ -13,7 +13,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_seq2seq.data.cache import cache_folder
+from lit_seq2seq.data.cache import cache_folder, code_of
 from lit_seq2seq.data.rows import RowMapper, hidden_targets
 from lit_seq2seq.data.sources import Split
 from lit_seq2seq.features import Feature, MultiSource, Processor, Tokenizer
@@ -98,7 +98,15 @@ class Learner:
         if isinstance(train, Dataset):
             config = {name: value for name, value in settings.config.items() if name not in settings.random_settings}
             hidden = source.config if source is not None and source.hides else None
-            state = (_VERSION, tokenizers.__version__, cls.__qualname__, train._fingerprint, self.mapper, config)
+            state = (
+                _VERSION,
+                tokenizers.__version__,
+                cls.__qualname__,
+                code_of(cls),
+                train._fingerprint,
+                self.mapper,
+                config,
+            )
             key = Hasher.hash((*state, tuple(sides), self.prefix, self.rows, hidden))
             path = cache_folder() / f"{key}.feature.json"
             if path.is_file():

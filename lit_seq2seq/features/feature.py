@@ -125,6 +125,11 @@ class Feature(ABC):
         """Return the feature to be used with this target; itself unless it depends on it."""
         return self
 
+    @property
+    def parts(self) -> tuple[Feature, ...]:
+        """The features of which it is made, itself the first."""
+        return (self,)
+
     # ---------------------------------------------------------------------------------------------- hidden in targets
 
     @property
@@ -283,7 +288,7 @@ class Feature(ABC):
         """Describe what decides the encoded values: two features with the same identity encode alike."""
         values = self.to_dict()
         config = {name: value for name, value in values["config"].items() if name not in self.random_settings}
-        return {**values, "config": config}
+        return {"class_path": spec.public_name(type(self)), **values, "config": config}
 
 
 class TextFeature(Feature):

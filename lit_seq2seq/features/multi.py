@@ -85,6 +85,11 @@ class MultiSource(Feature):
         """Those of all sources."""
         return tuple(name for feature in self.features.values() for name in feature.marks)
 
+    @property
+    def parts(self) -> tuple[Feature, ...]:
+        """Itself and the feature of each source."""
+        return (self, *self.features.values())
+
     def pictures(self, raw: Any) -> dict[str, Array]:
         """Return each source that is an image by its name, as the model sees it."""
         read = self._read(raw)

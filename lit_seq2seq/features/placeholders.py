@@ -49,8 +49,8 @@ class Delexicalized:
 
     def hide(self, text: str) -> str:
         """Put placeholders in place of the values that a text says."""
-        turns = {value: itertools.cycle(names) for value, names in self._names.items()}
-        return self._pattern.sub(lambda found: next(turns[found[0].lower()]), text) if turns else text
+        turns = [itertools.cycle(names) for names in self._names.values()]
+        return self._pattern.sub(lambda found: next(turns[(found.lastindex or 1) - 1]), text) if turns else text
 
     def restore(self, text: str) -> str:
         """Put the values back; a placeholder that the record does not have stays."""
@@ -58,12 +58,15 @@ class Delexicalized:
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
+        """The placeholders of each value, longer values first; of what differs in case the first spelling."""
+        spellings: dict[str, str] = {}
         names = defaultdict(list)
         for placeholder, value in self.values.items():
-            names[value.lower()].append(placeholder)
-        return names
+            names[spellings.setdefault(value.lower(), value)].append(placeholder)
+        return dict(sorted(names.items(), key=lambda item: -len(item[0])))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        longest = sorted(self._names, key=len, reverse=True)
-        return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)", re.IGNORECASE)
+        """Each value as a group: other letters than `str.lower` knows may count as alike, such as two kinds of µ."""
+        values = (f"({re.escape(value)})" for value in self._names)
+        return re.compile(rf"(?<!\w)(?:{'|'.join(values)})(?!\w)", re.IGNORECASE)

@@ -31,7 +31,7 @@ class Slots:
         self.slots = None if slots is None else frozenset(slots)
         self.values = values or {}
         self._known = {
-            (slot, value.lower()): tuple(map(_plain, sayings[value] if isinstance(sayings, dict) else [value]))
+            (slot, value.casefold()): tuple(map(_plain, sayings[value] if isinstance(sayings, dict) else [value]))
             for slot, sayings in self.values.items()
             for value in sayings
         }
@@ -48,12 +48,12 @@ class Slots:
         """
         if not source or (isinstance(source, str) and source.isspace()):
             return 0, 0, 0
-        record = [(part[-2], part[-1].lower()) for part in read_record(source)]
+        record = [(part[-2], part[-1].casefold()) for part in read_record(source)]
         phrases: dict[str, set[Pair]] = defaultdict(set)
         for pair, sayings in {**{pair: (_plain(pair[1]),) for pair in record}, **self._known}.items():
             for phrase in sayings:
                 phrases[phrase].add(pair)
-        found = {_plain(match[0]) for match in _either(phrases).finditer(text)}
+        found = {match[0] for match in _either(phrases).finditer(_plain(text))}
         said = {pair for phrase in found for pair in phrases[phrase]}
         others = (phrases[phrase] for phrase in found if phrases[phrase].isdisjoint(record))
         added = {min(pairs) for pairs in others if any(self._counts(slot) for slot, _ in pairs)}
@@ -71,11 +71,10 @@ class Slots:
 
 
 def _plain(phrase: str) -> str:
-    return re.sub(r"[\s-]+", " ", phrase.lower())
+    return re.sub(r"[\s-]+", " ", phrase.casefold())
 
 
 def _either(phrases: Iterable[str]) -> re.Pattern[str]:
     """Match any of the phrases as whole words, the longest first."""
     longest = sorted(filter(None, phrases), key=len, reverse=True)
-    words = (re.escape(phrase).replace(r"\ ", r"[\s-]+") for phrase in longest)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(words) or '(?!)'})(?!\w)", re.IGNORECASE)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest)) or '(?!)'})(?!\w)")

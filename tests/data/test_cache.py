@@ -1,11 +1,15 @@
+import importlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import datasets
 import pytest
 
+from lit_seq2seq import Seq2SeqDataModule
 from lit_seq2seq.data.cache import cache_folder
+from lit_seq2seq.features import MultiSource, Waveform
 from lit_seq2seq.types import UserError
 
 
@@ -42,3 +46,53 @@ def test_where_nothing_can_be_written_a_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix: (tmp_path / "none" / "there").mkdir())
     with pytest.raises(UserError, match=r"cannot write to the cache .*, nor make a temporary folder"):
         cache_folder()
+
+
+WALK = """
+import numpy as np
+from lit_seq2seq.features import Feature
+
+
+class Walk(Feature):
+    size, stored_as, config = 1, "float32", {}
+
+    def encode(self, raw, training=False):
+        return [np.full((len(text), 1), %s, np.float32) for text in raw]
+
+    def nothing(self):
+        return np.zeros((1, 1), np.float32)
+
+
+class Other(Walk):
+    def encode(self, raw, training=False):
+        return [-array for array in super().encode(raw)]
+"""
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_other_code_has_made_is_not_taken_from_the_cache(several, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"source": ["ab", "c"], "target": ["x", "y"]})})
+
+    def first(name: str, scale: float) -> float:
+        (tmp_path / "my_cached_walk.py").write_text(WALK % scale)
+        monkeypatch.delitem(sys.modules, "my_cached_walk", raising=False)
+        importlib.invalidate_caches()
+        feature = getattr(importlib.import_module("my_cached_walk"), name)()
+        source = {"one": "source"} if several else "source"
+        made = MultiSource({"one": feature}) if several else feature
+        data = Seq2SeqDataModule(
+            rows, columns={"source": source}, source_feature=made, target_tokenizer="word", batches={"size": 2}
+        )
+        data.setup("fit")
+        batch = next(iter(data.train_dataloader()))
+        return float((batch.source.parts["one"] if several else batch.source).values[0, 0, 0])
+
+    assert [first("Walk", 1.0), first("Other", 1.0), first("Walk", 2.0), first("Walk", 1.0)] == [1.0, -1.0, 2.0, 1.0]
+
+
+def test_features_of_two_classes_are_two():
+    class First(Waveform):
+        pass
+
+    assert Waveform().identity() != First().identity()

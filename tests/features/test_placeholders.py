@@ -5,6 +5,7 @@ from datasets import Dataset, DatasetDict
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.features import Processor, Records, Tokenizer
 from lit_seq2seq.features.placeholders import Delexicalized
+from lit_seq2seq.features.slots import Slots
 from lit_seq2seq.metrics import ExactMatch
 from lit_seq2seq.types import UserError
 from tests.tiny import make_data, make_model, make_trainer
@@ -40,6 +41,21 @@ def test_what_is_hidden(parts, text, hidden):
     record = Delexicalized(parts, ["name", "near", "name 2", "capital of"])
     assert record.hide(text) == hidden
     assert record.restore(hidden).lower() == text.lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("5 \u00b5m", "5 \u03bcm"),
+        ("\u0130stanbul", "\u0130stanbul"),
+        ("\u039f\u0394\u039f\u03a3", "\u03bf\u03b4\u03bf\u03c3"),
+    ],
+    ids=["micro", "dotted i", "sigma"],
+)
+def test_letters_whose_case_is_hard_are_found(value, said):
+    assert Delexicalized([("a", value)], ["a"]).hide(f"In {said}.") == "In __a__."
+    assert Slots(values={"a": [value]}).compare(f"In {said}.", f"a[{value}]") == (0, 0, 1)
+    assert Slots(values={"a": [value]}).compare(f"In {said}.", "b[x]") == (1, 1, 1)
 
 
 def test_an_unknown_placeholder_stays():
