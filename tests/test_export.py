@@ -21,7 +21,7 @@ import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, load_recipe, shortlist
 from lit_seq2seq.cli import main
 from lit_seq2seq.export import describe_reranker, export_model, left_out, write_graphs
-from lit_seq2seq.export.report import greatest_error, named, random_source, same_outputs
+from lit_seq2seq.export.report import greatest_error, measure, named, random_source, same_outputs
 from lit_seq2seq.features import Image, MultiSource, Processor, Records, Tokenizer, Waveform
 from lit_seq2seq.inference.lexicon import learn_shortlist
 from lit_seq2seq.inference.predictor import Predictor
@@ -196,6 +196,17 @@ def folder(model: LitSeq2Seq, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(path / "model")
     assert main(["export", "--model", str(path / "model"), "--output", str(path / "onnx")]) == 0
     return path / "onnx"
+
+
+@pytest.mark.parametrize("options", [{"replace_unknown": True}, {"num_beams": 4, "num_beam_groups": 2}], ids=str)
+def test_models_are_measured_whatever_their_options(model: LitSeq2Seq, folder: Path, options: dict[str, Any]) -> None:
+    plain = model.model.generation
+    model.model.generation = plain.changed({**options, "details": "attention", "force_words": ()})
+    try:
+        [_, exported] = measure(model.model, folder, ["fp32"])
+    finally:
+        model.model.generation = plain
+    assert exported.same == 1
 
 
 def searched(found: list[list[Hypothesis]]) -> list[list[tuple[list[int], float]]]:

@@ -15,6 +15,7 @@ from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.cli import main
 from lit_seq2seq.files.remote import reason_of
 from lit_seq2seq.hub.folder import push_folder
+from lit_seq2seq.search import GenerationConfig, JointModels, Terminology
 from lit_seq2seq.types import UserError
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import Trained, pairs
@@ -50,6 +51,33 @@ def test_what_is_pushed_comes_back_the_same(hub: LoopbackHub, trained: Trained) 
     pulled = LitSeq2Seq.from_pretrained("alice/digits", token=ALICE)
     torch.testing.assert_close(dict(pulled.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
     assert outputs(pulled) == outputs(model)
+
+
+def test_a_model_takes_along_what_its_search_names(hub: LoopbackHub, trained: Trained, tmp_path: Path) -> None:
+    terms = tmp_path / "terms.csv"
+    terms.write_text("zwei,four\n", encoding="utf-8")
+    parts = {"constraints": [Terminology(str(terms))], "scorers": [JointModels([str(trained.model)])]}
+    config = GenerationConfig(num_beams=4, max_new_tokens=6, **parts)
+    model = LitSeq2Seq.from_pretrained(trained.model, changes={"generation": config})
+    expected = outputs(model)
+    assert expected != outputs(str(trained.model))
+    model.push_to_hub("alice/digits", token=ALICE)
+    terms.unlink()
+    pulled = LitSeq2Seq.from_pretrained("alice/digits", token=ALICE)
+    assert outputs(pulled) == expected
+
+    pulled.save_pretrained(tmp_path / "copy")
+    for place in ("search/notes.txt", "search/1-model/train.log"):
+        (tmp_path / "copy" / place).write_text("not for others", encoding="utf-8")
+    push_folder(tmp_path / "copy", "alice/again", token=ALICE)
+    assert outputs(LitSeq2Seq.from_pretrained("alice/again", token=ALICE)) == expected
+    repos = [hub.repos["models", f"alice/{name}"] for name in ("digits", "again")]
+    first, second = (repo.commits[repo.branches["main"]].keys() for repo in repos)
+    assert first == second
+    card = tmp_path / "copy" / "search" / "1-model" / "README.md"
+    card.write_text("hf_" + "x" * 34, encoding="utf-8")
+    with pytest.raises(UserError, match=r"README\.md holds what looks like an access token"):
+        push_folder(tmp_path / "copy", "alice/third", token=ALICE)
 
 
 def test_the_command_pushes_the_files_of_the_model_and_no_other(

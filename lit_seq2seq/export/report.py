@@ -83,13 +83,13 @@ def greatest_error(network: EncoderDecoder, exported: Network, source: Padded | 
 
 def _alone(config: GenerationConfig) -> GenerationConfig:
     """Leave out what goes by texts and other models: sources here are random numbers."""
-    return replace(config, prefix="", bad_words=(), force_words=(), constraints=(), scorers=())
+    config = replace(config, prefix="", bad_words=(), force_words=(), constraints=(), scorers=(), details=())
+    return replace(config, replace_unknown=False, do_sample=False, num_return_sequences=1)
 
 
 def same_outputs(model: Seq2SeqModel, exported: Network, source: Padded | Sources) -> float:
     """Compare the best outputs under the model's own options: the share that is the same."""
-    config = replace(_alone(model.generation), do_sample=False, num_return_sequences=1)
-    config = replace(config, max_new_tokens=STEPS, min_new_tokens=0)
+    config = replace(_alone(model.generation), max_new_tokens=STEPS, min_new_tokens=0)
     found = exported.generate(named(source), config)
     pairs = zip(model.generate(source, config), found, strict=True)
     return float(np.mean([one[0].tokens.tolist() == other[0].tokens.tolist() for one, other in pairs]))
@@ -105,8 +105,8 @@ def measure(model: Seq2SeqModel, folder: Path, variants: Sequence[str]) -> list[
     """
     processor = model.processor
     many, one = random_source(processor, BATCH, LENGTH), random_source(processor, 1, LENGTH)
-    config = replace(_alone(model.generation), do_sample=False, ctc_weight=0.0, shortlist=False)
-    config = replace(config, num_beams=1, num_return_sequences=1, max_new_tokens=STEPS, min_new_tokens=STEPS)
+    config = replace(_alone(model.generation).quick(1), ctc_weight=0.0, shortlist=False)
+    config = replace(config, max_new_tokens=STEPS, min_new_tokens=STEPS)
     threads = torch.get_num_threads()
     rows: list[tuple[str, float, float, float]] = []
     runs: list[Run] = []

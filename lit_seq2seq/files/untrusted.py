@@ -91,8 +91,8 @@ def checked(path: Path, hidden: bool = True) -> Path:
             f"the name of the folder {str(path.parent)!a} is not UTF-8: rename or copy it to load what is in it"
         )
     folder, real = path.parent.resolve(), path.resolve()
-    cached = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
-    home = folder.parents[1] if cached else folder
+    above = (one.parents[1] for one in (folder, *folder.parents) if one.parent.name == "snapshots")
+    home = next((one for one in above if one.name.startswith("models--")), folder)
     if not real.is_relative_to(home):
         raise UserError(f"{path} is a link that leads out of its folder, to {real}: put the file itself there")
     if not hidden and any(step.startswith(".") for step in real.relative_to(home).parts):

@@ -27,7 +27,7 @@ from lit_seq2seq.files.paths import Loading, Pushing, expect_own, is_file, local
 from lit_seq2seq.files.untrusted import check_archive, checked, is_number, read_json
 from lit_seq2seq.files.weights import Weights
 from lit_seq2seq.hub.card import Provenance, published
-from lit_seq2seq.search.carried import CARRIED, settle
+from lit_seq2seq.search.carried import CARRIED, carried_in, settle
 from lit_seq2seq.search.config import check_generation
 from lit_seq2seq.shortlist import Shortlist
 from lit_seq2seq.types import UserError
@@ -301,19 +301,25 @@ def push_folder(
     folder = Path(path)
     _read_config(folder)
     Weights(folder / WEIGHTS)
-    names = [name for name in (CONFIG, WEIGHTS, SHORTLIST, *Processor.FILES, CARD) if (folder / name).exists()]
-    inner = sorted(one for one in (folder / CARRIED).rglob("*") if one.is_file())
-    names[-1:-1] = [one.relative_to(folder).as_posix() for one in inner]
-    files: list[tuple[str, Path | bytes]] = [(name, checked(folder / name, hidden=False)) for name in names]
-    for name in {CONFIG, CARD} & set(names):
-        if _TOKEN.search((folder / name).read_text(encoding="utf-8", errors="replace")):
+    names = _own_files(folder)
+    files: dict[str, Path | bytes] = {name: checked(folder / name, hidden=False) for name in names}
+    for name in names:
+        if name.endswith((CONFIG, CARD)) and _TOKEN.search((folder / name).read_text("utf-8", errors="replace")):
             raise UserError(f"{folder / name} holds what looks like an access token: take it out before you push")
     if CARD in names:
-        card = published((folder / CARD).read_text(encoding="utf-8"), repo_id, license, languages)
-        files[-1] = (CARD, card.encode())
+        files[CARD] = published((folder / CARD).read_text("utf-8"), repo_id, license, languages).encode()
     from lit_seq2seq.files import remote
 
-    return remote.upload(files, repo_id, **options)
+    return remote.upload(files.items(), repo_id, **options)
+
+
+def _own_files(folder: Path) -> list[str]:
+    """List the files of a model folder, and of the files and models that it carries; not what else lies there."""
+    names = [name for name in (CONFIG, WEIGHTS, SHORTLIST, *Processor.FILES, CARD) if (folder / name).exists()]
+    for one in carried_in(folder):
+        place = one.relative_to(folder).as_posix()
+        names += [f"{place}/{name}" for name in _own_files(one)] if one.is_dir() else [place]
+    return names
 
 
 def read_archive(path: str | os.PathLike[str], mmap: bool = False) -> object:

@@ -20,6 +20,12 @@ def place_of(name: str, number: int) -> str:
     return f"{CARRIED}/{number}-{re.sub(r'^[0-9]+-', '', Path(name).name)}"
 
 
+def carried_in(folder: Path) -> list[Path]:
+    """List the files and models that a folder carries, in their order; not what else lies beside them."""
+    found = [one for one in (folder / CARRIED).glob("*-*") if one.name.partition("-")[0].isdecimal()]
+    return sorted(found, key=lambda one: int(one.name.partition("-")[0]))
+
+
 def settle(options: Any, folder: Path, trust: tuple[str, ...]) -> None:
     """Let saved options of search name files and models by their paths: those that the folder carries, and no others.
 
