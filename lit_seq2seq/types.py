@@ -220,6 +220,18 @@ class CopySource(Padded):
 
 
 @dataclass(frozen=True)
+class AlignedTarget(Padded):
+    """A target of whose symbols it is known where they come from.
+
+    Attributes:
+        alignment: `(B, T, S)` how much of each target symbol comes from each source symbol, from 0 to 1, or whether;
+            0 everywhere for what nothing is known of.
+    """
+
+    alignment: Tensor
+
+
+@dataclass(frozen=True)
 class Sources(Value):
     """Several sources side by side, such as a text and an image.
 

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-from collections import defaultdict
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from torchmetrics.functional.text import char_error_rate
 from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.callbacks import Checkpoint
 from lit_seq2seq.cli import main
-from lit_seq2seq.inference.lexicon import Translations, pair_of
 from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.metrics import CER, ChrF, CIDErD, Distinct1
 from lit_seq2seq.nn import (
@@ -42,7 +40,6 @@ from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.training import (
     CrossEntropy,
     Distillation,
-    GuidedAlignment,
     Loss,
     MinimumRisk,
     Objective,
@@ -52,7 +49,7 @@ from lit_seq2seq.training import (
 )
 from lit_seq2seq.training.objectives.rewards import Outputs
 from lit_seq2seq.training.objectives.self_critical import reinforce
-from lit_seq2seq.types import Batch, Padded, Shared, UserError
+from lit_seq2seq.types import Batch, Shared, UserError
 from tests.nn.cases import (
     COPY_SOURCE,
     COPY_TARGET,
@@ -83,7 +80,6 @@ OBJECTIVES = {
     "scheduled sampling": partial(ScheduledSampling, least=0.2, steps=4),
     "r-drop": RDrop,
     "minimum risk": partial(MinimumRisk, metric=ChrF, number=3),
-    "guided alignment": partial(GuidedAlignment, steps=20),
     "self-critical": partial(SelfCritical, metric=ChrF, number=2),
 }
 
@@ -572,83 +568,9 @@ def test_a_teacher_alone_does_not_train_all(trained: Trained, tmp_path):
         make_trainer(tmp_path).fit(make_model(objective=make, auxiliary=CTC), datamodule=make_data())
 
 
-# ---------------------------------------------------------------------------------------------- guided alignment
-
-
-def test_alignments_are_those_of_model_1():
-    """Brown et al. 1993, equation 11, symbol by symbol, with the prior of Dyer et al. 2013."""
-    source = Padded(torch.tensor([[5, 6, 3, 0], [6, 7, 6, 3], [7, 3, 0, 0]]), torch.tensor([3, 4, 2]))
-    target = Padded(torch.tensor([[4, 5, 3], [5, 6, 3], [6, 3, 0]]), torch.tensor([3, 3, 2]))
-    rows = [
-        (row[:length].tolist(), other[:size].tolist())
-        for row, length, other, size in zip(source.values, source.lengths, target.values, target.lengths, strict=True)
-    ]
-    chance: dict[tuple[int, int], float] = defaultdict(lambda: 1.0)
-    for _ in range(3):
-        counts: dict[tuple[int, int], float] = defaultdict(float)
-        for words, others in rows:
-            for f in others:
-                total = sum(chance[e, f] for e in words)
-                for e in words:
-                    counts[e, f] += chance[e, f] / total
-        totals = {e: sum(count for (other, _), count in counts.items() if other == e) for e, _ in counts}
-        chance = defaultdict(float, {(e, f): count / totals[e] for (e, f), count in counts.items()})
-    expected = torch.zeros(3, 3, 4)
-    for place, (words, others) in enumerate(rows):
-        for t, f in enumerate(others):
-            near = [math.exp(-2.0 * abs(s / len(words) - t / len(others))) for s in range(len(words))]
-            weights = torch.tensor([chance[e, f] * one for e, one in zip(words, near, strict=True)])
-            expected[place, t, : len(words)] = weights / weights.sum()
-    found = Translations.estimate([(source, target)], (8, 7), iterations=3)
-    assert_close(found.align(source, target, tension=2.0), expected, check_dtype=False)
-    unseen = Padded(torch.tensor([[5]]), torch.tensor([1]))
-    assert not found.align(unseen, Padded(torch.tensor([[6]]), torch.tensor([1]))).any()
-
-
-def test_guided_attention_pays_for_what_it_misses():
-    """Chen et al. 2016, equation 9; the weight falls."""
-    data, model = make_data(), make_model(objective=partial(GuidedAlignment, weight=0.5, steps=4), label_smoothing=0.1)
-    model.attach(data.processor)
-    data.setup("fit")
-    model.objective.begin(model.model, data)
-    batch = next(iter(data.val_dataloader()))
-    wanted = Translations.estimate([pair_of(one) for one in data.in_order("train", 7)], (9, 9)).align(
-        batch.source, batch.target, 4.0
-    )
-    weights = model.net.teach(model.net.encode(batch.source), batch.target).attention
-    missed = sum(
-        -float(wanted[row, t] @ weights[row, t].double().clamp(min=1e-30).log())
-        for row in range(len(batch))
-        for t in range(int(batch.target.lengths[row]))
-    )
-    plain = CrossEntropy(0.1).of(model.net, batch.source, batch.target)
-    for model.objective.step, weight in ((0, 0.5), (1, 0.375), (4, 0.0), (9, 0.0)):
-        loss = model.objective(model.model, batch)
-        assert float(loss.total) == pytest.approx(float(plain.total) + weight * missed, rel=1e-4)
-
-
-def test_guided_attention_finds_its_way_sooner(tmp_path):
-    found = []
-    for objective in (CrossEntropy, partial(GuidedAlignment, weight=2.0)):
-        model, data = make_model(objective=objective), make_data()
-        make_trainer(tmp_path, max_epochs=4).fit(model, datamodule=data)
-        source, target = pair_of(next(iter(data.val_dataloader())))
-        weights = model.net.teach(model.net.encode(source), target).attention  # words stand at the same places
-        found.append(float(weights.diagonal(dim1=1, dim2=2)[target.mask].mean()))
-    assert found[1] > found[0] + 0.1
-
-
-def test_what_cannot_be_aligned(tmp_path):
-    without = make_model(objective=GuidedAlignment, decoder=partial(ParallelDecoder, **SIZES, attention=None))
-    with pytest.raises(UserError, match="GuidedAlignment needs a source of symbols, an output that copies none"):
-        make_trainer(tmp_path).fit(without, datamodule=make_data())
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (partial(GuidedAlignment, weight=-1.0), r"weight of GuidedAlignment must be at least 0, got -1\.0"),
-        (partial(GuidedAlignment, steps=0), "steps of GuidedAlignment must be at least 1, got 0"),
         (partial(Distillation, teachers="x", weight=2.0), r"Distillation: weight=2\.0: must be a number from 0 to 1"),
         (
             partial(Distillation, teachers="x", temperature=0.0),

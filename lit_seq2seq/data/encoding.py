@@ -14,6 +14,7 @@ import numpy.typing as npt
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 
+from lit_seq2seq.data.alignment import aligned_symbols
 from lit_seq2seq.data.cache import cache_folder, code_of
 from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets, listed
 from lit_seq2seq.features import Feature, Processor
@@ -31,7 +32,8 @@ class EncodedRows:
     Attributes:
         sources: a row for each row of the split: `length`, 0 where there is no source, and the array `values`, flat,
             unless the feature encodes anew for each batch.
-        examples: a row for each example: `row` and `choice`, the alternative target of that row, and the `target` ids.
+        examples: a row for each example: `row` and `choice`, the alternative target of that row, and the `target` ids;
+            `copies` and `symbols`, see `CopyMap`, and `alignment`, see `aligned_symbols`, where they are asked for.
     """
 
     sources: Dataset
@@ -129,7 +131,22 @@ class RowEncoder:
             places = [place for place, group in enumerate(chosen) for _ in group]
             examples |= {"copies": [ids[place] for place in places], "symbols": [symbols[place] for place in places]}
             examples["target"] = self.processor.copy_map.target(flat, examples["target"], examples["symbols"])
+        if self.mapper.alignment:
+            names, plain = [f"row {index}" for index in indices], replace(self.mapper, tags=None).sources(rows)
+            given = list(zip(self.mapper.alignments(rows), plain, self._raw(rows), texts, strict=True))
+            examples["alignment"] = encode_named(lambda some: [self._alignment(*row) for row in some], given, names)
         return examples
+
+    def _alignment(self, pairs: str, plain: str, raw: str, texts: list[str]) -> Array:
+        """Align the symbols of a source and its target, but for those of tags and of a prefix, as their words are."""
+        if len(texts) > 1:
+            raise UserError("expected one target, whose words columns.alignment names, but there are more")
+        if not raw or not texts:
+            return np.empty(0, np.int32)
+        source, target = self.processor.source_feature.word_numbers(raw), self.processor.target.word_numbers(texts[0])
+        before = len(raw.split()) - len(plain.split())
+        words = len(plain.split()), len(texts[0].split())
+        return aligned_symbols(pairs, [number - before for number in source], target, words)
 
     def copies(self, rows: Rows, sources: list[Array]) -> tuple[list[Array], list[tuple[str, ...]]]:
         """Name what can be copied from each of the encoded sources of `rows`; see `CopyMap`."""
@@ -185,9 +202,12 @@ class RowEncoder:
         state = (_VERSION, raw._fingerprint, self.mapper, settings, code_of(*map(type, feature.parts)))
         sources = _map(raw, self.stored, lengths | stored, state, feature.rows_at_once, num_proc, description)
         columns = {"row": Value("int64"), "choice": Value("int32"), "target": List(Value("int32"))}
-        needed = self.mapper.roots if self.processor.copy or feature.hides else self.mapper.text_roots
+        whole = self.processor.copy or feature.hides or self.mapper.alignment
+        needed = self.mapper.roots if whole else self.mapper.text_roots
         if self.processor.copy:
             columns |= {"copies": List(Value("int32")), "symbols": List(Value("string"))}
+        if self.mapper.alignment:
+            columns["alignment"] = List(Value("int32"))
         texts = raw.select_columns([name for name in needed if name in raw.column_names])
         key = (state, self.targets, self.alternatives)
         return EncodedRows(sources, _map(texts, self.examples, columns, key, 1000, num_proc, f"{description}: targets"))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from datasets import Dataset
 
+from lit_seq2seq.data.alignment import with_alignment
 from lit_seq2seq.data.batching import BatchRows
 from lit_seq2seq.data.encoding import EncodedRows, Lengths, RowEncoder
 from lit_seq2seq.data.rows import Rows
@@ -84,7 +85,7 @@ class Limits:
         return kept, {reason: count for reason, count in counts.items() if count}
 
     def collate(self, processor: Processor, columns: dict[str, list[Any]]) -> tuple[Source, Padded]:
-        """Cut and pad the `source` and `target` columns, and the `copies` and their `symbols` where there are any.
+        """Cut and pad the `source` and `target` columns, and `copies`, `symbols` and `alignment` where they are there.
 
         A source that several examples share, as their `row` tells, is there once.
         """
@@ -102,7 +103,11 @@ class Limits:
             symbols, targets = _left(ids, columns["symbols"], targets, processor.target)
             assert isinstance(source, Padded)
             source = CopySource(source.values, source.lengths, processor.target.collate(ids).values, symbols)
-        return source.to("cpu"), processor.target.collate(targets).to("cpu")
+        target = processor.target.collate(targets)
+        if "alignment" in columns:
+            assert isinstance(source, Padded)
+            target = with_alignment(target, source, columns["alignment"])
+        return source.to("cpu"), target.to("cpu")
 
 
 def _left(
@@ -227,6 +232,8 @@ class Examples(torch.utils.data.Dataset[Batch]):
             columns["copies"], columns["symbols"] = self.encoder.copies(raw, chosen)
         elif self.encoder.processor.copy:
             columns |= {"copies": _arrays(table["copies"]), "symbols": table["symbols"].to_pylist()}
+        if self.encoder.mapper.alignment:
+            columns["alignment"] = _arrays(table["alignment"])
         source, target = self.limits.collate(self.encoder.processor, columns)
         return Batch(
             source=source,

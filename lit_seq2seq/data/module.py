@@ -203,6 +203,11 @@ class Seq2SeqDataModule(LightningDataModule):
         return (self.trainer and self.trainer.state.fn) or "fit"
 
     @property
+    def has_alignments(self) -> bool:
+        """Whether training batches come with alignments, of which `columns.alignment` tells."""
+        return self.mapper.alignment is not None
+
+    @property
     def trusted(self) -> tuple[str, ...]:
         """Packages whose classes a checkpoint's processor may name: those of the source feature here, and `trust`."""
         known = self._processor or self._given
@@ -489,7 +494,8 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def _encoder(self, rows: Split, split: str) -> RowEncoder:
         targets = split != "predict"
-        mapper = self.mapper.resolve(columns_of(rows), targets, self.processor.source_feature)
+        mapper = self.mapper if split == "train" else replace(self.mapper, alignment=None)
+        mapper = mapper.resolve(columns_of(rows), targets, self.processor.source_feature)
         return RowEncoder(mapper, self.processor, targets, alternatives=split == "train")
 
     def _batches(self, split: str) -> tuple[Examples | RunningText, EpochSampler[Any]]:

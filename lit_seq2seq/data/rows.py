@@ -34,6 +34,9 @@ class Columns:
             symbol before the source, as in `⟨V⟩ ⟨PST⟩ go`, which is how they are given when predicting. A text may hold
             several tags, divided by white space, `;` or `|`, but not within brackets; a column may hold lists of texts.
         speaker: column that names the speaker, for a source feature with `normalize: speaker`.
+        alignment: column of the training split that says for `GuidedAlignment` which words of source and target belong
+            together, as pairs such as `0-0 1-2`, counted from 0, of words between white space. fast_align, eflomal and
+            awesome-align write them. Nothing is known of a row where it is empty.
     """
 
     source: str | dict[str, str] | None = "source"
@@ -41,6 +44,7 @@ class Columns:
     references: str | list[str] | None = None
     tags: str | list[str] | None = None
     speaker: str | None = None
+    alignment: str | None = None
 
 
 class RowMapper(Columns):
@@ -77,6 +81,7 @@ class RowMapper(Columns):
         if targets:
             _check(known, target, "columns.target", Tokenizer(), lists=True)
             _check(known, references, "columns.references", Tokenizer(), lists=True)
+            _check(known, listed(self.alignment), "columns.alignment", Tokenizer())
         tags = _expand(known, self.tags)
         _check(known, tags, "columns.tags", Tokenizer(), lists=True)
         if tags and source is not None and (source.medium != "text" or source.begins_output):
@@ -92,7 +97,7 @@ class RowMapper(Columns):
                 "expected a column of prompts or of targets, but the columns are "
                 f"{', '.join(known)}: set columns.source"
             )
-        return RowMapper(self.source, target, references, tags, speaker)
+        return RowMapper(self.source, target, references, tags, speaker=speaker, alignment=self.alignment)
 
     def only_sources(self, features: Features) -> RowMapper:
         """Return a mapper that finds the sources alone, with their tags, to compare rows by them."""
@@ -144,7 +149,7 @@ class RowMapper(Columns):
     def columns(self) -> list[str]:
         """Top-level or nested names of every column that is read."""
         names = [*self.source_columns, *listed(self.tags), *listed(self.speaker), *listed(self.target)]
-        names += listed(self.references)
+        names += [*listed(self.references), *listed(self.alignment)]
         return list(dict.fromkeys(names))
 
     def sources(self, rows: Rows) -> list[Any]:
@@ -164,6 +169,11 @@ class RowMapper(Columns):
     def speakers(self, rows: Rows) -> Sequence[str | None]:
         """Return the speaker of each row, `None` where no one is named."""
         return _column(rows, self.speaker) if self.speaker else [None] * len(next(iter(rows.values())))
+
+    def alignments(self, rows: Rows) -> list[str]:
+        """Return the alignment of the words of each row, empty where it is not known."""
+        assert self.alignment is not None
+        return [pairs or "" for pairs in _column(rows, self.alignment)]
 
     def targets(self, rows: Rows) -> list[list[str]]:
         """Return the alternative targets of each row, without empty ones."""

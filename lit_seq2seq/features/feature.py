@@ -103,6 +103,14 @@ class Feature(ABC):
         """
         raise UserError(f"replace_unknown=True: {type(self).__name__} reads no words to put in: leave it out")
 
+    def word_numbers(self, raw: Any) -> list[int]:
+        """Return for each symbol of one input, EOS left out, the number of its word, counted from 0.
+
+        Raises:
+            UserError: an input is no text.
+        """
+        raise UserError(f"{type(self).__name__} does not tell which words it reads: leave columns.alignment out")
+
     @property
     def marks(self) -> tuple[str, ...]:
         """Names of the special symbols that stand in sources and say nothing, such as EOS."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -157,6 +158,21 @@ class Tokenizer(TextFeature):
             words[word] = words.get(word, "") + piece
         pairs = ((words[word].split(), piece) for word, piece in zip(found.word_ids, own, strict=True))
         return [parts[0] if len(parts) == 1 else piece for parts, piece in pairs]
+
+    def word_numbers(self, raw: str) -> list[int]:
+        """Return the number of each symbol's word between white space; white space counts to the word behind it.
+
+        Example:
+            >>> tokenizer = Tokenizer("char")
+            >>> tokenizer.train(["a dog"])
+            >>> tokenizer.word_numbers("a dog")
+            [0, 1, 1, 1, 1]
+        """
+        if self.augments:
+            raise UserError("columns.alignment needs symbols that stay the same: set dropout of the tokenizer to 0")
+        text = known_tags(whole(raw), self.backend)
+        ends = [word.end() for word in re.finditer(r"\S+", text)]
+        return [bisect_right(ends, start) for start, _ in self.backend.encode(text, add_special_tokens=False).offsets]
 
     @property
     def marks(self) -> tuple[str, ...]:

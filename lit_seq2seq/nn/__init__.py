@@ -14,7 +14,7 @@ from lit_seq2seq.nn.attention import (
     MonotonicAttention,
     MultiHeadAttention,
 )
-from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss, DoublyStochasticLoss
+from lit_seq2seq.nn.attention_losses import AttentionLoss, CoverageLoss, DoublyStochasticLoss, GuidedAlignment
 from lit_seq2seq.nn.auxiliary import CTC, Auxiliary
 from lit_seq2seq.nn.bridges import Bridge, DenseBridge, LastState, LearnedBridge, MeanBridge, StateShape, ZeroBridge
 from lit_seq2seq.nn.cells import GRU, LSTM, RGLRU, SLSTM, SRU, Cell, DeepTransition, Elman, MinGRU, MinLSTM, Zoneout
@@ -81,6 +81,7 @@ __all__ = [
     "EncoderShape",
     "Ensemble",
     "GeneralAttention",
+    "GuidedAlignment",
     "HardMonotonicDecoder",
     "HierarchicalAttention",
     "HierarchicalMemory",

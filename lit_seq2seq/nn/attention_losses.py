@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lit_seq2seq.nn.translations import Translations, pair_of
+from lit_seq2seq.types import AlignedTarget, Batch, Padded, UserError
 
-class AttentionLoss(nn.Module, ABC):
+_ROWS_AT_ONCE = 256
+_LEAST = 1e-6  # attention that counts as none: its logarithm stays finite, and has a gradient that pulls it up
+
+
+class AttentionLoss(nn.Module):
     """Base of the terms that are added to the loss for what attention does over a whole target.
+
+    A term overrides `forward`, or `of` where it has to know more than which places are real.
+
+    Attributes:
+        step: optimizer steps of the run so far; training keeps it.
 
     Example:
         >>> class Peaked(AttentionLoss):
@@ -19,7 +31,24 @@ class AttentionLoss(nn.Module, ABC):
         tensor(0.2500)
     """
 
-    @abstractmethod
+    step = 0
+
+    def begin(self, model: Any, data: Any) -> None:
+        """Get ready for training, as `Objective.begin` does; called in each run, when the model is on its device.
+
+        Raises:
+            UserError: the model or the data does not fit.
+        """
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add to a training batch what the term has to know, such as where the symbols of its targets come from."""
+        return batch
+
+    def of(self, weights: Tensor, target: Padded, source_mask: Tensor | None = None) -> Tensor:
+        """Compute the term for a target of a prepared batch; by `forward`, unless a term overrides it."""
+        found: Tensor = self(weights, target.mask, source_mask)
+        return found
+
     def forward(self, weights: Tensor, target_mask: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """Compute the term.
 
@@ -31,6 +60,7 @@ class AttentionLoss(nn.Module, ABC):
         Returns:
             A scalar, summed over tokens as the loss is.
         """
+        raise NotImplementedError
 
 
 class CoverageLoss(AttentionLoss):
@@ -90,3 +120,81 @@ class DoublyStochasticLoss(AttentionLoss):
         if source_mask is not None:
             missing = missing.masked_fill(~source_mask, 0)
         return self.weight * missing.sum()
+
+
+class GuidedAlignment(AttentionLoss):
+    """Pull attention to where a word aligner looks: `-weight sum_ts A_ts log a_ts`.
+
+    Chen et al. (2016, https://arxiv.org/abs/1607.01628, equation 9). Each row of A, the alignment of a target symbol to
+    the symbols of the source, sums to one, or to zero where nothing is known of it. Alignments are those of
+    `data.columns.alignment`. Where that is not set, they are those of IBM Model 1 (Brown et al. 1993), learnt from the
+    training split when a run begins, with a prior for the diagonal as in fast_align (Dyer et al. 2013). The term helps
+    attention to find its way early, which few data alone may not do; later it may hold it back, so that the weight can
+    fall.
+
+    Args:
+        weight: of the term, >= 0, in the first step.
+        steps: optimizer steps over which the weight falls to 0, by the same amount in each; `None` keeps it as it is.
+        tension: of the prior, >= 0: the more, the more probable are places that are as far from the beginning as the
+            target symbol is in its sequence; 0 for word order that is free.
+    """
+
+    def __init__(self, weight: float = 0.5, steps: int | None = None, tension: float = 4.0) -> None:
+        super().__init__()
+        for name, value, least in (("weight", weight, 0), ("tension", tension, 0), ("steps", steps, 1)):
+            if value is not None and value < least:
+                raise ValueError(f"{name} of GuidedAlignment must be at least {least}, got {value}")
+        self.first_weight, self.steps, self.tension = weight, steps, tension
+        self._translations: Translations | None = None
+
+    @property
+    def weight(self) -> float:
+        """Weight of the term in the present step."""
+        return self.first_weight * (1.0 if self.steps is None else max(0.0, 1 - self.step / self.steps))
+
+    def begin(self, model: Any, data: Any) -> None:
+        """Learn alignments from the training split, unless it has its own."""
+        feature, size = model.processor.source_feature, model.processor.target.size
+        if not isinstance(feature.size, int) or not feature.symbols:
+            raise UserError(
+                f"GuidedAlignment needs a source of symbols, which {type(feature).__name__} does not read: leave it "
+                "out of model.attention_losses"
+            )
+        self._translations = None
+        if getattr(data, "has_alignments", False):
+            return
+        if getattr(data, "streaming", True):
+            raise UserError(
+                "GuidedAlignment learns from a Seq2SeqDataModule that does not stream its data: set data.streaming to "
+                "false, or name a column of alignments by data.columns.alignment"
+            )
+        pairs = [self._pair(batch, size) for batch in data.in_order("train", _ROWS_AT_ONCE)]
+        found = Translations.estimate(pairs, (feature.size, size + 1))
+        self._translations = found.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+
+    def _pair(self, batch: Batch, size: int) -> tuple[Padded, Padded]:
+        """Return source and target with one number, `size`, for all symbols that are copied from beyond those."""
+        source, target = pair_of(batch)
+        return source, replace(target, values=target.values.clamp(max=size))
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add the alignments that have been learnt, where the batch has none."""
+        if self._translations is None or not self.weight:
+            return batch
+        self._translations = self._translations.to(batch.rows.device)
+        alignment = self._translations.align(*self._pair(batch, self._translations.size - 1), self.tension)
+        assert batch.target is not None
+        return replace(batch, target=AlignedTarget(batch.target.values, batch.target.lengths, alignment))
+
+    def of(self, weights: Tensor, target: Padded, source_mask: Tensor | None = None) -> Tensor:
+        """Compute the term for a target of a prepared batch."""
+        if not self.weight:
+            return weights.new_zeros(())
+        assert isinstance(target, AlignedTarget)
+        if (places := weights.shape[-1]) != (symbols := target.alignment.shape[-1]):
+            raise UserError(
+                f"GuidedAlignment needs an encoder that gives each of {symbols} symbols a place, but it has {places}"
+            )
+        alignment = target.alignment.float()
+        alignment = alignment / alignment.sum(dim=-1, keepdim=True).clamp(min=_LEAST)
+        return -self.weight * (alignment * (weights.float() + _LEAST).log()).sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +140,8 @@ class EncoderDecoder(Network):
                 name = type(self.decoder).__name__
                 raise ValueError(f"{name} predicts symbols by itself: leave out output and tie_embeddings")
             self.output = GivenOutput()
-        self.attention_losses = nn.ModuleList(make() for make in attention_losses)
+        terms = nn.ModuleList(make() for make in attention_losses)
+        self.attention_losses = cast("Sequence[AttentionLoss]", terms)
         if attention_losses and self.decoder.attention_module is None:
             raise ValueError(
                 "attention_losses need attention, but the decoder has none: give it one, or leave them out"

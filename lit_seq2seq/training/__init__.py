@@ -3,7 +3,6 @@
 from lit_seq2seq.training.objectives import (
     CrossEntropy,
     Distillation,
-    GuidedAlignment,
     Loss,
     MinimumRisk,
     Objective,
@@ -15,7 +14,6 @@ from lit_seq2seq.training.objectives import (
 __all__ = [
     "CrossEntropy",
     "Distillation",
-    "GuidedAlignment",
     "Loss",
     "MinimumRisk",
     "Objective",

@@ -289,11 +289,14 @@ class LitSeq2Seq(lightning.LightningModule):
         warn_of_16_bits(self.trainer)
         if self.split_batches is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise UserError("split_on_oom takes gradients that are not scaled: use bf16-mixed instead of 16-mixed")
-        data, on_hub = getattr(getattr(self.trainer, "datamodule", None), "origin", (None, False))
+        datamodule = getattr(self.trainer, "datamodule", None)
+        data, on_hub = getattr(datamodule, "origin", (None, False))
         self.model.provenance = replace(self.model.provenance, data=data, on_hub=on_hub, scores={}, rows={})
         self._try_metrics("validation")
         self.model.check_generation()
-        self.objective.begin(self.model, getattr(self.trainer, "datamodule", None))
+        self.objective.begin(self.model, datamodule)
+        for term in self.net.attention_losses:
+            term.begin(self.model, datamodule)
 
     def _check_running(self) -> None:
         """Refuse what would take batches of running text apart, or read their targets twice."""
@@ -374,8 +377,11 @@ class LitSeq2Seq(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, to be averaged over all target tokens, or sentences, of the optimizer step."""
         _check_batch(batch)
-        assert batch.target is not None
         self.objective.step = self.trainer.global_step
+        for term in self.net.attention_losses:
+            term.step = self.trainer.global_step
+            batch = term.prepare(batch)
+        assert batch.target is not None
         total, nll, units = self._loss(batch)
         self.log("train_loss", total.detach() / units, prog_bar=True, batch_size=len(batch))
         self.log("train_ppl", (nll.detach() / batch.target.total).exp(), batch_size=len(batch))

@@ -4,7 +4,6 @@ from lit_seq2seq.settings.arguments import check_constructors
 from lit_seq2seq.training.objectives.base import Loss, Objective
 from lit_seq2seq.training.objectives.cross_entropy import CrossEntropy
 from lit_seq2seq.training.objectives.distillation import Distillation
-from lit_seq2seq.training.objectives.guided_alignment import GuidedAlignment
 from lit_seq2seq.training.objectives.minimum_risk import MinimumRisk
 from lit_seq2seq.training.objectives.rdrop import RDrop
 from lit_seq2seq.training.objectives.scheduled_sampling import ScheduledSampling
@@ -13,7 +12,6 @@ from lit_seq2seq.training.objectives.self_critical import SelfCritical
 __all__ = [
     "CrossEntropy",
     "Distillation",
-    "GuidedAlignment",
     "Loss",
     "MinimumRisk",
     "Objective",

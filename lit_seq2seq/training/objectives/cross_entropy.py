@@ -46,5 +46,6 @@ class CrossEntropy(Objective):
             share = network.auxiliary.weight
             total = (1 - share) * total + share * network.auxiliary.loss(encoded.memory, target)
         for attention_loss in network.attention_losses:
-            total = total + attention_loss(output.attention, target.mask, encoded.memory.mask)
+            assert output.attention is not None
+            total = total + attention_loss.of(output.attention, target, encoded.memory.mask)
         return Loss(total, nll, target.total)
