@@ -8,23 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from lit_seq2seq.arrays import Array
-from lit_seq2seq.types import SpecialIds
+from lit_seq2seq.types import Padded, SpecialIds
 
 _RANKS = [1, 0, 2, 3]  # places of unknown, padding, BOS and EOS: the last one that a symbol has is its own
 SAMPLE = 128
 """Symbols of the vocabulary from which the sum over those that are no candidates is estimated."""
-
-
-class Candidates(NamedTuple):
-    """The target symbols among which each output of a batch is chosen.
-
-    Attributes:
-        ids: `(B, C)` different target ids: padding, unknown, BOS and EOS, then others; padded at the end.
-        lengths: `(B,)` their numbers.
-    """
-
-    ids: Array
-    lengths: Array
 
 
 class Shortlist:
@@ -40,7 +28,7 @@ class Shortlist:
 
     Example:
         >>> shortlist = Shortlist(np.array([4]), np.array([[-1], [6], [5]]), size=8, specials=SpecialIds())
-        >>> shortlist(np.array([[1, 1], [2, 0]]), np.array([2, 1])).ids
+        >>> shortlist(np.array([[1, 1], [2, 0]]), np.array([2, 1])).values
         array([[0, 1, 2, 3, 4, 6],
                [0, 1, 2, 3, 4, 5]])
     """
@@ -49,8 +37,8 @@ class Shortlist:
         self.frequent, self.translations = frequent, translations
         self.size, self.specials = size, specials
 
-    def __call__(self, source: Array, lengths: Array) -> Candidates:
-        """List the candidates of each source of ids `(B, S)` and its length, in their order."""
+    def __call__(self, source: Array, lengths: Array) -> Padded:
+        """List the candidates of each source of ids `(B, S)` and its length: the special symbols, then by id."""
         real = np.arange(source.shape[1]) < lengths[:, None]
         found = np.where(real[:, :, None], self.translations[source], -1)  # (B, S, K)
         chosen = np.zeros((len(source), self.size + 1), bool)  # the last column is that of -1
@@ -59,12 +47,12 @@ class Shortlist:
         first = list(astuple(self.specials))
         chosen[:, first] = False
         rows, ids = np.nonzero(chosen[:, : self.size])
-        counts = np.bincount(rows, minlength=len(source))  # (B,)
+        counts: Array = np.bincount(rows, minlength=len(source))  # (B,)
         places = np.arange(len(rows)) - (counts.cumsum() - counts)[rows] + len(first)
-        values = np.full((len(source), len(first) + counts.max()), self.specials.pad)
+        values: Array = np.full((len(source), len(first) + counts.max()), self.specials.pad)
         values[:, : len(first)] = first
         values[rows, places] = ids
-        return Candidates(values, counts + len(first))
+        return Padded(values, counts + len(first))
 
 
 class Scored(NamedTuple):
@@ -87,10 +75,9 @@ class Scored(NamedTuple):
     shares: Array
 
     @classmethod
-    def of(cls, candidates: Candidates, size: int) -> Scored:
+    def of(cls, candidates: Padded, size: int) -> Scored:
         """Make it from the candidates of each source and the number of all symbols."""
-        ids = candidates.ids
-        real = np.arange(ids.shape[1]) < candidates.lengths[:, None]
+        ids, real = np.asarray(candidates.values), np.asarray(candidates.mask)
         special = ids[:, _RANKS]
         again = np.triu(special[:, :, None] == special[:, None], 1).any(2)  # one symbol in several roles counts once
         real[:, _RANKS] &= ~again

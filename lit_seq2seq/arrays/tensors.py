@@ -1,4 +1,6 @@
-"""The functions of `Arrays` for torch."""
+"""The functions of `Arrays` for torch; their docstrings are there."""
+
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -31,11 +33,9 @@ class Tensors(Arrays):
         self.device = device
 
     def quiet(self) -> AbstractContextManager[object]:
-        """Return a context without gradients."""
         return torch.no_grad()
 
     def array(self, values: Any) -> Tensor:
-        """Make a tensor of numbers, or of an array of NumPy."""
         return torch.as_tensor(values, device=self.device)
 
     def random(self, seed: int | None) -> np.random.Generator:
@@ -43,101 +43,77 @@ class Tensors(Arrays):
         return super().random(int(torch.randint(2**63 - 1, ())) if seed is None else seed)
 
     def host(self, array: Tensor) -> Tensor:
-        """Move a tensor to the CPU."""
         return array.cpu()
 
     def arange(self, stop: int) -> Tensor:
-        """Count from 0 to below `stop`."""
         return torch.arange(stop, device=self.device)
 
     def full(self, shape: Sequence[int], value: bool | int | float) -> Tensor:
-        """Make a tensor of one value."""
         return torch.full(tuple(shape), value, device=self.device)
 
     def wide(self, array: Tensor, copy: bool = False) -> Tensor:
-        """Turn numbers into floats of at least 32 bits."""
         return array.to(torch.promote_types(array.dtype, torch.float32), copy=copy)
 
     def single(self, array: Tensor) -> Tensor:
-        """Turn numbers into floats of 32 bits."""
         return array.float()
 
     def integers(self, array: Any) -> Tensor:
-        """Turn ids into integers of 64 bits, on the device."""
         return self.array(array).long()
 
     def copy(self, array: Tensor) -> Tensor:
-        """Copy a tensor."""
         return array.clone()
 
     def double(self, array: Tensor) -> Tensor:
-        """Turn numbers into floats of 64 bits."""
         return array.double()
 
     def take(self, array: Tensor, index: Tensor) -> Tensor:
-        """Take rows by their numbers."""
         return array.index_select(0, index)
 
     def repeat(self, array: Tensor, times: int) -> Tensor:
-        """Repeat each row in place: `a a b b ...`."""
         return array.repeat_interleave(times, dim=0)
 
     def concat(self, arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
-        """Join tensors."""
         return torch.cat(list(arrays), axis)
 
     def gather(self, array: Tensor, index: Tensor, axis: int = -1) -> Tensor:
-        """Take values along an axis by an index of as many dimensions."""
         return array.take_along_dim(index, axis)
 
     def put(self, array: Tensor, index: Tensor, value: Any) -> Tensor:
-        """Write values in place, along the last axis."""
         return array.scatter_(-1, index, value)
 
     def counts(self, ids: Tensor, size: int) -> Tensor:
-        """Count how often each of `size` ids stands in each row of `(B, M)`: `(B, size)` floats."""
         found = torch.zeros(len(ids), size, device=ids.device)
         return found.scatter_add_(1, ids, torch.ones_like(ids, dtype=found.dtype))
 
     def nonzero(self, mask: Tensor) -> Tensor:
-        """List where a mask of one dimension is true."""
         return mask.nonzero()[:, 0].to(self.device)
 
     def amax(self, array: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
-        """Take the largest values along an axis."""
         return array.amax(axis, keepdims)
 
     def first(self, mask: Tensor) -> Tensor:
-        """Find the first place along the last axis where a mask is true."""
         return mask.byte().argmax(-1)
 
     def cumsum(self, array: Tensor) -> Tensor:
-        """Sum up along the last axis."""
         return array.cumsum(-1)
 
     def logcumsumexp(self, array: Tensor) -> Tensor:
-        """Sum up along the last axis what is given as logarithms."""
         return array.logcumsumexp(-1)
 
     def logsumexp(self, array: Tensor, axis: int = -1) -> Tensor:
-        """Sum along an axis what is given as logarithms."""
         return array.logsumexp(axis)
 
     def softmax(self, array: Tensor) -> Tensor:
-        """Turn scores into probabilities, along the last axis."""
         return array.softmax(-1)
 
     def windows(self, array: Tensor, size: int) -> Tensor:
-        """List all runs of `size` neighbours in rows of `(N, T)`: `(N, T - size + 1, size)`."""
         return array.unfold(1, size, 1)
 
     def sort_down(self, array: Tensor) -> tuple[Tensor, Tensor]:
-        """Sort along the last axis, largest first, equal ones in their order; return also where each was."""
         values, order = array.sort(dim=-1, descending=True, stable=True)
         return values, order
 
     def largest(self, array: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Find the `count` largest along the last axis and their places."""
         values, index = array.topk(min(count, array.shape[-1]), dim=-1)
         return values, index
 

@@ -28,7 +28,7 @@ def learn_shortlist(data: Seq2SeqDataModule, frequent: int, translations: int, r
         >>> shortlist = learn_shortlist(data, frequent=1, translations=1)
         >>> source = data.processor.source(["ein Hund"])
         >>> found = shortlist(source.values.numpy(), source.lengths.numpy())
-        >>> data.processor.target.tokens(found.ids[0].tolist())
+        >>> data.processor.target.tokens(found.values[0].tolist())
         ['<pad>', '<unk>', '<bos>', '<eos>', 'a', 'dog']
     """
     feature, target = data.processor.source_feature, data.processor.target

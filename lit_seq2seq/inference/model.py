@@ -270,8 +270,7 @@ class Seq2SeqModel(nn.Module):
         if isinstance(source, Shared):
             return self._candidates(source.distinct).select(source.index)
         assert isinstance(source, Padded)
-        found = self.shortlist(source.values.cpu().numpy(), source.lengths.cpu().numpy())
-        return Padded(*map(torch.from_numpy, found)).to(source.values.device)
+        return self.shortlist(source.values.cpu().numpy(), source.lengths.cpu().numpy()).to(source.values.device)
 
     @checked
     @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.ops import wide
-from lit_seq2seq.shortlist import Candidates, Scored
+from lit_seq2seq.shortlist import Scored
 from lit_seq2seq.types import Padded, Value
 
 
@@ -34,7 +34,7 @@ class Shortlisted(Value):
     def of(cls, candidates: Padded, size: int, restricted: Callable[[Tensor], nn.Module]) -> Self:
         """Make it from the candidates of each source, the number of all symbols, and `Output.restricted`."""
         ids = candidates.values
-        scored = Scored.of(Candidates(ids.cpu().numpy(), candidates.lengths.cpu().numpy()), size)
+        scored = Scored.of(candidates.to("cpu"), size)
         symbols, columns, shares = (torch.from_numpy(table).to(ids.device) for table in scored)
         return cls(ids, columns, shares, restricted(symbols))
 

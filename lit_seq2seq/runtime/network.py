@@ -21,7 +21,7 @@ from lit_seq2seq.search.carried import settle
 from lit_seq2seq.search.config import check_generation
 from lit_seq2seq.search.task import OtherModel, OutputVocabulary
 from lit_seq2seq.settings import spec
-from lit_seq2seq.shortlist import Candidates, Scored, Shortlist
+from lit_seq2seq.shortlist import Scored, Shortlist
 from lit_seq2seq.types import Hypothesis, Joined, Padded, SpecialIds, StepFunction, StepOutput, UserError, averaged
 
 Named = dict[str, Array]
@@ -129,7 +129,7 @@ class Decodable(ABC):
         """
 
     @abstractmethod
-    def start(self, source: Named, candidates: Candidates | None = None) -> Start:
+    def start(self, source: Named, candidates: Padded | None = None) -> Start:
         """Encode sources.
 
         Args:
@@ -174,7 +174,7 @@ class Decodable(ABC):
         given = prefix if vocabulary is None else prefix_of(config, prefix, vocabulary, len(raw))
         listed = self.shortlist(source["source"], source["lengths"]) if config.shortlist else None
         if listed is not None and given is not None:
-            listed = Candidates(*vars(including(Padded(*listed), given, self.specials)).values())
+            listed = including(listed, given, self.specials)
         state, mask, frames, prompts = self.start(source, listed)
         found = search(
             self.step,
@@ -185,7 +185,7 @@ class Decodable(ABC):
             prefix=given if prompts is None else prefix_of(config, prefix, vocabulary, len(mask), prompts=prompts),
             source_mask=mask,
             frames=None if frames is None else Padded(frames, mask.sum(1)),
-            candidates=None if listed is None else Padded(*listed),
+            candidates=listed,
             device=None,
             return_attention=return_attention,
             vocabulary=vocabulary,
@@ -284,7 +284,7 @@ class Network(Decodable):
             self.tables["frequent"], self.tables["translations"], self.settings["target_size"], self.specials
         )
 
-    def start(self, source: Named, candidates: Candidates | None = None) -> Start:
+    def start(self, source: Named, candidates: Padded | None = None) -> Start:
         """Encode sources; see `Decodable.start`."""
         found = self._encode(source)
         state = {name: found[name] for name in self.decoder.inputs if name != "tokens"}
@@ -295,7 +295,7 @@ class Network(Decodable):
             state |= {"memory.copy_ids": copy_ids, "memory.copy_extra": np.zeros((len(copy_ids), beyond), bool)}
         if candidates is not None:
             symbols, *scored = Scored.of(candidates, self.settings["target_size"])
-            state |= dict(zip(_CANDIDATES, (candidates.ids, *scored), strict=True))
+            state |= dict(zip(_CANDIDATES, (candidates.values, *scored), strict=True))
             state |= {f"batch.{name}": self.tables[name][symbols] for name in ("weight", "bias")}
         return Start(GraphState(state), found["mask"], found.get("frames"), found.get("prefix"))
 
@@ -405,7 +405,7 @@ class Ensemble(Decodable):
         """That of the first network."""
         return self.networks[0].shortlist
 
-    def start(self, source: Named, candidates: Candidates | None = None) -> Start:
+    def start(self, source: Named, candidates: Padded | None = None) -> Start:
         """Encode sources by each network; see `Decodable.start`."""
         parts = [network.start(source, candidates) for network in self.networks]
         state = Joined(tuple(part.state for part in parts))

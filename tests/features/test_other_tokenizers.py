@@ -13,8 +13,8 @@ from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.nn import ParallelDecoder, TextEncoder
 from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.shortlist import Candidates, Scored
-from lit_seq2seq.types import SpecialIds, UserError
+from lit_seq2seq.shortlist import Scored
+from lit_seq2seq.types import Padded, SpecialIds, UserError
 from tests.nn.cases import cross_entropy
 from tests.tiny import make_model, pairs
 
@@ -122,7 +122,7 @@ def test_a_shortlist_counts_a_symbol_in_several_roles_once(roles: tuple[int, ...
     others = [4, 6]
     size = 300
     scores = torch.randn(size, generator=torch.Generator().manual_seed(0)).numpy()
-    scored = Scored.of(Candidates(torch.tensor([[*roles, *others]]).numpy(), torch.tensor([6]).numpy()), size)
+    scored = Scored.of(Padded(torch.tensor([[*roles, *others]]).numpy(), torch.tensor([6]).numpy()), size)
     own = scores[scored.symbols][scored.columns[0]] + scored.shares[0]
     listed = torch.from_numpy(own[:6]).exp()
     for index in {*roles, *others}:

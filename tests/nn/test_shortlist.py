@@ -113,7 +113,7 @@ def test_an_ensemble_averages_over_the_same_candidates() -> None:
 def test_candidates_are_listed_once_with_the_special_ones_first() -> None:
     make = Shortlist(np.array([6, 4]), np.array([[7, 7], [4, -1], [1, 5]]), TARGET_SIZE, SPECIALS)
     listed = make(np.array([[1, 2, 2], [0, 1, 1], [1, 0, 0]]), np.array([3, 2, 1]))
-    assert listed.ids.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 6, 7], [0, 1, 2, 3, 4, 6, 0]]
+    assert listed.values.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 6, 7], [0, 1, 2, 3, 4, 6, 0]]
     assert listed.lengths.tolist() == [7, 7, 6]
 
 

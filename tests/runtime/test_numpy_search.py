@@ -10,7 +10,7 @@ import torch
 from lit_seq2seq.arrays import NUMPY, Array, log_mean
 from lit_seq2seq.runtime.network import Decodable, Ensemble, GraphState, Named, Start
 from lit_seq2seq.search import GenerationConfig, search
-from lit_seq2seq.shortlist import Candidates, Shortlist
+from lit_seq2seq.shortlist import Shortlist
 from lit_seq2seq.types import Padded, StepOutput, UserError, Value
 from tests.search.search_cases import SPECIALS, Chains, assert_equal, run
 
@@ -89,7 +89,7 @@ class Table(Decodable):
     def shortlist(self) -> Shortlist:
         raise UserError("a table has no shortlist")
 
-    def start(self, source: Named, candidates: Candidates | None = None) -> Start:
+    def start(self, source: Named, candidates: Padded | None = None) -> Start:
         size = self.chains.batch_size
         values = {"memory.rows": np.arange(size), "before": np.zeros((size, 1), np.int64)}
         return Start(GraphState(values), self.chains.mask, source["frames"])
