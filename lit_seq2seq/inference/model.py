@@ -633,6 +633,7 @@ class _Other:
 
     def __init__(self, model: Seq2SeqModel) -> None:
         self._model, self.vocabulary = model, model.processor.target
+        self.reads_sources = not model.processor.source_feature.begins_output
 
     def begin(self, raw: Sequence[Any]) -> tuple[StepFunction[Any], Any]:
         network = self._model.searched

@@ -92,6 +92,11 @@ class Model:
         """The vocabulary of its outputs."""
         return self.processor.target
 
+    @property
+    def reads_sources(self) -> bool:
+        """Whether it is no language model."""
+        return not self.processor.source_feature.begins_output
+
     def begin(self, raw: Sequence[Any]) -> tuple[StepFunction[Any], Any]:
         """Begin to decode beside another model; see `lit_seq2seq.search.task.OtherModel`."""
         arrays = self.processor.encode(list(raw), [f"input {place}" for place in range(len(raw))])

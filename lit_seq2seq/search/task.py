@@ -38,6 +38,10 @@ class OtherModel(Protocol):
     def vocabulary(self) -> OutputVocabulary:
         """Its vocabulary of outputs."""
 
+    @property
+    def reads_sources(self) -> bool:
+        """Whether its outputs are those of some source, unlike the texts of a language model."""
+
     def begin(self, raw: Sequence[Any]) -> tuple[StepFunction[Any], Any]:
         """Return its step function, and its state before BOS for some raw inputs, one hypothesis each."""
 

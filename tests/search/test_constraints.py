@@ -29,7 +29,10 @@ from lit_seq2seq.search import (
     search,
 )
 from lit_seq2seq.search.constraints.automaton import Automaton, trie
+from lit_seq2seq.search.constraints.terms import read_terms
 from lit_seq2seq.search.constraints.words import forced
+from lit_seq2seq.search.rules import constraints_of
+from lit_seq2seq.search.task import Task
 from lit_seq2seq.types import SpecialIds, StepOutput, UserError, Value
 
 WIDE = {"num_beams": 90, "num_return_sequences": 8, "max_new_tokens": 4}
@@ -452,3 +455,22 @@ def test_marks_are_banned_and_forced_wherever_they_touch_words(kind: str, mark: 
     assert mark in texts(force_words=[mark], num_beams=8)[0]
     if len(mark) == 1:
         assert [text for text in texts(**draws) if mark in text]
+
+
+def test_a_repetition_penalty_makes_scores_above_zero_smaller() -> None:
+    [state] = constraints_of(GenerationConfig(repetition_penalty=4.0), Task(1, SPECIALS, arrays.NUMPY))
+    found = state.update(np.array([4])).update(np.array([5])).allow(np.array([[-1.0, -1.0, -1.0, -1.0, 2.0, -2.0]]))
+    assert found.tolist() == [[-1, -1, -1, -1, 0.5, -8]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dog,Hund\nDog,Köter\n", r"line 2: 'Dog' is there before, with another translation"),
+        ('dog,"Hund\ncat,Katze\n', r"cannot be read \(unexpected end of data\)"),
+    ],
+)
+def test_lists_of_terms_with_mistakes_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "terms.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        read_terms(str(tmp_path / "terms.csv"))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -24,6 +24,7 @@ class Other:
 
     chains: Chains
     vocabulary: Letters
+    reads_sources: bool = False
 
     def begin(self, raw: Sequence[Any]) -> tuple[Any, Any]:
         return self.chains.step, self.chains.start()
@@ -107,6 +108,16 @@ def test_the_internal_language_model_is_subtracted() -> None:
             found = [tuple(one.tokens.tolist()) for one in hypotheses]
             assert found[0] == tuple(token for token in best[0].tokens if token != SPECIALS.eos)
             assert hypotheses[0].score == pytest.approx(best[0].score, abs=1e-5)
+
+
+def test_a_model_that_reads_sources_is_no_language_model() -> None:
+    class Translators(Host):
+        def other(self, name: str) -> Other:
+            return replace(super().other(name), reads_sources=True)
+
+    config, chains = GenerationConfig(scorers=[LanguageModel("one")], **WIDE), Chains.random(1, 0)
+    with pytest.raises(UserError, match="one is no language model, as it reads sources: JointModels joins such models"):
+        run(chains, config, vocabulary=LETTERS, hosts=[Translators({"one": chains})] * 2)
 
 
 @pytest.mark.parametrize("count", [1, 2])

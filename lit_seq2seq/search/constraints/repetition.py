@@ -76,7 +76,8 @@ class _Penalised(Written):
         xp = arrays.of(log_probs)
         if not self.tokens.shape[1]:
             return log_probs
-        return xp.put(log_probs, self.tokens, self.penalty * xp.gather(log_probs, self.tokens))
+        said = xp.gather(log_probs, self.tokens)  # above 0 where a scorer has subtracted something
+        return xp.put(log_probs, self.tokens, xp.where(said > 0, said / self.penalty, said * self.penalty))
 
 
 @checked_fields

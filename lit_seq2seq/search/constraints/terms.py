@@ -14,11 +14,11 @@ class Terms:
     """Terms of sources with their translations.
 
     Args:
-        entries: the translation of each term.
+        entries: the translation of each term, which is in the form for comparisons without case.
     """
 
     def __init__(self, entries: dict[str, str]) -> None:
-        self.entries = {term.casefold(): translation for term, translation in entries.items()}
+        self.entries = entries
         longest_first = sorted(self.entries, key=len, reverse=True)
         self._pattern = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
 
@@ -36,12 +36,14 @@ class Terms:
 def _read(path: Path, changed: int) -> Terms:
     with path.open(encoding="utf-8-sig", newline="") as file:
         entries = {}
-        for number, row in enumerate(csv.reader(file), start=1):
+        for number, row in enumerate(csv.reader(file, strict=True), start=1):
             if not row or not any(cell.strip() for cell in row):
                 continue
             if len(row) != 2 or not all(cell.strip() for cell in row):
                 raise UserError(f"{path}, line {number}: expected a term and its translation, got {row!r:.80}")
-            entries[row[0].strip()] = row[1].strip()
+            term, translation = (cell.strip() for cell in row)
+            if entries.setdefault(term.casefold(), translation) != translation:
+                raise UserError(f"{path}, line {number}: {term!r:.60} is there before, with another translation")
     if not entries:
         raise UserError(f"{path} has no terms: give each a line, the term and its translation divided by a comma")
     return Terms(entries)

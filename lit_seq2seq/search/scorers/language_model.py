@@ -54,6 +54,8 @@ class LanguageModel(Scorer):
     def join(self, step: StepFunction[S], state: S, task: Task) -> tuple[StepFunction[Any], Any]:
         """Read each token by both, too; see `Scorer.join`."""
         other = task.other(self.model)
+        if other.reads_sources:
+            raise UserError(f"{self.model} is no language model, as it reads sources: JointModels joins such models")
         ids = task.xp.array(matched(task.words, other.vocabulary, self.model))  # type: ignore[arg-type]
         parts = [(self.weight, ids, *other.begin([""] * task.batch_size))]
         if self.internal_weight:
