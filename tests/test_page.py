@@ -68,6 +68,25 @@ def test_outputs_may_be_drawn(page: Page) -> None:
     assert len(drawn) > 1
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"num_beams": 6, "num_beam_groups": 3},
+        {"num_beams": 20, "max_new_tokens": 600, "temperature": 3.0},
+        {"max_new_tokens": 600, "min_new_tokens": 7},
+    ],
+)
+def test_all_controls_work_whatever_the_options_of_the_model(page: Page, own: dict[str, Any]) -> None:
+    model = page.predictor.model
+    model.generation = model.generation.changed({"do_sample": "temperature" in own and "num_beams" not in own, **own})
+    for beams, sample in ((own.get("num_beams", 1), False), (5, False), (1, True)):
+        assert len(page.answer("eins zwei", beams, 2, 5, sample=sample, temperature=1.0)[1]) == 2
+    built = page.build("title")
+    sliders = [block for block in built.blocks.values() if block.get_block_name() == "slider"]
+    assert all(slider.minimum <= slider.value <= slider.maximum for slider in sliders)
+    assert len(sliders) == 4
+
+
 @pytest.mark.parametrize("raw", [None, "", "  "])
 def test_no_input_is_said(page: Page, raw: str | None) -> None:
     with pytest.raises(UserError, match="there is no input: give a text"):

@@ -104,6 +104,17 @@ def test_a_batch_of_different_options_gives_what_each_request_asks_for(service: 
     ]
 
 
+def test_limits_of_requests_do_not_refuse_the_options_of_the_model(folder: Path) -> None:
+    own = GenerationConfig(num_beams=6, max_new_tokens=70, min_new_tokens=60)
+    loaded = LitSeq2Seq.from_pretrained(folder, changes={"generation": own})
+    with connected(Service(Predictor(loaded), LIMITS)) as client:
+        answer = client.post("/predict", json={"text": "eins", "details": "tokens"})
+        assert answer.status_code == 200
+        assert len(answer.json()["outputs"][0]["tokens"]) == LIMITS.max_new_tokens
+        answer = client.post("/predict", json={"text": "eins", "num_beams": 6})
+        assert answer.json() == {"detail": "num_beams=6: must be at most 4 here"}
+
+
 def test_requests_that_wait_together_are_one_batch(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     generate = service.generate

@@ -46,7 +46,7 @@ class Service:
         self.request = request_of(predictor.model.processor.source_feature)
 
     def work(self, asked: GenerateRequest, alone: bool = False) -> Work:
-        """Join the options of a request with those of the model, whose own length is cut to what is allowed here.
+        """Join the options of a request with those of the model, whose own lengths are cut to what is allowed here.
 
         Raises:
             UserError: the options do not fit together, or go beyond the limits.
@@ -55,7 +55,8 @@ class Service:
         limits, own = self.limits, self.predictor.model.generation
         if asked.size() > limits.max_length:
             raise HTTPException(413, f"the input has a length of {asked.size()}: must be at most {limits.max_length}")
-        own = replace(own, max_new_tokens=min(own.max_new_tokens, limits.max_new_tokens))
+        lengths = {name: getattr(own, name) for name in ("max_new_tokens", "min_new_tokens")}
+        own = replace(own, **{name: min(length, limits.max_new_tokens) for name, length in lengths.items()})
         config = (own.quick(1) if alone else own).changed(asked.options())
         texts = len(config.prefix) + sum(map(len, (*config.bad_words, *config.force_words)))
         if texts > limits.max_length:
@@ -64,7 +65,7 @@ class Service:
             )
         most = {"num_beams": limits.max_beams, "num_return_sequences": limits.max_beams}
         for name, value in {**most, "max_new_tokens": limits.max_new_tokens}.items():
-            if getattr(config, name) > value:
+            if name in asked.options() and getattr(config, name) > value:
                 raise UserError(f"{name}={getattr(config, name)}: must be at most {value} here")
         return Work(asked.raw(), config)
 

@@ -55,12 +55,14 @@ class Page:
         """
         if raw is None or self.feature.is_missing(raw):
             raise UserError(f"there is no input: give {self.feature.input_kind}")
+        own, beams = self.predictor.model.generation, 1 if sample else max(num_beams, num_outputs)
         options: dict[str, Any] = {"num_return_sequences": num_outputs, "max_new_tokens": max_new_tokens}
+        options |= {"do_sample": sample, "num_beams": beams, "min_new_tokens": min(own.min_new_tokens, max_new_tokens)}
         if sample:
-            options |= {"do_sample": True, "temperature": temperature, "num_beams": 1}
-        else:
-            options |= {"do_sample": False, "num_beams": max(num_beams, num_outputs)}
-        config = self.predictor.model.generation.changed(options)
+            options["temperature"] = temperature
+        if beams % own.num_beam_groups:
+            options["num_beam_groups"] = 1
+        config = own.changed(options)
         outputs = next(self.predictor.stream([raw], config, return_attention=True))
         rows = [[f"{output.score:.3f}", output.text] for output in outputs]
         return _doubts(outputs[0]), rows, attention_figure([raw], outputs[:1], self.feature)
@@ -86,11 +88,14 @@ class Page:
                 with gradio.Column():
                     raw = self._component()
                     button = gradio.Button("Generate", variant="primary")
-                    beams = gradio.Slider(1, 10, value=generation.num_beams, step=1, label="beams")
+                    most = max(10, generation.num_beams)
+                    beams = gradio.Slider(1, most, value=generation.num_beams, step=1, label="beams")
                     outputs = gradio.Slider(1, 10, value=1, step=1, label="outputs")
-                    length = gradio.Slider(1, 512, value=generation.max_new_tokens, step=1, label="most symbols")
+                    most = max(512, generation.max_new_tokens)
+                    length = gradio.Slider(1, most, value=generation.max_new_tokens, step=1, label="most symbols")
                     sample = gradio.Checkbox(generation.do_sample, label="draw at random")
-                    temperature = gradio.Slider(0.1, 2, value=generation.temperature, label="temperature")
+                    warmth = generation.temperature
+                    temperature = gradio.Slider(min(0.1, warmth), max(2, warmth), value=warmth, label="temperature")
                 with gradio.Column():
                     table = gradio.Dataframe(
                         headers=["score", "output"], interactive=False, wrap=True, column_widths=["80px", "380px"]
@@ -143,8 +148,11 @@ def launch(page: gradio.Blocks, port: int | None = None, block: bool = True) -> 
 
 
 def _doubts(output: Generated) -> list[tuple[str, float]]:
-    """Pair each symbol with one minus its probability."""
-    return [(f"{token} ", -math.expm1(score)) for token, score in zip(output.tokens, output.token_scores, strict=True)]
+    """Pair each symbol with one minus its probability, which a scorer that subtracts may have put above 1."""
+    return [
+        (f"{token} ", -math.expm1(min(score, 0.0)))
+        for token, score in zip(output.tokens, output.token_scores, strict=True)
+    ]
 
 
 def command(parser: ArgumentParser, arguments: list[str]) -> None:
