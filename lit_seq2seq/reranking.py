@@ -1,4 +1,4 @@
-"""Orders the hypotheses of a search anew by what their texts say."""
+"""Rerankers of the hypotheses of a search by their texts."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ from lit_seq2seq.types import Hypothesis, Part, UserError
 
 
 def reranked(config: GenerationConfig, own: Reranker | None) -> tuple[Reranker | None, GenerationConfig]:
-    """Return what orders outputs anew, if anything, and the options of a search for all that it looks at.
+    """Return the reranker, if any, and the options of a search that finds all the outputs it compares.
 
     Args:
         config: the options, which may name it.
-        own: that of the model, where they do not.
+        own: the model's, which counts where they name none.
     """
     reranker = own if config.reranker is None else config.reranker
     count = 1 if reranker is None else reranker.candidates(config)
@@ -30,13 +30,13 @@ def reranked(config: GenerationConfig, own: Reranker | None) -> tuple[Reranker |
 @checked_fields
 @dataclass(frozen=True)
 class SlotCoverage(Part, Reranker):
-    """Takes `weight` off for each slot of the record that the text misses or adds.
+    """Subtracts `weight` for each slot of the record that the text misses or adds.
 
     After Dusek and Jurcicek (2016, https://aclanthology.org/P16-2008), section 3.2, whose classifier is replaced
-    by looking for values as `SlotErrorRate` does. It orders the outputs of a beam: set `num_beams` above 1.
+    by looking for values as `SlotErrorRate` does. It ranks the outputs of a beam: set `num_beams` above 1.
 
     Args:
-        weight: taken off for each wrong slot; the default puts what a text says before how probable it is.
+        weight: the default puts what a text says before how probable it is.
         slots: see `SlotErrorRate`.
         values: see `SlotErrorRate`.
 
@@ -70,7 +70,7 @@ class MinimumBayesRisk(Part, Reranker):
 
     Args:
         metric: makes the metric, such as `lit_seq2seq.metrics.ChrF`; it scores each output by itself.
-        samples: outputs drawn for each source with `do_sample`, at least 2; of a beam all are looked at.
+        samples: outputs drawn for each source with `do_sample`, at least 2; of a beam, all are compared.
         sharpness: exponent >= 0 of the probabilities in a beam; with 0 all count alike.
 
     Raises:

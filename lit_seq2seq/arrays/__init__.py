@@ -1,4 +1,4 @@
-"""What search and values ask of arrays, alike for NumPy and for torch; what is fast in either stays in here."""
+"""The array functions that search needs, by NumPy or by torch, each the fast way of its library."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def on(device: Any) -> Arrays:
 
 
 def quiet(function: F) -> F:
-    """Run a function of search, which has the option `device`, without warnings of infinity and without gradients."""
+    """Run a search function, which takes `device`, without warnings about infinity and without gradients."""
 
     @functools.wraps(function)
     def run(*args: Any, **options: Any) -> Any:
@@ -61,10 +61,10 @@ def _logaddexp(first: Array, second: Array) -> Array:
 
 
 class Arrays:
-    """Functions of NumPy under names that `lit_seq2seq.arrays.tensors.Tensors` has, too.
+    """Functions of NumPy, under the same names as those of torch in `lit_seq2seq.arrays.tensors.Tensors`.
 
-    Only what the libraries write differently is here: indices, comparisons, `+`, `sum`, `reshape` and so on are alike.
-    New arrays of whole numbers have 64 bits, others 32.
+    Only what the two libraries spell differently is here: indexing, comparisons, `+`, `sum`, `reshape` and so on are
+    the same in both. New arrays of integers have 64 bits, others 32.
     """
 
     log: Any = staticmethod(np.log)
@@ -74,7 +74,7 @@ class Arrays:
     full_like: Any = staticmethod(np.full_like)
 
     def quiet(self) -> AbstractContextManager[object]:
-        """Return a context without warnings of infinity, and without gradients."""
+        """Return a context without warnings about infinity and without gradients."""
         return np.errstate(divide="ignore", invalid="ignore", over="ignore")
 
     def array(self, values: Any) -> Array:
@@ -83,7 +83,7 @@ class Arrays:
         return made.astype(np.float32) if made.dtype == np.float64 and not isinstance(values, np.ndarray) else made
 
     def random(self, seed: int | None) -> np.random.Generator:
-        """Return what draws random numbers, the same again where there is a seed, which may be below 0."""
+        """Return a random generator, repeatable if there is a seed, which may be negative."""
         return np.random.default_rng(None if seed is None else seed % 2**64)
 
     def host(self, array: Array) -> Array:
@@ -180,10 +180,7 @@ class Arrays:
         return np.lib.stride_tricks.sliding_window_view(array, size, axis=1)
 
     def sort_down(self, array: Array) -> tuple[Array, Array]:
-        """Sort along the last axis, largest first, equal ones in their order; return also where each was.
-
-        What is no number comes first, as in torch.
-        """
+        """Sort the last axis in descending order, stably; also return where each value was. NaN comes first."""
         order = np.argsort(np.where(np.isnan(array), -np.inf, -array), axis=-1, kind="stable")
         return np.take_along_axis(array, order, -1), order
 

@@ -41,7 +41,7 @@ ROOMS = (
     "shortlist.py",
     "types.py",
 )
-"""What of this package runs exported models, and is copied beside them."""
+"""The parts of this package that run exported models, copied beside each."""
 LEFT = (
     "arrays/tensors.py",
     "files/weights.py",
@@ -51,7 +51,7 @@ LEFT = (
     "settings/options.py",
     "settings/parsing.py",
 )
-"""Files in these that do not run there."""
+"""Files in these that exported models never use."""
 
 
 def export_model(
@@ -191,7 +191,7 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[Varian
 
 
 def _carry(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> Any:
-    """Copy files that the options of search name, export models, and describe the options."""
+    """Copy the files and export the models that the options of search name; describe the options."""
 
     def carry(name: str, kind: str) -> str:
         place = place_of(name, len(list((folder / CARRIED).iterdir())))
@@ -211,7 +211,7 @@ def _carry(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> An
 
 
 def _copy_runtime(folder: Path) -> None:
-    """Copy what of this package needs no torch, and what starts it."""
+    """Copy the parts of this package that run exported models, with a launcher."""
     package, ignored = Path(__file__).parent.parent, shutil.ignore_patterns("__pycache__")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(package / "export" / "runner", folder, ignore=ignored)
@@ -225,7 +225,7 @@ def _copy_runtime(folder: Path) -> None:
 
 
 def _own_modules(described: object) -> list[str]:
-    """Name the modules of a user's own that read the inputs of a model, and write and order its outputs."""
+    """Name the user's own modules that a model needs to read inputs, and to write and rank outputs."""
     if isinstance(described, list):
         return [module for part in described for module in _own_modules(part)]
     if not isinstance(described, Mapping):
@@ -236,7 +236,7 @@ def _own_modules(described: object) -> list[str]:
 
 
 def describe_reranker(model: Seq2SeqModel) -> Mapping[str, Any] | None:
-    """Describe what orders the outputs of a model; nothing for what was put in the place of its recipe's."""
+    """Describe the reranker of a model; `None` for one that nothing describes, in place of the recipe's."""
     own = model.reranker
     described: Any = spec.describe(own) if isinstance(own, Part) else model.description.get("reranker")
     return described if described and described["class_path"] == spec.public_name(type(own)) else None
@@ -252,7 +252,7 @@ def _shortlist(model: Seq2SeqModel) -> dict[str, Any]:
 
 
 def left_out(model: Seq2SeqModel) -> str:
-    """Say what of a model's search the runtime does not do; nothing if it does all."""
+    """Say which parts of a model's search the runtime leaves out; empty if none."""
     notes = []
     if model.reranker is not None and describe_reranker(model) is None:
         name = type(model.reranker).__name__

@@ -118,12 +118,8 @@ def flatten(state: DecoderState, hypotheses: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def blind(network: EncoderDecoder, source: Padded | Sources) -> dict[str, Any]:
-    """Return the arrays of the decoder's first state when all that sources give it is zero, as for an internal LM."""
-
-    def nothing(tensor: Tensor) -> Tensor:
-        return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
-
-    state = network.start(network.encode(source).map(nothing))
+    """Return the arrays of `EncoderDecoder.blind`."""
+    state = network.blind(network.encode(source))
     return {name: tensor.numpy() for name, tensor in flatten(state, 1).items()}
 
 

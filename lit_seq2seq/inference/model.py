@@ -64,7 +64,7 @@ UNTRAINED = "the model's weights are random: fit it, or load trained ones with f
 
 
 class Seq2SeqModel(nn.Module):
-    """What every use of a trained model needs; `LitSeq2Seq` has one, and trains it.
+    """A network with its vocabulary: all that using a model needs. `LitSeq2Seq` has one, and trains it.
 
     Sizes come from the data: `attach` builds the network. Every argument is a plain value or a factory, so that a YAML
     recipe, a checkpoint and a model folder can all describe the model alike.
@@ -77,7 +77,7 @@ class Seq2SeqModel(nn.Module):
         attention_losses: makes each of the terms that are added to the loss for what attention does.
         auxiliary: makes what predicts the target beside the decoder and shares in the loss, such as `CTC`.
         generation: options of search for validate, test and predict.
-        reranker: makes what orders the hypotheses of a beam anew by their texts; `None` leaves them as they are.
+        reranker: makes the reranker of a beam; `None` for none.
         task: the hub's name of the task, for the model card and the pipeline.
 
     Attributes:
@@ -327,7 +327,7 @@ class Seq2SeqModel(nn.Module):
                     host.other(one)
 
     def _asked(self, encoded: Encoded, config: GenerationConfig, prefix: Tensor | None, raw: Sequence[Any]) -> _Asked:
-        """Say what a search of an encoded batch has to know."""
+        """Return what the search of an encoded batch needs."""
         network, target, count = self.searched, self.processor.target, len(encoded.memory.lengths)
         prefix = prefix_of(config, prefix, target, count, prompts=encoded.prefix)
         if prefix is not None and not network.copies and (prefix >= target.size).any():
@@ -382,9 +382,9 @@ class Seq2SeqModel(nn.Module):
         *,
         check: bool = True,
     ) -> list[list[Hypothesis]]:
-        """Generate with texts: what is hidden is put back, and the reranker has its say; see `generate`.
+        """Generate, restore what the source feature hides, and rerank; see `generate`.
 
-        Where the memory does not suffice, the batch is decoded in halves.
+        If memory runs out, the batch is decoded in halves.
 
         Args:
             source: the encoded sources.
@@ -427,10 +427,10 @@ class Seq2SeqModel(nn.Module):
     def stream(
         self, raw: Any, config: GenerationConfig | None = None, *, source: Source | None = None
     ) -> Iterator[str]:
-        """Write the output of one input in pieces, as it is found: greedily or by sampling.
+        """Write the output of one input piece by piece, greedily or by sampling.
 
-        A piece is given as soon as no later token can change it; joined, the pieces are the text of `write`. A reranker
-        has no part in it.
+        A piece is given as soon as no later token can change it; joined, the pieces are the text of `write`. There is
+        no reranking.
 
         Args:
             raw: what the source feature of the model accepts, such as a text.
@@ -601,7 +601,7 @@ def _carry(name: str, place: Path) -> None:
 
 
 class _Asked(NamedTuple):
-    """What a search needs: step function and first state, the candidates, and the rest."""
+    """The arguments of a search: step function and first state, candidates, options."""
 
     begun: tuple[StepFunction[Any], Any]
     candidates: Padded | None
@@ -622,10 +622,8 @@ class _Host:
         return _Other(opened[name])
 
     def blind(self) -> tuple[StepFunction[Any], Any]:
-        def nothing(tensor: Tensor) -> Tensor:
-            return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
-
-        return self._model.searched.step, self._model.searched.start(self._encoded.map(nothing))
+        network = self._model.searched
+        return network.step, network.blind(self._encoded)
 
 
 class _Other:
@@ -641,7 +639,7 @@ class _Other:
 
 
 class EnsembleModel(Seq2SeqModel):
-    """Trained models that decide together: their probabilities are averaged at each step; see `Ensemble`.
+    """Trained models whose probabilities are averaged at each step; see `Ensemble`.
 
     Args:
         models: models of one source and target vocabulary, such as runs of one recipe with several seeds; the options

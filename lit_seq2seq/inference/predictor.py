@@ -132,10 +132,10 @@ class Predictor:
     def score(
         self, pairs: Iterable[tuple[Any, str]], config: GenerationConfig | None = None, return_attention: bool = False
     ) -> Iterator[Generated]:
-        """Yield what the model thinks of given targets, as if it had written them, in the order of the pairs.
+        """Yield the scores of given targets, as if the model had written them, in the order of the pairs.
 
         The targets are read step by step, by what decodes: the score of what was generated is the score that it had.
-        Scorers and CTC have no part in it.
+        Scorers and CTC do not count.
 
         Args:
             pairs: sources and targets; of a language model prompts, with which the targets begin, or `None`.

@@ -1,4 +1,4 @@
-"""What every metric is: exact sums over segments, added over batches and processes."""
+"""The base of all metrics: exact sums over segments, batches and processes."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class TextMetric(Sums, Utility):
         return [self._single(counts) for counts in self._count_all(hypotheses, references, sources)]
 
     def learn(self, references: Iterable[Sequence[str]]) -> None:
-        """Note what `each` needs to know of the references of a corpus."""
+        """Learn what `each` needs from the references of a corpus."""
 
     def _single(self, counts: list[int]) -> float:
         """Return the score in percent of one segment."""

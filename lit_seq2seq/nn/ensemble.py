@@ -1,4 +1,4 @@
-"""Several trained networks that decide together."""
+"""Ensembles of trained networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_seq2seq.types import Encoded, Joined, Padded, Source, StepOutput, UserE
 
 @dataclass(frozen=True)
 class EnsembleEncoded(Encoded):
-    """What every network makes of a source batch; itself the result of the first.
+    """A source batch encoded by every network; itself the result of the first.
 
     Attributes:
         members: the result of each network.

@@ -70,6 +70,14 @@ class Network(nn.Module, ABC):
             UserError: the output layer has to know all symbols.
         """
 
+    def blind(self, encoded: Encoded) -> Any:
+        """Make the first state of a decoder that its source tells nothing: the internal language model."""
+
+        def nothing(tensor: Tensor) -> Tensor:
+            return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
+
+        return self.start(encoded.map(nothing))
+
     @abstractmethod
     def step(self, tokens: Tensor, state: Any) -> StepOutput[Any]:
         """Read one token per hypothesis; the step function for `lit_seq2seq.search`."""

@@ -32,7 +32,7 @@ class Model:
         folder: what `lit-seq2seq export` has written; several make an ensemble, which averages their probabilities.
         variant: `fp32`, `fp16` or `int8`.
         threads: number of threads; 0 lets onnxruntime choose.
-        trust: modules of others that may be imported to read inputs or to order outputs, so that their code runs.
+        trust: modules of others that may be imported to read inputs or rank outputs; their code runs.
 
     Raises:
         UserError: there is no such model or variant, or several have not one vocabulary.
@@ -143,7 +143,7 @@ class Model:
 
 
 def _reranker(described: Mapping[str, Any] | None, trust: tuple[str, ...]) -> Reranker | None:
-    """Make what orders outputs anew; first, only the settings of a `SlotCoverage` were kept."""
+    """Build the reranker; early exports kept only the settings of a `SlotCoverage`."""
     if described is None or "class_path" not in described:
         return None if described is None else SlotCoverage(**described)
     make: Any = spec.build(described, trust, Callable[[], Reranker], saved=True)

@@ -36,7 +36,7 @@ Values = dict[str, Array]
 
 
 def digest_of(path: Path) -> str:
-    """Return what tells a file from others."""
+    """Return a digest of a file."""
     return blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
@@ -87,7 +87,7 @@ class Session:
         self._outputs = [one.name for one in self._session.get_outputs()]
 
     def __call__(self, values: Values) -> Values:
-        """Compute all outputs; values that the graph does not read are left aside."""
+        """Compute all outputs; values that the graph does not read are ignored."""
         found = self._session.run(None, {name: values[name] for name in self.inputs})
         return dict(zip(self._outputs, found, strict=True))
 
@@ -109,7 +109,7 @@ class Start(NamedTuple):
 
 
 class Decodable(ABC):
-    """Base of what can be searched.
+    """Base of exported models that can be searched.
 
     Attributes:
         specials: ids of the special symbols of outputs.
@@ -122,7 +122,7 @@ class Decodable(ABC):
     @property
     @abstractmethod
     def shortlist(self) -> Shortlist:
-        """What lists the candidates of a source.
+        """The shortlist, which lists candidates for each source.
 
         Raises:
             UserError: there is none.

@@ -85,18 +85,20 @@ class GenerationConfig:
     )
     prefix: str = option("", "text with which each output begins.")
     bad_words: tuple[str, ...] = option(
-        (), "texts that do not occur in outputs, as the symbols that the vocabulary has for them."
+        (), "texts that must not occur in outputs, as the vocabulary spells them in symbols."
     )
     force_words: tuple[str, ...] = option(
         (),
-        """texts that have to occur in each output, in any order; needs `num_beams` above 1 (dynamic beam allocation,
+        """texts that must occur in each output, in any order; needs `num_beams` above 1 (dynamic beam allocation,
         Post and Vilar 2018).""",
     )
     constraints: tuple[Constraint, ...] = option(
-        (), "what else outputs have to be like, such as `Lexicon`, `Pattern` and `Terminology`.", part=True
+        (), "further constraints on outputs, such as `Lexicon`, `Pattern` and `Terminology`.", part=True
     )
     scorers: tuple[Scorer, ...] = option(
-        (), "what else scores continuations, such as a `LanguageModel` or other models, `JointModels`.", part=True
+        (),
+        "what scores continuations beside the model: a `LanguageModel`, other models (`JointModels`).",
+        part=True,
     )
     num_beam_groups: int = option(
         1,
@@ -157,7 +159,7 @@ class GenerationConfig:
     )
     reranker: Reranker | None = option(  # noqa: RUF009  (as the others)
         None,
-        """what orders outputs anew by their texts, such as `MinimumBayesRisk`; that of the model if `None`.""",
+        """reranks outputs by their texts, such as `MinimumBayesRisk`; the model's own if `None`.""",
         part=True,
     )
     replace_unknown: bool = option(

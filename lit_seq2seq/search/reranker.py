@@ -1,4 +1,4 @@
-"""What orders the outputs of a search anew by their texts."""
+"""Rerankers, which reorder the outputs of a search by their texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Reranker(ABC):
-    """Adds to the score of each hypothesis of a source what its text deserves, and orders them by the sum.
+    """Adds a score for its text to that of each hypothesis of a source, and sorts them by the sum.
 
     Example:
         >>> import torch
@@ -31,11 +31,11 @@ class Reranker(ABC):
         """Return what is added to the score of the hypothesis that says `text`, for a raw source."""
 
     def candidates(self, config: GenerationConfig) -> int:
-        """Count the outputs of a source that it looks at: the whole beam; with one there is nothing to order."""
+        """Return how many outputs of a source it compares: the whole beam. With 1, there is nothing to rank."""
         return config.num_beams
 
     def order(self, hypotheses: Sequence[Hypothesis], source: Any, config: GenerationConfig) -> list[Hypothesis]:
-        """Return the hypotheses that a search with these options has found for a raw source, best first."""
+        """Rank the hypotheses that a search with these options found for a raw source, best first."""
         return self(hypotheses, source)
 
     def __call__(self, hypotheses: Sequence[Hypothesis], source: Any) -> list[Hypothesis]:
@@ -45,7 +45,7 @@ class Reranker(ABC):
 
 
 class Utility(ABC):
-    """What says how good an output is beside another; every `lit_seq2seq.metrics.TextMetric` does.
+    """Rates an output against a reference, as every `lit_seq2seq.metrics.TextMetric` does.
 
     Attributes:
         higher_is_better: whether more is better; `None` where it is neither.

@@ -1,4 +1,4 @@
-"""What holds for each sentence of a batch under search: its forced prefix, its limits and its scoring."""
+"""The rules of a search for each sentence of a batch: forced prefix, limits, scoring."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lit_seq2seq.types import Padded, S, SpecialIds, StepFunction, StepOutput, U
 
 
 class Options(TypedDict, total=False):
-    """What a search has to know.
+    """What a search needs to know.
 
     Attributes:
         batch_size: number of sentences B.

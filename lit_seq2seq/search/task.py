@@ -1,4 +1,4 @@
-"""What constraints and scorers may know of a search."""
+"""What constraints and scorers may know about a search."""
 
 from __future__ import annotations
 

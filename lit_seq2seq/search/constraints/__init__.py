@@ -1,4 +1,4 @@
-"""What outputs have to be like: parts that `generation.constraints` names."""
+"""Constraints on outputs, named in `generation.constraints`."""
 
 from lit_seq2seq.search.constraints.automaton import Lexicon as Lexicon
 from lit_seq2seq.search.constraints.automaton import Pattern as Pattern

@@ -1,4 +1,4 @@
-"""Words that may not, or have to, occur in outputs."""
+"""Words that outputs must not have, or must have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What else scores continuations beside the model that searches: parts that `generation.scorers` names."""
+"""Scorers of continuations beside the model that searches, named in `generation.scorers`."""
 
 from lit_seq2seq.search.scorers.base import Scorer as Scorer
 from lit_seq2seq.search.scorers.ctc import JointCTC as JointCTC
