@@ -74,6 +74,11 @@ def test_phrases_that_say_values(text, record, expected):
     assert Slots(values=PHRASES).compare(text, record) == expected
 
 
+def test_a_value_that_cannot_be_said_is_not_missed():
+    assert Slots().compare("Bye.", "goodbye[], name[]") == (0, 0, 0)
+    assert Slots(values={"goodbye": {"": ["bye"]}}).compare("Yes.", "goodbye[], name[]") == (1, 0, 1)
+
+
 def test_another_slot_with_the_same_phrase_is_no_addition():
     values = {"price": ["high", "low"], "rating": ["high", "low"]}
     slots = Slots(values=values)

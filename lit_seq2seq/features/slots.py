@@ -57,7 +57,8 @@ class Slots:
         said = {pair for phrase in found for pair in phrases[phrase]}
         others = (phrases[phrase] for phrase in found if phrases[phrase].isdisjoint(record))
         added = {min(pairs) for pairs in others if any(self._counts(slot) for slot, _ in pairs)}
-        counted = [pair for pair in record if self._counts(pair[0])]
+        sayable = {pair for phrase, pairs in phrases.items() if phrase for pair in pairs}  # an empty value is not
+        counted = [pair for pair in record if self._counts(pair[0]) and pair in sayable]
         left = len(PLACEHOLDER.findall(text))
         return sum(pair not in said for pair in counted), len(added) + left, len(counted)
 
