@@ -107,6 +107,18 @@ def test_perplexity_and_bits_per_character_are_those_of_all_texts(tmp_path, trai
     assert model.scores.rows == 10
 
 
+def test_all_characters_of_texts_count_also_spaces(tmp_path):
+    found = ["  a  b", "b\u0301    a", "a"]
+    parts = {name: Dataset.from_dict({"text": found}) for name in ("train", "validation", "test")}
+    model, data = make_model(), make_data(dataset=DatasetDict(parts), target_tokenizer="char")
+    model.attach(data.processor)
+    model.eval()
+    scores = make_trainer(tmp_path).test(model, datamodule=data, verbose=False)[0]
+    nats, count = nats_of(model, found)
+    assert count == sum(len(text) + 1 for text in found) == 17
+    assert scores["test_bpc"] == pytest.approx(nats / math.log(2) / 17, rel=1e-5)
+
+
 def test_a_saved_model_steps_without_a_source(trained):
     model = Seq2SeqModel.from_pretrained(trained)
     encoded = model.encode(["", "", ""])

@@ -512,7 +512,7 @@ class LitSeq2Seq(lightning.LightningModule):
         else:
             nll = self._evaluating.loss(self.net, batch).nll
         if self._without_source:
-            texts = [self.processor.target.form(text) for row in batch.references for text in row]
+            texts = [text for row in batch.references for text in row]
             way = "new" if batch.piece is None else f"carried|streams:{len(batch) * self.trainer.world_size}"
             way = f"eos:yes|vocabulary:{self.processor.target.size}|state:{way}"
             self.scores.measure(nll, batch.target.total, texts, signature=way)
