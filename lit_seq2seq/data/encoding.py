@@ -132,7 +132,8 @@ class RowEncoder:
             examples |= {"copies": [ids[place] for place in places], "symbols": [symbols[place] for place in places]}
             examples["target"] = self.processor.copy_map.target(flat, examples["target"], examples["symbols"])
         if self.mapper.alignment:
-            names, plain = [f"row {index}" for index in indices], replace(self.mapper, tags=None).sources(rows)
+            plain = replace(self.mapper, tags=None).sources(rows)
+            names = [f"row {index}, {text!r:.60}" for index, text in zip(indices, plain, strict=True)]
             given = list(zip(self.mapper.alignments(rows), plain, self._raw(rows), texts, strict=True))
             examples["alignment"] = encode_named(lambda some: [self._alignment(*row) for row in some], given, names)
         return examples

@@ -494,8 +494,11 @@ class Seq2SeqDataModule(LightningDataModule):
 
     def _encoder(self, rows: Split, split: str) -> RowEncoder:
         targets = split != "predict"
+        source, target = self.processor.source_feature, self.processor.target
         mapper = self.mapper if split == "train" else replace(self.mapper, alignment=None)
-        mapper = mapper.resolve(columns_of(rows), targets, self.processor.source_feature)
+        if mapper.alignment and (source.augments or target.augments):
+            raise UserError("columns.alignment needs symbols that stay the same: set dropout of the tokenizers to 0")
+        mapper = mapper.resolve(columns_of(rows), targets, source)
         return RowEncoder(mapper, self.processor, targets, alternatives=split == "train")
 
     def _batches(self, split: str) -> tuple[Examples | RunningText, EpochSampler[Any]]:
