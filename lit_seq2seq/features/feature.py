@@ -377,10 +377,15 @@ def encode_named(
         names: of each value, such as `"row 3"`.
 
     Raises:
-        UserError: a value cannot be read.
+        UserError: a value cannot be read, or not every value has an array.
     """
     try:
-        return encode(raw)
+        found = list(encode(raw))
+        if len(found) != len(raw):
+            raise UserError(
+                f"encode of the feature made {len(found)} arrays of {len(raw)} inputs: let it make one of each"
+            )
+        return found
     except (UserError, ValueError):
         for name, value in zip(names, raw, strict=True):
             try:

@@ -99,6 +99,19 @@ class Lengths(Feature):
         return Padded(rows, torch.tensor([len(array) for array in arrays]))
 
 
+class Flat(Lengths):
+    """Has forgotten that inputs come in lists."""
+
+    def encode(self, raw, training=False):
+        return [array for text in raw for array in super(Flat, self).encode(text.split())]
+
+
+def test_every_input_has_an_array():
+    processor = Processor(Flat(), characters("ab"))
+    with pytest.raises(UserError, match="encode of the feature made 3 arrays of 2 inputs: let it make one of each"):
+        processor.source(["a bb", "ccc"])
+
+
 class Plain(Lengths):
     def collate(self, arrays):
         return Feature.collate(self, arrays)
