@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, Protocol, Self, Unpack
+from typing import Any, Protocol, Self, Unpack
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -307,8 +307,8 @@ class Seq2SeqModel(nn.Module):
         *,
         raw: Sequence[Any] = (),
     ) -> list[list[Hypothesis]]:
-        asked = self._asked(encoded, config or self.generation, prefix, raw)
-        found = search(*asked.begun, candidates=asked.candidates, return_attention=return_attention, **asked.options)
+        step, state, options = self._asked(encoded, config or self.generation, prefix, raw)
+        found = search(step, state, return_attention=return_attention, **options)
         return [[_trimmed(one, encoded.memory, place) for one in row] for place, row in enumerate(found)]
 
     def check_generation(self) -> None:
@@ -326,8 +326,10 @@ class Seq2SeqModel(nn.Module):
                 for one in [value] if isinstance(value, str) else value:
                     host.other(one)
 
-    def _asked(self, encoded: Encoded, config: GenerationConfig, prefix: Tensor | None, raw: Sequence[Any]) -> _Asked:
-        """Return what the search of an encoded batch needs."""
+    def _asked(
+        self, encoded: Encoded, config: GenerationConfig, prefix: Tensor | None, raw: Sequence[Any]
+    ) -> tuple[StepFunction[Any], Any, Options]:
+        """Return the step function, first state and options of the search of an encoded batch."""
         network, target, count = self.searched, self.processor.target, len(encoded.memory.lengths)
         prefix = prefix_of(config, prefix, target, count, prompts=encoded.prefix)
         if prefix is not None and not network.copies and (prefix >= target.size).any():
@@ -341,13 +343,14 @@ class Seq2SeqModel(nn.Module):
             "config": config,
             "prefix": prefix,
             "source_mask": encoded.memory.mask,
+            "candidates": candidates,
             "frames": network.frames(encoded) if config.needs_frames else None,
             "device": encoded.memory.values.device,
             "vocabulary": target,
             "raw": raw,
             "host": _Host(self, encoded),
         }
-        return _Asked((network.step, network.start(encoded, candidates)), candidates, options)
+        return network.step, network.start(encoded, candidates), options
 
     @checked
     @torch.no_grad()
@@ -448,8 +451,7 @@ class Seq2SeqModel(nn.Module):
     @torch.inference_mode()
     def _stream(self, raw: Any, config: GenerationConfig, source: Source) -> Iterator[str]:
         processor, encoded = self.processor, self.encode(source)
-        asked = self._asked(encoded, config, None, [raw])
-        read, state = asked.begun
+        read, state, options = self._asked(encoded, config, None, [raw])
 
         def step(tokens: Tensor, state: Any) -> Any:
             made = read(tokens, state)
@@ -459,7 +461,7 @@ class Seq2SeqModel(nn.Module):
                 looked.append(made.attention)
             return made
 
-        tokens = stream(step, state, candidates=asked.candidates, **asked.options)
+        tokens = stream(step, state, **options)
         ids: list[int] = []
         looked: list[Tensor] = []
         before = shown = ""
@@ -598,14 +600,6 @@ class Seq2SeqModel(nn.Module):
 def _carry(name: str, place: Path) -> None:
     """Put a model that the options of search name into a model folder."""
     Seq2SeqModel.from_pretrained(name).save_pretrained(place)
-
-
-class _Asked(NamedTuple):
-    """The arguments of a search: step function and first state, candidates, options."""
-
-    begun: tuple[StepFunction[Any], Any]
-    candidates: Padded | None
-    options: Options
 
 
 class _Host:

@@ -28,7 +28,7 @@ from lit_seq2seq.search.rules import Options, prefix_of
 from lit_seq2seq.search.sample import sample_search
 from lit_seq2seq.search.scorers import JointCTC, JointModels, LanguageModel, Scorer
 from lit_seq2seq.search.stream import stream
-from lit_seq2seq.types import Hypothesis, Padded, S, StepFunction, UserError
+from lit_seq2seq.types import Hypothesis, S, StepFunction, UserError
 
 __all__ = [
     "BadWords",
@@ -60,20 +60,13 @@ __all__ = [
 
 @arrays.quiet
 def search(
-    step: StepFunction[S],
-    state: S,
-    *,
-    candidates: Padded | None = None,
-    return_attention: bool = False,
-    **options: Unpack[Options],
+    step: StepFunction[S], state: S, *, return_attention: bool = False, **options: Unpack[Options]
 ) -> list[list[Hypothesis]]:
     """Search as the options say: by sampling, with a beam, or greedily.
 
     Args:
         step: advances every hypothesis by one token.
         state: state before BOS, one hypothesis per sentence.
-        candidates: `(B, C)` the ids whose places among them `step` takes and scores: padding, unknown, BOS and EOS
-            first, with those of the prefix; `None` where it takes and scores all ids.
         return_attention: whether hypotheses carry their attention weights.
         **options: see `Options`.
 
@@ -96,7 +89,7 @@ def search(
         >>> search(step, Nothing(), batch_size=1, specials=specials, config=config, device=None)[0][0].tokens
         array([3, 4])
     """
-    config, options = options["config"], among(candidates, options)
+    config, candidates, options = options["config"], options.get("candidates"), among(options)
     if (found := alone(options)) is None:
         method = sample_search if config.do_sample else beam_search if config.num_beams > 1 else greedy_search
         found = method(step, state, return_attention=return_attention or config.attends, **options)

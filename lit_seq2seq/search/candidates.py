@@ -34,12 +34,12 @@ def including(candidates: Padded, prefix: Array, specials: SpecialIds) -> Padded
     return replace(added, values=xp.where(added.mask, added.values, specials.pad))
 
 
-def among(candidates: Padded | None, options: Options) -> Options:
-    """Return the options of a search among candidates, by their places: the special symbols come first.
+def among(options: Options) -> Options:
+    """Return the options of a search by places among its candidates, of which the special symbols come first.
 
     The option `prefix`, a text, becomes tokens.
     """
-    batch_size, specials = options["batch_size"], options["specials"]
+    candidates, batch_size, specials = options.get("candidates"), options["batch_size"], options["specials"]
     prefix = prefix_of(options["config"], options.get("prefix"), options.get("vocabulary"), batch_size)
     if candidates is not None:
         places = SpecialIds(*range(len(astuple(specials))))

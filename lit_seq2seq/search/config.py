@@ -182,24 +182,26 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         for one in fields(self):
+            value = getattr(self, one.name)
             if (allowed := one.metadata["allowed"]) is not None:
                 try:
-                    object.__setattr__(self, one.name, allowed.check(getattr(self, one.name)))
+                    object.__setattr__(self, one.name, allowed.check(value))
                 except ValueError as error:
                     self._expect(one.name, False, str(error))
-        for name in ("do_sample", "shortlist", "replace_unknown"):
-            self._expect(name, isinstance(getattr(self, name), bool), "True or False")
+            elif one.type == "bool":
+                self._expect(one.name, isinstance(value, bool), "True or False")
+            elif one.type == "str":
+                self._expect(one.name, isinstance(value, str), "a text")
+            elif one.type == "tuple[str, ...]":
+                good = isinstance(value, Sequence) and not isinstance(value, str)
+                good = good and all(isinstance(text, str) and text for text in value)
+                self._expect(one.name, good, "a list of texts")
+                object.__setattr__(self, one.name, tuple(value))
         self._expect("seed", self.seed is None or self._is_seed(), "an integer of 64 bits, or None")
         choices = get_args(LengthNormalization)
         self._expect("length_normalization", self.length_normalization in choices, f"one of {', '.join(choices)}")
         early = self.early_stopping
         self._expect("early_stopping", isinstance(early, bool) or early == "never", "True, False or 'never'")
-        self._expect("prefix", isinstance(self.prefix, str), "a text")
-        for name in ("bad_words", "force_words"):
-            words = getattr(self, name)
-            good = isinstance(words, Sequence) and not isinstance(words, str) and all(isinstance(w, str) for w in words)
-            self._expect(name, good and all(words), "a list of texts")
-            object.__setattr__(self, name, tuple(words))
         self._expect("unknown_words", isinstance(self.unknown_words, str | None), "the path of a CSV file, or None")
         details = (self.details,) if isinstance(self.details, str) else self.details
         known = get_args(Detail)

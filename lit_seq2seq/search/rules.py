@@ -36,6 +36,8 @@ class Options(TypedDict, total=False):
         prefix: `(B, P)` tokens with which each output must begin, without BOS, padded at the end. They are returned as
             part of the hypothesis; being given, they have log-probability 0 and do not count in its length.
         source_mask: `(B, S)` true at real source positions; for the coverage penalty.
+        candidates: `(B, C)` the ids whose places among them the step function takes and scores: padding, unknown, BOS
+            and EOS first, with those of the prefix; `None` where it takes and scores all ids.
         frames: `(B, S, V)` log-probabilities that CTC gives symbols and the blank (padding) at each position, for
             `ctc_weight`.
         device: where the tensors of torch are, the CPU if it is left out; `None`: all arrays are NumPy's.
@@ -49,6 +51,7 @@ class Options(TypedDict, total=False):
     config: Required[GenerationConfig]
     prefix: Array | None
     source_mask: Array | None
+    candidates: Padded | None
     device: Any
     vocabulary: OutputVocabulary | None
     raw: Sequence[Any]

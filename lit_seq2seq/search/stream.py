@@ -11,12 +11,10 @@ from lit_seq2seq.search.candidates import among
 from lit_seq2seq.search.greedy import Paths, follow_stepwise, most_probable
 from lit_seq2seq.search.rules import Options, begin
 from lit_seq2seq.search.sample import sampler
-from lit_seq2seq.types import Padded, S, StepFunction, UserError
+from lit_seq2seq.types import S, StepFunction, UserError
 
 
-def stream(
-    step: StepFunction[S], state: S, *, candidates: Padded | None = None, **options: Unpack[Options]
-) -> Iterator[int]:
+def stream(step: StepFunction[S], state: S, **options: Unpack[Options]) -> Iterator[int]:
     """Yield the tokens of one sentence's output as soon as each is chosen, greedily or by sampling, without EOS.
 
     For the arguments see `search`; `state` is that of a single hypothesis.
@@ -24,13 +22,13 @@ def stream(
     Raises:
         UserError: the options ask for several beams or outputs, of which none is known before the end.
     """
-    config, xp = options["config"], arrays.on(options.get("device", "cpu"))
+    config, candidates, xp = options["config"], options.get("candidates"), arrays.on(options.get("device", "cpu"))
     for name in ("num_beams", "num_return_sequences"):
         if getattr(config, name) > 1:
             raise UserError(f"{name}={getattr(config, name)}: must be 1 to stream tokens, which are final at once")
     with xp.quiet():
         options["batch_size"] = 1
-        options = among(candidates, options)
+        options = among(options)
         found = alone(options)
         step, state, rules, constraints = begin(step, state, **options)
         choose = sampler(config, 1, xp) if config.do_sample else most_probable
