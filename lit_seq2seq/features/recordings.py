@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import tempfile
 import warnings
@@ -136,6 +137,7 @@ def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
         ) from error
     if array.ndim != 1 or array.dtype.kind not in "fiu":
         raise UserError(f"expected samples (N,), but got an array of shape {array.shape} and type {array.dtype}")
+    _check(raw, 0, rate, sampling_rate, math.inf)
     return array.astype(np.float32) if array.dtype.kind == "f" else _scaled(array), rate
 
 

@@ -234,8 +234,8 @@ def check_frames(raw: Any, channels: int) -> FloatArray:
         raise UserError(
             f"expected frames (T, {channels}) with T >= 1, but got the shape {array.shape}: mend it, or set channels"
         )
-    if not np.isfinite(array).all():
-        raise UserError("expected finite numbers in the frames, but some are not")
+    if np.iscomplexobj(raw) or not np.isfinite(array).all():
+        raise UserError("expected finite real numbers in the frames, but some are not")
     return array
 
 

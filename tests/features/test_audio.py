@@ -214,6 +214,11 @@ def test_recordings_that_cannot_be_read_are_explained(raw, message):
     assert " at 0x" not in str(error.value)
 
 
+def test_a_sampling_rate_that_is_none_is_told_before_a_recording_is_read():
+    with pytest.raises(UserError, match="a sampling rate of 0 Hz"):
+        Waveform().measure([{"array": [0.0], "sampling_rate": 0}])
+
+
 def test_decimals_that_were_never_divided_are_told():
     with pytest.warns(UserWarning, match="samples far beyond -1 to 1: divide whole numbers, or"):
         LogMel(RATE, 20).encode([TONE * 32767])

@@ -114,7 +114,8 @@ def test_masks_are_no_part_of_what_a_model_needs():
         (np.zeros((3, 5)), r"expected frames \(T, 4\) with T >= 1, but got the shape \(3, 5\)"),
         (np.zeros((0, 4)), r"expected frames \(T, 4\) with T >= 1, but got the shape \(0, 4\)"),
         ([[1.0, 2.0], [1.0]], "cannot be read as numbers"),
-        (np.full((2, 4), np.nan), "expected finite numbers"),
+        (np.full((2, 4), np.nan), "expected finite real numbers"),
+        (np.full((2, 4), 1 + 1j), "expected finite real numbers"),
     ],
 )
 def test_frames_that_do_not_fit_are_explained(raw, message):
