@@ -65,7 +65,7 @@ class MinimumBayesRisk(Part, Reranker):
 
     The outputs of a source are both the candidates h and what they are compared with. With `do_sample` they are draws
     from the model, each of which counts alike (Eikema and Aziz 2020, https://aclanthology.org/2020.coling-main.398);
-    of a beam, `q` goes by the scores, `q(y) ~ exp(sharpness score(y))`. The utility u is 1 for a perfect score of the
+    of a beam, `q` follows the scores, `q(y) ~ exp(sharpness score(y))`. The utility u is 1 for a perfect score of the
     metric; an error rate counts from there downwards. The score of an output becomes its expected utility.
 
     Args:

@@ -39,7 +39,7 @@ class Tensors(Arrays):
         return torch.as_tensor(values, device=self.device)
 
     def random(self, seed: int | None) -> np.random.Generator:
-        """Return what draws random numbers; without a seed it goes by torch's global random state."""
+        """Return a random generator; without a seed, torch's global random state seeds it."""
         return super().random(int(torch.randint(2**63 - 1, ())) if seed is None else seed)
 
     def host(self, array: Tensor) -> Tensor:

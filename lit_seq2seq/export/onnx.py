@@ -86,7 +86,7 @@ def quantize(full: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hide what exporters say of packages that are not here, and of steps that are not taken."""
+    """Hide the notes of exporters on missing packages and skipped steps."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

@@ -22,7 +22,7 @@ LENGTH, STEPS, BATCH = 12, 20, 32
 
 @dataclass(frozen=True)
 class Measured:
-    """What is reported of a variant.
+    """The figures of a variant.
 
     Attributes:
         name: of the variant; `eager` for the model that was exported.
@@ -82,7 +82,7 @@ def greatest_error(network: EncoderDecoder, exported: Network, source: Padded | 
 
 
 def _alone(config: GenerationConfig) -> GenerationConfig:
-    """Leave out what goes by texts and other models: sources here are random numbers."""
+    """Leave out options that need texts or other models: sources here are random numbers."""
     config = replace(config, prefix="", bad_words=(), force_words=(), constraints=(), scorers=(), details=())
     return replace(config, replace_unknown=False, do_sample=False, num_return_sequences=1)
 

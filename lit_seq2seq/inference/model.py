@@ -212,7 +212,7 @@ class Seq2SeqModel(nn.Module):
 
         Where a side's old symbols are the first of the new ones, their rows in embeddings and output layer stay, and
         the rows of the others start as those of a new model: embeddings from N(0, 1 / sqrt(E)), see `new_embedding`,
-        output weights as in `torch.nn.Linear`, biases at 0. Where they are not, all rows of that side start anew. `fit`
+        output weights as in `torch.nn.Linear`, biases at 0. Otherwise all rows of that side start fresh. `fit`
         does this by itself when the data's vocabulary is the model's and more.
 
         Raises:

@@ -277,7 +277,7 @@ class Predictor:
 def _restored(
     model: bytes, device: torch.device, dtype: torch.dtype | None, max_tokens: int, max_source_length: int | None
 ) -> Predictor:
-    """Build a `Predictor` anew; one of several processes, such as those of `Dataset.map`, computes in one thread.
+    """Rebuild a `Predictor`; one of several processes, such as those of `Dataset.map`, computes in one thread.
 
     Threads of OpenMP do not survive a fork: a process that was forked waits for them for ever.
     """

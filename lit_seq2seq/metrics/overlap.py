@@ -66,7 +66,7 @@ class _SacreBLEU(TextMetric):
         return f"{scorer._compute_score_from_stats(counts).name}|{scorer.get_signature()}"
 
     def _choose(self, counts: list[int]) -> tuple[SacreBLEUMetric, list[int]]:
-        """Return the scorer to go by, and its counts."""
+        """Return the scorer to use, and its counts."""
         return self.scorers[0], counts
 
     def _count(self, hypothesis: str, references: Sequence[str]) -> list[int]:

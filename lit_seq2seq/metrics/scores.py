@@ -216,7 +216,7 @@ def _name(metric: TextMetric) -> str:
 
 
 def _differences(signatures: Sequence[str]) -> list[str]:
-    """Say what each signature has that not all have, as in `_lc` for `case:lc`, `_nw2` for `nw:2`."""
+    """Return what each signature does not share with all others: `_lc` for `case:lc`, `_nw2` for `nw:2`."""
     rows = [signature.split("|") for signature in signatures]
     own = [[part for part in row if not all(part in other for other in rows)] for row in rows]
     fields = [[part for part in row if ":" in part] or row for row in own]

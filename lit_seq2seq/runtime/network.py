@@ -70,7 +70,7 @@ class GraphState:
 
 
 class Session:
-    """A graph of onnxruntime, whose tensors go by name.
+    """A graph of onnxruntime, called with arrays by name.
 
     Args:
         path: the ONNX file.

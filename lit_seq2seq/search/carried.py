@@ -27,7 +27,7 @@ def carried_in(folder: Path) -> list[Path]:
 
 
 def settle(options: Any, folder: Path, trust: tuple[str, ...]) -> None:
-    """Let saved options of search name files and models by their paths: those that the folder carries, and no others.
+    """Resolve the files and models that saved options of search name, if the folder carries them.
 
     Args:
         options: plain values; changed.
@@ -35,7 +35,7 @@ def settle(options: Any, folder: Path, trust: tuple[str, ...]) -> None:
         trust: packages whose classes they may name.
 
     Raises:
-        UserError: they name something else, such as a file of this machine.
+        UserError: they name others, such as a file of this machine.
     """
     with undamaged(f"the options of generation in {folder}"):
         for one in search_options():

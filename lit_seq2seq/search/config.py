@@ -32,7 +32,7 @@ _LARGEST_COVERAGE_PENALTY = 1000.0  # above it the rounding of attention weights
 
 
 def _made(given: Any, kind: type, home: str = "lit_seq2seq.search") -> Any:
-    """Make a part that is described, or of which there is what makes it; a plain name is one in `home`."""
+    """Make a part from its description or factory; a plain name is looked up in `home`."""
     if isinstance(given, Mapping):
         path = str(given.get("class_path", ""))
         full = path if "." in path else f"{home}.{path}"
@@ -110,7 +110,7 @@ class GenerationConfig:
     diversity_penalty: float = option(
         0.0,
         """taken off the log-probability of a token for each hypothesis of an earlier group that has just taken it; it
-        decides what a group keeps, and has no part in scores.""",
+        decides what a group keeps, and does not count in scores.""",
         Range(0, 1000),
     )
     early_stopping: bool | Literal["never"] = option(
@@ -217,7 +217,7 @@ class GenerationConfig:
         self._expect_agreement()
 
     def _made(self, name: str, kind: type[P]) -> tuple[P, ...]:
-        """Return the parts of an option, those that are described made."""
+        """Return the parts of an option, made from their descriptions where need be."""
         given = getattr(self, name)
         self._expect(name, isinstance(given, Sequence) and not isinstance(given, str), "a list of parts")
         made = tuple(map(partial(_made, kind=kind), given))
@@ -248,17 +248,18 @@ class GenerationConfig:
         self._expect("shortlist", not (self.shortlist and self.ctc_weight), "False with ctc_weight above 0")
         named = next((name for name in _BY_ID if getattr(self, name)), None)
         self._expect("shortlist", not (self.shortlist and named), f"False with {named}")
-        needs = ["force_words"] * bool(self.force_words) + [type(c).__name__ for c in self.constraints if c.needs_beam]
-        self._expect("num_beams", self.num_beams > 1 or not needs, f"above 1 with {needs[:1] and needs[0]}")
+        asking = ["force_words"] * bool(self.force_words) + [type(c).__name__ for c in self.constraints if c.needs_beam]
+        needs = next(iter(asking), None)
+        self._expect("num_beams", self.num_beams > 1 or not needs, f"above 1 with {needs}")
         self._expect(
             "num_beam_groups", self.num_beams % self.num_beam_groups == 0, f"a divisor of num_beams={self.num_beams}"
         )
-        self._expect("num_beam_groups", self.num_beam_groups == 1 or not needs, f"1 with {needs[:1] and needs[0]}")
+        self._expect("num_beam_groups", self.num_beam_groups == 1 or not needs, f"1 with {needs}")
 
     def quick(self, num_beams: int) -> GenerationConfig:
-        """Return these options with another beam and one output, for scores while training and for streams.
+        """Return these options with another beam and one output, for validation and for streams.
 
-        What needs a larger beam, or one that can be divided otherwise, is left out.
+        Options that need a larger beam, or one that divides otherwise, are left out.
         """
         divided = num_beams % self.num_beam_groups == 0 and num_beams > 1
         return replace(
@@ -271,7 +272,7 @@ class GenerationConfig:
         )
 
     def moved(self, move: Callable[[str, str], str]) -> GenerationConfig:
-        """Return these options with each path that they name replaced by what `move` says of it and its kind."""
+        """Return these options with each path that they name replaced by `move(path, kind)`."""
 
         def changed(value: Any, kind: str = "file") -> Any:
             if isinstance(value, str):
@@ -285,12 +286,12 @@ class GenerationConfig:
 
     @property
     def needs_frames(self) -> bool:
-        """Whether search asks for what CTC gives each position."""
+        """Whether search needs CTC's log-probabilities."""
         return self.ctc_weight > 0 or any(one.needs_frames for one in self.scorers)
 
     @property
     def favours_short(self) -> bool:
-        """Whether a beam ranks outputs such that each token makes one worse, however likely it is."""
+        """Whether a beam ranks an output lower with each token, however likely it is."""
         unscaled = self.length_normalization == "none"
         return self.num_beams > 1 and (
             unscaled or (self.length_normalization != "average" and self.length_penalty <= 0)
@@ -303,14 +304,14 @@ class GenerationConfig:
 
     @property
     def unknown(self) -> Callable[[str], str] | None:
-        """What stands in outputs for an unknown symbol that attends to some source word; `None`: it stays."""
+        """The replacement of an unknown symbol by the source word it attends to; `None`: it stays."""
         if not self.replace_unknown:
             return None
         entries = read_terms(self.unknown_words).entries if self.unknown_words else {}
         return lambda word: entries.get(word.casefold(), word)
 
     def check_outputs(self, empty: bool, unmet: int = 0) -> None:
-        """Warn of outputs that do not meet the constraints, and of empty ones where the options favour these.
+        """Warn about outputs that do not meet the constraints, and about empty ones if the options favour them.
 
         Args:
             empty: whether there is one.
@@ -333,7 +334,7 @@ class GenerationConfig:
             )
 
     def changed(self, options: Mapping[str, Any]) -> GenerationConfig:
-        """Return these options with some changed, and warn of those that then have no effect.
+        """Return these options with some changed, and warn about those that have no effect.
 
         Raises:
             UserError: there is no such option, or one is out of its range.
@@ -380,7 +381,7 @@ setattr(GenerationConfig, "__init__", checked(GenerationConfig.__init__, _option
 
 
 class SearchOption(NamedTuple):
-    """What commands, schemas and pages need to know of an option.
+    """What commands, schemas and pages need to know about an option.
 
     Attributes:
         name: its name.
@@ -404,7 +405,7 @@ def search_options() -> list[SearchOption]:
 
 
 def _documented(cls: type) -> None:
-    """Add to the docstring of a class of options what they say of themselves."""
+    """Add the options' own descriptions to the docstring of their class."""
     about = "".join(f"        {one.name}: {one.metadata['about']}\n" for one in fields(cls))
     before, after = (cls.__doc__ or "").split("    Raises:")
     cls.__doc__ = f"{before}    Args:\n{about}\n    Raises:{after}"

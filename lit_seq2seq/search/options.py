@@ -20,10 +20,10 @@ class Range:
     whole: bool = False
 
     def check(self, value: object) -> int | float:
-        """Return a number that is one of them.
+        """Return the number if it is in the range.
 
         Raises:
-            ValueError: it is not; the message says what is expected.
+            ValueError: it is not; the message is what was expected.
         """
         number = self._number(value)
         if number != number or (self.least is not None and number < self.least):
@@ -37,7 +37,7 @@ class Range:
         return number
 
     def _number(self, value: object) -> int | float:
-        """Turn a number, also one of NumPy, into one of Python; what is none, or infinite, into NaN."""
+        """Turn a number, also of NumPy, into one of Python, and anything else, or infinity, into NaN."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return math.nan
         if isinstance(value, Integral):
@@ -64,7 +64,7 @@ class Range:
 
 
 def option(default: Any, about: str, allowed: Range | None = None, *, part: bool = False) -> Any:
-    """Declare an option of search: all that is known of it is known from here.
+    """Declare an option of search, the only place where you have to.
 
     Args:
         default: its value unless another is given.
@@ -81,10 +81,10 @@ def counts(least: int, most: int | None = None) -> Range:
 
 
 def expect(part: object, name: str, allowed: Range) -> None:
-    """Check a number that a part was given.
+    """Check a number that a part has been given.
 
     Raises:
-        UserError: it may not be that.
+        UserError: it is not allowed.
     """
     value = getattr(part, name)
     try:

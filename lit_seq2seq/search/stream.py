@@ -15,12 +15,12 @@ from lit_seq2seq.types import S, StepFunction, UserError
 
 
 def stream(step: StepFunction[S], state: S, **options: Unpack[Options]) -> Iterator[int]:
-    """Yield the tokens of one sentence's output as soon as each is chosen, greedily or by sampling, without EOS.
+    """Yield the tokens of one output as soon as each is chosen, greedily or by sampling, without EOS.
 
     For the arguments see `search`; `state` is that of a single hypothesis.
 
     Raises:
-        UserError: the options ask for several beams or outputs, of which none is known before the end.
+        UserError: the options ask for several beams or outputs, which are not known before the end.
     """
     config, candidates, xp = options["config"], options.get("candidates"), arrays.on(options.get("device", "cpu"))
     for name in ("num_beams", "num_return_sequences"):

@@ -11,7 +11,7 @@ from lit_seq2seq.types import Padded, SpecialIds, StepFunction, UserError
 
 
 class OutputVocabulary(Protocol):
-    """What constraints ask of the vocabulary of outputs."""
+    """What constraints ask of the output vocabulary."""
 
     @property
     def specials(self) -> SpecialIds:
@@ -57,7 +57,7 @@ class Host(Protocol):
         """
 
     def blind(self) -> tuple[StepFunction[Any], Any]:
-        """Return the step function, and a first state that knows nothing of the sources: all they gave is zero.
+        """Return the step function, and a first state that knows nothing about the sources.
 
         Raises:
             UserError: an exported model has none.
@@ -94,7 +94,7 @@ class Task:
             UserError: it is not known.
         """
         if self.vocabulary is None:
-            raise UserError("what goes by texts needs a vocabulary: give one to search, or ask a model to generate")
+            raise UserError("options that are texts need a vocabulary: give search one, or call generate of a model")
         return self.vocabulary
 
     def other(self, name: str) -> OtherModel:

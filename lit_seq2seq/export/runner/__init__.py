@@ -1,6 +1,6 @@
 """Runs the exported model in the folder above with NumPy, onnxruntime and tokenizers alone.
 
-It goes by the copy of lit_seq2seq that lies here, unless the same version is installed.
+It uses the copy of lit_seq2seq beside it, unless the same version is installed.
 """
 
 import sys

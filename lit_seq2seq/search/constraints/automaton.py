@@ -1,4 +1,4 @@
-"""Outputs that have to stay within an automaton: one of the entries of a lexicon, or a regular expression."""
+"""Outputs within an automaton: entries of a lexicon, or matches of a regular expression."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class _Within(ConstraintState):
 
 
 class Within(Constraint):
-    """Base of constraints that an automaton tells."""
+    """Base of constraints by an automaton."""
 
     @abstractmethod
     def automaton(self, vocabulary: OutputVocabulary) -> Automaton:
@@ -96,7 +96,7 @@ class Within(Constraint):
 
     @property
     def stamp(self) -> object:
-        """What changes when the automaton has to be made again."""
+        """A key that changes when the automaton must be rebuilt."""
         return None
 
     def start(self, task: Task) -> ConstraintState:
@@ -221,7 +221,7 @@ S = TypeVar("S")
 
 
 def explored(start: S, edges: Callable[[S], Mapping[int, S]], final: Callable[[S], bool]) -> Automaton:
-    """Return the automaton of all states that lead from a first one to a final one; it has but the first if none does.
+    """Return the automaton of all states on a way from the first to a final one; only the first if there is none.
 
     Args:
         start: the first state.

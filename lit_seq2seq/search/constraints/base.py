@@ -16,11 +16,11 @@ from lit_seq2seq.types import Part, Value
 
 @dataclass(frozen=True)
 class ConstraintState(Value, ABC):
-    """Where N hypotheses stand under a constraint: a value with a row for each, which search selects by."""
+    """The state of N hypotheses under a constraint, with a row for each."""
 
     @abstractmethod
     def allow(self, log_probs: Array) -> Array:
-        """Put minus infinity where a token may not come next.
+        """Set the log-probabilities of tokens that must not come next to minus infinity.
 
         Args:
             log_probs: `(N, V)` log-probabilities of the next token, EOS among them; may be changed.
@@ -28,15 +28,15 @@ class ConstraintState(Value, ABC):
 
     @abstractmethod
     def update(self, tokens: Array) -> Self:
-        """Return the state after one more token of each hypothesis, `(N,)`; after EOS it does not matter."""
+        """Return the state after one more token of each hypothesis, `(N,)`; after EOS, any."""
 
     @property
     def met(self) -> Array | None:
-        """`(N,)` whether each hypothesis would do as a whole output; `None` where `allow` leaves nothing undone."""
+        """`(N,)` whether each hypothesis meets it as a whole output; `None` if `allow` ensures that."""
         return None
 
     def progress(self, size: int) -> Array | None:
-        """Count what each hypothesis has done for the constraint after each of `size` next tokens, `(N, V)` integers.
+        """Measure how far each hypothesis gets with each of `size` next tokens, `(N, V)` integers.
 
         A beam keeps hypotheses of every count (dynamic beam allocation, Post and Vilar 2018); `None`: it need not.
         """
@@ -44,10 +44,10 @@ class ConstraintState(Value, ABC):
 
 
 class Constraint(Part, ABC):
-    """What outputs have to be like; a frozen dataclass, named in `generation.constraints`.
+    """A constraint on outputs; a frozen dataclass, named in `generation.constraints`.
 
     Attributes:
-        needs_beam: whether greedy search would hardly ever meet it.
+        needs_beam: whether greedy search would rarely meet it.
     """
 
     needs_beam: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Bans on what has been written before."""
+"""Constraints on what an output repeats."""
 
 from __future__ import annotations
 

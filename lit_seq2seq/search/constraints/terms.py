@@ -35,7 +35,7 @@ class Terms:
 @lru_cache(maxsize=8)
 def _read(path: Path, changed: int) -> Terms:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        entries = {}
+        entries: dict[str, str] = {}
         for number, row in enumerate(csv.reader(file, strict=True), start=1):
             if not row or not any(cell.strip() for cell in row):
                 continue

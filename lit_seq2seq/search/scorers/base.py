@@ -10,12 +10,12 @@ from lit_seq2seq.types import Part, S, StepFunction
 
 
 class Scorer(Part, ABC):
-    """Changes what continuations score; a frozen dataclass, named in `generation.scorers`.
+    """Changes the scores of continuations; a frozen dataclass, named in `generation.scorers`.
 
     Attributes:
         bounded: whether scores of tokens stay at most 0, so that a longer output never gains. A beam otherwise stops
             when no open hypothesis is better, at its length, than what has ended.
-        needs_frames: whether it asks for what CTC gives each position.
+        needs_frames: whether it needs CTC's log-probabilities.
     """
 
     bounded: ClassVar[bool] = True
@@ -23,7 +23,7 @@ class Scorer(Part, ABC):
 
     @abstractmethod
     def join(self, step: StepFunction[S], state: S, task: Task) -> tuple[StepFunction[Any], Any]:
-        """Make a step function and first state that score otherwise.
+        """Wrap a step function and its first state.
 
         Args:
             step: of the model, perhaps with other scorers already.
