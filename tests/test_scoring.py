@@ -232,6 +232,7 @@ def test_a_list_from_elsewhere_is_reranked(folder: Path, tmp_path: Path) -> None
             ["--sources", "one", "--targets", "huge.jsonl"],
             "line 1 of huge.jsonl: expected a text, or a list of texts or",
         ),
+        (["--sources", "one", "--targets", "one", "--format", "jsonl", "--details", "met"], "details: met is known of"),
         (["--sources", "one", "--targets", "one", "--output", "."], "cannot write .: it is a folder: choose another"),
         (["--sources", "one", "--targets", "bad.jsonl"], "line 1 of bad.jsonl: expected a text, or a list of texts or"),
         (["--sources", "one", "--targets", "no.jsonl"], "line 1 of no.jsonl is not JSON"),

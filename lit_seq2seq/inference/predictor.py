@@ -143,9 +143,12 @@ class Predictor:
             return_attention: also give the attention weights.
 
         Raises:
-            UserError: a source or a target cannot be read; the message counts pairs from 0.
+            UserError: a source or a target cannot be read (the message counts pairs from 0), or it is asked whether
+                targets meet the constraints, at which nothing looks here.
         """
         config = config or self.model.generation
+        if "met" in config.details:
+            raise UserError("details: met is known of what a search finds, not of given texts: leave it out")
         iterator, first = iter(pairs), 0
         while chunk := list(islice(iterator, FIRST_CHUNK * CHUNK_GROWTH**2)):
             yield from self._score(chunk, first, config, return_attention)
