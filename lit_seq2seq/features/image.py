@@ -31,8 +31,9 @@ class Image(Feature):
     read, and HEIF where a plugin of Pillow reads it. Palettes, CMYK, grey, 16 bits and transparency (laid on white)
     become RGB, the first frame of an animation counts, and a camera's orientation is followed. Pixels of 32 bits are
     integers from 0 to 255, 65,535 or 2^31 - 1, or floats from 0 to 1, 255 or 65,535: the least of these that holds all
-    values of the image. Training may take random parts (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842, section
-    6) and mirror images.
+    values of the image. The file of a large JPEG is decoded at a fraction of its size, a Pillow image as it is: the
+    pixels of the two may differ a little. Training may take random parts (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842,
+    section 6) and mirror images.
 
     Args:
         size: width and height in pixels.
