@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.untrusted import check_settings
 from lit_seq2seq.search.constraints import Constraint
-from lit_seq2seq.search.constraints.terms import read_terms
+from lit_seq2seq.search.constraints.terms import comparable, read_terms
 from lit_seq2seq.search.options import Range, counts, option
 from lit_seq2seq.search.reranker import Reranker
 from lit_seq2seq.search.scorers import Scorer
@@ -308,7 +308,7 @@ class GenerationConfig:
         if not self.replace_unknown:
             return None
         entries = read_terms(self.unknown_words).entries if self.unknown_words else {}
-        return lambda word: entries.get(word.casefold(), word)
+        return lambda word: entries.get(comparable(word), word)
 
     def check_outputs(self, empty: bool, unmet: int = 0) -> None:
         """Warn about outputs that do not meet the constraints, and about empty ones if the options favour them.

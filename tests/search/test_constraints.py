@@ -3,6 +3,7 @@
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -474,3 +475,20 @@ def test_lists_of_terms_with_mistakes_are_refused(text: str, message: str, tmp_p
     (tmp_path / "terms.csv").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         read_terms(str(tmp_path / "terms.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("ein CAFE\u0301.", ["café"]),
+        ("in New \n york!", ["new york"]),
+        ("new yorkers", []),
+        ("我在北京用C++。", ["北京", "c++"]),
+        ("東京へ行く", ["東京"]),
+        ("C++11, STRASSE", ["strasse"]),
+    ],
+)
+def test_terms_are_found_in_any_form_and_script(text: str, found: list[str], tmp_path: Path) -> None:
+    terms = "café,a\nNew  York,b\n北京,c\nC++,d\n東京,e\nStraße,f\n"
+    (tmp_path / "terms.csv").write_text(unicodedata.normalize("NFD", terms), encoding="utf-8")
+    assert read_terms(str(tmp_path / "terms.csv")).found(text) == found

@@ -260,7 +260,8 @@ class Terminology(Constraint):
 
     Args:
         file: a CSV file with a row for each term: as it stands in sources, and as it has to stand in outputs. Terms are
-            found as whole words, whatever their case; of terms within each other the longest counts.
+            found as whole words, whatever their case, in scripts without spaces wherever they stand; of terms within
+            each other the longest counts.
     """
 
     outside: ClassVar[Mapping[str, str]] = {"file": "file"}
