@@ -18,7 +18,9 @@ import torch
 
 from lit_seq2seq import LitSeq2Seq, load_recipe
 from lit_seq2seq.cli import main
+from lit_seq2seq.cli.failures import explain
 from lit_seq2seq.hub.folder import load_checkpoint, tensors_of
+from lit_seq2seq.types import UserError
 from tests.tiny import Trained, pairs
 
 Fail = Callable[..., str]
@@ -441,3 +443,20 @@ def test_interrupt_saves_and_says_how_to_go_on(fit, tmp_path: Path, caplog, caps
     step = load_checkpoint(last)["global_step"]
     assert main([str(argument) for argument in [*fit, "--ckpt_path", "last"]]) == 0
     assert step == 9 < load_checkpoint(last)["global_step"] == 12
+
+
+class Unreadable(torch.utils.data.Dataset[int]):
+    """Rows that cannot be read."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, row: int) -> int:
+        raise UserError(f"row {row} cannot be read")
+
+
+def test_an_error_of_a_process_that_loads_data_is_one_line() -> None:
+    with pytest.raises(UserError) as caught:
+        next(iter(torch.utils.data.DataLoader(Unreadable(), num_workers=1)))
+    assert "Traceback" in str(caught.value)
+    assert explain(caught.value) == "row 0 cannot be read"

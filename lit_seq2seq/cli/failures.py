@@ -77,7 +77,10 @@ def _last_line(error: ProcessException) -> str:
 def _one_line(error: BaseException) -> str:
     """Return what `error` says, without line breaks, and not the whole of a value that goes on and on."""
     sentence = isinstance(error, KeyError) and " " in str(error)  # which KeyError would put in quotes
-    text = " ".join(str(error.args[0] if sentence else error).split())
+    text = str(error.args[0] if sentence else error)
+    if text.startswith("Caught ") and "Original Traceback" in text:  # of a process that loads data
+        text = text.rpartition(f"{type(error).__qualname__}: ")[2]
+    text = " ".join(text.split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
