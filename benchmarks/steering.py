@@ -1,21 +1,23 @@
-"""What language models and constraints give: `python -m benchmarks.steering train|score|pages --data FOLDER`.
+"""What objectives, language models, constraints and minimum Bayes risk give.
 
-`train` trains models of each task, and a language model of its outputs, by the recipes' own commands. `score` decodes
-in each way, with weights that are best on validation by the mean over seeds, and puts what it finds into
-`docs/steering.json`, from which `pages` makes the table of docs/decoding.md.
+`python -m benchmarks.steering train --data FOLDER` trains the models of each task, and a language model of its outputs,
+by the recipes' own commands. `score` decodes in each way, with weights that are best on validation by the mean over
+seeds, and puts the scores into `docs/steering.json`, from which `pages` makes the table of docs/results.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -25,52 +27,98 @@ import yaml
 from datasets import Dataset, DatasetDict, load_dataset
 
 from benchmarks.arena import ROOT, WORK
-from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.inference.predictor import Predictor
-from lit_seq2seq.metrics import CER, PER, WER, SequenceErrorRate, TextMetric
-from lit_seq2seq.search import GenerationConfig, LanguageModel, Lexicon
+from lit_seq2seq.metrics import BLEU, CER, PER, WER, ChrF, SequenceErrorRate, TextMetric
+from lit_seq2seq.reranking import MinimumBayesRisk
+from lit_seq2seq.search import GenerationConfig, LanguageModel, Lexicon, Terminology
+from recipes.results import NAMES
 
 FOUND = ROOT / "docs" / "steering.json"
 PLACE = WORK / "steering"
+OVERLAYS = ROOT / "recipes" / "objectives"
 WEIGHTS = [(0.1, 0.0), (0.2, 0.0), (0.3, 0.0), (0.2, 0.1), (0.3, 0.2), (0.4, 0.3), (0.5, 0.4)]
 Row = dict[str, Any]
 Change = Callable[[GenerationConfig], GenerationConfig]
 
+CONTINUED = (
+    "--data.processor={base}",
+    "--data.source_tokenizer=null",
+    "--data.target_tokenizer=null",
+    "--model.init_from={base}",
+    "--trainer.max_epochs=20",
+    "--trainer.check_val_every_n_epoch=2",
+)
+GUIDED = {"class_path": "lit_seq2seq.nn.GuidedAlignment", "init_args": {"weight": 1.0, "steps": 1500}}
+OBJECTIVES = {
+    "RDrop": (f"--config={OVERLAYS / 'rdrop.yaml'}", "--model.objective.init_args.alpha=1"),
+    "ScheduledSampling": (
+        f"--config={OVERLAYS / 'scheduled_sampling.yaml'}",
+        "--model.objective.init_args.steps=1500",
+    ),
+    "GuidedAlignment": (f"--model.attention_losses={json.dumps([GUIDED])}",),
+    "Distillation from the three models": (
+        f"--config={OVERLAYS / 'distillation.yaml'}",
+        "--data.processor={base}",
+        "--model.objective.init_args.teachers={teachers}",
+    ),
+    "what the three models write for 3,600 words": ("--data.dataset={taught}", "--trainer.max_epochs=25"),
+    "20 epochs more": (*CONTINUED, "--model.optimizer.init_args.lr=0.0003", "--model.lr_scheduler=null"),
+    "20 epochs more of MinimumRisk, PER": (
+        *CONTINUED,
+        f"--config={OVERLAYS / 'minimum_risk.yaml'}",
+        "--model.objective.init_args.metric=lit_seq2seq.metrics.PER",
+    ),
+    "20 epochs more of SelfCritical, PER": (
+        *CONTINUED,
+        f"--config={OVERLAYS / 'self_critical.yaml'}",
+        "--model.objective.init_args.metric=lit_seq2seq.metrics.PER",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Case:
-    """A task with little data for the model.
+    """A task with little data.
 
     Attributes:
+        title: what tables call it.
         folder: of the data.
         source: column of the inputs.
         target: column of the outputs.
-        pairs: number of training pairs that the model sees, drawn with seed 0; `None`: all. The language model sees the
-            outputs of all.
         recipe: script, recipe and what is changed in it.
-        tokenizer: of the outputs.
         splits: where weights are chosen, and where scores are from.
         metrics: the first one decides.
-        lexicon: whether outputs are words of the training outputs.
+        utility: metric of minimum Bayes risk.
+        pairs: number of training pairs that the model sees, drawn with seed 0; `None`: all. The language model sees the
+            outputs of all.
+        tokenizer: of the outputs, for a language model; `None`: there is none.
+        lexicon: whether outputs may be kept to words of the training outputs.
+        terms: whether a word of the reference may be forced.
+        training: by what tables call it, what is changed in the recipe.
     """
 
+    title: str
     folder: str
     source: str
     target: str
-    pairs: int | None
     recipe: Sequence[str]
-    tokenizer: dict[str, Any]
     splits: tuple[str, str]
     metrics: tuple[Callable[[], TextMetric], ...]
-    lexicon: bool
+    utility: Callable[[], TextMetric]
+    pairs: int | None = None
+    tokenizer: dict[str, Any] | None = None
+    lexicon: bool = False
+    terms: bool = False
+    training: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 CASES = {
     "g2p": Case(
+        "Dutch G2P, 800 words; test",
         "sigmorphon2020_g2p/dut",
         "orthography",
         "phones",
-        800,
         [
             "transduction.py",
             "transduction/g2p.yaml",
@@ -78,39 +126,59 @@ CASES = {
             "--trainer.max_epochs=100",
             "--trainer.check_val_every_n_epoch=10",
         ],
-        {"model": "word", "pretokenized": True, "normalization": "none"},
         ("validation", "test"),
         (SequenceErrorRate, PER),
-        False,
+        PER,
+        pairs=800,
+        tokenizer={"model": "word", "pretokenized": True, "normalization": "none"},
+        training=OBJECTIVES,
     ),
     "an4": Case(
+        "AN4; validation",
         "an4_mfcc",
         "features",
         "text",
-        None,
         ["speech.py", "speech/an4.yaml"],
-        {"model": "char"},
         ("validation", "validation"),
         (WER, CER),
-        True,
+        WER,
+        tokenizer={"model": "char"},
+        lexicon=True,
+    ),
+    "multi30k": Case(
+        "Multi30k en-de, words; test",
+        "multi30k",
+        "en",
+        "de",
+        ["translation.py", "translation/multi30k_quick.yaml"],
+        ("validation", "test"),
+        (partial(BLEU, lowercase=True), ChrF),
+        ChrF,
+        terms=True,
     ),
 }
 
 
 def prepare(name: str, data: Path) -> Path:
-    """Write the pairs of a task, its outputs alone, and the words of these, once."""
+    """Write the pairs of a task, its outputs alone, their words, and words of references, once."""
     case, place = CASES[name], PLACE / name
-    if (place / "words.txt").is_file():
+    if (place / "terms.csv").is_file():
         return place
     rows: DatasetDict = load_dataset(str(data / case.folder))
     texts = DatasetDict({split: rows[split].select_columns([case.target]) for split in ("train", "validation")})
+    sources = DatasetDict({"train": rows["train"].select_columns([case.source])})
     if case.pairs is not None:
         rows["train"] = rows["train"].shuffle(seed=0).select(range(case.pairs))
-    for folder, found in (("pairs", rows), ("texts", texts)):
+    for folder, found in (("pairs", rows), ("texts", texts), ("sources", sources)):
         for split, part in found.items():
             part.to_parquet(str(place / folder / f"{split}.parquet"))
     words = sorted({word for text in texts["train"][case.target] for word in text.split()})
     (place / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    with (place / "terms.csv").open("w", encoding="utf-8", newline="") as file:
+        if case.terms:
+            scored = rows[case.splits[1]]
+            longest = (max(text.split(), key=len) for text in scored[case.target])
+            csv.writer(file).writerows(zip(scored[case.source], longest, strict=True))
     return place
 
 
@@ -144,11 +212,45 @@ def train(arguments: argparse.Namespace) -> None:
     """Train what is not trained yet, one after the other, each on one thread."""
     for name in arguments.tasks:
         case, place = CASES[name], prepare(name, arguments.data)
-        run(["language_model.py", str(language_recipe(case, place))], place / "language_model", 1)
+        if case.tokenizer is not None:
+            run(["language_model.py", str(language_recipe(case, place))], place / "language_model", 1)
         script, recipe, *changes = case.recipe
+        given = [script, str(ROOT / "recipes" / recipe), f"--data.dataset={place / 'pairs'}", *changes]
         for seed in arguments.seeds:
-            given = [script, str(ROOT / "recipes" / recipe), f"--data.dataset={place / 'pairs'}", *changes]
             run(given, place / str(seed), seed)
+        teachers = [str(model_in(place / str(seed))) for seed in arguments.seeds]
+        for way in case.training:
+            for seed in arguments.seeds:
+                named = {"base": str(model_in(place / str(seed))), "teachers": json.dumps(teachers)}
+                if any("{taught}" in change for change in case.training[way]):
+                    named["taught"] = str(taught(case, place, teachers))
+                own = [filled(change, named) for change in case.training[way]]
+                run([*given, *own], place / short(way) / str(seed), seed)
+
+
+def short(way: str) -> str:
+    """Return the folder for a way of training."""
+    return re.sub(r"\W+", "_", way)
+
+
+def filled(change: str, named: Mapping[str, str]) -> str:
+    """Put folders into a change of a recipe."""
+    for name, value in named.items():
+        change = change.replace(f"{{{name}}}", value)
+    return change
+
+
+def taught(case: Case, place: Path, teachers: Sequence[str]) -> Path:
+    """Write the outputs of an ensemble for all training sources, once."""
+    folder = place / "taught"
+    if not folder.is_dir():
+        rows = load_dataset(str(place / "pairs")).select_columns([case.source, case.target])
+        sources = load_dataset(str(place / "sources"))["train"][case.source]
+        outputs = [found[0].text for found in Predictor(load_model(teachers)).stream(sources)]
+        rows["train"] = Dataset.from_dict({case.source: sources, case.target: outputs})
+        for split, part in rows.items():
+            part.to_parquet(str(folder / f"{split}.parquet"))
+    return folder
 
 
 def run(given: list[str], folder: Path, seed: int) -> None:
@@ -179,13 +281,13 @@ class Scorer:
 
     def __init__(self, name: str, seeds: Sequence[int]) -> None:
         self.case, self.place = CASES[name], PLACE / name
-        self.language_model = str(model_in(self.place / "language_model"))
-        self.predictors = [Predictor(LitSeq2Seq.from_pretrained(model_in(self.place / str(seed)))) for seed in seeds]
+        self.seeds = seeds
         self.rows: DatasetDict = load_dataset(str(self.place / "pairs"))
 
-    def __call__(self, split: str, change: Change) -> list[list[float]]:
+    def __call__(self, split: str, change: Change, trained: str = "") -> list[list[float]]:
         """Return for each seed the scores of a split."""
-        return [self._score(predictor, self.rows[split], change) for predictor in self.predictors]
+        folders = [self.place / short(trained) / str(seed) for seed in self.seeds]
+        return [self._score(Predictor(load_model(model_in(one))), self.rows[split], change) for one in folders]
 
     def _score(self, predictor: Predictor, rows: Dataset, change: Change) -> list[float]:
         config, form = change(predictor.model.generation), predictor.model.processor.target.form
@@ -198,30 +300,49 @@ class Scorer:
             found.append(float(metric.compute()))
         return found
 
-    def ways(self) -> dict[str, Change]:
-        """Return the ways of search by what tables call them."""
+    def ways(self) -> Iterator[tuple[str, Change]]:
+        """List the ways of search by what tables call them."""
+        yield "the recipe", lambda config: config
+        for beams in (10, 30):
+            yield f"beam of {beams}", partial(replace, num_beams=beams)
+            risk = MinimumBayesRisk(self.case.utility)
+            yield f"minimum Bayes risk, beam of {beams}", partial(replace, num_beams=beams, reranker=risk)
+        drawn = MinimumBayesRisk(self.case.utility, samples=32)
+        yield (
+            "minimum Bayes risk, 32 draws",
+            partial(replace, num_beams=1, do_sample=True, ctc_weight=0.0, seed=1, reranker=drawn),
+        )
+        if self.case.terms:
+            yield "a word of the reference must occur, beam of 10", self.forced
+        if self.case.lexicon:
+            yield "words of training only", self.within
+        if self.case.tokenizer is not None:
+            yield from self.fusions()
+
+    def fusions(self) -> Iterator[tuple[str, Change]]:
+        """List ways to add the language model, the best by validation."""
         found = {one: mean(row[0] for row in self(self.case.splits[0], self.fused(one))) for one in WEIGHTS}
         print(self.case.splits[0], {"/".join(map(str, one)): round(value, 2) for one, value in found.items()})
         shallow = min((one for one in WEIGHTS if not one[1]), key=found.__getitem__)
-        best = min(WEIGHTS, key=found.__getitem__)
-        ways: dict[str, Change] = {
-            "the recipe": lambda config: config,
-            f"language model, weight {shallow[0]}": self.fused(shallow),
-            f"language model {best[0]}, its own less {best[1]}": self.fused(best),
-        }
+        best = min((one for one in WEIGHTS if one[1]), key=found.__getitem__)
+        yield f"language model, weight {shallow[0]}", self.fused(shallow)
+        yield f"language model {best[0]}, its own less {best[1]}", self.fused(best)
         if self.case.lexicon:
-            ways["words of training only"] = self.within
-            ways["both"] = lambda config: self.within(self.fused(best)(config))
-        return ways
+            better = self.fused(min(shallow, best, key=found.__getitem__))
+            yield "the better of these, words of training only", lambda config: self.within(better(config))
 
     def fused(self, weights: tuple[float, float]) -> Change:
         """Return what adds the language model."""
-        scorer = LanguageModel(self.language_model, *weights)
+        scorer = LanguageModel(str(model_in(self.place / "language_model")), *weights)
         return lambda config: replace(config, scorers=(*config.scorers, scorer))
 
     def within(self, config: GenerationConfig) -> GenerationConfig:
         """Keep outputs to the words of the training outputs."""
         return replace(config, constraints=[Lexicon(str(self.place / "words.txt"), several=True)])
+
+    def forced(self, config: GenerationConfig) -> GenerationConfig:
+        """Make the longest word of each reference occur."""
+        return replace(config, num_beams=10, constraints=[Terminology(str(self.place / "terms.csv"))])
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -229,42 +350,41 @@ def score(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     for name in arguments.tasks:
         scorer, case = Scorer(name, arguments.seeds), CASES[name]
-        for way, change in scorer.ways().items():
-            for seed, values in zip(arguments.seeds, scorer(case.splits[1], change), strict=True):
-                named = {make().name: round(value, 2) for make, value in zip(case.metrics, values, strict=True)}
-                keep({"task": name, "split": case.splits[1], "way": way, "seed": seed, **named})
+        for way, change in scorer.ways():
+            keep(name, f"search: {way}", arguments.seeds, scorer(case.splits[1], change))
+        for way in case.training:
+            keep(name, f"training: {way}", arguments.seeds, scorer(case.splits[1], lambda config: config, way))
 
 
-def keep(row: Row) -> None:
-    """Put a row into `docs/steering.json`, in place of the one of the same run."""
+def keep(task: str, way: str, seeds: Sequence[int], scores: list[list[float]]) -> None:
+    """Put scores into `docs/steering.json`, in place of those of the same runs."""
     found = json.loads(FOUND.read_text()) if FOUND.is_file() else []
-    same = ("task", "way", "seed")
-    rows = [old for old in found if any(old[key] != row[key] for key in same)]
-    rows.append({**row, "date": f"{datetime.now(UTC):%Y-%m-%d}"})
-    print(row, flush=True)
-    FOUND.write_text("[\n" + ",\n".join(f"  {json.dumps(one)}" for one in rows) + "\n]\n")
+    for seed, values in zip(seeds, scores, strict=True):
+        named = {make().name: round(value, 2) for make, value in zip(CASES[task].metrics, values, strict=True)}
+        row = {"task": task, "way": way, "seed": seed, **named, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        found = [old for old in found if any(old[key] != row[key] for key in ("task", "way", "seed"))] + [row]
+        print(row, flush=True)
+    FOUND.write_text("[\n" + ",\n".join(f"  {json.dumps(one)}" for one in found) + "\n]\n")
 
 
 def table(rows: list[Row]) -> str:
     """Return the table of all rows: mean and deviation over seeds."""
-    lines = ["| task, split | search | scores | seeds |", "|---|---|---|---|"]
+    lines = ["| task; split | what is changed | scores |", "|---|---|---|"]
     for task, way in dict.fromkeys((row["task"], row["way"]) for row in rows):
         own = [row for row in rows if (row["task"], row["way"]) == (task, way)]
-        names = [make().name for make in CASES[task].metrics]
-        values = [[row[name] for row in own] for name in names]
-        shown = ", ".join(
-            f"{name} {mean(each):.2f} ± {stdev(each) if len(each) > 1 else 0:.2f}"
-            for name, each in zip(names, values, strict=True)
-        )
-        lines.append(f"| {task}, {own[0]['split']} | {way} | {shown} | {len(own)} |")
+        shown = []
+        for make in CASES[task].metrics:
+            values = [row[make().name] for row in own]
+            shown.append(f"{NAMES.get(make().name, make().name)} {mean(values):.2f} ± {stdev(values):.2f}")
+        lines.append(f"| {CASES[task].title} | {way} | {', '.join(shown)} |")
     return "\n".join(lines)
 
 
 def pages(_: argparse.Namespace) -> None:
-    """Rewrite the table of docs/decoding.md."""
-    page = ROOT / "docs" / "decoding.md"
+    """Rewrite the table of docs/results.md."""
+    page = ROOT / "docs" / "results.md"
     found = table(json.loads(FOUND.read_text()))
-    pattern = r"(<!-- steering -->\n).*?(<!-- end -->)"
+    pattern = r"(<!-- steering -->\n).*?(<!-- steering: end -->)"
     page.write_text(re.sub(pattern, rf"\g<1>{found}\n\2", page.read_text(), flags=re.DOTALL))
 
 
@@ -272,7 +392,7 @@ def main() -> None:
     """Run one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["train", "score", "pages"])
-    parser.add_argument("--data", type=Path, help="folder with sigmorphon2020_g2p and an4_mfcc")
+    parser.add_argument("--data", type=Path, help="folder with the folders of the data sets")
     parser.add_argument("--tasks", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     arguments = parser.parse_args()
