@@ -37,6 +37,7 @@ from recipes.results import NAMES
 FOUND = ROOT / "docs" / "steering.json"
 PLACE = WORK / "steering"
 OVERLAYS = ROOT / "recipes" / "objectives"
+BEAMS = 10
 WEIGHTS = [(0.1, 0.0), (0.2, 0.0), (0.3, 0.0), (0.2, 0.1), (0.3, 0.2), (0.4, 0.3), (0.5, 0.4)]
 Row = dict[str, Any]
 Change = Callable[[GenerationConfig], GenerationConfig]
@@ -184,13 +185,13 @@ def prepare(name: str, data: Path) -> Path:
 
 def language_recipe(case: Case, place: Path) -> Path:
     """Write the recipe of a language model of the outputs."""
-    decoder = {"embedding_dim": 64, "hidden_size": 128, "bridge": "lit_seq2seq.nn.ZeroBridge", "dropout": 0.3}
+    decoder = {"embedding_dim": 128, "hidden_size": 128, "bridge": "lit_seq2seq.nn.ZeroBridge", "dropout": 0.5}
     settings = {
         "data": {
             "dataset": str(place / "texts"),
             "columns": {"source": None, "target": case.target},
             "target_tokenizer": case.tokenizer,
-            "batches": {"size": 64, "eval_size": 256},
+            "batches": {"size": 16, "eval_size": 256},
             "splits": {"test_size": 0},
         },
         "model": {
@@ -198,10 +199,11 @@ def language_recipe(case: Case, place: Path) -> Path:
             "decoder": {"class_path": "lit_seq2seq.nn.ParallelDecoder", "init_args": decoder},
             "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.003}},
             "lr_scheduler": "lit_seq2seq.schedules.OneCycle",
+            "tie_embeddings": "target",
             "task": "text-generation",
         },
         "checkpoint": {"monitor": "val_loss", "mode": "min"},
-        "trainer": {"max_epochs": 20, "gradient_clip_val": 1.0},
+        "trainer": {"max_epochs": 30, "gradient_clip_val": 1.0},
     }
     path = place / "language_model.yaml"
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -303,19 +305,15 @@ class Scorer:
     def ways(self) -> Iterator[tuple[str, Change]]:
         """List the ways of search by what tables call them."""
         yield "the recipe", lambda config: config
-        for beams in (10, 30):
-            yield f"beam of {beams}", partial(replace, num_beams=beams)
-            risk = MinimumBayesRisk(self.case.utility)
-            yield f"minimum Bayes risk, beam of {beams}", partial(replace, num_beams=beams, reranker=risk)
-        drawn = MinimumBayesRisk(self.case.utility, samples=32)
-        yield (
-            "minimum Bayes risk, 32 draws",
-            partial(replace, num_beams=1, do_sample=True, ctc_weight=0.0, seed=1, reranker=drawn),
-        )
+        yield f"beam of {BEAMS}", wide
+        risk = MinimumBayesRisk(self.case.utility, samples=32)
+        yield f"beam of {BEAMS}, minimum Bayes risk", lambda config: replace(wide(config), reranker=risk)
+        drawn = partial(replace, num_beams=1, do_sample=True, ctc_weight=0.0, seed=1, reranker=risk)
+        yield "32 samples, minimum Bayes risk", drawn
         if self.case.terms:
-            yield "a word of the reference must occur, beam of 10", self.forced
+            yield f"beam of {BEAMS}, a word of the reference must occur", self.forced
         if self.case.lexicon:
-            yield "words of training only", self.within
+            yield f"beam of {BEAMS}, words of training only", lambda config: self.within(wide(config))
         if self.case.tokenizer is not None:
             yield from self.fusions()
 
@@ -325,16 +323,19 @@ class Scorer:
         print(self.case.splits[0], {"/".join(map(str, one)): round(value, 2) for one, value in found.items()})
         shallow = min((one for one in WEIGHTS if not one[1]), key=found.__getitem__)
         best = min((one for one in WEIGHTS if one[1]), key=found.__getitem__)
-        yield f"language model, weight {shallow[0]}", self.fused(shallow)
-        yield f"language model {best[0]}, its own less {best[1]}", self.fused(best)
+        yield f"beam of {BEAMS}, language model, weight {shallow[0]}", self.fused(shallow)
+        yield f"beam of {BEAMS}, language model {best[0]}, its own less {best[1]}", self.fused(best)
         if self.case.lexicon:
             better = self.fused(min(shallow, best, key=found.__getitem__))
-            yield "the better of these, words of training only", lambda config: self.within(better(config))
+            yield (
+                f"beam of {BEAMS}, the better of these, words of training only",
+                lambda config: self.within(better(config)),
+            )
 
     def fused(self, weights: tuple[float, float]) -> Change:
         """Return what adds the language model."""
         scorer = LanguageModel(str(model_in(self.place / "language_model")), *weights)
-        return lambda config: replace(config, scorers=(*config.scorers, scorer))
+        return lambda config: replace(wide(config), scorers=(*config.scorers, scorer))
 
     def within(self, config: GenerationConfig) -> GenerationConfig:
         """Keep outputs to the words of the training outputs."""
@@ -342,7 +343,12 @@ class Scorer:
 
     def forced(self, config: GenerationConfig) -> GenerationConfig:
         """Make the longest word of each reference occur."""
-        return replace(config, num_beams=10, constraints=[Terminology(str(self.place / "terms.csv"))])
+        return replace(wide(config), constraints=[Terminology(str(self.place / "terms.csv"))])
+
+
+def wide(config: GenerationConfig) -> GenerationConfig:
+    """Search with a wider beam than the recipe's."""
+    return replace(config, num_beams=BEAMS)
 
 
 def score(arguments: argparse.Namespace) -> None:
