@@ -72,6 +72,7 @@ class Other(Walk):
 @pytest.mark.parametrize("several", [False, True])
 def test_what_other_code_has_made_is_not_taken_from_the_cache(several, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python takes files of one second and one size for the same
     rows = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"source": ["ab", "c"], "target": ["x", "y"]})})
 
     def first(name: str, scale: float) -> float:

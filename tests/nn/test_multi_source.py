@@ -279,7 +279,8 @@ def test_a_shared_source_is_encoded_once_and_given_to_each_example() -> None:
     assert shared.lengths.tolist() == SOURCES.lengths[index].tolist()
     part = shared.select(torch.tensor([3, 1]))
     assert part.lengths.tolist() == SOURCES.lengths[[3, 0]].tolist()
-    assert shared.repeat(2).index.tolist() == [1, 1, 0, 0, 1, 1, 3, 3]
+    assert shared.repeat(2).index.tolist() == [2, 3, 0, 1, 2, 3, 6, 7]
+    assert_close(model(shared.repeat(2), TARGET.repeat(2)), model(shared, TARGET).repeat_interleave(2, dim=0))
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:

@@ -379,7 +379,7 @@ def test_the_option_prefix_is_heeded_by_search_itself() -> None:
     assert [tokens_of(row[0]) for row in rows] == [
         tokens_of(row[0]) for row in run(chains, GenerationConfig(max_new_tokens=3), prefix=torch.tensor([[5, 4]] * 2))
     ]
-    with pytest.raises(UserError, match="needs a vocabulary"):
+    with pytest.raises(UserError, match="options that are texts need a vocabulary"):
         run(chains, config)
 
 
