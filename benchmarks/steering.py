@@ -357,9 +357,9 @@ def score(arguments: argparse.Namespace) -> None:
     for name in arguments.tasks:
         scorer, case = Scorer(name, arguments.seeds), CASES[name]
         for way, change in scorer.ways():
-            keep(name, f"search: {way}", arguments.seeds, scorer(case.splits[1], change))
+            keep(name, way, arguments.seeds, scorer(case.splits[1], change))
         for way in case.training:
-            keep(name, f"training: {way}", arguments.seeds, scorer(case.splits[1], lambda config: config, way))
+            keep(name, way, arguments.seeds, scorer(case.splits[1], lambda config: config, way))
 
 
 def keep(task: str, way: str, seeds: Sequence[int], scores: list[list[float]]) -> None:
@@ -381,7 +381,9 @@ def table(rows: list[Row]) -> str:
         shown = []
         for make in CASES[task].metrics:
             values = [row[make().name] for row in own]
-            shown.append(f"{NAMES.get(make().name, make().name)} {mean(values):.2f} ± {stdev(values):.2f}")
+            shown.append(
+                f"{NAMES.get(make().name, make().name.replace('_', ' '))} {mean(values):.2f} ± {stdev(values):.2f}"
+            )
         lines.append(f"| {CASES[task].title} | {way} | {', '.join(shown)} |")
     return "\n".join(lines)
 
