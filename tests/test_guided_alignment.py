@@ -4,7 +4,6 @@ import json
 import math
 from collections import defaultdict
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, P
 from torch import Tensor
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule
-from lit_seq2seq.callbacks import Checkpoint
 from lit_seq2seq.data.alignment import aligned_symbols
 from lit_seq2seq.features import Frames, Processor, Tokenizer
 from lit_seq2seq.inference.pipelines import load_model
@@ -24,7 +22,7 @@ from lit_seq2seq.training import CrossEntropy, Distillation, MinimumRisk, RDrop,
 from lit_seq2seq.training.split_batches import SplitBatches
 from lit_seq2seq.types import AlignedTarget, Batch, Padded, UserError
 from tests.nn.cases import assert_close, disturb
-from tests.tiny import SIZES, Trained, make_data, make_model, make_trainer, needs_bfloat16, rows
+from tests.tiny import SIZES, Trained, check_resumed, make_data, make_model, make_trainer, needs_bfloat16, rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
 
@@ -144,17 +142,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
         "decoder": partial(ParallelDecoder, **SIZES, dropout=0.2, attention=GeneralAttention),
     }
 
-    def fit(epochs: int, path: Path | None = None) -> LitSeq2Seq:
-        term = partial(GuidedAlignment, steps=9)  # of 10
-        model, data = make_model(attention_losses=[term], objective=RDrop, **dropping), make_data()
-        checkpoint = Checkpoint(dirpath=tmp_path / str(epochs), save_last=True)
-        trainer = make_trainer(tmp_path, checkpoint, max_epochs=epochs, enable_checkpointing=True)
-        trainer.fit(model, datamodule=data, ckpt_path=path)
-        return model
-
-    whole = fit(2)
-    fit(1)
-    torch.testing.assert_close(fit(2, tmp_path / "1" / "last.ckpt").state_dict(), whole.state_dict(), rtol=0, atol=0)
+    terms = [partial(GuidedAlignment, steps=9)]  # of 10
+    check_resumed(tmp_path, attention_losses=terms, objective=RDrop, **dropping)
 
 
 def test_a_batch_in_parts_is_the_whole():

@@ -5,7 +5,6 @@ import json
 import math
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from torch.optim import SGD
 from torchmetrics.functional.text import char_error_rate
 
 from lit_seq2seq import LitSeq2Seq
-from lit_seq2seq.callbacks import Checkpoint
 from lit_seq2seq.cli import main
 from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.metrics import CER, ChrF, CIDErD, Distinct1
@@ -65,7 +63,7 @@ from tests.nn.cases import (
     network,
     widen,
 )
-from tests.tiny import SIZES, Trained, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
+from tests.tiny import SIZES, Trained, check_resumed, make_data, make_model, make_trainer, needs_bfloat16, pairs, rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
 
@@ -135,16 +133,7 @@ def test_smoothing_out_of_its_range():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
-    def fit(epochs: int, path: Path | None = None) -> LitSeq2Seq:
-        model, data = make_model(objective=OBJECTIVES[name], **DROPPING), make_data()
-        checkpoint = Checkpoint(dirpath=tmp_path / str(epochs), save_last=True)
-        trainer = make_trainer(tmp_path, checkpoint, max_epochs=epochs, enable_checkpointing=True)
-        trainer.fit(model, datamodule=data, ckpt_path=path)
-        return model
-
-    whole = fit(2)
-    fit(1)
-    torch.testing.assert_close(fit(2, tmp_path / "1" / "last.ckpt").state_dict(), whole.state_dict(), rtol=0, atol=0)
+    check_resumed(tmp_path, objective=OBJECTIVES[name], **DROPPING)
 
 
 @needs_bfloat16

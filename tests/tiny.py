@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqDataModule
+from lit_seq2seq.callbacks import Checkpoint
 from lit_seq2seq.features import Tokenizer
 from lit_seq2seq.metrics import BLEU, ExactMatch
 from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, TextEncoder
@@ -89,6 +90,21 @@ def make_trainer(folder: Path, *callbacks: Callback, **options: object) -> Train
         "num_sanity_val_steps": 0,
     }
     return Trainer(callbacks=list(callbacks), default_root_dir=folder, **{**defaults, **options})
+
+
+def check_resumed(folder: Path, **options: object) -> None:
+    """Compare a run of two epochs with one that was interrupted after the first, bit by bit."""
+
+    def fit(epochs: int, path: Path | None = None) -> LitSeq2Seq:
+        model = make_model(**options)
+        checkpoint = Checkpoint(dirpath=folder / str(epochs), save_last=True)
+        trainer = make_trainer(folder, checkpoint, max_epochs=epochs, enable_checkpointing=True)
+        trainer.fit(model, datamodule=make_data(), ckpt_path=path)
+        return model
+
+    whole = fit(2)
+    fit(1)
+    torch.testing.assert_close(fit(2, folder / "1" / "last.ckpt").state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
 def write_csv(path: Path, columns: dict[str, list[str]]) -> Path:

@@ -31,7 +31,7 @@ MetricFactory = Callable[[], TextMetric]
 
 
 class AsFound(Reranker):
-    """Leaves outputs as they are, whatever reranker the model has: draws that are chosen among are none."""
+    """Keeps the outputs of search as they are: samples must not pass through the reranker of the model."""
 
     def judge(self, text: str, source: Any) -> float:
         """Return 0."""
