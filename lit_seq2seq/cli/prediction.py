@@ -67,7 +67,7 @@ def tell_cut(predictor: Predictor) -> None:
 
 @contextlib.contextmanager
 def written(name: str) -> Iterator[IO[str]]:
-    """Open an output; a file appears under its name, or where a link leads, only when it is complete."""
+    """Open an output; a file, or the target of a link, appears only when it is complete."""
     if name == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")

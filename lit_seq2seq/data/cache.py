@@ -43,7 +43,7 @@ def cache_folder() -> Path:
 
 
 def code_of(*classes: type) -> str:
-    """Digest the code of features of the user's own: what another version of it has made is not to be taken for its."""
+    """Digest the code of the user's own features, so that the cache keeps apart what different versions of it made."""
     bases = {base for cls in classes for base in cls.__mro__}
     return str(Hasher.hash([_written(base) for base in sorted(bases, key=spec.public_name)]))
 

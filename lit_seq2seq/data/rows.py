@@ -34,9 +34,9 @@ class Columns:
             symbol before the source, as in `⟨V⟩ ⟨PST⟩ go`, which is how they are given when predicting. A text may hold
             several tags, divided by white space, `;` or `|`, but not within brackets; a column may hold lists of texts.
         speaker: column that names the speaker, for a source feature with `normalize: speaker`.
-        alignment: column of the training split that says for `GuidedAlignment` which words of source and target belong
-            together, as pairs such as `0-0 1-2`, counted from 0, of words between white space. fast_align, eflomal and
-            awesome-align write them. Nothing is known of a row where it is empty.
+        alignment: column of the training split with word alignments for `GuidedAlignment`: pairs such as `0-0 1-2` of
+            source and target words, split at white space and counted from 0, as fast_align, eflomal and awesome-align
+            write them. Leave a row empty if its alignment is unknown.
     """
 
     source: str | dict[str, str] | None = "source"

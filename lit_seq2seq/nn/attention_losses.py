@@ -126,17 +126,15 @@ class GuidedAlignment(AttentionLoss):
     """Pull attention to where a word aligner looks: `-weight sum_ts A_ts log a_ts`.
 
     Chen et al. (2016, https://arxiv.org/abs/1607.01628, equation 9). Each row of A, the alignment of a target symbol to
-    the symbols of the source, sums to one, or to zero where nothing is known of it. Alignments are those of
-    `data.columns.alignment`. Where that is not set, they are those of IBM Model 1 (Brown et al. 1993), learnt from the
-    training split when a run begins, with a prior for the diagonal as in fast_align (Dyer et al. 2013). The term helps
-    attention to find its way early, which few data alone may not do; later it may hold it back, so that the weight can
-    fall.
+    the source symbols, sums to one, or to zero if it is unknown. A comes from `data.columns.alignment`, if that is set.
+    Otherwise IBM Model 1 (Brown et al. 1993), with a prior for the diagonal as in fast_align (Dyer et al. 2013), learns
+    it from the training split at the start of each run. The term helps attention to find its way when data are few.
+    Later it can hold attention back, so let the weight fall.
 
     Args:
-        weight: of the term, >= 0, in the first step.
-        steps: optimizer steps over which the weight falls to 0, by the same amount in each; `None` keeps it as it is.
-        tension: of the prior, >= 0: the more, the more probable are places that are as far from the beginning as the
-            target symbol is in its sequence; 0 for word order that is free.
+        weight: of the term in the first step, >= 0.
+        steps: optimizer steps over which the weight falls linearly to 0; `None` keeps it constant.
+        tension: strength of the prior for the diagonal, >= 0; 0 for languages that order words very differently.
     """
 
     def __init__(self, weight: float = 0.5, steps: int | None = None, tension: float = 4.0) -> None:

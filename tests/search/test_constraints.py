@@ -467,7 +467,7 @@ def test_a_repetition_penalty_makes_scores_above_zero_smaller() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dog,Hund\nDog,Köter\n", r"line 2: 'Dog' is there before, with another translation"),
+        ("dog,Hund\nDog,Köter\n", r"line 2: the term 'Dog' already has another translation: keep one"),
         ('dog,"Hund\ncat,Katze\n', r"cannot be read \(unexpected end of data\)"),
     ],
 )

@@ -57,7 +57,9 @@ def _read(path: Path, changed: int) -> Terms:
                 raise UserError(f"{path}, line {number}: expected a term and its translation, got {row!r:.80}")
             term, translation = (cell.strip() for cell in row)
             if entries.setdefault(comparable(term), translation) != translation:
-                raise UserError(f"{path}, line {number}: {term!r:.60} is there before, with another translation")
+                raise UserError(
+                    f"{path}, line {number}: the term {term!r:.60} already has another translation: keep one"
+                )
     if not entries:
         raise UserError(f"{path} has no terms: give each a line, the term and its translation divided by a comma")
     return Terms(entries)
