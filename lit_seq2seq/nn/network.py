@@ -231,15 +231,19 @@ class EncoderDecoder(Network):
         loss, nll = self.output.loss(output, target, None, label_smoothing)
         return loss, nll, Carried(target.values[:, -1], state.map(Tensor.detach))
 
-    def teach(self, encoded: Encoded, target: Padded, inputs: Tensor | None = None) -> DecoderOutput:
+    def teach(
+        self, encoded: Encoded, target: Padded, inputs: Tensor | None = None, reach: Tensor | None = None
+    ) -> DecoderOutput:
         """Run the decoder over a target, up to the output layer.
 
         Args:
             encoded: from `encode`.
             target: ids that end with EOS.
             inputs: `(B, T)` ids of the vocabulary to read instead of `shift(target)`.
+            reach: `(T,)` how many positions of its source each step may look at; `None`: all.
         """
-        output: DecoderOutput = self.decoder(self.shift(target) if inputs is None else inputs, self.start(encoded))
+        state = self.start(encoded) if reach is None else self.start(encoded).narrowed(reach)
+        output: DecoderOutput = self.decoder(self.shift(target) if inputs is None else inputs, state)
         return output
 
     def forward(self, source: Source, target: Padded) -> Tensor:

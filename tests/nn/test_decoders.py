@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from lit_seq2seq.nn import (
     ConditionalGRUDecoder,
@@ -12,7 +13,7 @@ from lit_seq2seq.nn import (
     InputFeedingDecoder,
     ParallelDecoder,
 )
-from lit_seq2seq.types import Padded
+from lit_seq2seq.types import Encoded, Padded
 from tests.nn.cases import (
     DECODERS,
     KINDS,
@@ -227,3 +228,70 @@ def test_sizes_of_features() -> None:
     assert InputFeedingDecoder(8, shape, combine="concat", **SIZES).output_size == 16
     assert ConditionalGRUDecoder(8, shape, combine="concat", **SIZES).output_size == 16
     assert ConditionalGRUDecoder(8, shape, **SIZES).output_size == 6
+
+
+SEEING = [name for name in DECODERS if "no attention" not in name and " none " not in name]
+REACH = torch.tensor([2, 2, 3, 1, 4, 5])  # of each step; attention may see less than before, too
+
+
+def softened(name: str) -> EncoderDecoder:
+    """Let monotonic attentions weigh all places where they may stop, as in training: more depends on a mask then."""
+    model = network(name)
+    if model.decoder.attention_module is not None:
+        model.decoder.attention_module.train()
+    return model
+
+
+@pytest.mark.parametrize("name", SEEING)
+@torch.no_grad()
+def test_a_mask_narrows_steps_and_the_parallel_pass_alike(name: str) -> None:
+    model = softened(name)
+    tokens, state = model.shift(TARGET), start(model)
+    output, after = model.decoder.run(tokens, state.narrowed(REACH))
+    whole = model.decoder(tokens, state)
+    assert after.visible is None
+    assert_close(model.teach(model.encode(SOURCE), TARGET, reach=REACH).features, output.features)
+    if output.attention is not None:
+        seen = torch.arange(5) < REACH[:, None]
+        assert (output.attention * ~seen == 0).all()
+        assert not torch.allclose(output.attention, whole.attention)
+    features = []
+    for t, column in enumerate(tokens.unbind(dim=1)):
+        step, state = model.decoder.step(column, state.narrowed(REACH[t : t + 1]))
+        features.append(step.features)
+    assert_close(torch.stack(features, dim=1), output.features)
+    everything = model.decoder(tokens, start(model).narrowed(torch.full((6,), 5)))
+    assert_close(everything.features, whole.features)
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_what_lies_beyond_a_mask_changes_nothing(name: str) -> None:
+    model = softened(name)
+    tokens, encoded = model.shift(TARGET), model.encode(SOURCE)
+    reach = torch.tensor([1, 2, 2, 3, 3, 4])
+    found = []
+    for noise in (torch.zeros(1), torch.randn(4, 5, 6)):
+        values = (encoded.memory.values.detach() + 9 * noise * (torch.arange(5) >= 3)[:, None]).requires_grad_()
+        state = replace(model.start(encoded), memory=model.start(of(encoded, values)).memory)
+        features = model.decoder(tokens, state.narrowed(reach)).features
+        (gradient,) = torch.autograd.grad(features[:, :3].square().sum(), values)
+        assert (gradient[:, 2:] == 0).all()
+        assert (gradient[:, 1] != 0).any()
+        found.append(features)
+    assert_close(found[0][:, :5], found[1][:, :5])
+    assert not torch.allclose(found[0][:, 5], found[1][:, 5])
+
+
+def of(encoded: Encoded, values: Tensor) -> Encoded:
+    return replace(encoded, memory=Padded(values, encoded.memory.lengths))
+
+
+@pytest.mark.parametrize("name", ["parallel general", "feeding location", "hard monotonic"])
+@torch.no_grad()
+def test_hypotheses_of_a_beam_see_what_their_source_shows(name: str) -> None:
+    model = network(name)
+    tokens = torch.tensor([5, 6, 7, 4])
+    state = beam(start(model), 3).narrowed(torch.tensor([2]))
+    state = state.select(torch.tensor([[3, 4], [9, 10]]))  # sources 1 and 3 go on, with two hypotheses each
+    kept = start(model).select(torch.tensor([[1, 1], [3, 3]])).narrowed(torch.tensor([2]))
+    assert_close(model.decoder.step(tokens, state)[0].features, model.decoder.step(tokens, kept)[0].features)

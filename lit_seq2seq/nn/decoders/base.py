@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_seq2seq.nn.attention import Attention, AttentionMemory
+from lit_seq2seq.nn.attention.base import visible
 from lit_seq2seq.nn.bridges import Bridge, LastState, StateShape
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.encoders.text import embed, new_embedding
@@ -72,6 +73,8 @@ class DecoderState(Value):
         masks: dropout masks held fixed over the sequence while training; `None` otherwise.
         copies: what can be copied from each *source*.
         candidates: the symbols that may be produced for each *source*, if not all.
+        visible: `(B, T, S)` which positions of the *source* each of the next T steps may look at, true where it may;
+            `None`: all.
     """
 
     memory: AttentionMemory | None
@@ -82,6 +85,20 @@ class DecoderState(Value):
     masks: StackMasks | None = None
     copies: Copies | None = None
     candidates: Shortlisted | None = None
+    visible: Tensor | None = None
+
+    def narrowed(self, reach: Tensor) -> Self:
+        """Show each of the next T steps only the first `reach (T,)` positions of its source."""
+        assert self.memory is not None
+        mask = self.memory.mask
+        seen = torch.arange(mask.shape[1], device=mask.device) < reach[:, None]  # (T, S)
+        return replace(self, visible=seen.expand(mask.shape[0], -1, -1))
+
+    @property
+    def seen(self) -> Tensor:
+        """Which positions each of the next steps sees: `(B, T, S)`, or `(B, 1, S)` where they are always the same."""
+        assert self.memory is not None
+        return visible(self.memory, self.visible)
 
     def select(self, index: Tensor) -> Self:
         """Reorder hypotheses by `index (B', K')` and drop the sources that are missing from it; see `SearchState`."""
@@ -103,6 +120,7 @@ class DecoderState(Value):
             summary=None if self.summary is None else self.summary.index_select(0, kept),
             copies=None if self.copies is None else self.copies.select(kept),
             candidates=None if self.candidates is None else self.candidates.select(kept),
+            visible=None if self.visible is None else self.visible.index_select(0, kept),
         )
 
     @property
@@ -268,21 +286,24 @@ class Decoder(nn.Module, ABC):
     def run(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Do what `forward` does, and return the state after the last token, too: text that goes on goes on there."""
         outputs = []
-        state = self.lock_masks(state)
+        state, visible = self.lock_masks(state), state.visible
         embedded = self.embed(tokens)  # (B, T, E)
         with gathering_gradients():
-            for column in embedded.unbind(dim=1):
+            for t, column in enumerate(embedded.unbind(dim=1)):
+                if visible is not None:
+                    state = replace(state, visible=visible[:, t : t + 1])
                 output, state = self.advance(column, state)
                 outputs.append(output)
         features, attention, hidden, context, _ = zip(*outputs, strict=True)
         output = DecoderOutput(_stack(features), _stack(attention), _stack(hidden), _stack(context), embedded)
-        return output, replace(state, masks=None)
+        return output, replace(state, masks=None, visible=None)
 
     def attend(self, query: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, Value | None]:
         """Attend with one query per hypothesis, `(N, D)`: context `(N, C)`, weights `(N, S)`, attention's state."""
         assert self.attention_module is not None
         assert state.memory is not None
-        context, weights, after = self.attention_module(state.per_source(query), state.memory, state.attention)
+        query = state.per_source(query)  # (B, K, D)
+        context, weights, after = self.attention_module(query, state.memory, state.attention, state.visible)
         return context.flatten(0, 1), weights.flatten(0, 1), after
 
     def embed(self, tokens: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ class InputFeedingDecoder(Decoder):
             c=state.cells.others[0][:, 0],
             keys=memory.keys * scale,
             values=memory.values,
-            mask=memory.mask,
+            mask=state.seen.transpose(0, 1),
             offset=offset,
             combine=dense.weight[:, :joined].to(entering.dtype),
             dropped=dropout_mask(offset, offset.shape, self.dropout) if self.training and self.dropout else None,

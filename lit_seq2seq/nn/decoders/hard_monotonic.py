@@ -127,13 +127,13 @@ class HardMonotonicDecoder(Decoder):
         embedded = self.embed(tokens)  # (B, T, E)
         hidden, cells = self.stack(embedded, state.cells)  # (B, T, H)
         symbols, moves = self.emit(hidden, state), self.transitions(hidden, state)  # (B, T, S, V), (B, T, S, S)
-        aligned, places = state.attention, []
+        aligned, places, seen = state.attention, [], state.seen.expand(-1, tokens.shape[1], -1)  # (B, T, S)
         for t, token in enumerate(tokens.unbind(dim=1)):
             assert isinstance(aligned, Aligned)
-            aligned = Aligned(self.follow(aligned.read(token), moves[:, t], state), symbols[:, t])
+            aligned = Aligned(self.follow(aligned.read(token), moves[:, t], seen[:, t : t + 1]), symbols[:, t])
             places.append(aligned.places)
         output = self.output(hidden, torch.stack(places, dim=1), symbols, embedded)
-        return output, replace(state, cells=cells, attention=aligned)
+        return output, replace(state, cells=cells, attention=aligned, visible=None)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one token per hypothesis, `(N,)`; see `Decoder.step`."""
@@ -146,7 +146,7 @@ class HardMonotonicDecoder(Decoder):
         hidden, cells = self.stack.step(embedded, state.cells)  # (N, H)
         beside = state.per_source(hidden)  # (B, K, H)
         symbols = self.emit(beside, state).flatten(0, 1)  # (N, S, V)
-        places = self.follow(state.attention, self.transitions(beside, state).flatten(0, 1), state)
+        places = self.follow(state.attention, self.transitions(beside, state).flatten(0, 1), state.seen)
         output = self.output(hidden, places, symbols, embedded)
         return output, replace(state, cells=cells, attention=Aligned(places, symbols))
 
@@ -159,25 +159,24 @@ class HardMonotonicDecoder(Decoder):
     def transitions(self, hidden: Tensor, state: DecoderState) -> Tensor:
         """Compute the probability of going from each position to each: `(B, K, H)` to `(B, K, S, S)`."""
         assert state.memory is not None
-        keys, mask = state.memory.keys, state.memory.mask
-        places = torch.arange(mask.shape[1], device=mask.device)
+        keys, seen = state.memory.keys, state.seen
+        places = torch.arange(seen.shape[2], device=seen.device)
         ahead = places - places[:, None]  # (S, S) from row to column
-        allowed = (ahead >= 0) & mask[:, None, None]  # (B, 1, S, S)
+        allowed = (ahead >= 0) & seen[:, :, None]  # (B, K or 1, S, S)
         if self.move is None:
-            scores = (hidden @ keys.mT.to(hidden.dtype))[:, :, None].expand(-1, -1, mask.shape[1], -1)
+            scores = (hidden @ keys.mT.to(hidden.dtype))[:, :, None].expand(-1, -1, len(places), -1)
         else:
             allowed = allowed & (ahead < self.jumps)
             moves = self.move(hidden)[:, :, None] + keys[:, None]  # (B, K, S, jumps)
             scores = moves.gather(3, ahead.clamp(0, self.jumps - 1).expand(*moves.shape[:3], -1))
         return masked_softmax(wide(scores), allowed)
 
-    def follow(self, aligned: Aligned, moves: Tensor, state: DecoderState) -> Tensor:
-        """Compute the log-probability of each position after a step by `moves (N, S, S)`: `(N, S)`."""
-        assert state.memory is not None
+    def follow(self, aligned: Aligned, moves: Tensor, seen: Tensor) -> Tensor:
+        """Compute the log-probability of each position that a step sees, after `moves (N, S, S)`: `(N, S)`."""
         before = aligned.places.softmax(dim=-1)  # (N, S)
         after = (before[:, :, None] * moves).sum(dim=1)  # by hand: a product would be in 16 bits under autocast
-        places = state.per_source(after.clamp(min=_LEAST).log())  # (B, K, S)
-        return places.masked_fill(~state.memory.mask[:, None], _NOWHERE).flatten(0, 1)
+        places = after.clamp(min=_LEAST).log().view(len(seen), -1, seen.shape[2])  # (B, K, S)
+        return places.masked_fill(~seen, _NOWHERE).flatten(0, 1)
 
     def output(self, hidden: Tensor, places: Tensor, symbols: Tensor, embedded: Tensor) -> DecoderOutput:
         """Sum over positions: places `(..., S)`, symbols `(..., S, V)`."""

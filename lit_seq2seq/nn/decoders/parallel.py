@@ -102,7 +102,7 @@ class ParallelDecoder(Decoder):
         if state.attention is not None:
             return super().run(tokens, state)
         output, cells = self._pass(tokens, state)
-        return output, replace(state, cells=cells)
+        return output, replace(state, cells=cells, visible=None)
 
     def _pass(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, CellState]:
         embedded = self.embed(tokens)  # (B, T, E)
@@ -115,7 +115,8 @@ class ParallelDecoder(Decoder):
         context, weights = None, None
         if self.attention is not None:
             assert state.memory is not None
-            context, weights = self.attention.scan(hidden, state.memory, state.attention)  # (B, T, C), (B, T, S)
+            # (B, T, C), (B, T, S)
+            context, weights = self.attention.scan(hidden, state.memory, state.attention, state.visible)
         hidden, upper = self.above(hidden, state.cells.layers(cut), context=context)
         return self._output(hidden, context, embedded, weights), _join(lower, upper)
 

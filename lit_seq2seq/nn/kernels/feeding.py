@@ -23,7 +23,7 @@ class FeedingInputs(NamedTuple):
         c: `(B, H)` first cell vectors.
         keys: `(B, S, H)` what h is compared with.
         values: `(B, S, M)` what is averaged.
-        mask: `(B, S)` booleans, true at real positions.
+        mask: `(T, B, S)` booleans, true where a step may look, or `(1, B, S)` where all may look at the same.
         offset: `(T, B, F)` what symbols and biases add to the features.
         combine: `(F, H + M)` weights of h and of the context in the features.
         dropped: `(T, B, F)` dropout mask of the features, or `None`.
@@ -66,15 +66,16 @@ class _FeedingLoop(torch.autograd.Function):
         joined = at.entering.new_empty(steps, batch, features)  # features before dropout
         keys, values, c = at.keys.to(wide), at.values.to(wide), at.c.to(wide)
         closed = torch.zeros_like(at.mask, dtype=wide).masked_fill_(~at.mask, torch.finfo(wide).min)
+        seen, closed = (part.expand(steps, -1, -1) for part in (at.mask, closed))
         read[0, :, :features], read[0, :, features:] = at.fed, at.h
         kept = []
         with torch.autocast(at.h.device.type, enabled=False):
             for t in range(steps):
                 h, c, saved = lstm_forward(product(read[t], at.recurrent.t(), at.entering[t]), c)
                 kept.append(saved)
-                scores = (h[:, None] @ keys.mT)[:, 0].add_(closed)  # (B, S)
+                scores = (h[:, None] @ keys.mT)[:, 0].add_(closed[t])  # (B, S)
                 torch.softmax(scores, dim=-1, out=weights[t])
-                weights[t] *= at.mask  # none where all is masked
+                weights[t] *= seen[t]  # none where all is masked
                 found[t, :, :size], read[t + 1, :, features:] = h, h
                 found[t, :, size:] = (weights[t, :, None] @ values)[:, 0]
                 torch.tanh(product(found[t], at.combine.t(), at.offset[t]), out=joined[t])

@@ -15,13 +15,16 @@ from tests.tiny import needs_bfloat16
 TOKENS = torch.tensor([[2, 4, 6, 7], [2, 7, 5, 4], [2, 5, 5, 5], [2, 6, 4, 3]])
 
 
-def both(decoder: InputFeedingDecoder, encoder: TextEncoder) -> list[tuple[list[Tensor], list[Tensor]]]:
+def both(
+    decoder: InputFeedingDecoder, encoder: TextEncoder, reach: Tensor | None = None
+) -> list[tuple[list[Tensor], list[Tensor]]]:
     """Outputs, and gradients of everything, of the loop with a backward pass of its own and of the plain one."""
     parameters = [*encoder.parameters(), *decoder.parameters()]
     found = []
     for run in (InputFeedingDecoder.forward, Decoder.forward):
         torch.manual_seed(3)
-        output: DecoderOutput = run(decoder, TOKENS, decoder.start(encoder(SOURCE)))
+        state = decoder.start(encoder(SOURCE))
+        output: DecoderOutput = run(decoder, TOKENS, state if reach is None else state.narrowed(reach))
         outputs = [one for one in output if one is not None]
         torch.manual_seed(4)
         loss = sum(((one.float() * torch.randn(one.shape)).sum() for one in outputs), torch.zeros(()))
@@ -31,9 +34,13 @@ def both(decoder: InputFeedingDecoder, encoder: TextEncoder) -> list[tuple[list[
 
 @pytest.mark.parametrize("combine", ["tanh", "deep"])
 @pytest.mark.parametrize("attention", [DotAttention, partial(DotAttention, scaled=True), GeneralAttention])
-@pytest.mark.parametrize("memory_size", [6, 8])
+@pytest.mark.parametrize(("memory_size", "reach"), [(6, None), (8, None), (6, torch.tensor([1, 2, 2, 4]))])
 def test_the_loop_has_the_outputs_and_gradients_of_the_plain_one(
-    combine: Combine, attention: AttentionFactory, memory_size: int, monkeypatch: pytest.MonkeyPatch
+    combine: Combine,
+    attention: AttentionFactory,
+    memory_size: int,
+    reach: Tensor | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     encoder = disturb(TextEncoder(SOURCE_SIZE, embedding_dim=5, hidden_size=memory_size))
     make = partial(InputFeedingDecoder, embedding_dim=5, hidden_size=6, bridge=DenseBridge)
@@ -45,7 +52,7 @@ def test_the_loop_has_the_outputs_and_gradients_of_the_plain_one(
         return run_feeding_loop(inputs)
 
     monkeypatch.setattr(feeding, "run_feeding_loop", note)
-    (outputs, gradients), (plain, expected) = both(decoder, encoder)
+    (outputs, gradients), (plain, expected) = both(decoder, encoder, reach)
     assert len(used) == 1
     assert_close(outputs, plain)
     assert_close(gradients, expected, rtol=1e-4, atol=1e-4)
@@ -71,7 +78,7 @@ def test_gradients_in_double_precision(dropped: bool) -> None:
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=double, requires_grad=True)
 
-    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    mask = torch.tensor([[[True, True, True, False], [True, False, False, False]]])
     given = FeedingInputs(
         draw(steps, batch, 4 * size),
         draw(4 * size, features + size),
