@@ -81,6 +81,22 @@ class Value:
         """Return a copy with each row repeated `times` times in place: `a a b b ...`."""
         return self.map(lambda tensor: arrays.of(tensor).repeat(tensor, times))
 
+    @classmethod
+    def joined(cls, values: Sequence[Self]) -> Self:
+        """Return the rows of all `values`, whose tensors differ in nothing but the number of rows.
+
+        Example:
+            >>> import torch
+            >>> Padded.joined([Padded(torch.tensor([[4, 5]]), torch.tensor([2]))] * 2).lengths
+            tensor([2, 2])
+        """
+        parts: list[list[Tensor]] = []
+        for value in values:
+            parts.append([])
+            value.map(lambda tensor, found=parts[-1]: found.append(tensor) or tensor)  # type: ignore[misc]
+        rows = (arrays.of(first).concat([first, *others]) for first, *others in zip(*parts, strict=True))
+        return values[0].map(lambda _: next(rows))
+
 
 class Part:
     """What a description can name by `class_path`, made ready to use: a frozen dataclass of plain values.

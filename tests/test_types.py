@@ -34,6 +34,15 @@ def test_map_reaches_every_tensor_and_nothing_else() -> None:
     assert (doubled.label, type(doubled)) == ("kept", Nested)
 
 
+def test_joined_values_are_the_rows_of_all() -> None:
+    joined = Nested.joined([nested(), nested().select(torch.tensor([2, 0]))])
+    assert joined.tensor.tolist() == [0, 1, 2, 2, 0]
+    assert joined.inner is not None
+    assert joined.inner.values.tolist() == [[1, 2], [3, 0], [0, 0], [0, 0], [1, 2]]
+    assert joined.inner.lengths.tolist() == [2, 1, 0, 0, 2]
+    assert (joined.pair[1], joined.label) == (None, "kept")
+
+
 def test_map_leaves_the_original_alone() -> None:
     value = nested()
     value.map(lambda tensor: tensor + 1)

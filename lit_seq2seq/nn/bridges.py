@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,9 @@ class Bridge(nn.Module, ABC):
         >>> bridge(encoded).h
         tensor([[[0.5000, 0.5000]]])
     """
+
+    reads_end: ClassVar[bool] = True
+    """Whether it reads what an encoder knows only at the end of the source, so that no output can begin before."""
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__()
@@ -136,6 +140,8 @@ class MeanBridge(Bridge):
 class ZeroBridge(Bridge):
     """Start from zeros: the decoder learns of the source through attention alone."""
 
+    reads_end = False
+
     def forward(self, encoded: Encoded) -> CellState:
         """Make zeros."""
         values = encoded.memory.values
@@ -144,6 +150,8 @@ class ZeroBridge(Bridge):
 
 class LearnedBridge(Bridge):
     """Start from learned vectors, the same for every source."""
+
+    reads_end = False
 
     def __init__(self, encoder: EncoderShape, state: StateShape) -> None:
         super().__init__(encoder, state)

@@ -404,6 +404,7 @@ class RecurrentStack(nn.Module):
         truncate: bool = False,
     ) -> None:
         super().__init__()
+        self.bidirectional = bidirectional
         directions = 2 if bidirectional else 1
         if hidden_size % directions:
             raise ValueError(f"hidden_size must be even when bidirectional, got {hidden_size}")
@@ -461,6 +462,24 @@ class RecurrentStack(nn.Module):
             x = self._finish(norm(outputs), inputs)
             finals.append(final)
         return x, self._stack(finals, x)
+
+    def reach(self, count: int) -> int | None:
+        """Tell how many inputs the first `count` outputs need; `None`: all."""
+        return None if self.bidirectional else count
+
+    def begin(self, batch_size: int) -> CellState:
+        """Make the state before the first piece of sequences that come in pieces."""
+        like = next(self.parameters())
+        return CellState.of(
+            like.new_zeros(batch_size, len(self.layers), size) for size in (self.hidden_size, *self.others)
+        )
+
+    def extend(self, state: CellState, piece: Padded) -> tuple[Padded, CellState]:
+        """Read the next `piece (B, P, D)` of sequences, one-directional: the same computation as `forward`."""
+        if not piece.values.shape[1]:
+            return Padded(piece.values.new_zeros(len(piece.lengths), 0, self.output_size), piece.lengths), state
+        outputs, state = self(piece.values, state, piece.lengths)
+        return Padded(outputs, piece.lengths), state
 
     def sample_masks(self, like: Tensor) -> StackMasks | None:
         """Draw the masks that one pass of `step`s over sequences must share; `like` gives batch size and type."""

@@ -32,6 +32,13 @@ def test_states_have_the_shape_asked_for_and_the_order_of_the_sources(
     assert_close(tensors(bridge(value.select(order))), tensors(state.select(order)))
 
 
+@pytest.mark.parametrize("name", BRIDGES)
+def test_a_bridge_says_whether_it_reads_the_end(name: str) -> None:
+    first, second = encoded(), encoded()
+    bridge = disturb(BRIDGES[name](shape(first), StateShape(1, 6)))
+    assert bridge.reads_end != torch.equal(bridge(first).h, bridge(second).h)
+
+
 @pytest.mark.parametrize(
     ("encoder_layers", "decoder_layers", "expected"),
     [(1, 1, [0]), (3, 1, [2]), (3, 2, [1, 2]), (2, 2, [0, 1]), (2, 3, [0, 1, 1]), (1, 3, [0, 0, 0])],

@@ -6,6 +6,7 @@ import torch
 from lit_seq2seq.nn import Encoder, TextEncoder
 from lit_seq2seq.types import Encoded, Padded
 from tests.nn.cases import ENCODERS, SIZES, SOURCE, SOURCE_SIZE, assert_close, disturb, row, tensors, widen
+from tests.nn.pieces import check_pieces
 
 all_encoders = pytest.mark.parametrize("name", ENCODERS)
 
@@ -85,6 +86,13 @@ def test_every_symbol_reaches_the_final_state(name: str) -> None:
         changed = encoder(Padded(values, SOURCE.lengths)).final.h
         assert not torch.allclose(changed[0], final[0], atol=1e-7)
         assert_close(changed[1:], final[1:])
+
+
+@all_encoders
+def test_pieces_give_what_the_whole_does(name: str) -> None:
+    encoder = build(name)
+    check_pieces(encoder, SOURCE)
+    check_pieces(encoder, Padded(SOURCE.values, torch.tensor([5, 0, 4, 1])))
 
 
 def test_reverse_reads_the_last_symbol_first() -> None:

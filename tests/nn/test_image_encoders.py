@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from lit_seq2seq.nn import ConvEncoder, Encoder
 from lit_seq2seq.types import Padded
 from tests.nn.cases import IMAGE_ENCODERS, IMAGES, assert_close, disturb, tensors
+from tests.nn.pieces import check_pieces
 
 all_encoders = pytest.mark.parametrize("name", IMAGE_ENCODERS)
 
@@ -118,3 +119,8 @@ def test_the_default_has_the_size_that_the_documents_say() -> None:
     assert 2.5 < millions < 3.2
     with torch.no_grad():
         assert encoder(Padded(torch.zeros(1, 128, 128, 3), torch.tensor([128]))).memory.lengths.tolist() == [64]
+
+
+@all_encoders
+def test_images_do_not_come_in_pieces(name: str) -> None:
+    check_pieces(build(name), IMAGES)

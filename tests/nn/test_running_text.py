@@ -21,6 +21,7 @@ from tests.nn.cases import (
     step_log_probs,
     tensors,
 )
+from tests.nn.pieces import check_pieces
 
 TEXT = torch.tensor([[4, 6, 7, 3, 5, 5, 4, 3, 7], [7, 3, 3, 4, 4, 4, 6, 5, 6]])  # with ends within
 WHOLE = Padded(TEXT, torch.tensor([9, 9]))
@@ -111,3 +112,7 @@ def test_a_source_that_would_not_be_read_is_refused() -> None:
         NoSource(9)
     with pytest.raises(ValueError, match="there are no source symbols to embed"):
         TextEncoder(0)
+
+
+def test_no_source_does_not_come_in_pieces() -> None:
+    check_pieces(NoSource(0), Padded(torch.zeros(1, 0, dtype=torch.long), torch.tensor([0])))

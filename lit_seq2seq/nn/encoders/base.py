@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from lit_seq2seq.types import Encoded, Padded, Source, UserError
+from lit_seq2seq.types import CellState, Encoded, Padded, Source, UserError, Value
 
 _KINDS = {None: "several sources", 2: "text", 3: "frames, as of recordings", 4: "images"}
 
@@ -40,7 +40,6 @@ class Encoder(nn.Module, ABC):
 
     Example:
         >>> import torch
-        >>> from lit_seq2seq.types import CellState
         >>> class WordVectors(Encoder):
         ...     shape = EncoderShape(memory_size=4, final_layers=1, final_size=4)
         ...     def __init__(self, source_size):
@@ -64,6 +63,9 @@ class Encoder(nn.Module, ABC):
 
     resolves: ClassVar[tuple[str, ...]] = ()
     """Names of arguments that are in the description of every saved model; see `resolved`."""
+
+    cure: ClassVar[str] = "choose another encoder, such as TextEncoder or PyramidalEncoder with bidirectional: false"
+    """What to do where it has to read in pieces and cannot."""
 
     @property
     def shortest(self) -> int:
@@ -102,3 +104,41 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, source: Padded) -> Encoded:
         """Encode `source`, ids `(B, S)` or features `(B, S, F)`; padding must not influence the result."""
+
+    def reach(self, count: int) -> int | None:
+        """Tell how many source positions the first `count` memory vectors need; `None`: the whole source."""
+        return None
+
+    @property
+    def lookahead(self) -> int | None:
+        """Number of positions that a memory vector waits for after its own, at most; `None`: the whole source."""
+        reach = self.reach(1)
+        return None if reach is None else reach - 1
+
+    def begin(self, batch_size: int) -> Value:
+        """Make the state before the first piece of each of `batch_size` sources, or streams.
+
+        A state has a constant size, and streams are its rows: `select` takes some of them, `Value.joined` puts those of
+        several states together.
+
+        Raises:
+            UserError: the encoder needs the whole source.
+        """
+        raise UserError(f"{type(self).__name__} cannot read in pieces, as it needs the whole source: {self.cure}")
+
+    def extend(self, state: Any, piece: Padded, last: Tensor) -> tuple[Padded, Any]:
+        """Read on, in evaluation mode. All pieces together give what `forward` makes of the whole.
+
+        Args:
+            state: from `begin`, or of the pieces before.
+            piece: `(B, P)` ids or `(B, P, F)` features that are new, as many of each stream as there are: also none.
+            last: `(B,)` booleans, whether a stream ends with this piece. Nothing comes after its end.
+
+        Returns:
+            The memory vectors that are new, `(B, P', M)`, as many of each stream as there are; and the state.
+        """
+        raise NotImplementedError
+
+    def final_state(self, state: Any) -> CellState:
+        """Return the final states `(B, L, F)` of `forward`, of the streams that have ended."""
+        raise NotImplementedError

@@ -9,7 +9,7 @@ from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.ops import dropout, dropout_mask
 from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack
-from lit_seq2seq.types import Encoded, Padded
+from lit_seq2seq.types import CellState, Encoded, Padded, Value
 
 
 def embed(tokens: Tensor, embedding: nn.Embedding, probability: float, locked: bool, *, training: bool) -> Tensor:
@@ -56,6 +56,7 @@ class TextEncoder(Encoder):
     """
 
     dimensions = 2
+    cure = "set bidirectional: false and reverse: false"
 
     def __init__(
         self,
@@ -116,6 +117,22 @@ class TextEncoder(Encoder):
         if self.reverse:  # position s of the memory belongs to position s of the source
             memory = Padded(_reverse(memory), source.lengths)
         return Encoded(memory, final)
+
+    def reach(self, count: int) -> int | None:
+        """Tell what the layers need; see `Encoder.reach`."""
+        return None if self.reverse else self.stack.reach(count)
+
+    def begin(self, batch_size: int) -> Value:
+        """Make the state before the first piece; see `Encoder.begin`."""
+        return super().begin(batch_size) if self.lookahead is None else self.stack.begin(batch_size)
+
+    def extend(self, state: CellState, piece: Padded, last: Tensor) -> tuple[Padded, CellState]:
+        """Read on; see `Encoder.extend`."""
+        return self.stack.extend(state, Padded(self.embedding(piece.values), piece.lengths))
+
+    def final_state(self, state: CellState) -> CellState:
+        """Return the final states; see `Encoder.final_state`."""
+        return state
 
 
 def _reverse(sequences: Padded) -> Tensor:
