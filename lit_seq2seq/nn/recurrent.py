@@ -364,6 +364,17 @@ class StackMasks(Value):
     states: tuple[Tensor | None, ...]
 
 
+@dataclass(frozen=True)
+class StackReading(Value):
+    """Where a stack is in sequences that come in pieces.
+
+    Attributes:
+        cells: `(B, L, H)` state after what has been read.
+    """
+
+    cells: CellState
+
+
 class RecurrentStack(nn.Module):
     """Recurrent layers on top of each other, with optional residual connections, normalisation and dropout.
 
@@ -467,19 +478,17 @@ class RecurrentStack(nn.Module):
         """Tell how many inputs the first `count` outputs need; `None`: all."""
         return None if self.bidirectional else count
 
-    def begin(self, batch_size: int) -> CellState:
+    def begin(self, batch_size: int) -> StackReading:
         """Make the state before the first piece of sequences that come in pieces."""
-        like = next(self.parameters())
-        return CellState.of(
-            like.new_zeros(batch_size, len(self.layers), size) for size in (self.hidden_size, *self.others)
-        )
+        like, sizes = next(self.parameters()), (self.hidden_size, *self.others)
+        return StackReading(CellState.of(like.new_zeros(batch_size, len(self.layers), size) for size in sizes))
 
-    def extend(self, state: CellState, piece: Padded) -> tuple[Padded, CellState]:
-        """Read the next `piece (B, P, D)` of sequences, one-directional: the same computation as `forward`."""
-        if not piece.values.shape[1]:
-            return Padded(piece.values.new_zeros(len(piece.lengths), 0, self.output_size), piece.lengths), state
-        outputs, state = self(piece.values, state, piece.lengths)
-        return Padded(outputs, piece.lengths), state
+    def extend(self, state: StackReading, piece: Padded, last: Tensor) -> tuple[Padded, StackReading]:
+        """Read the next `piece (B, P, D)` of sequences: the same computation as `forward`; see `Encoder.extend`."""
+        if not piece.values.shape[1]:  # kernels want a step
+            piece = Padded(piece.values.new_zeros(len(last), 1, self.input_sizes[0]), piece.lengths)
+        outputs, cells = self(piece.values, state.cells, piece.lengths)
+        return Padded(outputs, piece.lengths), StackReading(cells)
 
     def sample_masks(self, like: Tensor) -> StackMasks | None:
         """Draw the masks that one pass of `step`s over sequences must share; `like` gives batch size and type."""

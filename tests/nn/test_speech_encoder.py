@@ -15,6 +15,7 @@ from lit_seq2seq.nn import (
 )
 from lit_seq2seq.types import Encoded, Padded
 from tests.nn.cases import SIZES, TARGET, TARGET_SIZE, assert_close, disturb, step_log_probs, tensors
+from tests.nn.pieces import check_pieces
 
 CHANNELS = 5
 SOURCE = Padded(torch.randn(4, 9, CHANNELS, generator=torch.Generator().manual_seed(0)), torch.tensor([9, 2, 5, 1]))
@@ -25,7 +26,10 @@ CASES: dict[str, Callable[[int], PyramidalEncoder]] = {
     "convolutions": partial(PyramidalEncoder, hidden_size=6, factors=[1, 2], convolutions=2, filters=8),
     "norm": partial(PyramidalEncoder, hidden_size=6, factors=[2, 1], layer_norm=True),
 }
+ONE_WAY = {f"forward {name}": partial(make, bidirectional=False) for name, make in CASES.items()}
 REDUCTION = {"no reduction": 1, "pyramid": 4, "by three, gru": 3, "convolutions": 8, "norm": 2}
+REDUCTION |= {f"forward {name}": factor for name, factor in REDUCTION.items()}
+CASES |= ONE_WAY
 all_cases = pytest.mark.parametrize("name", CASES)
 
 
@@ -82,6 +86,12 @@ def test_an_empty_source_is_finite(name: str) -> None:
     encoded = build(name)(Padded(SOURCE.values, torch.tensor([9, 0, 4, 0])))
     assert all(tensor.isfinite().all() for tensor in tensors(encoded))
     assert encoded.memory.lengths[1] == 0
+
+
+@all_cases
+def test_pieces_give_what_the_whole_does(name: str) -> None:
+    check_pieces(build(name), SOURCE)
+    check_pieces(build(name), Padded(SOURCE.values, torch.tensor([8, 0, 5, 1])))
 
 
 @all_cases

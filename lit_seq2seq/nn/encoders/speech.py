@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +12,43 @@ from torch.nn import functional as F
 from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.ops import dropout
-from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack
-from lit_seq2seq.types import CellState, Encoded, Padded
+from lit_seq2seq.nn.pieces import Windows, cleared
+from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack, StackReading
+from lit_seq2seq.types import CellState, Encoded, Padded, Value
 
 _STRIDE = 2
+_PLANES = Windows(_STRIDE, before=1)
+
+
+@dataclass(frozen=True)
+class PyramidReading(Value):
+    """Where a `PyramidalEncoder` is in recordings that come in pieces.
+
+    Attributes:
+        planes: what waits for each convolution.
+        neighbours: what waits to be joined before each layer.
+        layers: each layer's state.
+    """
+
+    planes: tuple[Padded, ...]
+    neighbours: tuple[Padded, ...]
+    layers: tuple[StackReading, ...]
 
 
 class PyramidalEncoder(Encoder):
-    """Bidirectional layers that join neighbouring outputs of the layer below (Chan et al. 2016, section 3.1).
+    """Recurrent layers that join neighbouring outputs of the layer below (Chan et al. 2016, section 3.1).
 
     `h^j_i = BLSTM(h^j_{i-1}, [h^{j-1}_{2i}; h^{j-1}_{2i+1}])` (https://arxiv.org/abs/1508.01211, equation 5), so that
     the attention has fewer positions to look at. A source of S positions gives `ceil(S / f)` for every factor f.
 
     Args:
         input_size: size F of the source vectors.
-        hidden_size: size of the memory vectors, half of it for either direction.
+        hidden_size: size of the memory vectors; with `bidirectional`, half of it goes to either direction.
         factors: per recurrent layer, how many neighbours are joined before it; 1 joins nothing.
         convolutions: number of 3 x 3 convolutions over time and channels before the layers, each of which halves both.
         filters: number of filters of each convolution.
         cell: kind of cell.
+        bidirectional: read in both directions.
         dropout: probability of dropping units of each layer's output.
         layer_norm: normalise each layer's output (Ba et al. 2016).
 
@@ -38,6 +57,7 @@ class PyramidalEncoder(Encoder):
     """
 
     dimensions = 3
+    cure = "set bidirectional: false"
 
     def __init__(
         self,
@@ -48,6 +68,7 @@ class PyramidalEncoder(Encoder):
         *,
         filters: int = 32,
         cell: CellName | CellFactory = "lstm",
+        bidirectional: bool = True,
         dropout: float = 0.0,
         layer_norm: bool = False,
     ) -> None:
@@ -57,32 +78,76 @@ class PyramidalEncoder(Encoder):
         if convolutions < 0 or filters < 1:
             raise ValueError(f"convolutions must be at least 0 and filters at least 1, got {convolutions}, {filters}")
         self.factors, self.dropout = tuple(factors), dropout
-        self.convolutions = nn.ModuleList(
+        self.convolutions: Sequence[nn.Conv2d] = nn.ModuleList(  # type: ignore[assignment]
             nn.Conv2d(filters if index else 1, filters, kernel_size=3, stride=_STRIDE, padding=1)
             for index in range(convolutions)
         )
-        size = input_size
-        for _ in range(convolutions):
-            size = -(-size // _STRIDE)
-        sizes = [size * filters if convolutions else size] + [hidden_size] * (len(factors) - 1)
+        self.planes: list[tuple[int, int]] = []  # what convolutions read of a position
+        for index in range(convolutions):
+            self.planes.append((filters if index else 1, input_size))
+            input_size = -(-input_size // _STRIDE)
+        sizes = [input_size * filters if convolutions else input_size] + [hidden_size] * (len(factors) - 1)
         stacks = [
-            RecurrentStack(width * factor, hidden_size, 1, cell, bidirectional=True, layer_norm=layer_norm)
+            RecurrentStack(width * factor, hidden_size, 1, cell, bidirectional=bidirectional, layer_norm=layer_norm)
             for width, factor in zip(sizes, self.factors, strict=True)
         ]
-        self.layers = nn.ModuleList(stacks)
+        self.layers: Sequence[RecurrentStack] = nn.ModuleList(stacks)  # type: ignore[assignment]
         self.shape = EncoderShape(hidden_size, len(factors), hidden_size, stacks[0].others)
 
     def forward(self, source: Padded) -> Encoded:
         """Encode vectors `(B, S, F)`."""
-        source = self._convolve(_cleared(source))
+        source = self._convolve(cleared(source))
         finals = []
         for factor, layer in zip(self.factors, self.layers, strict=True):
             joined = join_neighbours(source, factor)
             outputs, final = layer(joined.values, lengths=joined.lengths)  # (B, S', H)
-            source = _cleared(Padded(dropout(outputs, self.dropout, self.training), joined.lengths))
+            source = cleared(Padded(dropout(outputs, self.dropout, self.training), joined.lengths))
             finals.append(final)
-        parts = zip(*(final.values for final in finals), strict=True)
-        return Encoded(source, CellState.of(torch.cat(part, dim=1) for part in parts))  # (B, L, H)
+        return Encoded(source, _stacked(finals))
+
+    def reach(self, count: int) -> int | None:
+        """Tell what layers and convolutions need; see `Encoder.reach`."""
+        for factor, layer in reversed(list(zip(self.factors, self.layers, strict=True))):
+            needed = layer.reach(count)
+            if needed is None:
+                return None
+            count = needed * factor
+        for _ in self.convolutions:
+            count *= _STRIDE
+        return count
+
+    def begin(self, batch_size: int) -> Value:
+        """Make the state before the first piece; see `Encoder.begin`."""
+        if self.lookahead is None:
+            return super().begin(batch_size)
+        like, joins = next(self.parameters()), zip(self.factors, self.layers, strict=True)
+        return PyramidReading(
+            tuple(_PLANES.begin(like.new_zeros(batch_size, *shape)) for shape in self.planes),
+            tuple(Windows(f).begin(like.new_zeros(batch_size, layer.input_sizes[0] // f)) for f, layer in joins),
+            tuple(layer.begin(batch_size) for layer in self.layers),
+        )
+
+    def extend(self, state: PyramidReading, piece: Padded, last: Tensor) -> tuple[Padded, PyramidReading]:
+        """Read on; see `Encoder.extend`."""
+        planes, neighbours, layers = [], [], []
+        values = piece.values[:, :, None] if self.convolutions else piece.values  # (B, P, 1, F) or (B, P, F)
+        piece = Padded(values, piece.lengths)
+        for convolution, waiting in zip(self.convolutions, state.planes, strict=True):
+            cut, waiting = _PLANES.extend(waiting, piece, last)
+            planes.append(waiting)
+            piece = Padded(_convolved(convolution, cut.values), cut.windows)  # (B, W, filters, F')
+        for factor, layer, waiting, reading in zip(
+            self.factors, self.layers, state.neighbours, state.layers, strict=True
+        ):
+            cut, waiting = Windows(factor).extend(waiting, Padded(piece.values.flatten(2), piece.lengths), last)
+            neighbours.append(waiting)
+            piece, reading = layer.extend(reading, Padded(cut.values.flatten(2), cut.windows), last)
+            layers.append(reading)
+        return piece, PyramidReading(tuple(planes), tuple(neighbours), tuple(layers))
+
+    def final_state(self, state: PyramidReading) -> CellState:
+        """Return the final states; see `Encoder.final_state`."""
+        return _stacked([reading.cells for reading in state.layers])
 
     def _convolve(self, source: Padded) -> Padded:
         for index, convolution in enumerate(self.convolutions):
@@ -96,9 +161,17 @@ class PyramidalEncoder(Encoder):
         return Padded(source.values.transpose(1, 2).flatten(2), source.lengths)  # (B, S', filters * F')
 
 
-def _cleared(padded: Padded) -> Padded:
-    """Put zeros at padding."""
-    return Padded(padded.values.masked_fill(~padded.mask[..., None], 0), padded.lengths)
+def _convolved(convolution: nn.Conv2d, windows: Tensor) -> Tensor:
+    """Convolve windows of three positions `(B, W, 3, C, F)`: `(B, W, filters, ceil(F / 2))`."""
+    planes = windows.flatten(0, 1).transpose(1, 2)  # (B W, C, 3, F)
+    made = F.conv2d(planes, convolution.weight, convolution.bias, _STRIDE, padding=(0, 1))[:, :, 0]
+    return F.relu(made).view(*windows.shape[:2], *made.shape[1:])
+
+
+def _stacked(states: Sequence[CellState]) -> CellState:
+    """Put the states of layers on top of each other: `(B, L, H)`."""
+    parts = zip(*(state.values for state in states), strict=True)
+    return CellState.of(torch.cat(part, dim=1) for part in parts)
 
 
 def join_neighbours(padded: Padded, factor: int) -> Padded:

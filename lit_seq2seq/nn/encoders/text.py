@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.ops import dropout, dropout_mask
-from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack
+from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack, StackReading
 from lit_seq2seq.types import CellState, Encoded, Padded, Value
 
 
@@ -126,13 +126,13 @@ class TextEncoder(Encoder):
         """Make the state before the first piece; see `Encoder.begin`."""
         return super().begin(batch_size) if self.lookahead is None else self.stack.begin(batch_size)
 
-    def extend(self, state: CellState, piece: Padded, last: Tensor) -> tuple[Padded, CellState]:
+    def extend(self, state: StackReading, piece: Padded, last: Tensor) -> tuple[Padded, StackReading]:
         """Read on; see `Encoder.extend`."""
-        return self.stack.extend(state, Padded(self.embedding(piece.values), piece.lengths))
+        return self.stack.extend(state, Padded(self.embedding(piece.values), piece.lengths), last)
 
-    def final_state(self, state: CellState) -> CellState:
+    def final_state(self, state: StackReading) -> CellState:
         """Return the final states; see `Encoder.final_state`."""
-        return state
+        return state.cells
 
 
 def _reverse(sequences: Padded) -> Tensor:
