@@ -24,6 +24,7 @@ from lit_seq2seq.nn import (
     InputFeedingDecoder,
     NoSource,
     ParallelDecoder,
+    TransducerDecoder,
     ZeroBridge,
 )
 from lit_seq2seq.search import GenerationConfig
@@ -37,6 +38,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "input feeding": {"decoder": partial(InputFeedingDecoder, **SIZES, attention=GeneralAttention)},
     "conditional": {"decoder": partial(ConditionalGRUDecoder, **SIZES)},
     "hard monotonic": {"decoder": partial(HardMonotonicDecoder, **SIZES)},
+    "transducer": {"decoder": partial(TransducerDecoder, **SIZES)},
     "copying": {"output": CopyOutput},
 }
 

@@ -27,6 +27,7 @@ from lit_seq2seq.nn.decoders import (
     HardMonotonicDecoder,
     InputFeedingDecoder,
     ParallelDecoder,
+    TransducerDecoder,
 )
 from lit_seq2seq.nn.encoders import (
     ConvEncoder,
@@ -109,6 +110,7 @@ __all__ = [
     "StateShape",
     "TextBackbone",
     "TextEncoder",
+    "TransducerDecoder",
     "VisionBackbone",
     "ZeroBridge",
     "Zoneout",

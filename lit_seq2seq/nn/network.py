@@ -131,6 +131,7 @@ class EncoderDecoder(Network):
         self.specials = specials
         self.encoder = encoder(source_size)
         self.decoder = decoder(target_size, self.encoder.shape)
+        self.decoder.specials = specials
         target = self.decoder.embedding
         if tie_embeddings == "all":
             source = self.encoder.token_embedding

@@ -44,6 +44,7 @@ from lit_seq2seq.nn import (
     ParallelDecoder,
     StateShape,
     TextEncoder,
+    TransducerDecoder,
     ZeroBridge,
     Zoneout,
 )
@@ -131,6 +132,8 @@ DECODERS: dict[str, Callable[[int, EncoderShape], Decoder]] = {
     "conditional default": KINDS["conditional"],
     "hard monotonic": partial(HardMonotonicDecoder, **SIZES),
     "hard monotonic, first order": partial(HardMonotonicDecoder, order=1, jumps=2, num_layers=2, cell="gru", **SIZES),
+    "transducer": partial(TransducerDecoder, **SIZES),
+    "transducer, two layers": partial(TransducerDecoder, num_layers=2, cell="gru", joint_size=4, **SIZES),
     **{
         f"{kind} {attention}": partial(KINDS[kind], attention=ATTENTIONS[attention], num_layers=2)
         for kind, attention in [

@@ -5,6 +5,7 @@ from lit_seq2seq.nn.decoders.conditional import ConditionalGRUDecoder
 from lit_seq2seq.nn.decoders.feeding import InputFeedingDecoder
 from lit_seq2seq.nn.decoders.hard_monotonic import HardMonotonicDecoder
 from lit_seq2seq.nn.decoders.parallel import ParallelDecoder
+from lit_seq2seq.nn.decoders.transducer import TransducerDecoder
 
 __all__ = [
     "ConditionalGRUDecoder",
@@ -15,4 +16,5 @@ __all__ = [
     "HardMonotonicDecoder",
     "InputFeedingDecoder",
     "ParallelDecoder",
+    "TransducerDecoder",
 ]

@@ -19,7 +19,7 @@ from lit_seq2seq.nn.kernels.products import Linear, gathering_gradients
 from lit_seq2seq.nn.ops import dropout
 from lit_seq2seq.nn.recurrent import StackMasks
 from lit_seq2seq.nn.shortlist import Shortlisted
-from lit_seq2seq.types import CellState, Copies, Encoded, Value
+from lit_seq2seq.types import CellState, Copies, Encoded, SpecialIds, Value
 
 AttentionFactory = Callable[[int, int], Attention]
 BridgeFactory = Callable[[EncoderShape, StateShape], Bridge]
@@ -218,6 +218,8 @@ class Decoder(nn.Module, ABC):
     """Size F of the feature vectors."""
     predicts: ClassVar[bool] = False
     """Whether the feature vectors are log-probabilities of symbols, so that no output layer follows."""
+    specials: SpecialIds = SpecialIds()
+    """Ids of the special symbols; the network that has the decoder sets them."""
 
     def __init__(
         self,

@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lit_seq2seq.nn.attention import AttentionMemory
-from lit_seq2seq.nn.bridges import LastState, StateShape
+from lit_seq2seq.nn.bridges import LastState
 from lit_seq2seq.nn.cells import CellName
-from lit_seq2seq.nn.decoders.base import BridgeFactory, Decoder, DecoderOutput, DecoderState
+from lit_seq2seq.nn.decoders.aligned import NOWHERE, Aligned, AlignedDecoder
+from lit_seq2seq.nn.decoders.base import BridgeFactory, DecoderOutput, DecoderState
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.kernels.products import Linear
-from lit_seq2seq.nn.ops import dropout, masked_softmax, wide
-from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack, kernel_of
-from lit_seq2seq.types import Encoded, Value
+from lit_seq2seq.nn.ops import masked_softmax, wide
+from lit_seq2seq.nn.recurrent import CellFactory
+from lit_seq2seq.types import Encoded
 
-_LEAST, _NOWHERE = 1e-30, -1e4
-
-
-@dataclass(frozen=True)
-class Aligned(Value):
-    """Which source position the last symbol came from.
-
-    Attributes:
-        places: `(N, S)` log-probability of each position, given all symbols before the last.
-        symbols: `(N, S, V)` log-probability of each symbol there.
-    """
-
-    places: Tensor
-    symbols: Tensor
-
-    def read(self, tokens: Tensor) -> Aligned:
-        """Weigh positions by how probable the last symbol, `(N,)`, was there: no longer normalised."""
-        index = tokens[:, None, None].expand(-1, self.symbols.shape[1], 1)
-        return replace(self, places=self.places + self.symbols.gather(2, index)[..., 0])
+_LEAST = 1e-30
 
 
-class HardMonotonicDecoder(Decoder):
+class HardMonotonicDecoder(AlignedDecoder):
     """Each symbol comes from one source position, none left of the last; their probabilities are summed exactly.
 
     Wu & Cotterell 2019 (arXiv:1905.06319). Recurrent layers read the target alone. From their output `h_t` and the
@@ -57,8 +39,6 @@ class HardMonotonicDecoder(Decoder):
         jumps: of order 1, how many positions can be reached from one, which is the first of them.
         dropout: probability of dropping units of embeddings, between layers, and before the prediction.
     """
-
-    predicts = True
 
     def __init__(
         self,
@@ -78,49 +58,31 @@ class HardMonotonicDecoder(Decoder):
         locked_dropout: bool = False,
         state_dropout: float = 0.0,
     ) -> None:
-        shape = StateShape(num_layers, hidden_size, kernel_of(cell, hidden_size, hidden_size)[1])
         super().__init__(
-            vocab_size, encoder, shape, embedding_dim, bridge=bridge, dropout=dropout, locked_dropout=locked_dropout
-        )
-        if jumps < 1:
-            raise ValueError(f"jumps must be at least 1, got {jumps}")
-        self.stack = RecurrentStack(
+            vocab_size,
+            encoder,
             embedding_dim,
             hidden_size,
-            num_layers,
-            cell,
+            num_layers=num_layers,
+            cell=cell,
+            bridge=bridge,
             residual=residual,
             layer_norm=layer_norm,
             dropout=dropout,
             locked_dropout=locked_dropout,
             state_dropout=state_dropout,
         )
+        if jumps < 1:
+            raise ValueError(f"jumps must be at least 1, got {jumps}")
         self.order, self.jumps = order, jumps
         self.move = Linear(hidden_size, jumps) if order else None
         self.key = Linear(encoder.memory_size, jumps if order else hidden_size, bias=False)
-        self.query = Linear(hidden_size, hidden_size)
-        self.value = Linear(encoder.memory_size, hidden_size, bias=False)
-        self.symbols = Linear(hidden_size, vocab_size)
-        self.output_size = vocab_size
-
-    @property
-    def attention_module(self) -> None:
-        """None: where it looks and what it writes are one distribution."""
-        return None
-
-    @property
-    def symbol_parameters(self) -> list[Tensor]:
-        """The weights and the biases of the prediction."""
-        return [self.symbols.weight, self.symbols.bias]
 
     def start(self, encoded: Encoded) -> DecoderState:
         """Make the first state: at the first position, before any symbol."""
-        values, mask = encoded.memory.values, encoded.memory.mask
-        memory = AttentionMemory(self.key(values), self.value(values), mask)
-        nowhere = wide(mask.to(values.dtype)) * 0.0  # (B, S)
-        places = torch.cat([nowhere[:, :1], nowhere[:, 1:] + _NOWHERE], dim=1)
-        symbols = nowhere[..., None].expand(-1, -1, self.output_size).contiguous()
-        return DecoderState(memory, None, self.bridge(encoded), attention=Aligned(places, symbols))
+        state = super().start(encoded)
+        assert state.memory is not None
+        return replace(state, memory=replace(state.memory, keys=self.key(encoded.memory.values)))
 
     def run(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read whole targets `(B, T)`; see `Decoder.run`. Only the forward algorithm goes step by step."""
@@ -135,11 +97,6 @@ class HardMonotonicDecoder(Decoder):
         output = self.output(hidden, torch.stack(places, dim=1), symbols, embedded)
         return output, replace(state, cells=cells, attention=aligned, visible=None)
 
-    def step(self, tokens: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
-        """Read one token per hypothesis, `(N,)`; see `Decoder.step`."""
-        assert isinstance(state.attention, Aligned)
-        return super().step(tokens, replace(state, attention=state.attention.read(tokens)))
-
     def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
         assert isinstance(state.attention, Aligned)
@@ -149,12 +106,6 @@ class HardMonotonicDecoder(Decoder):
         places = self.follow(state.attention, self.transitions(beside, state).flatten(0, 1), state.seen)
         output = self.output(hidden, places, symbols, embedded)
         return output, replace(state, cells=cells, attention=Aligned(places, symbols))
-
-    def emit(self, hidden: Tensor, state: DecoderState) -> Tensor:
-        """Compute the log-probability of each symbol at each position: `(B, K, H)` to `(B, K, S, V)`."""
-        assert state.memory is not None
-        inner = torch.tanh(self.query(hidden)[:, :, None] + state.memory.values[:, None])  # (B, K, S, H)
-        return wide(self.symbols(dropout(inner, self.dropout, self.training))).log_softmax(dim=-1)
 
     def transitions(self, hidden: Tensor, state: DecoderState) -> Tensor:
         """Compute the probability of going from each position to each: `(B, K, H)` to `(B, K, S, S)`."""
@@ -176,7 +127,7 @@ class HardMonotonicDecoder(Decoder):
         before = aligned.places.softmax(dim=-1)  # (N, S)
         after = (before[:, :, None] * moves).sum(dim=1)  # by hand: a product would be in 16 bits under autocast
         places = after.clamp(min=_LEAST).log().view(len(seen), -1, seen.shape[2])  # (B, K, S)
-        return places.masked_fill(~seen, _NOWHERE).flatten(0, 1)
+        return places.masked_fill(~seen, NOWHERE).flatten(0, 1)
 
     def output(self, hidden: Tensor, places: Tensor, symbols: Tensor, embedded: Tensor) -> DecoderOutput:
         """Sum over positions: places `(..., S)`, symbols `(..., S, V)`."""

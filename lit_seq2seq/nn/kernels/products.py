@@ -72,7 +72,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if _gathered.get() is None and not _takes(x, weight, bias):
         return F.linear(x, weight, bias)
-    made = _multiply(x.flatten(0, -2), weight, bias)
+    made = _multiply(x.reshape(-1, x.shape[-1]), weight, bias)
     return made.view(*x.shape[:-1], -1)
 
 
