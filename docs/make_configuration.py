@@ -94,6 +94,7 @@ def page() -> str:
             "`model.generation.scorers`, a list; also `--scorers` of `generate`.",
             kinds(search, search.Scorer),
         ),
+        *group("Policies", "`model.generation.policy`; also `--policy` of `generate`.", kinds(search, search.Policy)),
         *group("Metrics", "`model.metrics`, a list.", kinds(metrics, metrics.TextMetric)),
         *group("Rerankers", "`model.reranker`.", kinds(reranking, reranking.Reranker)),
         *group("Schedules", "`model.lr_scheduler`.", [schedules.InverseSquareRoot, schedules.OneCycle], given=1),

@@ -416,6 +416,8 @@ class Hypothesis:
         text: what the tokens say, for people; a model fills it in, search alone leaves it empty.
         regions: of several sources how many of the attended positions each has, in their order.
         met: whether it meets all constraints of the search.
+        delays: `(T,)` or `(T + 1,)` integers, how much of the source had been read before each token, and before EOS
+            where it was produced; `None` without a policy.
     """
 
     tokens: Tensor
@@ -426,6 +428,7 @@ class Hypothesis:
     text: str = ""
     regions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     met: bool = True
+    delays: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -443,6 +446,9 @@ class Generated:
         alignment: for each output symbol but EOS the source position that it attends to most, as pairs of source and
             output position, counted from 0; no position is one of a special symbol, such as EOS.
         met: whether it meets all constraints of the search.
+        delays: how many positions of the source had been read before each output symbol, beside `tokens`; empty without
+            a policy.
+        source_length: number of positions of the source; 0 for an empty input.
     """
 
     text: str
@@ -454,6 +460,8 @@ class Generated:
     regions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     alignment: tuple[tuple[int, int], ...] = ()
     met: bool = True
+    delays: tuple[int, ...] = ()
+    source_length: int = 0
 
     def told(self, details: Iterable[str] = ()) -> dict[str, Any]:
         """Return the text with the details that are asked for, as plain values; see `GenerationConfig.details`.
@@ -481,6 +489,9 @@ class Generated:
         regions = {"regions": dict(self.regions)} if self.regions else {}
         weights = [[round(weight, 6) for weight in row] for row in rows]
         return {"source_tokens": list(self.source_tokens), "attention": weights, **regions}
+
+    def _delays(self) -> dict[str, Any]:
+        return {"delays": list(self.delays), "source_length": self.source_length}
 
     def _met(self) -> dict[str, Any]:
         return {"met": self.met}
@@ -551,6 +562,10 @@ class Joined(Value):
     def select(self, index: Tensor) -> Self:
         """Reorder the hypotheses of all by `index (B', K')`; see `SearchState`."""
         return type(self)(tuple(one.select(index) for one in self.members))
+
+    def narrowed(self, reach: Tensor) -> Self:
+        """Show each of the next T steps only the first `reach (T,)` positions of its source."""
+        return type(self)(tuple(one.narrowed(reach) for one in self.members))
 
 
 def averaged(outputs: Sequence[StepOutput[Any]]) -> StepOutput[Joined]:

@@ -44,6 +44,7 @@ from lit_seq2seq.training import (
     RDrop,
     ScheduledSampling,
     SelfCritical,
+    WaitK,
 )
 from lit_seq2seq.training.objectives.rewards import Outputs
 from lit_seq2seq.training.objectives.self_critical import reinforce
@@ -79,7 +80,13 @@ OBJECTIVES = {
     "r-drop": RDrop,
     "minimum risk": partial(MinimumRisk, metric=ChrF, number=3),
     "self-critical": partial(SelfCritical, metric=ChrF, number=2),
+    "wait-k": partial(WaitK, k=[1, 3]),
 }
+EARLY = {
+    "encoder": partial(TextEncoder, **SIZES, bidirectional=False),
+    "decoder": partial(ParallelDecoder, **SIZES, dropout=0.2, attention=GeneralAttention, bridge=ZeroBridge),
+}
+"""Networks that can write before their source has ended."""
 
 
 class Focal(Objective):
@@ -133,7 +140,7 @@ def test_smoothing_out_of_its_range():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
-    check_resumed(tmp_path, objective=OBJECTIVES[name], **DROPPING)
+    check_resumed(tmp_path, objective=OBJECTIVES[name], **(EARLY if name == "wait-k" else DROPPING))
 
 
 @needs_bfloat16
@@ -148,7 +155,8 @@ def test_gradients_in_16_bits_are_those_of_32(name, precision, trained: Trained)
         Precision(),
         HalfPrecision("bf16-true") if "true" in precision else MixedPrecision(precision, "cpu"),
     ):
-        model = make_model(objective=(OBJECTIVES | {"distillation": teaching})[name])
+        networks = EARLY if name == "wait-k" else {}
+        model = make_model(objective=(OBJECTIVES | {"distillation": teaching})[name], **networks)
         model.attach(data.processor)
         model.objective.step = 1
         plugin.convert_module(model)

@@ -309,7 +309,7 @@ def test_it_computes_in_what_is_asked_for(folder: Path, service: Service, dtype:
 
 
 def test_every_option_of_generation_may_be_asked_for(service: Service) -> None:
-    ours = {"constraints", "reranker", "scorers", "unknown_words"}
+    ours = {"constraints", "policy", "reranker", "scorers", "unknown_words"}
     assert set(GenerateRequest.model_fields) == {one.name for one in search_options()} - ours
     asked: dict[str, Any] = {
         "num_beams": 3,

@@ -16,8 +16,8 @@ DICTATED = {
     "RunTrainer.fit": "Lightning",
 }
 """Callables whose arguments another package gives by their places."""
-TWINS = {"Ensemble", "Generated", "Hypothesis", "Network"}
-"""What a model and an exported one each have, with and without torch."""
+TWINS = {"Ensemble", "Generated", "Hypothesis", "Network", "WaitK"}
+"""What a model and an exported one each have, with and without torch; what search does and training prepares for."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -179,6 +179,7 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[Varian
         "target_size": len(processor.target),
         "alone": model.net.encoder.alone,
         "shortest": model.net.encoder.shortest,
+        "reach": reach_of(model.net),
         "max_source_length": processor.source_feature.input_limit,
         "shortlist": digest_of(folder / SHORTLIST) if tables else None,
     }
@@ -188,6 +189,17 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[Varian
     for module in dict.fromkeys(_own_modules(own)):
         if "." not in module:  # packages have to be installed
             shutil.copy(str(importlib.import_module(module).__file__), folder / f"{module}.py")
+
+
+def reach_of(network: EncoderDecoder) -> list[int] | None:
+    """Describe `Network.needed`: of the first position, and how much more of each other; `None` where it cannot be."""
+    try:
+        network.expect_early("")
+    except UserError:
+        return None
+    first, step = network.needed(1), network.needed(2) - network.needed(1)
+    linear = all(network.needed(1 + count) == first + step * count for count in range(100))
+    return [first, step] if linear else None
 
 
 def _carry(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> Any:

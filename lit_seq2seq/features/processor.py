@@ -143,10 +143,11 @@ class Processor:
 
     def _output(self, one: Hypothesis, source: Padded | Sources, row: int) -> Generated:
         extra, copies, target = source.extra(row), source.copies, self.target
+        length = int(source.lengths[row])
         if copies is None:
             sources = self.source_feature.labels(source, row)
         else:
-            sources = target.tokens(copies.ids[row, : int(source.lengths[row])].tolist(), extra)
+            sources = target.tokens(copies.ids[row, :length].tolist(), extra)
         ended = len(one.token_scores) > len(one.tokens)
         marks = {*self.source_feature.marks, *target.marks}
         return Generated(
@@ -159,6 +160,8 @@ class Processor:
             one.regions,
             aligned(one, [name in marks for name in sources]),
             one.met,
+            () if one.delays is None else tuple(min(delay, length) for delay in one.delays.tolist()),
+            length,
         )
 
     def prefixed(self, raw: Sequence[Any]) -> Sequence[Any]:

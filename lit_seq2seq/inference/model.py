@@ -309,7 +309,13 @@ class Seq2SeqModel(nn.Module):
     ) -> list[list[Hypothesis]]:
         step, state, options = self._asked(encoded, config or self.generation, prefix, raw)
         found = search(step, state, return_attention=return_attention, **options)
-        return [[_trimmed(one, encoded.memory, place) for one in row] for place, row in enumerate(found)]
+        return [[_trimmed(self._delayed(one), encoded.memory, place) for one in row] for place, row in enumerate(found)]
+
+    def _delayed(self, one: Hypothesis) -> Hypothesis:
+        """Count delays in positions of the source instead of those of the memory."""
+        if one.delays is None:
+            return one
+        return replace(one, delays=torch.tensor([self.searched.needed(count) for count in one.delays.tolist()]))
 
     def check_generation(self) -> None:
         """Open what the options of search name, before anything depends on it.
@@ -331,6 +337,8 @@ class Seq2SeqModel(nn.Module):
     ) -> tuple[StepFunction[Any], Any, Options]:
         """Return the step function, first state and options of the search of an encoded batch."""
         network, target, count = self.searched, self.processor.target, len(encoded.memory.lengths)
+        if config.policy is not None:
+            network.expect_early("generation.policy")
         prefix = prefix_of(config, prefix, target, count, prompts=encoded.prefix)
         if prefix is not None and not network.copies and (prefix >= target.size).any():
             raise UserError(

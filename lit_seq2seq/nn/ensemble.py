@@ -85,14 +85,23 @@ class Ensemble(Network):
             raise UserError("ctc_weight needs encoders that shorten sources alike, but these differ; set it to 0")
         return Padded(log_mean([frames.values for frames in found]), found[0].lengths)
 
-    def forward(self, source: Source, target: Padded) -> Tensor:
+    def expect_early(self, who: str) -> None:
+        """Check each network; see `Network.expect_early`."""
+        for network in self.networks:
+            network.expect_early(who)
+
+    def needed(self, positions: int) -> int:
+        """Ask for what every network needs; see `Network.needed`."""
+        return max(network.needed(positions) for network in self.networks)
+
+    def forward(self, source: Source, target: Padded, reach: Tensor | None = None) -> Tensor:
         """Compute log-probabilities of every symbol at every target position, `(B, T, V)`."""
-        scores = [torch.log_softmax(wide(network(source, target)), dim=-1) for network in self.networks]
+        scores = [torch.log_softmax(wide(network(source, target, reach)), dim=-1) for network in self.networks]
         average: Tensor = log_mean(scores)
         return average
 
     @torch.no_grad()
-    def score(self, source: Source, target: Padded) -> Tensor:
+    def score(self, source: Source, target: Padded, reach: Tensor | None = None) -> Tensor:
         """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
-        chosen: Tensor = self(source, target).gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
+        chosen: Tensor = self(source, target, reach).gather(-1, target.values[..., None]).squeeze(-1)  # (B, T)
         return chosen.masked_fill(~target.mask, 0)

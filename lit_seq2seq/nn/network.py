@@ -16,7 +16,7 @@ from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, D
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.output import GivenOutput, Output, OutputLayer
 from lit_seq2seq.nn.shortlist import Shortlisted
-from lit_seq2seq.types import Encoded, Padded, Shared, Source, SpecialIds, StepOutput, Value
+from lit_seq2seq.types import Encoded, Padded, Shared, Source, SpecialIds, StepOutput, UserError, Value
 
 EncoderFactory = Callable[[Any], Encoder]  # from `Feature.size`
 DecoderFactory = Callable[[int, EncoderShape], Decoder]
@@ -86,14 +86,26 @@ class Network(nn.Module, ABC):
     def frames(self, encoded: Encoded) -> Padded | None:
         """Compute log-probabilities of symbols at each encoder position, `(B, S, V)`; `None` without CTC."""
 
-    @torch.no_grad()
-    def nll(self, source: Source, target: Padded) -> Tensor:
-        """Sum the negative log-likelihoods of the real target tokens, in nats."""
-        return -self.score(source, target).sum()
+    @abstractmethod
+    def expect_early(self, who: str) -> None:
+        """Check that outputs can begin before the source has ended.
+
+        Raises:
+            UserError: they cannot; the message begins with `who`, which asks for it.
+        """
 
     @abstractmethod
-    def score(self, source: Source, target: Padded) -> Tensor:
-        """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
+    def needed(self, positions: int) -> int:
+        """Tell how many positions of the source the first `positions` of the memory need."""
+
+    @torch.no_grad()
+    def nll(self, source: Source, target: Padded, reach: Tensor | None = None) -> Tensor:
+        """Sum the negative log-likelihoods of the real target tokens, in nats; `reach` as of `EncoderDecoder.teach`."""
+        return -self.score(source, target, reach).sum()
+
+    @abstractmethod
+    def score(self, source: Source, target: Padded, reach: Tensor | None = None) -> Tensor:
+        """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding; see `nll`."""
 
 
 class EncoderDecoder(Network):
@@ -191,6 +203,23 @@ class EncoderDecoder(Network):
         log_probs = self.output.log_probs(output, state.copies) if known is None else known.log_probs(output.features)
         return StepOutput(log_probs, state, output.attention, fresh=True)
 
+    def expect_early(self, who: str) -> None:
+        """Check encoder, bridge and decoder; see `Network.expect_early`."""
+        encoder, decoder = self.encoder, self.decoder
+        reason = ""
+        if encoder.reach(1) is None:
+            reason = f"{type(encoder).__name__} needs the whole source: {encoder.cure}"
+        elif decoder.bridge.reads_end:
+            reason = f"{type(decoder.bridge).__name__} reads its end: set bridge to ZeroBridge or LearnedBridge"
+        elif decoder.use_summary or (decoder.attention_module is None and not decoder.predicts):
+            reason = "the decoder looks at its end: give it attention, and set use_summary to false"
+        if reason:
+            raise UserError(f"{who} writes before the source has ended, but {reason}")
+
+    def needed(self, positions: int) -> int:
+        """Ask the encoder; see `Network.needed`."""
+        return self.encoder.reach(positions) or positions
+
     def frames(self, encoded: Encoded) -> Padded | None:
         """Compute log-probabilities of symbols at each encoder position, `(B, S, V)`; `None` without CTC."""
         return None if self.auxiliary is None else self.auxiliary.frames(encoded.memory)
@@ -247,20 +276,21 @@ class EncoderDecoder(Network):
         output: DecoderOutput = self.decoder(self.shift(target) if inputs is None else inputs, state)
         return output
 
-    def forward(self, source: Source, target: Padded) -> Tensor:
+    def forward(self, source: Source, target: Padded, reach: Tensor | None = None) -> Tensor:
         """Score every symbol at every target position: `(B, T, V)`, whose softmax are the probabilities."""
-        return self.output.scores(self.teach(self.encode(source), target), source.copies)
+        return self.output.scores(self.teach(self.encode(source), target, reach=reach), source.copies)
 
     @torch.no_grad()
-    def nll(self, source: Source, target: Padded) -> Tensor:
-        """Sum the negative log-likelihoods of the real target tokens, in nats."""
-        return self.output.loss(self.teach(self.encode(source), target), target, source.copies, 0.0)[1]
+    def nll(self, source: Source, target: Padded, reach: Tensor | None = None) -> Tensor:
+        """Sum the negative log-likelihoods of the real target tokens, in nats; see `teach`."""
+        output = self.teach(self.encode(source), target, reach=reach)
+        return self.output.loss(output, target, source.copies, 0.0)[1]
 
     @torch.no_grad()
-    def score(self, source: Source, target: Padded) -> Tensor:
-        """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding."""
-        return self.likelihoods(self.encode(source), target)
+    def score(self, source: Source, target: Padded, reach: Tensor | None = None) -> Tensor:
+        """Compute the log-probability of every token of given targets: `(B, T)`, zero at padding; see `teach`."""
+        return self.likelihoods(self.encode(source), target, reach)
 
-    def likelihoods(self, encoded: Encoded, target: Padded) -> Tensor:
+    def likelihoods(self, encoded: Encoded, target: Padded, reach: Tensor | None = None) -> Tensor:
         """Compute the log-probability of every token of given targets, with gradient: `(B, T)`, zero at padding."""
-        return self.output.likelihoods(self.teach(encoded, target), target, encoded.copies)
+        return self.output.likelihoods(self.teach(encoded, target, reach=reach), target, encoded.copies)

@@ -50,10 +50,16 @@ class GraphState:
     Attributes:
         values: the arrays.
         beams: hypotheses per source K.
+        reach: how many positions of a source the next step may look at; `None`: all.
     """
 
     values: Values
     beams: int = 1
+    reach: int | None = None
+
+    def narrowed(self, reach: Array) -> Self:
+        """Show the next step only the first `reach (1,)` positions of its source."""
+        return replace(self, reach=int(reach[0]))
 
     def select(self, index: Array) -> Self:
         """Reorder the hypotheses by `index (B', K')`; see `SearchState`."""
@@ -114,10 +120,13 @@ class Decodable(ABC):
     Attributes:
         specials: ids of the special symbols of outputs.
         config: options of search.
+        reach: how many positions of the source the first of the memory needs, and each other one more; `None` where all
+            need the whole source.
     """
 
     specials: SpecialIds
     config: GenerationConfig
+    reach: tuple[int, int] | None = None
 
     @property
     @abstractmethod
@@ -171,6 +180,8 @@ class Decodable(ABC):
             other: opens other models, for scorers that ask for some.
         """
         config = config or self.config
+        if config.policy is not None and self.reach is None:
+            raise UserError("policy: this model needs its whole source before it writes: set it to null")
         given = prefix if vocabulary is None else prefix_of(config, prefix, vocabulary, len(raw))
         listed = self.shortlist(source["source"], source["lengths"]) if config.shortlist else None
         if listed is not None and given is not None:
@@ -193,12 +204,13 @@ class Decodable(ABC):
             host=None if other is None else _Host(self, len(mask), other),
         )
         check_scores(one.score for row in found for one in row)
-        return [[_trimmed(one, int(own.sum())) for one in row] for own, row in zip(mask, found, strict=True)]
+        return [[self._counted(one, int(own.sum())) for one in row] for own, row in zip(mask, found, strict=True)]
 
-
-def _trimmed(one: Hypothesis, length: int) -> Hypothesis:
-    """Cut attention weights to the real positions of a memory."""
-    return one if one.attention is None else replace(one, attention=one.attention[:, :length])
+    def _counted(self, one: Hypothesis, length: int) -> Hypothesis:
+        """Cut attention weights to the real positions of a memory, and count delays in positions of the source."""
+        if one.delays is not None and self.reach is not None:
+            one = replace(one, delays=self.reach[0] + self.reach[1] * (one.delays - 1))
+        return one if one.attention is None else replace(one, attention=one.attention[:, :length])
 
 
 @dataclass(frozen=True)
@@ -255,6 +267,8 @@ class Network(Decodable):
         self.specials = SpecialIds(**self.settings["specials"]["target"])
         options = check_generation(self.settings["generation"], self.folder / SETTINGS)
         settle(options, self.folder, trust)
+        reach = self.settings.get("reach")
+        self.reach = None if reach is None else (int(reach[0]), int(reach[1]))
         self.config = GenerationConfig(**spec.build_arguments(GenerationConfig, options, trust, saved=True))
 
     @cached_property
@@ -328,7 +342,11 @@ class Network(Decodable):
         values, places = state.values, tokens.reshape(-1, state.beams)
         short = "memory.candidates" in values
         ids = np.take_along_axis(values["memory.candidates"], places, axis=1) if short else places
-        found = self.decoder({**values, "tokens": ids})
+        read = {**values, "tokens": ids}
+        if state.reach is not None:
+            mask = values["memory.mask"]
+            read["memory.mask"] = mask & (np.arange(mask.shape[1]) < state.reach)
+        found = self.decoder(read)
         after = {name: found.get(f"next.{name}", value) for name, value in values.items()}
         log_probs = self._among(found["features"], values) if short else self._log_probs(found, values)
         attention = found.get("attention")
@@ -399,6 +417,9 @@ class Ensemble(Decodable):
     def __init__(self, networks: Sequence[Decodable]) -> None:
         self.networks = networks
         self.specials, self.config = networks[0].specials, networks[0].config
+        known = [network.reach for network in networks if network.reach is not None]
+        if len(known) == len(networks):
+            self.reach = (max(first for first, _ in known), max(step for _, step in known))
 
     @property
     def shortlist(self) -> Shortlist:

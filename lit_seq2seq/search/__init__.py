@@ -24,6 +24,7 @@ from lit_seq2seq.search.constraints import (
     Terminology,
 )
 from lit_seq2seq.search.greedy import greedy_search
+from lit_seq2seq.search.policies import Monotonic, Policy, WaitK
 from lit_seq2seq.search.rules import Options, prefix_of
 from lit_seq2seq.search.sample import sample_search
 from lit_seq2seq.search.scorers import JointCTC, JointModels, LanguageModel, Scorer
@@ -41,11 +42,14 @@ __all__ = [
     "LanguageModel",
     "LengthNormalization",
     "Lexicon",
+    "Monotonic",
     "NoRepeatedNGrams",
     "Pattern",
+    "Policy",
     "RepetitionPenalty",
     "Scorer",
     "Terminology",
+    "WaitK",
     "beam_search",
     "check_attention",
     "check_scores",
@@ -93,6 +97,13 @@ def search(
     if (found := alone(options)) is None:
         method = sample_search if config.do_sample else beam_search if config.num_beams > 1 else greedy_search
         found = method(step, state, return_attention=return_attention or config.attends, **options)
+    if (policy := config.policy) is not None:
+        mask = options.get("source_mask")
+        assert mask is not None, "a policy needs source_mask"
+        lengths = mask.sum(1).tolist()
+        found = [[policy.delayed(one, size) for one in row] for row, size in zip(found, lengths, strict=True)]
+    if "delays" in config.details and found[0][0].delays is None:
+        raise UserError("details: delays are those of a policy: set one, or leave them out")
     config.check_outputs(any(len(row[0].tokens) == 0 for row in found), sum(not row[0].met for row in found))
     check_attention(found[0][0].attention, config)
     return found if candidates is None else named(found, candidates)
@@ -107,7 +118,7 @@ def check_attention(attention: Array | None, config: GenerationConfig) -> None:
     if config.attends and attention is None:
         raise UserError(
             "the options ask for attention, but this model has none or its search does not compute it: leave out "
-            "replace_unknown, and alignment and attention in details"
+            "replace_unknown, a policy that follows it, and alignment and attention in details"
         )
 
 

@@ -14,15 +14,16 @@ from lit_seq2seq.files.untrusted import check_settings
 from lit_seq2seq.search.constraints import Constraint
 from lit_seq2seq.search.constraints.terms import comparable, read_terms
 from lit_seq2seq.search.options import Range, counts, option
+from lit_seq2seq.search.policies import Policy
 from lit_seq2seq.search.reranker import Reranker
 from lit_seq2seq.search.scorers import Scorer
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import UserError
 
-_BY_ID = ("bad_words", "force_words", "constraints", "scorers")  # options that ask for all symbols
+_BY_ID = ("bad_words", "force_words", "constraints", "scorers", "policy")  # options that ask for all symbols
 P = TypeVar("P")
-Detail = Literal["score", "tokens", "alignment", "attention", "met"]
+Detail = Literal["score", "tokens", "alignment", "attention", "delays", "met"]
 """What an output can tell beside its text; see `Generated.told`."""
 LengthNormalization = Literal["none", "average", "power", "wu"]
 """How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
@@ -98,6 +99,12 @@ class GenerationConfig:
     scorers: tuple[Scorer, ...] = option(
         (),
         "what scores continuations beside the model: a `LanguageModel`, other models (`JointModels`).",
+        part=True,
+    )
+    policy: Policy | None = option(  # noqa: RUF009  (as the others)
+        None,
+        """how much of the source has been read before each token, for models that write while they read, such as
+        `WaitK`. Tokens are then final: until the source has ended, a beam takes the most probable one.""",
         part=True,
     )
     num_beam_groups: int = option(
@@ -177,7 +184,8 @@ class GenerationConfig:
         """what each output tells beside its text, one or a list of: `score`, what outputs are ranked by; `tokens`, its
         symbols, each with its log-probability; `alignment`, the source position that each symbol attends to most, as
         `0-0 1-2` (source-output, from 0, special symbols left out); `attention`, all weights over the source symbols;
-        `met`, whether it meets the constraints.""",
+        `delays`, how many source positions had been read before each symbol, under a policy; `met`, whether it meets
+        the constraints.""",
     )
 
     def __post_init__(self) -> None:
@@ -210,10 +218,14 @@ class GenerationConfig:
         object.__setattr__(self, "details", tuple(details))
         object.__setattr__(self, "constraints", self._made("constraints", Constraint))
         object.__setattr__(self, "scorers", self._made("scorers", Scorer))
-        object.__setattr__(
-            self, "reranker", None if self.reranker is None else _made(self.reranker, Reranker, "lit_seq2seq.reranking")
-        )
-        self._expect("reranker", isinstance(self.reranker, Reranker | None), "a part of kind Reranker")
+        single: dict[str, tuple[type, str]] = {
+            "policy": (Policy, "lit_seq2seq.search"),
+            "reranker": (Reranker, "lit_seq2seq.reranking"),
+        }
+        for name, (kind, home) in single.items():
+            given = getattr(self, name)
+            object.__setattr__(self, name, None if given is None else _made(given, kind, home))
+            self._expect(name, isinstance(getattr(self, name), kind | None), f"a part of kind {kind.__name__}")
         self._expect_agreement()
 
     def _made(self, name: str, kind: type[P]) -> tuple[P, ...]:
@@ -248,6 +260,14 @@ class GenerationConfig:
         self._expect("shortlist", not (self.shortlist and self.ctc_weight), "False with ctc_weight above 0")
         named = next((name for name in _BY_ID if getattr(self, name)), None)
         self._expect("shortlist", not (self.shortlist and named), f"False with {named}")
+        whole = ["ctc_weight"] * bool(self.ctc_weight)
+        parts: tuple[Scorer | Constraint, ...] = (*self.scorers, *self.constraints)
+        whole += [type(one).__name__ for one in parts if one.whole_source]
+        self._expect(
+            "policy",
+            self.policy is None or not whole,
+            f"None with {next(iter(whole), '')}, which looks at the whole source",
+        )
         asking = ["force_words"] * bool(self.force_words) + [type(c).__name__ for c in self.constraints if c.needs_beam]
         needs = next(iter(asking), None)
         self._expect("num_beams", self.num_beams > 1 or not needs, f"above 1 with {needs}")
@@ -300,7 +320,8 @@ class GenerationConfig:
     @property
     def attends(self) -> bool:
         """Whether attention weights are needed."""
-        return self.replace_unknown or "alignment" in self.details or "attention" in self.details
+        follows = self.policy is not None and self.policy.attends
+        return follows or self.replace_unknown or "alignment" in self.details or "attention" in self.details
 
     @property
     def unknown(self) -> Callable[[str], str] | None:

@@ -20,6 +20,7 @@ from lit_seq2seq.search.constraints import (
     RepetitionPenalty,
 )
 from lit_seq2seq.search.constraints.words import ids_of
+from lit_seq2seq.search.policies import Policy
 from lit_seq2seq.search.scorers import JointCTC, Scorer
 from lit_seq2seq.search.scores import best_reachable, coverage_score, length_divisor, normalize
 from lit_seq2seq.search.task import Host, OutputVocabulary, Task
@@ -109,8 +110,9 @@ class Rules(Value):
         """Compute the log-probabilities under which the next token is chosen.
 
         Padding and BOS are banned, what the constraints do not allow, and a too early EOS; a forced token has
-        log-probability 0 (it is given) and everything else is banned beside it. The rest is not renormalised. A
-        hypothesis that no token may follow ends there: it gets EOS with log-probability 0.
+        log-probability 0 (it is given) and everything else is banned beside it. So is all but the best token while a
+        policy still reads the source. The rest is not renormalised. A hypothesis that no token may follow ends there:
+        it gets EOS with log-probability 0.
 
         Args:
             output: of the model, with log-probabilities `(N, V)`, N = B * K; not changed unless they are `fresh`.
@@ -137,9 +139,21 @@ class Rules(Value):
             forced = xp.repeat(self.prefix[:, time], beams)[:, None]  # (N, 1)
             certain = xp.put(xp.full_like(log_probs, -np.inf), forced, 0.0)  # (N, V)
             log_probs = xp.where(forced != specials.pad, certain, log_probs)
+        if config.policy is not None and config.num_beams > 1:
+            log_probs = self._final(config.policy, log_probs, output.attention, time)
         dead_end = xp.amax(log_probs, 1) == -np.inf  # (N,)
         log_probs[:, specials.eos] = xp.where(dead_end, 0.0, log_probs[:, specials.eos])
         return log_probs, dead_end
+
+    def _final(self, policy: Policy, log_probs: Array, attention: Array | None, time: int) -> Array:
+        """Leave only the best token, which is final, to hypotheses `(N, V)` whose source is still being read."""
+        assert self.source_mask is not None, "a policy needs source_mask"
+        xp, count = self.xp, len(log_probs)
+        lengths = xp.repeat(self.source_mask.sum(1), count // len(self.source_mask))  # (N,)
+        reading = policy.reach(xp.full((count,), time), attention) < lengths
+        best = xp.first(log_probs == xp.amax(log_probs, keepdims=True))[:, None]  # (N, 1)
+        alone = xp.put(xp.full_like(log_probs, -np.inf), best, xp.gather(log_probs, best))
+        return xp.where(reading[:, None], alone, log_probs)
 
     def ends(self, tokens: Array, time: int) -> Array:
         """Tell which hypotheses end with the token produced at `time`: by EOS or by their length; `(B, K)` both."""
@@ -195,7 +209,7 @@ class Rules(Value):
 def begin(
     step: StepFunction[Any], state: Any, **options: Unpack[Options]
 ) -> tuple[StepFunction[Any], Any, Rules, tuple[ConstraintState, ...]]:
-    """Prepare a search: the step function and state with all scorers, the rules, and where empty outputs stand."""
+    """Prepare a search: step function and state with policy and scorers, rules, and where empty outputs stand."""
     config = options["config"]
     task = Task(
         options["batch_size"],
@@ -206,6 +220,8 @@ def begin(
         host=options.get("host"),
         frames=options.get("frames"),
     )
+    if config.policy is not None:
+        step, state = config.policy.join(step, state, task)
     scorers: list[Scorer] = [JointCTC(config.ctc_weight)] if config.ctc_weight else []
     for scorer in (*scorers, *config.scorers):
         step, state = scorer.join(step, state, task)

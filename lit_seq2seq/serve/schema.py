@@ -103,6 +103,8 @@ class GeneratedText(BaseModel):
     source_tokens: list[str] | None = Field(None, description="symbols of the source")
     attention: list[list[float]] | None = Field(None, description="for each symbol a weight for each source symbol")
     regions: dict[str, int] | None = Field(None, description="of several sources how many symbols each has")
+    delays: list[int] | None = Field(None, description="source positions read before each symbol, under a policy")
+    source_length: int | None = Field(None, description="number of source positions, beside delays")
     met: bool | None = Field(None, description="whether it meets the constraints")
 
 

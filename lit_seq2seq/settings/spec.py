@@ -23,7 +23,7 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "lit_seq2seq.features": ("lit_seq2seq.features.Feature",),
     "lit_seq2seq.metrics": ("lit_seq2seq.metrics.TextMetric",),
     "lit_seq2seq.reranking": ("lit_seq2seq.reranking.Reranker",),
-    "lit_seq2seq.search": ("lit_seq2seq.search.Constraint", "lit_seq2seq.search.Scorer"),
+    "lit_seq2seq.search": ("lit_seq2seq.search.Constraint", "lit_seq2seq.search.Scorer", "lit_seq2seq.search.Policy"),
     "lit_seq2seq.training": ("lit_seq2seq.training.Objective",),
     "lit_seq2seq.schedules": ("torch.optim.lr_scheduler.LRScheduler",),
     "torch.nn": ("torch.nn.Module",),

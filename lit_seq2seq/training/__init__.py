@@ -9,6 +9,7 @@ from lit_seq2seq.training.objectives import (
     RDrop,
     ScheduledSampling,
     SelfCritical,
+    WaitK,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "RDrop",
     "ScheduledSampling",
     "SelfCritical",
+    "WaitK",
 ]

@@ -508,7 +508,9 @@ class LitSeq2Seq(lightning.LightningModule):
         _check_batch(batch)
         assert batch.target is not None
         if batch.piece is None:
-            nll = self.model.searched.nll(batch.source, batch.target)
+            times = torch.arange(batch.target.values.shape[1], device=batch.target.values.device)
+            reach = None if config.policy is None or config.policy.attends else config.policy.reach(times)
+            nll = self.model.searched.nll(batch.source, batch.target, reach)
         else:
             nll = self._evaluating.loss(self.net, batch).nll
         if self._without_source:

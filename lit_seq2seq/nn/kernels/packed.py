@@ -191,6 +191,7 @@ class HalfEncoder(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
+        self.reach = encoder.reach
 
     def forward(self, source: Source) -> Encoded:
         """Encode a batch."""

@@ -48,9 +48,11 @@ class Constraint(Part, ABC):
 
     Attributes:
         needs_beam: whether greedy search would rarely meet it.
+        whole_source: see `Scorer`.
     """
 
     needs_beam: ClassVar[bool] = False
+    whole_source: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, task: Task) -> ConstraintState:

@@ -265,6 +265,7 @@ class Terminology(Constraint):
     """
 
     outside: ClassVar[Mapping[str, str]] = {"file": "file"}
+    whole_source: ClassVar[bool] = True
     needs_beam: ClassVar[bool] = True
     file: str
 

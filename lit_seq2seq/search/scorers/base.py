@@ -16,10 +16,12 @@ class Scorer(Part, ABC):
         bounded: whether scores of tokens stay at most 0, so that a longer output never gains. A beam otherwise stops
             when no open hypothesis is better, at its length, than what has ended.
         needs_frames: whether it needs CTC's log-probabilities.
+        whole_source: whether it looks at the whole source, so that no policy can hold it back.
     """
 
     bounded: ClassVar[bool] = True
     needs_frames: ClassVar[bool] = False
+    whole_source: ClassVar[bool] = False
 
     @abstractmethod
     def join(self, step: StepFunction[S], state: S, task: Task) -> tuple[StepFunction[Any], Any]:

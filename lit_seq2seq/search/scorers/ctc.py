@@ -145,6 +145,7 @@ class JointCTC(Scorer):
     """
 
     needs_frames: ClassVar[bool] = True
+    whole_source: ClassVar[bool] = True
     weight: float
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ class JointModels(Scorer):
     """
 
     outside: ClassVar[Mapping[str, str]] = {"models": "model"}
+    whole_source: ClassVar[bool] = True
     models: Sequence[str]
 
     def __post_init__(self) -> None:

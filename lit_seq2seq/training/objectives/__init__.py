@@ -8,6 +8,7 @@ from lit_seq2seq.training.objectives.minimum_risk import MinimumRisk
 from lit_seq2seq.training.objectives.rdrop import RDrop
 from lit_seq2seq.training.objectives.scheduled_sampling import ScheduledSampling
 from lit_seq2seq.training.objectives.self_critical import SelfCritical
+from lit_seq2seq.training.objectives.wait_k import WaitK
 
 __all__ = [
     "CrossEntropy",
@@ -18,6 +19,7 @@ __all__ = [
     "RDrop",
     "ScheduledSampling",
     "SelfCritical",
+    "WaitK",
 ]
 
 check_constructors(__name__)
