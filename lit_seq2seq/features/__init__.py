@@ -11,12 +11,14 @@ from lit_seq2seq.features.processor import Processor
 from lit_seq2seq.features.prompt import Prompt
 from lit_seq2seq.features.records import Records
 from lit_seq2seq.features.speech import Frames, VectorFeature
+from lit_seq2seq.features.streams import FeatureStream
 from lit_seq2seq.features.tokenizer import Tokenizer
 from lit_seq2seq.settings.arguments import check_constructors
 
 __all__ = [
     "CopyMap",
     "Feature",
+    "FeatureStream",
     "Frames",
     "Image",
     "LogMel",

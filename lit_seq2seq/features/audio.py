@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import cache
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,8 +14,9 @@ import numpy.typing as npt
 
 from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Array, Medium, is_column
-from lit_seq2seq.features.recordings import MAX_SECONDS, open_audio, read_audio, samples_of
-from lit_seq2seq.features.speech import FloatArray, Normalization, VectorFeature
+from lit_seq2seq.features.frames import FloatArray, Stage, Windows
+from lit_seq2seq.features.recordings import MAX_SECONDS, open_audio, read_audio, read_piece, resampler, samples_of
+from lit_seq2seq.features.speech import Normalization, VectorFeature
 from lit_seq2seq.types import Padded, Sources, UserError
 
 # The samples of a row come as a list, which does not tell integers of 8 bits, or unsigned ones, from those of 16.
@@ -41,6 +43,16 @@ class Recordings(VectorFeature):
     def samples(self, raw: Any) -> FloatArray:
         """Read one recording: `(N,)` from -1 to 1."""
         return read_audio(raw, self.sampling_rate, float(self.config["max_seconds"]))
+
+    def frames_in_pieces(self, sampling_rate: int | None) -> tuple[Callable[[Any], FloatArray], list[Stage]]:
+        """Read samples at `sampling_rate`, and convert them to that of the feature."""
+        rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        stages = [] if rate == self.sampling_rate else [resampler(rate, self.sampling_rate)]
+        return partial(read_piece, sampling_rate=rate), [*stages, self._windows()]
+
+    @abstractmethod
+    def _windows(self) -> Stage:
+        """Return what makes frames of samples that come in pieces."""
 
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds recordings, files, paths or samples."""
@@ -140,13 +152,18 @@ class LogMel(Recordings):
 
     def frames(self, raw: Any) -> FloatArray:
         """Compute the energies of one recording: `(T, n_mels)`."""
-        return log_mel(self.samples(raw), **{name: self.config[name] for name in _SETTINGS})
+        return self._energies(self.samples(raw))
+
+    def _energies(self, samples: FloatArray) -> FloatArray:
+        return log_mel(samples, **{name: self.config[name] for name in _SETTINGS})
+
+    def _windows(self) -> Stage:
+        return Windows(self._energies, self.channels, self._length, hop=self._hop)
 
     def measure(self, raw: Sequence[Any]) -> list[int]:
         """Count positions from the headers of files, without decoding them."""
-        stack = int(self.config["stack"])
         samples = [round(self._seconds(value) * self.sampling_rate) for value in raw]
-        return [-(-(1 + max(count - self._length, 0) // self._hop) // stack) for count in samples]
+        return [-(-(1 + max(count - self._length, 0) // self._hop) // self._stack) for count in samples]
 
 
 class Waveform(Recordings):
@@ -186,6 +203,9 @@ class Waveform(Recordings):
     def frames(self, raw: Any) -> FloatArray:
         """Return the samples `(T, 1)`."""
         return self.samples(raw)[:, None]
+
+    def _windows(self) -> Stage:
+        return lambda samples, last: samples[:, None]
 
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
         """Turn recordings into samples `(T, 1)` float32."""

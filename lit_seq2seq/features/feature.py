@@ -14,6 +14,7 @@ from lit_seq2seq.settings import spec
 from lit_seq2seq.types import Padded, Sources, UserError
 
 if TYPE_CHECKING:
+    from lit_seq2seq.features.streams import FeatureStream
     from lit_seq2seq.features.tokenizer import Tokenizer
 
 Array = npt.NDArray[np.generic]
@@ -227,6 +228,22 @@ class Feature(ABC):
         Raises:
             UserError: a value cannot be read; a `ValueError` is told to the user in the same way.
         """
+
+    def in_pieces(self, sampling_rate: int | None = None) -> FeatureStream:
+        """Begin to read one input in pieces, as they come; together they give what `encode` makes of the whole.
+
+        Nothing limits the length of an input: what is held of it does not grow with it.
+
+        Args:
+            sampling_rate: of the pieces, in hertz, where they are samples of sound; that of the feature if unset.
+
+        Raises:
+            UserError: the feature reads its input as a whole, or has no sampling rate.
+        """
+        raise UserError(
+            f"{type(self).__name__} reads its input as a whole, not in pieces: leave data.source_feature out to read "
+            "text, or set it to LogMel, Waveform or Frames"
+        )
 
     def augment(self, array: Array) -> Array:
         """Change an encoded array at random, for one training example; the array itself must stay as it is."""

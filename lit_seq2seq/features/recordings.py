@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lit_seq2seq.features.speech import FloatArray
+from lit_seq2seq.features.frames import FloatArray, Stage
 from lit_seq2seq.types import UserError
 
 _LOUD = 10.0  # decimals that are, were never divided
@@ -58,19 +58,57 @@ def read_audio(raw: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS) -
     _check(raw, len(samples), rate, sampling_rate, max_seconds)
     if not len(samples):
         raise UserError(f"expected a recording, but {_name(raw)} has no samples")
-    if (peak := np.abs(samples).max()) > _LOUD:
+    _check_loudness(raw, samples)
+    return np.asarray(samples if rate == sampling_rate else resampler(rate, sampling_rate)(samples, True), np.float32)
+
+
+def read_piece(raw: Any, sampling_rate: int) -> FloatArray:
+    """Read a piece of a recording as samples from -1 to 1, `(N,)`, N >= 0.
+
+    Args:
+        raw: an array of samples, or a mapping with `array` and `sampling_rate`.
+        sampling_rate: of all pieces, in hertz.
+
+    Raises:
+        UserError: it holds no samples, or some at another rate, or ones whose scale only the whole would tell.
+    """
+    found = samples_of(raw, sampling_rate)
+    if found is None:
+        raise UserError(f"expected a piece of sound as samples (N,), but it is {_name(raw)}: decode it first")
+    samples, rate = found
+    if rate != sampling_rate:
+        raise UserError(
+            f"expected a piece of sound at {sampling_rate} Hz, but it has {rate} Hz: begin with "
+            f"in_pieces(sampling_rate={rate})"
+        )
+    if (kind := np.asarray(_values(raw)).dtype) in (np.int32, np.int64) and len(samples):
+        raise UserError(f"expected a piece of sound as int16 or as floats from -1 to 1, but it has the type {kind}")
+    _check_loudness(raw, samples)
+    return samples
+
+
+def resampler(rate: int, wanted: int) -> Stage:
+    """Return what converts samples that come in pieces to another sampling rate.
+
+    Raises:
+        UserError: soxr is not installed, or the rates are too far apart.
+    """
+    _check(None, 0, rate, wanted, math.inf)
+    try:
+        import soxr
+    except ImportError as error:
+        raise UserError(f"converting {rate} Hz to {wanted} Hz needs soxr: {_INSTALL}") from error
+    convert: Stage = soxr.ResampleStream(rate, wanted, 1, dtype="float32").resample_chunk
+    return convert
+
+
+def _check_loudness(raw: Any, samples: FloatArray) -> None:
+    if (peak := np.abs(samples).max(initial=0)) > _LOUD:
         warnings.warn(
-            "some recordings have samples far beyond -1 to 1: divide whole numbers, or give them as such", stacklevel=2
+            "some recordings have samples far beyond -1 to 1: divide whole numbers, or give them as such", stacklevel=3
         )
     if not peak < _LOUDEST:
         raise UserError(f"expected samples from -1 to 1, but some of {_name(raw)} are not finite or far beyond")
-    if rate != sampling_rate:
-        try:
-            import soxr
-        except ImportError as error:
-            raise UserError(f"converting {rate} Hz to {sampling_rate} Hz needs soxr: {_INSTALL}") from error
-        samples = soxr.resample(samples, rate, sampling_rate)
-    return np.asarray(samples, dtype=np.float32)
 
 
 def _check(raw: Any, samples: int, rate: int, wanted: int, max_seconds: float) -> None:
@@ -115,9 +153,8 @@ def _decode(raw: Any, sound: Any, max_seconds: float) -> FloatArray:
 
 def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
     """Return samples and their rate; `None` where `raw` is a file."""
-    rate, values = sampling_rate, raw
+    rate, values = sampling_rate, _values(raw)
     if isinstance(raw, Mapping):
-        values = next((raw[key] for key in SAMPLES if raw.get(key) is not None), None)
         given = raw.get("sampling_rate")
         if values is not None and given is None and raw.keys() - {*SAMPLES, *FILES, "sampling_rate"}:
             raise UserError(
@@ -139,6 +176,11 @@ def samples_of(raw: Any, sampling_rate: int) -> tuple[FloatArray, int] | None:
         raise UserError(f"expected samples (N,), but got an array of shape {array.shape} and type {array.dtype}")
     _check(raw, 0, rate, sampling_rate, math.inf)
     return array.astype(np.float32) if array.dtype.kind == "f" else _scaled(array), rate
+
+
+def _values(raw: Any) -> Any:
+    """Return the samples of a mapping, `None` where it has none, and anything else as it is."""
+    return next((raw[key] for key in SAMPLES if raw.get(key) is not None), None) if isinstance(raw, Mapping) else raw
 
 
 def _scaled(array: npt.NDArray[Any]) -> FloatArray:

@@ -35,11 +35,13 @@ class Scheme:
         model: makes the untrained model, given the unknown symbol.
         trainer: makes the trainer, given vocabulary size, least frequency and special symbols.
         pieces: makes the last normalisers, the splitter and the joiner, given whether text is already tokenised.
+        by_character: whether each character has symbols of its own, rather than each word.
     """
 
     model: Callable[[str], models.Model]
     trainer: Callable[[int, int, list[str]], trainers.Trainer]
     pieces: Callable[[bool], tuple[list[Any], Any, Any]]
+    by_character: bool = False
 
     def build(
         self,
@@ -132,8 +134,8 @@ def _unigram_trainer(size: int, least: int, specials: list[str]) -> trainers.Tra
 
 SCHEMES = {
     "word": Scheme(_word_level, _word_trainer, _split_words),
-    "char": Scheme(_word_level, _word_trainer, _split_characters),
-    "byte": Scheme(lambda unk: models.BPE(), _byte_trainer, _split_bytes),
+    "char": Scheme(_word_level, _word_trainer, _split_characters, by_character=True),
+    "byte": Scheme(lambda unk: models.BPE(), _byte_trainer, _split_bytes, by_character=True),
     "bpe": Scheme(lambda unk: models.BPE(unk_token=unk, fuse_unk=True), _bpe_trainer, _split_subwords),
     "unigram": Scheme(lambda unk: models.Unigram(), _unigram_trainer, _split_subwords),
 }

@@ -1,23 +1,34 @@
-"""Sequences of vectors: derivatives, normalisation, stacking; and ready frames from a column."""
+"""Features that are sequences of vectors; ready frames from a column."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Array, Feature, Medium, is_column
+from lit_seq2seq.features.frames import (
+    SMALLEST_DEVIATION,
+    FloatArray,
+    Running,
+    Slopes,
+    Stack,
+    Stage,
+    normalized,
+    stacked,
+    with_deltas,
+)
+from lit_seq2seq.features.streams import FeatureStream, VectorStream
 from lit_seq2seq.types import UserError
 
-FloatArray = npt.NDArray[np.float32]
-SMALLEST_DEVIATION = 1e-5
-Normalization = Literal["none", "utterance", "speaker", "global"]
+Normalization = Literal["none", "utterance", "speaker", "global", "running"]
+_LEARNED = ("global", "running")
 
 
 class VectorFeature(Feature):
@@ -27,7 +38,11 @@ class VectorFeature(Feature):
         deltas: number of derivatives over time that are put beside the frames: 0, 1 or 2.
         normalize: bring every channel to mean 0 and variance 1: over each `utterance`, over all utterances of its
             `speaker` in the split (an utterance of unknown speaker is normalised by itself, so is every one when
-            predicting from raw inputs), or by the training data, `global`.
+            predicting from raw inputs), over the training data, `global`, or, for input that comes in pieces,
+            `running`: over the utterance up to each frame, the training data counting as 100 frames before it. With
+            their mean m and deviation s, frame `x_t` becomes `(x_t - m_t) / s_t`, where
+            `m_t = (100 m + x_1 + ... + x_t) / (100 + t)` and
+            `s_t^2 = (100 (m^2 + s^2) + x_1^2 + ... + x_t^2) / (100 + t) - m_t^2`.
         stack: so many neighbouring frames become one.
         spec_augment: masks for training, as a `SpecAugment` or a mapping of its arguments.
         store: keep computed frames on disk; otherwise they are computed for each batch.
@@ -53,6 +68,7 @@ class VectorFeature(Feature):
         plain = None if self.spec_augment is None else dataclasses.asdict(self.spec_augment)
         common = {"deltas": deltas, "normalize": normalize, "stack": stack, "spec_augment": plain, "store": store}
         self.config = {**config, **common}
+        self._order, self._stack = deltas, stack
         self.statistics: tuple[list[float], list[float]] | None = None
 
     @property
@@ -71,12 +87,12 @@ class VectorFeature(Feature):
     @property
     def size(self) -> int:
         """Number of values at a position."""
-        return self.channels * (1 + int(self.config["deltas"])) * int(self.config["stack"])
+        return self.channels * (1 + self._order) * self._stack
 
     @property
     def is_trained(self) -> bool:
         """Whether there are no statistics to be learned."""
-        return self.config["normalize"] != "global" or self.statistics is not None
+        return self.config["normalize"] not in _LEARNED or self.statistics is not None
 
     @property
     def stored_as(self) -> str | None:
@@ -97,8 +113,8 @@ class VectorFeature(Feature):
         return feature
 
     def train(self, raw: Iterable[Any], total: int | None = None) -> None:
-        """Learn mean and deviation of each channel, where `normalize` is `global`."""
-        if self.config["normalize"] != "global":
+        """Learn mean and deviation of each channel, where `normalize` is `global` or `running`."""
+        if self.config["normalize"] not in _LEARNED:
             return
         from tqdm import tqdm
 
@@ -118,7 +134,7 @@ class VectorFeature(Feature):
 
     def encode(self, raw: Sequence[Any], training: bool = False) -> list[Array]:
         """Turn raw values into `(T, F)` float32."""
-        return [stacked(self._normalized(self._derived(value)), self.config["stack"]) for value in raw]
+        return [stacked(self._normalized(self._derived(value)), self._stack) for value in raw]
 
     def augment(self, array: Array) -> Array:
         """Mask blocks of frames and channels, if there is a `spec_augment`."""
@@ -142,14 +158,42 @@ class VectorFeature(Feature):
         return feature
 
     def _derived(self, raw: Any) -> FloatArray:
-        return with_deltas(self.frames(raw), self.config["deltas"])
+        return with_deltas(self.frames(raw), self._order)
 
     def _normalized(self, frames: FloatArray) -> FloatArray:
-        if self.config["normalize"] == "none":
-            return frames
-        if self.config["normalize"] == "global" and self.statistics is None:
+        if self.config["normalize"] in ("utterance", "speaker"):
+            return normalized(frames, self.statistics)
+        return self._normalizer()(frames, True)
+
+    def _normalizer(self) -> Stage:
+        """Return what normalises frames that come in pieces."""
+        kind = self.config["normalize"]
+        if kind == "none":
+            return lambda frames, last: frames
+        if kind not in _LEARNED:
+            raise UserError(f"normalize={kind} reads the whole input: set it to running, global or none, and train")
+        if self.statistics is None:
             raise UserError("this feature has no statistics yet: call train(values), or set normalize to utterance")
-        return normalized(frames, self.statistics)
+        statistics = self.statistics
+        return Running(statistics) if kind == "running" else lambda frames, last: normalized(frames, statistics)
+
+    def in_pieces(self, sampling_rate: int | None = None) -> FeatureStream:
+        """Begin to read pieces of sound, or of frames; see `Feature.in_pieces`."""
+        read, stages = self.frames_in_pieces(sampling_rate)
+        slopes = [Slopes(self.channels, order) for order in range(self._order)]
+        stack = Stack(self.channels * (1 + len(slopes)), self._stack)
+        return VectorStream(read, [*stages, *slopes, self._normalizer(), stack])
+
+    def frames_in_pieces(self, sampling_rate: int | None) -> tuple[Callable[[Any], FloatArray], list[Stage]]:
+        """Return what reads one piece, which may be empty, and what makes frames `(P, channels)` of it.
+
+        Raises:
+            UserError: `frames` reads the whole input, or the sampling rate is not for it.
+        """
+        raise UserError(
+            f"{type(self).__name__} reads its input as a whole: give it frames_in_pieces, or set data.source_feature "
+            "to LogMel, Waveform or Frames"
+        )
 
 
 class Frames(VectorFeature):
@@ -208,17 +252,23 @@ class Frames(VectorFeature):
         """Check one sequence of frames."""
         return check_frames(raw, self.channels)
 
+    def frames_in_pieces(self, sampling_rate: int | None) -> tuple[Callable[[Any], FloatArray], list[Stage]]:
+        """Check each piece."""
+        if sampling_rate is not None:
+            raise UserError("frames have no sampling rate: leave sampling_rate out")
+        return partial(check_frames, channels=self.channels, least=0), []
+
     def measure(self, raw: Sequence[Any]) -> list[int]:
         """Count positions without computing them."""
-        return [-(-len(value) // int(self.config["stack"])) for value in raw]
+        return [-(-len(value) // self._stack) for value in raw]
 
 
 def _nested(frame: list[Any]) -> bool:
     return bool(frame) and isinstance(frame[0], list)
 
 
-def check_frames(raw: Any, channels: int) -> FloatArray:
-    """Read ready frames `(T, channels)`, T >= 1.
+def check_frames(raw: Any, channels: int, least: int = 1) -> FloatArray:
+    """Read ready frames `(T, channels)`, T >= `least`.
 
     Raises:
         UserError: they are not numbers, not finite, or of another shape.
@@ -230,68 +280,13 @@ def check_frames(raw: Any, channels: int) -> FloatArray:
             "expected an array of frames (T, F), or a list of lists of numbers, but it cannot be read as numbers: "
             f"{error}"
         ) from error
-    if array.ndim != 2 or not len(array) or array.shape[1] != channels:
+    if array.shape == (0,):
+        array = array.reshape(0, channels)
+    if array.ndim != 2 or len(array) < least or array.shape[1] != channels:
         raise UserError(
-            f"expected frames (T, {channels}) with T >= 1, but got the shape {array.shape}: mend it, or set channels"
+            f"expected frames (T, {channels}) with T >= {least}, but got the shape {array.shape}: mend it, or set "
+            "channels"
         )
     if np.iscomplexobj(raw) or not np.isfinite(array).all():
         raise UserError("expected finite real numbers in the frames, but some are not")
     return array
-
-
-def with_deltas(frames: FloatArray, count: int) -> FloatArray:
-    """Put `count` derivatives over time beside frames `(T, F)`: `(T, F * (1 + count))`."""
-    parts = [frames]
-    for _ in range(count):
-        parts.append(deltas(parts[-1]))
-    return np.concatenate(parts, axis=1)
-
-
-def normalized(frames: FloatArray, statistics: tuple[list[float], list[float]] | None) -> FloatArray:
-    """Bring every channel to mean 0 and variance 1.
-
-    Args:
-        frames: `(T, F)`.
-        statistics: mean and deviation of each channel; those of the frames themselves if `None`.
-    """
-    if statistics is None:
-        mean, deviation = frames.mean(axis=0), frames.std(axis=0)
-    else:
-        mean, deviation = (np.array(numbers, dtype=np.float32) for numbers in statistics)
-    return np.asarray((frames - mean) / np.maximum(deviation, SMALLEST_DEVIATION), dtype=np.float32)
-
-
-def stacked(frames: FloatArray, stack: int) -> FloatArray:
-    """Join each `stack` neighbouring frames, repeating the last one where some are missing.
-
-    Example:
-        >>> stacked(np.arange(3, dtype=np.float32)[:, None], 2).tolist()
-        [[0.0, 1.0], [2.0, 2.0]]
-    """
-    missing = -len(frames) % stack
-    whole = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-    return np.ascontiguousarray(whole.reshape(len(whole) // stack, -1), dtype=np.float32)
-
-
-def deltas(frames: FloatArray, width: int = 2) -> FloatArray:
-    """Slope of each channel, `sum_n n (c_{t+n} - c_{t-n}) / (2 sum_n n^2)` for n up to `width`; edges are repeated.
-
-    The regression of the HTK book (Young et al. 2006, equation 5.16).
-
-    Args:
-        frames: `(T, F)`.
-        width: frames on either side, at least 1.
-
-    Returns:
-        `(T, F)`.
-
-    Example:
-        >>> deltas(np.arange(6, dtype=np.float32)[:, None])[2:4, 0].tolist()
-        [1.0, 1.0]
-    """
-    padded = np.pad(frames, ((width, width), (0, 0)), mode="edge")
-    total = len(frames)
-    slopes = sum(
-        n * (padded[width + n : width + n + total] - padded[width - n : width - n + total]) for n in range(1, width + 1)
-    )
-    return np.asarray(slopes / (2 * sum(n * n for n in range(1, width + 1))), dtype=np.float32)

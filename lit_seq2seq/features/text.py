@@ -11,18 +11,17 @@ import tokenizers
 from lit_seq2seq.types import UserError
 
 _TAG = re.compile(r"⟨[^⟨⟩\s]+⟩ ?")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def whole(text: str) -> str:
-    """Replace halves of characters (lone surrogates), which no encoding of Unicode can write.
+    """Join halves of characters (surrogates), and replace lone ones, which no encoding of Unicode can write.
 
     Raises:
         UserError: it is no text.
 
     Example:
-        >>> whole("a" + chr(0xD800)) == "a" + chr(0xFFFD)
-        True
+        >>> whole("a" + chr(0xD800)) == "a" + chr(0xFFFD), whole(chr(0xD83D) + chr(0xDE00))
+        (True, '😀')
     """
     if not isinstance(text, str):
         raise UserError(f"expected a text, but it is of type {type(text).__name__}")
@@ -31,7 +30,7 @@ def whole(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return _SURROGATE.sub("\ufffd", text)
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -18,6 +18,7 @@ import tokenizers
 from lit_seq2seq.features.extending import extend_vocabulary
 from lit_seq2seq.features.feature import Array, TextFeature
 from lit_seq2seq.features.schemes import JOINER, SCHEMES, SPACE, rejoined
+from lit_seq2seq.features.streams import FeatureStream, TextStream, begins_character
 from lit_seq2seq.features.text import UNKNOWN, known_tags, one_form, whole
 from lit_seq2seq.files.untrusted import check_tokenizer, tokenizing
 from lit_seq2seq.types import Padded, Sources, SpecialIds, UserError
@@ -32,6 +33,7 @@ _NAMES = {
     "bos": ("<bos>", "<s>", "[BOS]", "[CLS]", "<|bos|>", "<|startoftext|>"),
     "eos": ("<eos>", "</s>", "[EOS]", "[SEP]", "<|eos|>", "<|endoftext|>"),
 }
+_WHITE = frozenset(" \t\n\r\f\v")
 _TRAINING = ("vocab_size", "min_frequency", "lowercase", "normalization", "pretokenized")
 
 
@@ -328,6 +330,32 @@ class Tokenizer(TextFeature):
         eos = self.specials.eos
         return [np.array([*ids, eos], dtype=np.int32) for ids in self.encode_batch(raw, dropout=training)]
 
+    def in_pieces(self, sampling_rate: int | None = None) -> FeatureStream:
+        """Begin to read a text in pieces: a word is handed over with the white space behind it, EOS at the end.
+
+        `char` and `byte` hand a character over with the next one, as it may have marks, and a tag with what follows.
+
+        Example:
+            >>> tokenizer = Tokenizer("word")
+            >>> tokenizer.train(["a dog barks"])
+            >>> stream = tokenizer.in_pieces()
+            >>> [stream.feed(piece).tolist() for piece in ("a d", "og bar", "ks")], stream.finish().tolist()
+            ([[4], [6], []], [5, 3])
+        """
+        if sampling_rate is not None:
+            raise UserError("a text has no sampling rate: leave sampling_rate out")
+        begins: Callable[[str], bool]
+        if self.config["file"] is None:
+            begins = begins_character if SCHEMES[self.config["model"]].by_character else _WHITE.__contains__
+        elif _splits_at_spaces(self.backend):
+            begins = " ".__eq__
+        else:
+            raise UserError(
+                f"{self.config['file']} does not split texts at spaces, so it cannot read them in pieces: set model "
+                "of the tokenizer to word, char, byte, bpe or unigram"
+            )
+        return TextStream(lambda text: self.encode_batch([text])[0], begins, [self.specials.eos])
+
     def nothing(self) -> Array:
         """Return a lone EOS."""
         return np.array([self.specials.eos], dtype=np.int32)
@@ -408,6 +436,17 @@ class Tokenizer(TextFeature):
         self._skipped = {self._specials.pad, self._specials.bos, self._specials.eos}
         self._special_names = [str(backend.id_to_token(index)) for index in self._skipped]
         self._backend = backend
+
+
+def _splits_at_spaces(backend: tokenizers.Tokenizer) -> bool:
+    """Tell whether words between spaces are encoded apart."""
+    added = [token for token in backend.get_added_tokens_decoder().values() if not token.special]
+    if backend.pre_tokenizer is None or any(token.rstrip or re.search(r"\S\s", token.content) for token in added):
+        return False
+    text = "a b a"
+    if backend.normalizer is not None:
+        text = backend.normalizer.normalize_str(text)
+    return len(backend.pre_tokenizer.pre_tokenize_str(text)) >= 3
 
 
 def _find(backend: tokenizers.Tokenizer, names: Iterable[str]) -> int | None:

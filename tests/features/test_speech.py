@@ -6,7 +6,7 @@ import torch
 
 from lit_seq2seq.features import Frames, Processor, SpecAugment, Tokenizer
 from lit_seq2seq.features.augmentation import stretched
-from lit_seq2seq.features.speech import deltas
+from lit_seq2seq.features.frames import deltas
 from lit_seq2seq.types import UserError
 
 RNG = np.random.default_rng(0)

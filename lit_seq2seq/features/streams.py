@@ -1,0 +1,139 @@
+"""Features that read one input in pieces, as it is spoken or typed."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lit_seq2seq.features.feature import Array
+from lit_seq2seq.features.frames import FloatArray, Stage
+from lit_seq2seq.features.text import whole
+from lit_seq2seq.types import UserError
+
+_NEUTRAL = "a"  # stands for the text that was handed over before
+_CLOSED = re.compile(r"⟩|[^\S\x1c-\x1f]")  # what ends a tag, or shows that it was none
+
+
+class FeatureStream(ABC):
+    """One input in pieces: what `feed` and `finish` return, joined, is what `Feature.encode` makes of the whole.
+
+    What a piece leaves open is held until the next one: a word of text, a few frames of sound. A piece that cannot be
+    read changes nothing.
+    """
+
+    _ended = False
+
+    def feed(self, raw: Any) -> Array:
+        """Read the next piece, which may be empty.
+
+        Returns:
+            The new positions `(P, ...)`, P >= 0.
+
+        Raises:
+            UserError: it cannot be read, or comes after the end.
+        """
+        self._check()
+        return self._take(raw, last=False)
+
+    def finish(self) -> Array:
+        """End the input and return the rest of its positions.
+
+        Raises:
+            UserError: there was no sound at all, or the input has ended before.
+        """
+        self._check()
+        rest = self._take(None, last=True)
+        self._ended = True
+        return rest
+
+    def _check(self) -> None:
+        if self._ended:
+            raise UserError("this input has ended: begin another one by in_pieces()")
+
+    @abstractmethod
+    def _take(self, raw: Any, last: bool) -> Array:
+        """Read a piece, or the end, which has none."""
+
+
+class TextStream(FeatureStream):
+    """Text in pieces: a symbol is handed over once nothing that follows can change it.
+
+    Args:
+        encode: turns a text into ids.
+        begins: tells whether a character begins what is encoded apart from all before it.
+        end: ids that end a text.
+    """
+
+    def __init__(self, encode: Callable[[str], list[int]], begins: Callable[[str], bool], end: Sequence[int]) -> None:
+        self._encode, self._begins, self._end = encode, begins, end
+        self._held, self._before = "", ""
+
+    def _take(self, raw: Any, last: bool) -> Array:
+        if not last:
+            whole(raw)  # raises where it is no text
+        text = self._held if last else self._held + raw
+        cut = len(text) if last else settled(text, self._begins)
+        ids: list[int] = []
+        if cut:
+            ids = self._encode(self._before + text[:cut])[len(self._encode(self._before)) :]
+            self._before = _NEUTRAL
+        self._held = text[cut:]
+        return np.array([*ids, *(self._end if last else ())], dtype=np.int32)
+
+
+def settled(text: str, begins: Callable[[str], bool]) -> int:
+    """Return the length of the longest beginning of a text whose symbols are the same whatever follows.
+
+    It ends neither within a tag such as `⟨past⟩` nor between one and its space; nor behind white space, what stands for
+    it, or what is not seen, which may vanish at the end of a text.
+
+    Example:
+        >>> settled("two dogs and", begins=str.isspace), settled("two ", begins=str.isspace)
+        (8, 3)
+    """
+    for end in range(len(text) - 1, 0, -1):
+        before, after = text[end - 1], text[end]
+        spaced = before == "⟩" and unicodedata.normalize("NFKD", after)[0].isspace()
+        if begins(after) and not spaced and before != "▁" and unicodedata.category(before)[0] in "LMNPS":
+            tag = text[text.rfind("⟨", 0, end) : end]
+            if tag[:1] != "⟨" or _CLOSED.search(tag):
+                return end
+    return 0
+
+
+def begins_character(character: str) -> bool:
+    """Tell whether no normal form of Unicode joins a character to the one before it.
+
+    Example:
+        >>> begins_character("e"), begins_character(chr(0x301)), begins_character(chr(0x1161))
+        (True, False, False)
+    """
+    first = unicodedata.normalize("NFKD", character)[0]
+    syllable = "\u1160" <= first <= "\u11ff" or "\ud7b0" <= first <= "\ud7ff"  # vowels and finals of Hangul
+    return not syllable and unicodedata.category(first) not in ("Mn", "Mc", "Me", "Cn", "Cs")
+
+
+class VectorStream(FeatureStream):
+    """Sound or frames in pieces, through stages that each hold what they still need.
+
+    Args:
+        read: checks one piece, and returns it as an array.
+        stages: what is done with it.
+    """
+
+    def __init__(self, read: Callable[[Any], FloatArray], stages: Sequence[Stage]) -> None:
+        self._read, self._stages, self._begun = read, stages, False
+
+    def _take(self, raw: Any, last: bool) -> Array:
+        values = self._read([] if last else raw)
+        self._begun = self._begun or len(values) > 0
+        if last and not self._begun:
+            raise UserError("expected sound or frames before the end, but there were none: feed some before finish()")
+        for stage in self._stages:
+            values = stage(values, last)
+        return values
