@@ -28,6 +28,7 @@ from lit_seq2seq.serve.schema import RequestLimits
 from lit_seq2seq.training import CrossEntropy
 from lit_seq2seq.types import Batch, Padded, Source, UserError
 from tests.nn import cases, test_attention, test_cell_contract, test_encoders
+from tests.nn.pieces import check_pieces
 from tests.test_docs import ROOT, run_here, run_page, shell
 from tests.test_export import OTHER_VERSION
 
@@ -220,6 +221,7 @@ def test_the_encoder_keeps_to_the_contract_of_encoders(parts: ModuleType, monkey
     test_encoders.test_batch_mates_change_nothing("own")
     test_encoders.test_padding_changes_nothing("own")
     test_encoders.test_batch_order_changes_nothing("own")
+    check_pieces(cases.disturb(parts.WalkEncoder(2, 6)).eval(), Padded(torch.randn(3, 7, 2), torch.tensor([7, 0, 4])))
 
 
 def test_the_feature_is_rebuilt_and_cut_and_one_of_several(place: Path) -> None:

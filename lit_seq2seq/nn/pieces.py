@@ -72,15 +72,17 @@ class Windows(NamedTuple):
         own = torch.where(last, new, whole)
         places = own[:, None] + torch.arange(self.size - 1, device=own.device)
         waiting = Padded(_taken(held.values, places), held.lengths - own)
-        return self.cut(held, own, -(-int(own.max()) // self.stride)), waiting
+        return self.cut(held, own, max(1, -(-int(own.max()) // self.stride))), waiting
 
     def cut(self, padded: Padded, own: Tensor, most: int) -> Cut:
-        """Cut up to `most` windows out of `(B, before + S, ...)`, of which they own `own (B,)`; at least one."""
-        most, blocks = max(1, most), -(-self.size // self.stride)
+        """Cut up to `most` windows out of `(B, before + S, ...)`, of which they own `own (B,)`."""
+        blocks = -(-self.size // self.stride)
         values, total = cleared(padded).values, (most + blocks - 1) * self.stride
         values = F.pad(values, (0, 0) * (values.dim() - 2) + (0, total - values.shape[1]))
-        values = values.reshape(values.shape[0], most + blocks - 1, self.stride, *values.shape[2:])
-        values = torch.cat([values[:, block : block + most] for block in range(blocks)], dim=2)[:, :, : self.size]
+        shape = values.shape[0], most, self.stride, *values.shape[2:]
+        starts = [block * self.stride for block in range(blocks)]
+        parts = [values[:, start : start + most * self.stride].reshape(shape) for start in starts]
+        values = torch.cat(parts, dim=2)[:, :, : self.size]
         begins = torch.arange(most, device=own.device) * self.stride  # (W,)
         lengths = (padded.lengths[:, None] - begins).clamp(0, self.size) * (begins < own[:, None])  # (B, W)
         return Cut(values, lengths, own, -(-own // self.stride))

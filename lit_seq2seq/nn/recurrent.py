@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,13 +18,75 @@ from lit_seq2seq.nn.kernels.gates import gru_step, lstm_step
 from lit_seq2seq.nn.kernels.layers import run_layer
 from lit_seq2seq.nn.operators import KERNELS, recurrent, scanned
 from lit_seq2seq.nn.ops import dropout, dropout_mask
-from lit_seq2seq.types import CellState, Padded, Value
+from lit_seq2seq.nn.pieces import Cut, Windows
+from lit_seq2seq.types import CellState, Padded, UserError, Value
 
 CellFactory = Callable[[int, int], Cell]
 Scanned = tuple[Tensor, State]
 
 
-class RecurrentLayer(nn.Module):
+class Layer(nn.Module, ABC):
+    """What recurrent layers share, whose directions may run each by itself; arguments are those of `RecurrentLayer`."""
+
+    def __init__(self, state_dropout: float, chunk_size: int | None, truncate: bool, windows: Windows | None) -> None:
+        super().__init__()
+        self.state_dropout = state_dropout
+        self.chunks = _chunks(chunk_size, truncate)
+        self.windows = windows
+
+    @abstractmethod
+    def starts(self, x: Tensor, state: State | None = None) -> list[State]:
+        """Take a state apart into those of the directions; zeros for `None`."""
+
+    @abstractmethod
+    def run(self, direction: int, x: Tensor, start: State, *, lengths: Tensor | None, mask: Tensor | None) -> Scanned:
+        """Run a direction, 1 being that from the end; `mask (B, H)` drops units of the state."""
+
+    def run_all(self, x: Tensor, state: State | None, lengths: Tensor | None) -> Scanned:
+        """Run every direction over whole sequences; see `RecurrentLayer.forward`."""
+        if self.windows is not None:
+            if torch.compiler.is_exporting():
+                raise UserError("there is no graph of layers with backward_chunk yet")
+            lengths = torch.full(x.shape[:1], x.shape[1], device=x.device) if lengths is None else lengths
+            count = (x.shape[1] + self.windows.stride - 1) // self.windows.stride
+            outputs, final = self.run_windows(self.windows.cut(Padded(x, lengths), lengths, count), state)
+            return outputs[:, : x.shape[1]], final
+        starts = self.starts(x, state)
+        made = [
+            self.run(direction, x, start, lengths=lengths, mask=mask)
+            for direction, (start, mask) in enumerate(zip(starts, self._masks(starts), strict=True))
+        ]
+        return _joined_directions(made)
+
+    def run_windows(self, cut: Cut, state: State | None) -> Scanned:
+        """Run forward over what the windows own, and back over each of them from zero, all at once.
+
+        Returns:
+            Outputs `(B, W * stride, H * directions)` of what they own, and the state, that of the direction back being
+            of the last window.
+        """
+        assert self.windows is not None
+        count, stride = cut.values.shape[1], self.windows.stride
+        own, windows = cut.values[:, :, :stride].flatten(1, 2), cut.values.flatten(0, 1)  # (B, W c, D), (B W, c + r, D)
+        starts = self.starts(own, state)
+        masks = self._masks(starts)
+        onward = self.run(0, own, starts[0], lengths=cut.own, mask=masks[0])
+        mask = None if masks[1] is None else masks[1].repeat_interleave(count, dim=0)
+        back, ends = self.run(1, windows, self.starts(windows)[1], lengths=cut.lengths.flatten(), mask=mask)
+        back = back[:, :stride].reshape(*own.shape[:2], back.shape[2])  # (B, W c, H)
+        newest = torch.arange(own.shape[0], device=own.device) * count + (cut.windows - 1).clamp(min=0)  # (B,)
+        ends = tuple(part.index_select(0, newest) for part in ends)
+        return _joined_directions([onward, (back, _where(cut.own[:, None] > 0, ends, starts[1]))])
+
+    def _masks(self, starts: list[State]) -> list[Tensor | None]:
+        """Draw what is dropped of the states over whole sequences."""
+        if not (self.training and self.state_dropout > 0):
+            return [None] * len(starts)
+        h = torch.cat([start[0] for start in starts], dim=-1)
+        return list(dropout_mask(h, h.shape, self.state_dropout).chunk(len(starts), dim=-1))
+
+
+class RecurrentLayer(Layer):
     """One LSTM (Hochreiter & Schmidhuber 1997), GRU (Cho et al. 2014) or Elman layer, in one or both directions.
 
     It computes what `CellLayer` does with these cells, by the kernels of libraries.
@@ -41,6 +104,7 @@ class RecurrentLayer(nn.Module):
         chunk_size: training keeps only the states between chunks of so many steps, and computes the rest again for the
             gradient: less memory, a third more time. `None` keeps all.
         truncate: no gradient crosses the edges of chunks (truncated backpropagation, Williams & Peng 1990).
+        windows: over which the direction from the end runs, see `RecurrentStack`; `None`: over the whole.
 
     Raises:
         ValueError: a `chunk_size` below 1, or `truncate` without one.
@@ -56,13 +120,12 @@ class RecurrentLayer(nn.Module):
         state_dropout: float = 0.0,
         chunk_size: int | None = None,
         truncate: bool = False,
+        windows: Windows | None = None,
     ) -> None:
-        super().__init__()
-        self.chunks = _chunks(chunk_size, truncate)
+        super().__init__(state_dropout, chunk_size, truncate, windows)
         self.hidden_size = hidden_size
         self.directions = 2 if bidirectional else 1
         self.cell = cell
-        self.state_dropout = state_dropout
         kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}[cell]
         options = {"nonlinearity": cell.removeprefix("rnn_")} if kind is nn.RNN else {}
         self.rnn: nn.RNNBase = kind(input_size, hidden_size, batch_first=True, bidirectional=bidirectional, **options)
@@ -97,13 +160,8 @@ class RecurrentLayer(nn.Module):
         Returns:
             Outputs `(B, T, H * directions)`, zero at padding, and the state after each sequence's last real step.
         """
-        mask = None
-        if self.training and self.state_dropout > 0:
-            mask = dropout_mask(x, (x.shape[0], self.hidden_size * self.directions), self.state_dropout)
-        if self.chunks is not None and self.training and torch.is_grad_enabled():
-            return self._forward_in_chunks(x, state, lengths, mask)
-        if mask is not None:
-            return self.forward_stepwise(x, state, lengths, mask)
+        if self.windows is not None or (self.training and (self.chunks is not None or self.state_dropout > 0)):
+            return self.run_all(x, state, lengths)
         if torch.compiler.is_exporting() and lengths is not None and state is None:
             weights = [weight for direction in range(self.directions) for weight in self.weights(direction)]
             outputs, h, c = recurrent(x, lengths, weights, self.cell)
@@ -146,21 +204,22 @@ class RecurrentLayer(nn.Module):
         h = torch.cat([outputs.gather(1, last).transpose(0, 1), h[1:]])  # before padding, forward
         return outputs, self._join((h, c))
 
-    def _forward_in_chunks(
-        self, x: Tensor, state: State | None, lengths: Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor, State]:
-        """Do what `forward` does for training with little memory; see `run_in_chunks`."""
-        assert self.chunks is not None
-        lengths = torch.full((x.shape[0],), x.shape[1], device=x.device) if lengths is None else lengths.to(x.device)
-        starts, masks = self._directions(state or self._zeros(x)), self._directions(() if mask is None else (mask,))
-        made = []
-        for direction, (start, dropped) in enumerate(zip(starts, masks, strict=True)):
+    def starts(self, x: Tensor, state: State | None = None) -> list[State]:
+        """Take a state apart; see `Layer.starts`."""
+        return self._directions(self._zeros(x) if state is None else state)
 
-            def run(piece: Tensor, left: Tensor, now: State, to: int = direction, m: State = dropped) -> Scanned:
-                return self._loop(piece, now, left, to, *m) if m else self._fused(piece, now, left, to)
+    def run(self, direction: int, x: Tensor, start: State, *, lengths: Tensor | None, mask: Tensor | None) -> Scanned:
+        """Run a direction; see `Layer.run`."""
+        lengths = torch.full(x.shape[:1], x.shape[1], device=x.device) if lengths is None else lengths.to(x.device)
 
-            made.append(run_in_chunks(run, x, start, lengths, chunks=self.chunks._replace(reverse=direction == 1)))
-        return _joined_directions(made)
+        def run(piece: Tensor, left: Tensor, now: State) -> Scanned:
+            if mask is None:
+                return self._fused(piece, now, left, direction)
+            return self._loop(piece, now, left, direction, mask)
+
+        if self.chunks is None or not (self.training and torch.is_grad_enabled()):
+            return run(x, lengths, start)
+        return run_in_chunks(run, x, start, lengths, chunks=self.chunks._replace(reverse=direction == 1))
 
     def _fused(self, x: Tensor, state: State, lengths: Tensor, direction: int) -> Scanned:
         """Run a direction by its kernel over unpacked sequences, turned within their lengths: padding comes last."""
@@ -260,7 +319,7 @@ def kernel_of(
     return made.kernel, made.others
 
 
-class CellLayer(nn.Module):
+class CellLayer(Layer):
     """One layer of any `Cell`, in one or both directions.
 
     Args:
@@ -268,38 +327,41 @@ class CellLayer(nn.Module):
         state_dropout: see `RecurrentLayer`.
         chunk_size: see `RecurrentLayer`.
         truncate: see `RecurrentLayer`.
+        windows: see `RecurrentLayer`.
 
     Raises:
         ValueError: as for `RecurrentLayer`; a `state_dropout` that these cells do not have.
     """
 
     def __init__(
-        self, cells: Sequence[Cell], state_dropout: float = 0.0, chunk_size: int | None = None, truncate: bool = False
+        self,
+        cells: Sequence[Cell],
+        state_dropout: float = 0.0,
+        chunk_size: int | None = None,
+        truncate: bool = False,
+        *,
+        windows: Windows | None = None,
     ) -> None:
-        super().__init__()
-        self.chunks = _chunks(chunk_size, truncate)
+        super().__init__(state_dropout, chunk_size, truncate, windows)
         if state_dropout and not cells[0].reads_output:
             raise ValueError(
                 f"state_dropout drops what the gates of a cell read of its output, and those of "
                 f"{type(cells[0]).__name__} read nothing of it: leave it out"
             )
         self.cells: Sequence[Cell] = nn.ModuleList(cells)  # type: ignore[assignment]
-        self.state_dropout = state_dropout
 
     def forward(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """Run over whole sequences; see `RecurrentLayer.forward`."""
-        cells, mask = self.cells, None
-        if self.training and self.state_dropout > 0:
-            mask = dropout_mask(x, (x.shape[0], sum(cell.hidden_size for cell in cells)), self.state_dropout)
-        starts = [cell.first(x) for cell in cells] if state is None else self._split(state)
-        masks = [None] * len(cells) if mask is None else mask.chunk(len(cells), dim=-1)
-        made = [
-            self._run(direction, x, start, lengths=lengths, mask=dropped)
-            for direction, (start, dropped) in enumerate(zip(starts, masks, strict=True))
-        ]
-        return _joined_directions(made)
+        return self.run_all(x, state, lengths)
 
-    def _run(self, direction: int, x: Tensor, start: State, *, lengths: Tensor | None, mask: Tensor | None) -> Scanned:
+    def starts(self, x: Tensor, state: State | None = None) -> list[State]:
+        """Take a state apart; see `Layer.starts`."""
+        if state is None:
+            return [cell.first(x) for cell in self.cells]
+        return list(zip(*(part.chunk(len(self.cells), dim=-1) for part in state), strict=True))
+
+    def run(self, direction: int, x: Tensor, start: State, *, lengths: Tensor | None, mask: Tensor | None) -> Scanned:
+        """Run a direction; see `Layer.run`."""
         cell, reverse = self.cells[direction], direction == 1
         if torch.compiler.is_exporting():
             return scanned(cell, x, start, lengths, reverse=reverse)
@@ -318,9 +380,6 @@ class CellLayer(nn.Module):
         new = self.cells[0].step(x, state, state_mask)
         return new[0].to(x.dtype), new
 
-    def _split(self, state: State) -> list[State]:
-        return list(zip(*(part.chunk(len(self.cells), dim=-1) for part in state), strict=True))
-
 
 def _chunks(size: int | None, truncate: bool) -> Chunks | None:
     if size is None and truncate:
@@ -328,6 +387,19 @@ def _chunks(size: int | None, truncate: bool) -> Chunks | None:
     if size is not None and size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {size}: leave it out to keep all states")
     return None if size is None else Chunks(size, truncate)
+
+
+def _windows(chunk: int | None, lookahead: int, bidirectional: bool) -> Windows:
+    if chunk is None or not bidirectional:
+        raise ValueError(
+            "backward_chunk and backward_lookahead are for the direction from the end: set backward_chunk and "
+            "bidirectional: true"
+        )
+    if chunk < 1 or lookahead < 0:
+        raise ValueError(
+            f"backward_chunk must be at least 1 and backward_lookahead at least 0, got {chunk} and {lookahead}"
+        )
+    return Windows(chunk, after=lookahead)
 
 
 def _make_layer(
@@ -370,9 +442,11 @@ class StackReading(Value):
 
     Attributes:
         cells: `(B, L, H)` state after what has been read.
+        waiting: inputs `(B, chunk + lookahead - 1, D_l)` of each layer that has windows.
     """
 
     cells: CellState
+    waiting: tuple[Padded, ...] = ()
 
 
 class RecurrentStack(nn.Module):
@@ -394,6 +468,12 @@ class RecurrentStack(nn.Module):
         drop_input: drop inputs of the first layer too.
         chunk_size: see `RecurrentLayer`.
         truncate: see `RecurrentLayer`.
+        backward_chunk: latency-controlled layers (Zhang et al. 2016, https://arxiv.org/abs/1510.08983), so that a
+            bidirectional stack can read in pieces: in each layer the direction from the end runs over so many steps at
+            a time, each time from zero. `None`: over the whole.
+        backward_lookahead: number of steps after these at which it begins, for a better start. Each layer waits for the
+            chunks beneath in which these steps are, so that waiting adds up, see `Encoder.lookahead`; without it, a
+            stack waits no longer than a layer.
     """
 
     def __init__(
@@ -413,9 +493,13 @@ class RecurrentStack(nn.Module):
         drop_input: bool = False,
         chunk_size: int | None = None,
         truncate: bool = False,
+        backward_chunk: int | None = None,
+        backward_lookahead: int = 0,
     ) -> None:
         super().__init__()
-        self.bidirectional = bidirectional
+        self.bidirectional, self.windows = bidirectional, None
+        if backward_chunk is not None or backward_lookahead:
+            self.windows = _windows(backward_chunk, backward_lookahead, bidirectional)
         directions = 2 if bidirectional else 1
         if hidden_size % directions:
             raise ValueError(f"hidden_size must be even when bidirectional, got {hidden_size}")
@@ -429,7 +513,8 @@ class RecurrentStack(nn.Module):
         size = hidden_size // directions
         kernel, others = kernel_of(cell, input_size, size)
         self.others = tuple(other * directions for other in others)
-        options = {"state_dropout": state_dropout, "chunk_size": chunk_size, "truncate": truncate}
+        options: dict[str, Any] = {"state_dropout": state_dropout, "chunk_size": chunk_size, "truncate": truncate}
+        options["windows"] = self.windows
         self.layers = nn.ModuleList(
             _make_layer(inputs + context_size, size, kernel or cell, directions, **options)
             for inputs in self.input_sizes
@@ -476,19 +561,45 @@ class RecurrentStack(nn.Module):
 
     def reach(self, count: int) -> int | None:
         """Tell how many inputs the first `count` outputs need; `None`: all."""
-        return None if self.bidirectional else count
+        if self.windows is None:
+            return None if self.bidirectional else count
+        for _ in self.layers:
+            count = self.windows.reach(count)
+        return count
 
     def begin(self, batch_size: int) -> StackReading:
-        """Make the state before the first piece of sequences that come in pieces."""
+        """Make the state before the first piece of sequences that come in pieces.
+
+        Raises:
+            UserError: a direction runs from the end of the whole.
+        """
+        if self.reach(1) is None:
+            raise UserError(
+                "layers that run from the end cannot read in pieces: set bidirectional: false or backward_chunk"
+            )
         like, sizes = next(self.parameters()), (self.hidden_size, *self.others)
-        return StackReading(CellState.of(like.new_zeros(batch_size, len(self.layers), size) for size in sizes))
+        cells = CellState.of(like.new_zeros(batch_size, len(self.layers), size) for size in sizes)
+        if self.windows is None:
+            return StackReading(cells)
+        inputs = (like.new_zeros(batch_size, size) for size in self.input_sizes)
+        return StackReading(cells, tuple(map(self.windows.begin, inputs)))
 
     def extend(self, state: StackReading, piece: Padded, last: Tensor) -> tuple[Padded, StackReading]:
         """Read the next `piece (B, P, D)` of sequences: the same computation as `forward`; see `Encoder.extend`."""
-        if not piece.values.shape[1]:  # kernels want a step
-            piece = Padded(piece.values.new_zeros(len(last), 1, self.input_sizes[0]), piece.lengths)
-        outputs, cells = self(piece.values, state.cells, piece.lengths)
-        return Padded(outputs, piece.lengths), StackReading(cells)
+        if self.windows is None:
+            if not piece.values.shape[1]:  # kernels want a step
+                piece = Padded(piece.values.new_zeros(len(last), 1, self.input_sizes[0]), piece.lengths)
+            outputs, cells = self(piece.values, state.cells, piece.lengths)
+            return Padded(outputs, piece.lengths), StackReading(cells)
+        finals, waiting = [], []
+        for index, (layer, norm) in enumerate(zip(self.recurrent_layers(), self.norms, strict=True)):
+            cut, left = self.windows.extend(state.waiting[index], piece, last)
+            outputs, final = layer.run_windows(cut, _layer(state.cells, index))
+            inputs = cut.values[:, :, : self.windows.stride].flatten(1, 2)
+            piece = Padded(self._finish(norm(outputs), inputs), cut.own)
+            finals.append(final)
+            waiting.append(left)
+        return piece, StackReading(self._stack(finals, piece.values), tuple(waiting))
 
     def sample_masks(self, like: Tensor) -> StackMasks | None:
         """Draw the masks that one pass of `step`s over sequences must share; `like` gives batch size and type."""

@@ -109,6 +109,12 @@ ENCODERS: dict[str, Callable[[int], Encoder]] = {
     "two layers": partial(TextEncoder, num_layers=2, **SIZES),
     "three layers": partial(TextEncoder, num_layers=3, cell="gru", **SIZES),
     "reverse": partial(TextEncoder, bidirectional=False, reverse=True, **SIZES),
+    **{
+        f"latency-controlled {name}": partial(TextEncoder, cell=cell, backward_chunk=2, backward_lookahead=1, **SIZES)
+        for name, cell in KINDS_OF_CELLS.items()
+    },
+    "latency-controlled layers": partial(TextEncoder, num_layers=3, residual=True, backward_chunk=2, **SIZES),
+    "latency-controlled far": partial(TextEncoder, num_layers=2, backward_chunk=1, backward_lookahead=3, **SIZES),
     "residual norm": partial(TextEncoder, num_layers=3, residual=True, layer_norm=True, **SIZES),
 }
 IMAGE_ENCODERS: dict[str, Callable[[int], Encoder]] = {
@@ -219,7 +225,7 @@ NETWORKS: dict[str, tuple[str, str]] = {
     **{
         f"{encoder} encoder": (encoder, "parallel summary additive")
         for encoder in ENCODERS
-        if not encoder.startswith("forward ")  # to a decoder, its states are as those of the two directions
+        if not encoder.startswith(("forward ", "latency-"))  # to a decoder, as those of the two directions
     },
 }
 MAIN = ["parallel no attention", "parallel summary no attention", "parallel general", "parallel first additive"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_seq2seq.nn import Encoder, TextEncoder
-from lit_seq2seq.types import Encoded, Padded
+from lit_seq2seq.types import Encoded, Padded, UserError
 from tests.nn.cases import ENCODERS, SIZES, SOURCE, SOURCE_SIZE, assert_close, disturb, row, tensors, widen
 from tests.nn.pieces import check_pieces
 
@@ -92,7 +92,32 @@ def test_every_symbol_reaches_the_final_state(name: str) -> None:
 def test_pieces_give_what_the_whole_does(name: str) -> None:
     encoder = build(name)
     check_pieces(encoder, SOURCE)
-    check_pieces(encoder, Padded(SOURCE.values, torch.tensor([5, 0, 4, 1])))
+    check_pieces(encoder, Padded(torch.randint(4, SOURCE_SIZE, (4, 13)), torch.tensor([13, 0, 6, 7])))
+
+
+@pytest.mark.parametrize("options", [{}, {"reverse": True, "bidirectional": False}])
+def test_an_encoder_that_reads_from_the_end_says_what_to_set(options: dict[str, bool]) -> None:
+    encoder = partial(TextEncoder, SOURCE_SIZE)(**options)
+    message = (
+        "TextEncoder cannot read in pieces, as it needs the whole source: set bidirectional: false or backward_chunk, "
+        "and reverse: false"
+    )
+    with pytest.raises(UserError, match=f"\\A{message}\\Z"):
+        encoder.begin(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "reach"),
+    [
+        ({"bidirectional": False}, [1, 2, 3, 4, 5]),
+        ({"num_layers": 2, "backward_chunk": 2}, [2, 2, 4, 4, 6]),
+        ({"num_layers": 2, "backward_chunk": 2, "backward_lookahead": 1}, [5, 5, 7, 7, 9]),
+    ],
+)
+def test_the_reach_of_layers_adds_up(options: dict[str, int], reach: list[int]) -> None:
+    encoder = partial(TextEncoder, SOURCE_SIZE)(**options)
+    assert [encoder.reach(count) for count in range(1, 6)] == reach
+    assert encoder.lookahead == reach[0] - 1
 
 
 def test_reverse_reads_the_last_symbol_first() -> None:

@@ -26,10 +26,11 @@ CASES: dict[str, Callable[[int], PyramidalEncoder]] = {
     "convolutions": partial(PyramidalEncoder, hidden_size=6, factors=[1, 2], convolutions=2, filters=8),
     "norm": partial(PyramidalEncoder, hidden_size=6, factors=[2, 1], layer_norm=True),
 }
-ONE_WAY = {f"forward {name}": partial(make, bidirectional=False) for name, make in CASES.items()}
 REDUCTION = {"no reduction": 1, "pyramid": 4, "by three, gru": 3, "convolutions": 8, "norm": 2}
-REDUCTION |= {f"forward {name}": factor for name, factor in REDUCTION.items()}
-CASES |= ONE_WAY
+for name in list(CASES):
+    CASES[f"forward {name}"], REDUCTION[f"forward {name}"] = partial(CASES[name], bidirectional=False), REDUCTION[name]
+    controlled = partial(CASES[name], backward_chunk=2 * REDUCTION[name], backward_lookahead=3)
+    CASES[f"latency-controlled {name}"], REDUCTION[f"latency-controlled {name}"] = controlled, REDUCTION[name]
 all_cases = pytest.mark.parametrize("name", CASES)
 
 
@@ -91,7 +92,7 @@ def test_an_empty_source_is_finite(name: str) -> None:
 @all_cases
 def test_pieces_give_what_the_whole_does(name: str) -> None:
     check_pieces(build(name), SOURCE)
-    check_pieces(build(name), Padded(SOURCE.values, torch.tensor([8, 0, 5, 1])))
+    check_pieces(build(name), Padded(torch.randn(3, 34, CHANNELS), torch.tensor([34, 0, 19])))
 
 
 @all_cases
@@ -100,6 +101,20 @@ def test_stepping_over_a_shorter_memory_equals_the_parallel_pass(name: str) -> N
     model = disturb(EncoderDecoder(CHANNELS, TARGET_SIZE, CASES[name], decoder)).eval()
     log_probs = step_log_probs(model, model.shift(TARGET), model.start(model.encode(SOURCE)))
     assert_close(log_probs, model(SOURCE, TARGET).log_softmax(dim=-1))
+
+
+def test_reach_is_in_source_positions() -> None:
+    make = partial(PyramidalEncoder, CHANNELS, hidden_size=6, factors=[1, 2, 2])
+    assert make(bidirectional=False).reach(3) == 12
+    assert make(bidirectional=False, convolutions=1).reach(3) == 24
+    assert make(backward_chunk=8).reach(3) == 16
+    assert make(backward_chunk=8, backward_lookahead=4).reach(2) == 28  # 8 + 4 are in 16, 16 + 4 in 24
+    assert make().reach(1) is None
+
+
+def test_a_chunk_that_cuts_memory_vectors_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"backward_chunk must be a multiple of 4, as so many .*, got 6"):
+        PyramidalEncoder(CHANNELS, backward_chunk=6)
 
 
 @pytest.mark.parametrize("options", [{"factors": []}, {"factors": [0]}, {"convolutions": -1}])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +53,15 @@ class PyramidalEncoder(Encoder):
         bidirectional: read in both directions.
         dropout: probability of dropping units of each layer's output.
         layer_norm: normalise each layer's output (Ba et al. 2016).
+        backward_chunk: see `RecurrentStack`; in source positions, and a multiple of those that make a memory vector.
+        backward_lookahead: see `RecurrentStack`; in source positions.
 
     Raises:
         ValueError: a size is out of its range.
     """
 
     dimensions = 3
-    cure = "set bidirectional: false"
+    cure = "set bidirectional: false or backward_chunk"
 
     def __init__(
         self,
@@ -71,6 +75,8 @@ class PyramidalEncoder(Encoder):
         bidirectional: bool = True,
         dropout: float = 0.0,
         layer_norm: bool = False,
+        backward_chunk: int | None = None,
+        backward_lookahead: int = 0,
     ) -> None:
         super().__init__()
         if not factors or min(factors) < 1:
@@ -87,9 +93,23 @@ class PyramidalEncoder(Encoder):
             self.planes.append((filters if index else 1, input_size))
             input_size = -(-input_size // _STRIDE)
         sizes = [input_size * filters if convolutions else input_size] + [hidden_size] * (len(factors) - 1)
+        reductions = list(accumulate(self.factors, operator.mul, initial=_STRIDE**convolutions))[1:]
+        if backward_chunk is not None and backward_chunk % reductions[-1]:
+            raise ValueError(
+                f"backward_chunk must be a multiple of {reductions[-1]}, as so many positions make a memory vector, "
+                f"got {backward_chunk}"
+            )
         stacks = [
-            RecurrentStack(width * factor, hidden_size, 1, cell, bidirectional=bidirectional, layer_norm=layer_norm)
-            for width, factor in zip(sizes, self.factors, strict=True)
+            RecurrentStack(
+                width * factor,
+                hidden_size,
+                cell=cell,
+                bidirectional=bidirectional,
+                layer_norm=layer_norm,
+                backward_chunk=None if backward_chunk is None else backward_chunk // reduction,
+                backward_lookahead=-(-backward_lookahead // reduction),
+            )
+            for width, factor, reduction in zip(sizes, self.factors, reductions, strict=True)
         ]
         self.layers: Sequence[RecurrentStack] = nn.ModuleList(stacks)  # type: ignore[assignment]
         self.shape = EncoderShape(hidden_size, len(factors), hidden_size, stacks[0].others)

@@ -53,10 +53,12 @@ class TextEncoder(Encoder):
         reverse: feed the source last symbol first (Sutskever et al. 2014, section 3.3); for one direction only.
         chunk_size: for long sources, see `RecurrentLayer`.
         truncate: see `RecurrentLayer`.
+        backward_chunk: see `RecurrentStack`.
+        backward_lookahead: see `RecurrentStack`.
     """
 
     dimensions = 2
-    cure = "set bidirectional: false and reverse: false"
+    cure = "set bidirectional: false or backward_chunk, and reverse: false"
 
     def __init__(
         self,
@@ -75,6 +77,8 @@ class TextEncoder(Encoder):
         reverse: bool = False,
         chunk_size: int | None = None,
         truncate: bool = False,
+        backward_chunk: int | None = None,
+        backward_lookahead: int = 0,
     ) -> None:
         super().__init__()
         if reverse and bidirectional:
@@ -97,6 +101,8 @@ class TextEncoder(Encoder):
             state_dropout=state_dropout,
             chunk_size=chunk_size,
             truncate=truncate,
+            backward_chunk=backward_chunk,
+            backward_lookahead=backward_lookahead,
         )
         self.dropout = dropout
         self.locked_dropout = locked_dropout
