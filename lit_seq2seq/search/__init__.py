@@ -8,6 +8,7 @@ from typing import Unpack
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
+from lit_seq2seq.search.alignments import AlignmentSearch
 from lit_seq2seq.search.beam import beam_search
 from lit_seq2seq.search.best_path import alone
 from lit_seq2seq.search.candidates import among, including, named
@@ -32,6 +33,7 @@ from lit_seq2seq.search.stream import stream
 from lit_seq2seq.types import Hypothesis, S, StepFunction, UserError
 
 __all__ = [
+    "AlignmentSearch",
     "BadWords",
     "Constraint",
     "ConstraintState",

@@ -14,8 +14,9 @@ from lit_seq2seq.nn.decoders.aligned import NOWHERE, Aligned, AlignedDecoder
 from lit_seq2seq.nn.decoders.base import BridgeFactory, DecoderOutput, DecoderState
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.recurrent import CellFactory
+from lit_seq2seq.types import CellState, Encoded, Padded, UserError
 
-BLOCK = 2**24
+BLOCK = 2**23
 """Numbers of the joint layer that training holds at a time; the rest is computed again for the gradient."""
 
 
@@ -131,6 +132,28 @@ class TransducerDecoder(AlignedDecoder):
         output = DecoderOutput(features.flatten(0, 1), weights.to(hidden.dtype).flatten(0, 1), hidden, None, embedded)
         aligned = Aligned(places.flatten(0, 1), symbols.flatten(0, 1))
         return output, replace(state, cells=cells, attention=aligned)
+
+    def begin(self, count: int) -> tuple[Tensor, CellState]:
+        """Read BOS for `count` outputs of sources of which nothing is known yet; see `read`.
+
+        Raises:
+            UserError: the bridge reads the end of the source.
+        """
+        if self.bridge.reads_end:
+            raise UserError(
+                f"a transducer writes before its source has ended, but the {type(self.bridge).__name__} bridge reads "
+                "the end: set the decoder's bridge to lit_seq2seq.nn.ZeroBridge, and train again"
+            )
+        shape, weight = self.bridge.encoder, self.query.weight
+        lengths = torch.zeros(count, dtype=torch.long, device=weight.device)
+        final = CellState.of(weight.new_zeros(count, shape.final_layers, size) for size in shape.sizes)
+        cells = self.bridge(Encoded(Padded(weight.new_zeros(count, 0, shape.memory_size), lengths), final))
+        return self.read(lengths + self.specials.bos, cells)
+
+    def read(self, tokens: Tensor, cells: CellState) -> tuple[Tensor, CellState]:
+        """Read one token per output, `(N,)`; return what `join` reads of it, `(N, J)`, and the state after."""
+        hidden, cells = self.stack.step(self.embed(tokens[:, None])[:, 0], cells)
+        return self.query(hidden), cells
 
     def _stay(self, symbols: Tensor) -> Tensor:
         """Compute the log-probability of nothing but blanks up to before each position, in 64 bits: `(B, K, S)`."""
