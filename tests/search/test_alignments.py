@@ -16,8 +16,8 @@ from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.nn import DenseBridge, EncoderDecoder, TextEncoder, TransducerDecoder
 from lit_seq2seq.search import AlignmentSearch, GenerationConfig, LanguageModel
-from lit_seq2seq.search.alignments import Streams, Written
-from lit_seq2seq.types import Padded, StepOutput, UserError, Value
+from lit_seq2seq.search.alignments import Streams
+from lit_seq2seq.types import Hypothesis, Padded, StepOutput, UserError, Value
 from tests.nn.cases import SIZES, disturb
 
 VOCABULARY, LABELS = 6, [4, 5]
@@ -45,9 +45,8 @@ class Table:
         logits[..., SPECIALS.unk] = -math.inf  # two tokens may be written
         return cls(logits.log_softmax(-1))
 
-    def begin(self, count: int) -> tuple[Array, Last]:
-        zeros = arrays.of(self.values).full((count, 2), 0)
-        return self.read(zeros[:, 0] + SPECIALS.bos, Last(zeros))
+    def begin(self, count: int) -> Last:
+        return Last(arrays.of(self.values).full((count, 2), 0))
 
     def read(self, tokens: Array, state: Last) -> tuple[Array, Last]:
         xp = arrays.of(tokens)
@@ -115,8 +114,8 @@ def whole(search: AlignmentSearch, frames: Padded) -> Streams:
     return search.advance(streams, frames, frames.lengths >= 0)
 
 
-def told(written: list[list[Written]]) -> list[list[tuple[list[int], list[int], float]]]:
-    return [[(one.tokens.tolist(), one.times.tolist(), round(one.score, 5)) for one in row] for row in written]
+def told(written: list[list[Hypothesis]]) -> list[list[tuple[list[int], list[int], float]]]:
+    return [[(one.tokens.tolist(), one.delays.tolist(), round(one.score, 5)) for one in row] for row in written]
 
 
 def config_of(beams: int, **options: Any) -> GenerationConfig:
@@ -141,8 +140,11 @@ def test_a_wide_beam_has_the_exact_probability_of_every_output(seed: int) -> Non
         assert [tuple(one.tokens.tolist()) for one in row] == best
         assert len(row) == (7 if ids else 1)
         assert [one.score for one in row] == pytest.approx([math.log(scores[tokens]) for tokens in best], abs=1e-7)
-        assert all(list(one.times) == sorted(one.times) and (one.times < LENGTHS[index]).all() for one in row)
-        assert all(float(one.token_scores.sum()) >= one.score for one in row)
+        for one in row:
+            assert one.delays is not None
+            assert one.delays.tolist() == sorted(one.delays.tolist())
+            assert one.delays[-1] == LENGTHS[index]
+            assert float(one.token_scores.sum()) == pytest.approx(one.log_prob, abs=1e-4)
 
 
 @pytest.mark.parametrize("beams", [1, 2, 5])
@@ -168,12 +170,12 @@ def test_one_beam_is_greedy_search() -> None:
                 place, here = (place + 1, 0) if token == SPECIALS.eos else (place, here + 1)
                 if token != SPECIALS.eos:
                     tokens.append(token)
-                    times.append(place)
-            assert (found.tokens.tolist(), found.times.tolist()) == (tokens[2:], times)
+                    times.append(place + 1)
+            assert (found.tokens.tolist(), found.delays.tolist()) == (tokens[2:], [*times, place])
             assert found.score == pytest.approx(total)
 
 
-def piecewise(search: AlignmentSearch, frames: Padded, seed: int) -> tuple[list[list[Written]], list[list[int]]]:
+def piecewise(search: AlignmentSearch, frames: Padded, seed: int) -> tuple[list[list[Hypothesis]], list[list[int]]]:
     """Feed pieces of any size, different from stream to stream, and read what is certain after each."""
     generator = torch.Generator().manual_seed(seed)
     count = len(frames.lengths)
@@ -191,7 +193,7 @@ def piecewise(search: AlignmentSearch, frames: Padded, seed: int) -> tuple[list[
         last = (done + sizes == frames.lengths) & (torch.rand(count, generator=generator) < 0.5) & ~ended
         streams = search.advance(streams, piece, last)
         done, ended = done + sizes, ended | last
-        best = [one.tokens.tolist() for one in streams.best]
+        best = [row[0].tokens.tolist() for row in search.outputs(streams)]
         certain = streams.certain.tolist()
         taken, streams = search.take(streams)
         for row, one, tokens, sure in zip(written, taken, best, certain, strict=True):
@@ -283,7 +285,7 @@ def test_space_does_not_grow_with_time() -> None:
         piece = Padded(torch.randint(0, 9, (2, 3, 1), generator=generator).float(), torch.tensor([3, 2]))
         streams = search.advance(streams, piece, torch.tensor([False, False]))
         _, streams = search.take(streams)
-        sizes.add((streams.frames.values.shape[1], streams.open.tokens.shape[2]))
+        sizes.add((streams.frames.values.shape[1], streams.open.path.shape[2]))
     assert int(streams.taken.min()) > 30
     assert max(frames for frames, _ in sizes) < 30
     assert max(tokens for _, tokens in sizes) < 40

@@ -133,8 +133,8 @@ class TransducerDecoder(AlignedDecoder):
         aligned = Aligned(places.flatten(0, 1), symbols.flatten(0, 1))
         return output, replace(state, cells=cells, attention=aligned)
 
-    def begin(self, count: int) -> tuple[Tensor, CellState]:
-        """Read BOS for `count` outputs of sources of which nothing is known yet; see `read`.
+    def begin(self, count: int) -> CellState:
+        """Make the state of `count` outputs before BOS, of sources of which nothing is known yet.
 
         Raises:
             UserError: the bridge reads the end of the source.
@@ -145,10 +145,10 @@ class TransducerDecoder(AlignedDecoder):
                 "the end: set the decoder's bridge to lit_seq2seq.nn.ZeroBridge, and train again"
             )
         shape, weight = self.bridge.encoder, self.query.weight
-        lengths = torch.zeros(count, dtype=torch.long, device=weight.device)
+        nothing = torch.zeros(count, dtype=torch.long, device=weight.device)
         final = CellState.of(weight.new_zeros(count, shape.final_layers, size) for size in shape.sizes)
-        cells = self.bridge(Encoded(Padded(weight.new_zeros(count, 0, shape.memory_size), lengths), final))
-        return self.read(lengths + self.specials.bos, cells)
+        made: CellState = self.bridge(Encoded(Padded(weight.new_zeros(count, 0, shape.memory_size), nothing), final))
+        return made
 
     def read(self, tokens: Tensor, cells: CellState) -> tuple[Tensor, CellState]:
         """Read one token per output, `(N,)`; return what `join` reads of it, `(N, J)`, and the state after."""
