@@ -77,6 +77,7 @@ PLAN = [
     Job("translation/multi30k_de_en", ("bleu", "chrf"), "multi30k", on_hub=True),
     Job("translation/multi30k_en_de", ("bleu", "chrf"), "multi30k", on_hub=True),
     Job("translation/multi30k_quick", ("bleu",), "multi30k", on_hub=True),
+    Job("translation/multi30k_wait_k", ("bleu", "chrf"), "multi30k", on_hub=True),
     Job("translation/multi30k_no_attention", ("bleu", "chrf"), "multi30k", on_hub=True),
     Job("summarization/builtin", ROUGE),
     Job("summarization/dialogsum", ROUGE, "dialogsum", on_hub=True),

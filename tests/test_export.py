@@ -135,6 +135,23 @@ def test_graphs_compute_what_the_network_does(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["parallel general", "parallel multi-head", "feeding MoChA", "conditional additive coverage", "hard monotonic"],
+)
+def test_graphs_see_what_they_are_shown(name: str, tmp_path: Path) -> None:
+    made = network(name)
+    runner = exported(made, SOURCE, tmp_path)
+    state, other = made.start(made.encode(SOURCE)), runner.start(named(SOURCE)).state
+    tokens = torch.full((4,), made.specials.bos)
+    for reach in (1, 2, 2, 4):
+        output = made.step(tokens, state.narrowed(torch.tensor([reach])))
+        step = runner.step(tokens.numpy(), other.narrowed(np.array([reach])))
+        np.testing.assert_allclose(step.log_probs, output.log_probs.detach().numpy(), atol=1e-4)
+        state, other, tokens = output.state, step.state, torch.randint(4, 8, (4,))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_graphs_of_other_sources_compute_what_the_network_does(name: str, tmp_path: Path) -> None:
     make, source = OTHERS[name]

@@ -148,7 +148,9 @@ def test_networks_that_cannot_write_early_are_refused(message: str, tmp_path: Pa
     model = make_model(objective=partial(WaitK, k=2), **{**NETWORK, **MESSAGES[message]})
     with pytest.raises(UserError, match=message):
         make_trainer(tmp_path).fit(model, datamodule=make_data())
-    model.attach(make_data().processor)
+    model = make_model(generation=GenerationConfig(policy=WaitKPolicy(2)), **{**NETWORK, **MESSAGES[message]})
+    with pytest.raises(UserError, match=message.replace("the objective WaitK", "generation.policy")):
+        make_trainer(tmp_path).fit(model, datamodule=make_data())
     with pytest.raises(UserError, match=message.replace("the objective WaitK", "generation.policy")):
         model.generate(["eins"], GenerationConfig(policy=WaitKPolicy(2)))
 

@@ -321,11 +321,13 @@ class Seq2SeqModel(nn.Module):
         """Open what the options of search name, before anything depends on it.
 
         Raises:
-            UserError: a file or model is missing, or outputs have no symbols for a word.
+            UserError: a file or model is missing, outputs have no symbols for a word, or no policy fits the network.
         """
         target, config = self.processor.target, self.generation
         host = _Host(self, Encoded(Padded(torch.zeros(1, 1, 1), torch.ones(1)), CellState(torch.zeros(1, 1, 1))))
         constraints_of(config, Task(1, target.specials, arrays.NUMPY, target, raw=[""], host=host))
+        if config.policy is not None:
+            self.searched.expect_early("generation.policy")
         for part in config.scorers:
             for name in part.outside:
                 value = getattr(part, name)
