@@ -162,6 +162,8 @@ class RecurrentLayer(Layer):
         """
         if self.windows is not None or (self.training and (self.chunks is not None or self.state_dropout > 0)):
             return self.run_all(x, state, lengths)
+        if state is not None and x.shape[1] == 1 and not torch.is_grad_enabled():
+            return self.forward_stepwise(x, state, lengths)  # kernels would pack their weights for a single step
         if torch.compiler.is_exporting() and lengths is not None and state is None:
             weights = [weight for direction in range(self.directions) for weight in self.weights(direction)]
             outputs, h, c = recurrent(x, lengths, weights, self.cell)
@@ -584,19 +586,23 @@ class RecurrentStack(nn.Module):
         inputs = (like.new_zeros(batch_size, size) for size in self.input_sizes)
         return StackReading(cells, tuple(map(self.windows.begin, inputs)))
 
+    @torch.no_grad()
     def extend(self, state: StackReading, piece: Padded, last: Tensor) -> tuple[Padded, StackReading]:
         """Read the next `piece (B, P, D)` of sequences: the same computation as `forward`; see `Encoder.extend`."""
+        nothing = Padded(piece.values.new_zeros(len(last), 0, self.output_size), torch.zeros_like(piece.lengths))
         if self.windows is None:
-            if not piece.values.shape[1]:  # kernels want a step
-                piece = Padded(piece.values.new_zeros(len(last), 1, self.input_sizes[0]), piece.lengths)
+            if not piece.lengths.any():
+                return nothing, state
             outputs, cells = self(piece.values, state.cells, piece.lengths)
             return Padded(outputs, piece.lengths), StackReading(cells)
         finals, waiting = [], []
         for index, (layer, norm) in enumerate(zip(self.recurrent_layers(), self.norms, strict=True)):
             cut, left = self.windows.extend(state.waiting[index], piece, last)
-            outputs, final = layer.run_windows(cut, _layer(state.cells, index))
-            inputs = cut.values[:, :, : self.windows.stride].flatten(1, 2)
-            piece = Padded(self._finish(norm(outputs), inputs), cut.own)
+            final, piece = _layer(state.cells, index), nothing
+            if cut.own.any():
+                outputs, final = layer.run_windows(cut, final)
+                inputs = cut.values[:, :, : self.windows.stride].flatten(1, 2)
+                piece = Padded(self._finish(norm(outputs), inputs), cut.own)
             finals.append(final)
             waiting.append(left)
         return piece, StackReading(self._stack(finals, piece.values), tuple(waiting))

@@ -61,6 +61,7 @@ def read(encoder: Encoder, source: Padded, ends: list[list[int]]) -> tuple[Rows,
         piece, last = piece_of(source, begin, end), torch.tensor(end) == source.lengths
         memory, state = encoder.extend(state, piece, last)
         assert [tensor.shape for tensor in tensors(state)] == shapes  # of constant size
+        assert not any(tensor.requires_grad for tensor in tensors(state))  # a graph would grow
         made.append(memory)
     return rows_of(made), state
 

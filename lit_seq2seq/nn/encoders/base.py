@@ -127,7 +127,7 @@ class Encoder(nn.Module, ABC):
         raise UserError(f"{type(self).__name__} cannot read in pieces, as it needs the whole source: {self.cure}")
 
     def extend(self, state: Any, piece: Padded, last: Tensor) -> tuple[Padded, Any]:
-        """Read on, in evaluation mode. All pieces together give what `forward` makes of the whole.
+        """Read on, in evaluation mode and without gradients: pieces together give what `forward` makes of the whole.
 
         Args:
             state: from `begin`, or of the pieces before.

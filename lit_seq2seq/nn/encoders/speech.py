@@ -147,6 +147,7 @@ class PyramidalEncoder(Encoder):
             tuple(layer.begin(batch_size) for layer in self.layers),
         )
 
+    @torch.no_grad()
     def extend(self, state: PyramidReading, piece: Padded, last: Tensor) -> tuple[Padded, PyramidReading]:
         """Read on; see `Encoder.extend`."""
         planes, neighbours, layers = [], [], []
