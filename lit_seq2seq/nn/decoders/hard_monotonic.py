@@ -115,7 +115,7 @@ class HardMonotonicDecoder(AlignedDecoder):
         ahead = places - places[:, None]  # (S, S) from row to column
         allowed = (ahead >= 0) & seen[:, :, None]  # (B, K or 1, S, S)
         if self.move is None:
-            scores = (hidden @ keys.mT.to(hidden.dtype))[:, :, None].expand(-1, -1, len(places), -1)
+            scores = (hidden @ keys.mT.to(hidden.dtype))[:, :, None].expand(-1, -1, seen.shape[2], -1)
         else:
             allowed = allowed & (ahead < self.jumps)
             moves = self.move(hidden)[:, :, None] + keys[:, None]  # (B, K, S, jumps)
@@ -126,7 +126,7 @@ class HardMonotonicDecoder(AlignedDecoder):
         """Compute the log-probability of each position that a step sees, after `moves (N, S, S)`: `(N, S)`."""
         before = aligned.places.softmax(dim=-1)  # (N, S)
         after = (before[:, :, None] * moves).sum(dim=1)  # by hand: a product would be in 16 bits under autocast
-        places = after.clamp(min=_LEAST).log().view(len(seen), -1, seen.shape[2])  # (B, K, S)
+        places = after.clamp(min=_LEAST).log().view(seen.shape[0], -1, seen.shape[2])  # (B, K, S)
         return places.masked_fill(~seen, NOWHERE).flatten(0, 1)
 
     def output(self, hidden: Tensor, places: Tensor, symbols: Tensor, embedded: Tensor) -> DecoderOutput:
