@@ -224,6 +224,18 @@ def test_a_policy_does_the_same_everywhere(policy: WaitKPolicy, beams: int, fold
         assert ["".join(model.stream(text)) for text in TEXTS] == [row[0]["text"] for row in expected]
 
 
+@pytest.mark.parametrize("policy", [WaitKPolicy(1), WaitKPolicy(3)])
+def test_an_output_is_scored_as_it_was_written(policy: WaitKPolicy, folder: Path) -> None:
+    predictor = Predictor(LitSeq2Seq.from_pretrained(folder))
+    config = GenerationConfig(max_new_tokens=9, policy=policy)
+    found = [row[0] for row in predictor.stream(TEXTS, config)]
+    for one, again in zip(
+        found, predictor.score(zip(TEXTS, (one.text for one in found), strict=True), config), strict=True
+    ):
+        assert again.score == pytest.approx(one.score, abs=1e-4)
+        assert again.delays == one.delays
+
+
 def test_no_word_changes_when_the_source_goes_on(folder: Path) -> None:
     model = LitSeq2Seq.from_pretrained(folder)
     words = ["eins", "drei", "fünf", "vier", "zwei"]

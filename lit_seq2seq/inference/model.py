@@ -309,9 +309,9 @@ class Seq2SeqModel(nn.Module):
     ) -> list[list[Hypothesis]]:
         step, state, options = self._asked(encoded, config or self.generation, prefix, raw)
         found = search(step, state, return_attention=return_attention, **options)
-        return [[_trimmed(self._delayed(one), encoded.memory, place) for one in row] for place, row in enumerate(found)]
+        return [[_trimmed(self.delayed(one), encoded.memory, place) for one in row] for place, row in enumerate(found)]
 
-    def _delayed(self, one: Hypothesis) -> Hypothesis:
+    def delayed(self, one: Hypothesis) -> Hypothesis:
         """Count delays in positions of the source instead of those of the memory."""
         if one.delays is None:
             return one

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lit_seq2seq import arrays
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
@@ -21,6 +22,7 @@ from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.reranking import reranked
 from lit_seq2seq.search import GenerationConfig, check_attention, check_scores
 from lit_seq2seq.search.scores import score_of
+from lit_seq2seq.search.task import Task
 from lit_seq2seq.settings import Dtype
 from lit_seq2seq.types import Generated, Hypothesis, Padded, Sources, UserError
 
@@ -191,9 +193,14 @@ class Predictor:
         scores, looked = [], []
         with self._autocast():
             encoded = self._fast.encode(source.to(self.model.device))
-            state, tokens = network.start(encoded), torch.full_like(target.lengths, network.specials.bos)
+            step, state, policy = network.step, network.start(encoded), config.policy
+            if policy is not None:
+                network.expect_early("generation.policy")
+                task = Task(len(target.lengths), network.specials, arrays.on(self.model.device))
+                step, state = policy.join(step, state, task)
+            tokens = torch.full_like(target.lengths, network.specials.bos)
             for column in target.values.unbind(1):
-                made = network.step(tokens, state)
+                made = step(tokens, state)
                 scores.append(made.log_probs.gather(1, column[:, None].long()).float())
                 if return_attention or config.attends or config.coverage_penalty:
                     check_attention(made.attention, config)
@@ -210,7 +217,10 @@ class Predictor:
             weights = None if attention is None else attention[row, :length, : int(encoded.memory.lengths[row])].cpu()
             total = float(own.double().sum())
             score = score_of(total, length - prompt, weights, config)
-            found.append(Hypothesis(ids[: length - 1], score, total, own, weights, regions=encoded.memory.regions(row)))
+            one = Hypothesis(ids[: length - 1], score, total, own, weights, regions=encoded.memory.regions(row))
+            if policy is not None:
+                one = self._fast.delayed(policy.delayed(one, int(encoded.memory.lengths[row])))
+            found.append(one)
         check_scores(one.score for one in found)
         return found
 

@@ -11,7 +11,7 @@ from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.options import Range, counts, expect
 from lit_seq2seq.search.task import Task
 from lit_seq2seq.settings.arguments import checked_fields
-from lit_seq2seq.types import Hypothesis, Part, StepFunction, StepOutput, Value
+from lit_seq2seq.types import Hypothesis, Part, StepFunction, StepOutput, UserError, Value
 
 
 class Policy(Part, ABC):
@@ -109,7 +109,8 @@ class Monotonic(Policy):
 
     def reach(self, times: Array, attention: Array | None = None) -> Array:
         """Find the last position with a weight; see `Policy.reach`."""
-        assert attention is not None
+        if attention is None:
+            raise UserError("policy: Monotonic follows attention, but this search computes none: leave it out")
         xp, size = arrays.of(attention), attention.shape[1]
         last = xp.amax(xp.where(attention > 0, xp.arange(size) + 1, 0), 1)
         return xp.where(last == 0, size, last)
