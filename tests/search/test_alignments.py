@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,16 @@ from test_scorers import Host
 
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
-from lit_seq2seq.nn import DenseBridge, EncoderDecoder, TextEncoder, TransducerDecoder
-from lit_seq2seq.search import AlignmentSearch, GenerationConfig, LanguageModel
+from lit_seq2seq.nn import (
+    DenseBridge,
+    EncoderDecoder,
+    NoSource,
+    ParallelDecoder,
+    TextEncoder,
+    TransducerDecoder,
+    ZeroBridge,
+)
+from lit_seq2seq.search import AlignmentSearch, GenerationConfig, LanguageModel, search
 from lit_seq2seq.search.alignments import Streams
 from lit_seq2seq.types import Hypothesis, Padded, StepOutput, UserError, Value
 from tests.nn.cases import SIZES, disturb
@@ -274,6 +283,25 @@ def test_a_transducer_is_searched_frame_by_frame_as_by_symbols() -> None:
             alone = Padded(source.values[[index], : source.lengths[index]], source.lengths[[index]])
             assert one.score == pytest.approx(float(made.score(alone, target).sum()), abs=1e-3)
             assert one.score <= float(made.score(alone, target).sum()) + 1e-5
+
+
+@torch.no_grad()
+def test_a_language_model_of_layers_judges_as_in_the_search_by_symbols() -> None:
+    torch.manual_seed(1)
+    layers = partial(ParallelDecoder, bridge=ZeroBridge, num_layers=2, **SIZES)
+    model = disturb(EncoderDecoder(0, VOCABULARY, NoSource, layers), 0.6).eval()
+    made = disturb(EncoderDecoder(9, VOCABULARY, partial(TextEncoder, **SIZES), partial(TransducerDecoder, **SIZES)))
+    prompts = Padded(torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long))
+    judge = SimpleNamespace(step=model.step, start=lambda: model.start(model.encode(prompts)))
+    given = {"specials": SPECIALS, "vocabulary": LETTERS, "host": Host({"lm": judge})}  # type: ignore[dict-item]
+    config = config_of(150, num_return_sequences=3, max_new_tokens=9, scorers=[LanguageModel("lm", 0.7)])
+    encoded = made.eval().encode(Padded(torch.tensor([[4, 5, 6], [8, 3, 0]]), torch.tensor([3, 2])))
+    expected = search(made.step, made.start(encoded), batch_size=2, config=config, **given)
+    frames = Padded(made.decoder.value(encoded.memory.values), encoded.memory.lengths)
+    searching = AlignmentSearch(made.decoder, config, **given)
+    for row, other in zip(searching.outputs(whole(searching, frames)), expected, strict=True):
+        assert [one.tokens.tolist() for one in row] == [one.tokens.tolist() for one in other]
+        assert [one.score for one in row] == pytest.approx([one.score for one in other], abs=1e-3)
 
 
 def test_space_does_not_grow_with_time() -> None:
