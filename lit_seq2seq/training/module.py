@@ -50,7 +50,7 @@ from lit_seq2seq.training.resuming import (
 from lit_seq2seq.training.running import Reading
 from lit_seq2seq.training.split_batches import SplitBatches
 from lit_seq2seq.training.vectors import load_vectors
-from lit_seq2seq.types import Batch, Generated, PredictedText, Prediction, UserError
+from lit_seq2seq.types import Batch, Generated, Hypothesis, PredictedText, Prediction, UserError
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -331,6 +331,7 @@ class LitSeq2Seq(lightning.LightningModule):
             return
         scores = ["loss", "ppl", *self.scores.names, *(f"{name}_raw" for name in self.scores.names)]
         scores += ["bpc"] if self._without_source else []
+        scores += [] if self.model.generation.policy is None else self.scores.lag.names
         logged = ["train_loss", "train_ppl", "grad_norm", *(f"val_{name}" for name in scores), "epoch", "step"]
         for one in watching:
             monitor = getattr(one, "monitor", None)
@@ -522,7 +523,8 @@ class LitSeq2Seq(lightning.LightningModule):
             return EvaluationOutput(loss=loss, hypotheses=[], references=(), sources=(), rows=batch.rows[:0])
         found = self.model.write(batch.source, batch.texts, config, check=self.trainer.state.fn != "fit")
         best = [hypotheses[0].text for hypotheses in found]
-        self.scores.update(nll, batch.target.total, best, batch, form=self.processor.target.form)
+        lag = self._lag([hypotheses[0] for hypotheses in found], batch)
+        self.scores.update(nll, batch.target.total, best, batch, form=self.processor.target.form, lag=lag)
         return EvaluationOutput(
             loss=nll / batch.target.total,
             hypotheses=best,
@@ -530,6 +532,16 @@ class LitSeq2Seq(lightning.LightningModule):
             sources=batch.texts,
             rows=batch.rows,
         )
+
+    def _lag(self, outputs: Sequence[Hypothesis], batch: Batch) -> tuple[list[list[int]], list[int], list[int]]:
+        """Return how much of its source each symbol waited for, and the lengths of both sides, EOS left out."""
+        assert batch.target is not None
+        if outputs[0].delays is None:
+            return [], [], []
+        sources = (batch.source.lengths - len(self.processor.source_feature.marks[:1])).tolist()
+        delays = [one.delays[: len(one.tokens)].tolist() for one in outputs if one.delays is not None]
+        rows = [[min(delay, length) for delay in row] for row, length in zip(delays, sources, strict=True)]
+        return rows, sources, (batch.target.lengths - 1).tolist()
 
     def _try_metrics(self, split: str) -> None:
         """Warn at the start of metrics that cannot measure the texts of a split."""
