@@ -299,6 +299,10 @@ def test_every_command_has_help(capsys, name: str) -> None:
         (["generate", "--num_beams", "3"], "model"),
         (["generate", "--model", "x", "--num_beams", "five"], "num_beams: expected int or null, got five$"),
         (["generate", "--model", "x", "--format", "json"], "format: expected 'text', 'jsonl' or null, got json$"),
+        (["generate", "--model", "x", "--bad_words", "ə"], r"got ə: put it in brackets, '\[ə\]'$"),
+        (["generate", "--model", "x", "--bad_words", "[50]"], r"""got 50: put texts in quotes, as in '\["15"\]'$"""),
+        (["generate", "--model", "x", "--constraints", "{class_path: Pattern}"], r"put it in brackets, '\[{...}\]'$"),
+        (["generate", "--model", "x", "--reranker", "[a]"], r"reranker: expected Reranker or null, got \['a'\]$"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest(capsys, arguments: list[str], hint: str) -> None:

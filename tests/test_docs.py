@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import io
 import json
 import re
@@ -20,8 +21,8 @@ import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.builtin.phrase_kinds import SENTENCES
 from lit_seq2seq.cli import main
-from lit_seq2seq.features import LogMel, Processor
-from lit_seq2seq.nn import MeanBridge, ParallelDecoder, PyramidalEncoder
+from lit_seq2seq.features import LogMel, Processor, Prompt
+from lit_seq2seq.nn import MeanBridge, NoSource, ParallelDecoder, PyramidalEncoder, ZeroBridge
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import SIZES, make_data, make_model
 
@@ -160,6 +161,13 @@ def save_model(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def save_language_model(folder: Path) -> None:
+    network = {"encoder": NoSource, "decoder": partial(ParallelDecoder, **SIZES, bridge=ZeroBridge), "metrics": []}
+    model = make_model(**network)
+    model.attach(Processor(Prompt(), make_data().processor.target))
+    model.save_pretrained(folder)
+
+
 def save_speech_model(folder: Path) -> None:
     encoder = partial(PyramidalEncoder, hidden_size=12, factors=[1])
     model = make_model(encoder=encoder, decoder=partial(ParallelDecoder, **SIZES, bridge=MeanBridge))
@@ -242,10 +250,18 @@ RUN += ["serving", "sharing", "decoding"]
 def test_the_commands_of_the_page_on_decoding_run(workplace: Path) -> None:
     """With words of a tiny model in place of those of the demo's."""
     commands = [text for language, text in blocks(ROOT / "docs" / "decoding.md") if language == "bash"]
-    said = [run_here(text.replace("Euro", "one").replace("€", "two")) for text in commands]
-    assert [text.count("\n") for text in said] == [2, 3, 5]
+    others = {"Das Buch kostet [0-9]+,[0-9]{2} (Euro|€)[.]": "(three |four ){2}five", "Euro": "one", "€": "two"}
+    (workplace / "terms.csv").write_text("book,two\n", encoding="utf-8")
+    (workplace / "words.txt").write_text("one\nfour two\n", encoding="utf-8")
+    save_language_model(workplace / "runs" / "language_model" / "version_0" / "model")
+    said = [run_here(functools.reduce(lambda text, one: text.replace(*one), others.items(), text)) for text in commands]
+    assert [text.count("\n") for text in said] == [2, 3, 1, 3, 5]
     assert "two" not in said[0].splitlines()[0]
     assert "one" in said[0].splitlines()[1]
+    terms, words, pattern = said[1].splitlines()
+    assert "two" in terms
+    assert re.fullmatch("(one ?|four two ?)+", words)
+    assert re.fullmatch("(three |four ){2}five", pattern)
 
 
 def test_every_other_command_of_the_pages_runs(workplace: Path) -> None:
@@ -322,7 +338,7 @@ def test_the_page_on_reliability_names_tests_that_exist() -> None:
     assert named > 20
 
 
-@pytest.mark.parametrize(("page", "count"), [("serving", 2), ("exporting", 3), ("generation", 5), ("page", 1)])
+@pytest.mark.parametrize(("page", "count"), [("serving", 2), ("exporting", 3), ("generation", 6), ("page", 1)])
 def test_the_examples_of_what_uses_the_demo_model_are_sentences_of_its_kind(page: str, count: int) -> None:
     kinds = "|".join(re.sub(r"\\{\w+\\}", ".+", re.escape(sentence)) for sentence in SENTENCES["en"].values())
     programs = [text for language, text in blocks(ROOT / "docs" / f"{page}.md") if language in ("bash", "python")]

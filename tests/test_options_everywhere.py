@@ -4,7 +4,9 @@ import io
 import json
 import pickle
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -410,14 +412,61 @@ def test_what_search_lacks_is_said_before_training(options: dict, message: str, 
     assert model.trainer.global_step == 0
 
 
-def test_a_prefix_of_digits_is_a_text(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["runtime", "--prefix", "12"])
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"eins\n")))
-    with pytest.MonkeyPatch.context() as patch:
-        said = io.StringIO()
-        patch.setattr(sys, "stderr", said)
-        assert command.main(exported) == 1
-    assert said.getvalue().startswith("error: prefix: the model's outputs have no symbols for '12'")
+@pytest.fixture
+def runtime(exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the command of an exported model; returns what it said."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["runtime", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXTS[0].encode())))
+        done, said = command.main(exported), capsys.readouterr()
+        return said.err if done else said.out
+
+    return run
+
+
+def test_a_prefix_of_digits_is_a_text(runtime: Callable[..., str]) -> None:
+    assert runtime("--prefix", "12").startswith("error: prefix: the model's outputs have no symbols for '12'")
+
+
+def test_the_command_of_an_exported_model_reads_lists(runtime: Callable[..., str]) -> None:
+    assert runtime("--bad_words", "[one, two]") == runtime("--bad_words", '["one", "two"]') != runtime()
+    assert json.loads(runtime("--details", "[tokens, met]"))[0].keys() == {
+        "text",
+        "score",
+        "tokens",
+        "token_scores",
+        "met",
+    }
+    assert """bad_words='one': must be a list of texts, such as ["one", "15"]""" in runtime("--bad_words", "one")
+    for option in ("constraints", "scorers", "reranker"):
+        said = runtime(f"--{option}", "[{class_path: Lexicon, init_args: {file: words.txt, several: true}}]")
+        assert "'[{class_path: Lexicon, init_args: {file: words.txt, seve...: must be a" in said
+        assert said.endswith(
+            ', each {"class_path": "NAME", "init_args": {...}}\n' if option != "reranker" else "...}}\n"
+        )
+
+
+def test_a_reranker_may_be_named_plainly(folder: Path, tmp_path: Path, runtime: Callable[..., str]) -> None:
+    described = {"class_path": "MinimumBayesRisk", "init_args": {"metric": "WER"}}
+    options: dict[str, Any] = {"num_beams": 3, "reranker": described, "details": "score"}
+    (tmp_path / "in.txt").write_text(TEXTS[0], encoding="utf-8")
+    call = ["generate", "--model", str(folder), "--input", str(tmp_path / "in.txt"), "--format", "jsonl"]
+    given = ["--num_beams", "3", "--reranker", json.dumps(described), "--details", "score"]
+    code = f"from lit_seq2seq.cli import main\nmain({[*call, *given]!r})"  # where no part has been imported yet
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = [near(pipeline("translation", str(folder))(TEXTS[0], **options)[0])]
+    for said in (done.stdout, runtime(*given)):
+        assert [{"translation_text": one.pop("text"), **one} for one in json.loads(said)] == expected
+
+
+def test_a_request_that_names_files_or_parts_is_told_that_they_come_with_the_model(folder: Path) -> None:
+    with TestClient(make_app(str(folder), RequestLimits()), base_url="http://localhost") as client:
+        for name in ("constraints", "scorers", "policy", "reranker", "unknown_words"):
+            answer = client.post("/predict", json={"text": "eins", name: [{"class_path": "Lexicon"}]})
+            assert answer.status_code == 422
+            assert answer.json()["detail"][0]["loc"] == ["body", name]
+            assert answer.json()["detail"][0]["msg"].endswith("which a request may not: save the model with it")
 
 
 def test_a_stream_leaves_out_what_needs_a_beam(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,9 @@ def generate(parser: ArgumentParser, arguments: list[str]) -> None:
     )
     found = search_options()
     add_prediction(parser, found)
+    if any(one.startswith("--reranker") for one in arguments):  # which it may name plainly, with a metric
+        for room in ("lit_seq2seq.metrics", "lit_seq2seq.reranking"):
+            importlib.import_module(room)
     options = parser.instantiate_classes(parser.parse_args(arguments))
     predictor, config, form = prediction_of(options, found)
     with _reader(options.input) as lines, written(options.output) as out:

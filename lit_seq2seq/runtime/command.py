@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -45,7 +46,9 @@ def main(folder: Path) -> int:
 
 
 def _plain(text: str) -> Any:
+    """Read JSON, or a list of words without quotes, such as `[a, b]`; else it is a text."""
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except json.JSONDecodeError:
-        return text
+        words = re.fullmatch(r"""\[([^][{}"']+)\]""", text.strip())
+        return [word.strip() for word in words[1].split(",")] if words else text

@@ -18,7 +18,7 @@ from lit_seq2seq.search.policies import Policy
 from lit_seq2seq.search.reranker import Reranker
 from lit_seq2seq.search.scorers import Scorer
 from lit_seq2seq.settings import spec
-from lit_seq2seq.settings.arguments import checked
+from lit_seq2seq.settings.arguments import checked, shown
 from lit_seq2seq.types import UserError
 
 _BY_ID = ("bad_words", "force_words", "constraints", "scorers", "policy")  # options that ask for all symbols
@@ -29,6 +29,7 @@ LengthNormalization = Literal["none", "average", "power", "wu"]
 """How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
 _LARGEST_POWER = 70.0  # natural logarithm of what a length may be raised to, so that scores fit single precision
 _MOST_BEAMS = 10_000  # more fill the memory, and none of the literature's searches had them
+_DESCRIBED = """{"class_path": "NAME", "init_args": {...}}"""
 _LARGEST_COVERAGE_PENALTY = 1000.0  # above it the rounding of attention weights would decide between hypotheses
 
 
@@ -203,7 +204,7 @@ class GenerationConfig:
             elif one.type == "tuple[str, ...]":
                 good = isinstance(value, Sequence) and not isinstance(value, str)
                 good = good and all(isinstance(text, str) and text for text in value)
-                self._expect(one.name, good, "a list of texts")
+                self._expect(one.name, good, 'a list of texts, such as ["one", "15"]')
                 object.__setattr__(self, one.name, tuple(value))
         self._expect("seed", self.seed is None or self._is_seed(), "an integer of 64 bits, or None")
         choices = get_args(LengthNormalization)
@@ -225,15 +226,17 @@ class GenerationConfig:
         for name, (kind, home) in single.items():
             given = getattr(self, name)
             object.__setattr__(self, name, None if given is None else _made(given, kind, home))
-            self._expect(name, isinstance(getattr(self, name), kind | None), f"a part of kind {kind.__name__}")
+            good = isinstance(getattr(self, name), kind | None)
+            self._expect(name, good, f"a part of kind {kind.__name__}, {_DESCRIBED}")
         self._expect_agreement()
 
     def _made(self, name: str, kind: type[P]) -> tuple[P, ...]:
         """Return the parts of an option, made from their descriptions where need be."""
         given = getattr(self, name)
-        self._expect(name, isinstance(given, Sequence) and not isinstance(given, str), "a list of parts")
-        made = tuple(map(partial(_made, kind=kind), given))
-        self._expect(name, all(isinstance(one, kind) for one in made), f"a list of parts of kind {kind.__name__}")
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        made = tuple(map(partial(_made, kind=kind), given)) if several else ()
+        good = several and all(isinstance(one, kind) for one in made)
+        self._expect(name, good, f"a list of parts of kind {kind.__name__}, each {_DESCRIBED}")
         return made
 
     def _expect_agreement(self) -> None:
@@ -394,7 +397,7 @@ class GenerationConfig:
 
     def _expect(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
-            raise UserError(f"{name}={getattr(self, name)!r:.60}: must be {expected}")
+            raise UserError(f"{name}={shown(getattr(self, name))}: must be {expected}")
 
 
 _options = tuple(one.name for one in fields(GenerationConfig))

@@ -50,8 +50,10 @@ class Utility(ABC):
     Attributes:
         higher_is_better: whether more is better; `None` where it is neither.
         needs_corpus: whether it needs to learn from the references of a corpus.
+        home: where those are that can be given by their plain names.
     """
 
+    home: ClassVar[str] = "lit_seq2seq.metrics"
     higher_is_better: bool | None = None
     needs_corpus: ClassVar[bool] = False
 

@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.search.config import search_options
 from lit_seq2seq.serve.batches import Batcher, BusyError
 from lit_seq2seq.serve.http import Bounds
 from lit_seq2seq.serve.overview import overview
@@ -27,6 +28,7 @@ from lit_seq2seq.serve.schema import FileRequest, GenerateRequest, GenerateRespo
 from lit_seq2seq.types import Generated, UserError
 
 _log = logging.getLogger(__name__)
+_PART = "this option names files or classes, which a request may not: save the model with it"
 LOCAL = ["127.0.0.1", "localhost"]
 """Names by which a server that listens to this machine alone is called; others are web pages that pretend to be it."""
 
@@ -154,7 +156,9 @@ def _line(piece: dict[str, Any]) -> str:
 
 def _told(error: RequestValidationError | ValidationError) -> list[dict[str, Any]]:
     """Say what is wrong with a request, without repeating it: it may be no text, or no numbers that JSON can tell."""
-    return [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
+    parts = {one.name for one in search_options() if one.part}
+    told = [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
+    return [one | {"msg": _PART} if parts.intersection(one["loc"]) else one for one in told]
 
 
 async def _explain(request: Request, error: Exception) -> JSONResponse:

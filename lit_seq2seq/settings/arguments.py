@@ -10,6 +10,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
@@ -323,6 +324,8 @@ def named(base: type, name: str) -> type:
             return import_class(name)
         except UserError as error:
             raise _MismatchError(f"got {name!r}, but {error}") from None
+    if home := getattr(base, "home", None):  # it may not have been imported yet
+        import_module(home)
     wanted = name.lower().replace("_", "").replace("-", "")
     found = {cls.__name__.lower(): cls for cls in reversed(list(_concrete(base)))}
     for candidate in (wanted, wanted + base.__name__.lower()):
@@ -341,8 +344,13 @@ def _concrete(base: Any) -> Iterator[type]:
 
 
 def _expected(hint: Any, value: Any) -> str:
+    return f"expected {_said(hint)}, got {shown(value)}"
+
+
+def shown(value: object) -> str:
+    """Show a value in one line, the beginning of a long one."""
     text = " ".join(repr(value).split())
-    return f"expected {_said(hint)}, got {text if len(text) <= 60 else text[:57] + '...'}"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _said(hint: Any) -> str:

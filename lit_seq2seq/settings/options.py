@@ -229,7 +229,7 @@ _UNEXPECTED = r"^Unexpected config: (.{0,60}).*"
 
 def _say_mismatch(found: re.Match[str]) -> str:
     """Say what jsonargparse tells in several lines: the setting, what it may be, and what it is."""
-    name, reasons = found[1], found[2] or found[3]
+    name, reasons = found[1], re.sub(r"Not a valid subclass of (\w+).*?(?= - )", r"Expected a \1", found[2] or found[3])
     keys = re.findall(r"(?:Parser key \"|- )([\w.]+)(?:\":|: expected)", reasons)
     expected = [
         re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.Literal", r"\1", reason)
@@ -239,8 +239,16 @@ def _say_mismatch(found: re.Match[str]) -> str:
         for reason in re.findall(r"[Ee]xpected (?:a )?(.+?)(?=\.? Got value|, got | - |$)", reasons)
     ]
     given = re.search(r"(?:Got value: |, got )(\S+)|Given value: (?!NestedArg)(.*)", found[0])
-    came = "" if given is None else f", got {given[1] or given[2]}"
-    return f"{'.'.join([name, *keys])}: expected {' or '.join(expected)}{came}" if expected else found[0]
+    value = "" if given is None else given[1] or given[2]
+    said = f"{'.'.join([name, *keys])}: expected {' or '.join(expected)}{value and f', got {value}'}"
+    return said + _written({*expected} - {"null"}, value) if expected else found[0]
+
+
+def _written(expected: set[str], value: str) -> str:
+    """Say how a list is written in YAML, and a text that looks like something else."""
+    if expected == {"list"}:
+        return f": put it in brackets, '[{'{...}' if value.startswith('{') else value}]'"
+    return """: put texts in quotes, as in '["15"]'""" if expected == {"str"} else ""
 
 
 def _unknown(message: str) -> list[str]:
