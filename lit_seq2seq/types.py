@@ -6,7 +6,7 @@ Everything in the package may import this module, which needs no torch; it impor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar
 
@@ -17,12 +17,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+
 class UserError(Exception):
     """A mistake that the user can mend: wrong path, column, option, file or setting.
 
     The message is one line that says what was expected, what came, and what to change. Command-line entry points print
     it without a traceback and exit with a non-zero status.
     """
+
+
+class Returning(Iterable[T], Generic[T, R]):
+    """The items of a generator, and afterwards the `value` that it has returned."""
+
+    value: R
+
+    def __init__(self, generator: Generator[T, None, R]) -> None:
+        self._generator = generator
+
+    def __iter__(self) -> Iterator[T]:
+        """Go through the items."""
+        self.value = yield from self._generator
 
 
 def install(extra: str) -> str:

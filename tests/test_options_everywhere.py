@@ -1,5 +1,6 @@
 """An option of search does the same from YAML, Python, the command line, a pipeline and the server."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -42,7 +43,7 @@ from lit_seq2seq.search import (
 from lit_seq2seq.search.task import Task
 from lit_seq2seq.serve import api, make_app
 from lit_seq2seq.serve.schema import RequestLimits
-from lit_seq2seq.types import UserError
+from lit_seq2seq.types import Returning, UserError
 from tests.nn.cases import disturb
 from tests.tiny import DIGITS, SIZES, make_data, make_model, make_trainer, rows
 
@@ -483,6 +484,26 @@ def test_a_stream_leaves_out_what_needs_a_beam(folder: Path) -> None:
         assert "".join(piece.get("text", "") for piece in pieces) == expected.text
         long = client.post("/predict", json={"text": "drei", "prefix": "one " * 1000})
         assert (long.status_code, "have 4006 characters: at most 2000" in str(long.json())) == (413, True), long.json()
+
+
+def test_a_stream_says_that_it_does_not_meet_the_constraints(folder: Path) -> None:
+    config = GenerationConfig(max_new_tokens=4, constraints=[Pattern("(one |five ){6,9}four")])
+    model = LitSeq2Seq.from_pretrained(folder, changes={"generation": config})
+    for text, words in (("drei", 4), ("", 0)):
+        expected = contextlib.nullcontext() if not words else pytest.warns(UserWarning, match="1 output not as the")
+        for stream in (model.stream, pipeline("translation", model).stream):
+            pieces = Returning(stream(text))
+            with expected:
+                assert len("".join(pieces).split()) == words
+            assert pieces.value is not bool(words)
+    with TestClient(
+        api.make_app(api.Service(Predictor(model), RequestLimits()), "m", 4, 0.01), base_url="http://localhost"
+    ) as client:
+        last = [
+            json.loads(client.post("/stream", json={"text": "drei", **more}).text.splitlines()[-1])
+            for more in ({}, {"max_new_tokens": 9})
+        ]
+    assert last == [{"done": True, "met": False}, {"done": True}]
 
 
 def test_a_model_is_not_saved_without_a_file_that_it_needs(folder: Path, tmp_path: Path) -> None:

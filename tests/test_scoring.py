@@ -222,7 +222,8 @@ def test_a_list_from_elsewhere_is_reranked(folder: Path, tmp_path: Path) -> None
         (["--targets", "one"], "--targets alone is for language models: give --sources, one line for each target"),
         (["--input", "nowhere.csv"], "there is no file nowhere.csv: check --input"),
         (["--input", "odd.csv"], "odd.csv has no column 'target', but source, english: name it by --target_column"),
-        (["--sources", "two", "--targets", "one"], "two and one differ in their numbers of lines: align them"),
+        (["--sources", "two", "--targets", "one"], "two has 2 lines, but one has 1: align them"),
+        (["--sources", "one", "--targets", "four"], "one has 1 line, but four has 4: align them"),
         (["--sources", "blank", "--targets", "one"], "pair 0 has no source: every target needs a source, which may"),
         (
             ["--input", "odd.csv", "--target_column", "english", "--source_column", "x"],
@@ -250,7 +251,13 @@ def test_bad_input_gets_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    files = {"one": "eins\n", "two": "eins\nzwei\n", "blank": " \n", "odd.csv": "source,english\neins,one\n"}
+    files = {
+        "one": "eins\n",
+        "two": "eins\nzwei\n",
+        "four": "one\n" * 4,
+        "blank": " \n",
+        "odd.csv": "source,english\neins,one\n",
+    }
     files |= {"gap.jsonl": '{"source": "eins", "target": "one"}\n{"target": "one"}\n'}
     files |= {"mixed.jsonl": '[{"text": "one", "score": -1}, "two"]\n'}
     files |= {"huge.jsonl": f'[{{"text": "one", "score": 1{"0" * 400}}}]\n'}

@@ -130,9 +130,14 @@ def _rows(options: Namespace, begins: bool) -> Iterator[Row]:
     if options.sources is None:
         yield from (Row(None, own) for own in targets)
         return
-    for source, own in itertools.zip_longest(_lines(options.sources), targets):
+    pairs = itertools.zip_longest(_lines(options.sources), targets)
+    for number, (source, own) in enumerate(pairs):
         if source is None or own is None:
-            raise UserError(f"{options.sources} and {options.targets} differ in their numbers of lines: align them")
+            longer = number + 1 + sum(1 for _ in pairs)
+            sizes = (number, longer) if source is None else (longer, number)
+            raise UserError(
+                f"{options.sources} has {counted(sizes[0], 'line')}, but {options.targets} has {sizes[1]}: align them"
+            )
         yield Row(source, own)
 
 

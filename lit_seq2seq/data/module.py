@@ -131,8 +131,9 @@ class Seq2SeqDataModule(LightningDataModule):
         super().__init__()
         if processor is not None and (source_feature is not None or source_tokenizer is not None):
             raise UserError(
-                "expected a processor, or a source_tokenizer or source_feature, but both are set: unset one (and "
-                "target_tokenizer too, to keep the processor's)"
+                "expected a processor (init_from of a model names one), or a source_tokenizer or source_feature, but "
+                "both are set: unset one, as by --data.source_tokenizer null (and target_tokenizer too, to keep the "
+                "processor's)"
             )
         if extend_vocabulary < 0 or (extend_vocabulary and processor is None):
             raise UserError(f"extend_vocabulary, {extend_vocabulary}, must be at least 0 and needs a processor: set it")

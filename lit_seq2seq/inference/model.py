@@ -6,7 +6,7 @@ import copy
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -50,6 +50,7 @@ from lit_seq2seq.types import (
     Encoded,
     Hypothesis,
     Padded,
+    Returning,
     Shared,
     Source,
     SpecialIds,
@@ -439,11 +440,11 @@ class Seq2SeqModel(nn.Module):
     @checked
     def stream(
         self, raw: Any, config: GenerationConfig | None = None, *, source: Source | None = None
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, bool]:
         """Write the output of one input piece by piece, greedily or by sampling.
 
         A piece is given as soon as no later token can change it; joined, the pieces are the text of `write`. There is
-        no reranking.
+        no reranking. The generator returns whether the output meets the constraints, and warns if it does not.
 
         Args:
             raw: what the source feature of the model accepts, such as a text.
@@ -453,13 +454,14 @@ class Seq2SeqModel(nn.Module):
         Raises:
             UserError: the input cannot be read, or the options ask for several beams or outputs.
         """
-        if source is None and self.processor.source_feature.is_missing(raw):
-            return iter(())
-        config = config or self.generation.quick(1)
-        return self._stream(raw, config, self._read([raw]) if source is None else source)
+        if source is None and not self.processor.source_feature.is_missing(raw):
+            source = self._read([raw])
+        return self._stream(raw, config or self.generation.quick(1), source)
 
     @torch.inference_mode()
-    def _stream(self, raw: Any, config: GenerationConfig, source: Source) -> Iterator[str]:
+    def _stream(self, raw: Any, config: GenerationConfig, source: Source | None) -> Generator[str, None, bool]:
+        if source is None:
+            return True
         processor, encoded = self.processor, self.encode(source)
         read, state, options = self._asked(encoded, config, None, [raw])
 
@@ -471,7 +473,7 @@ class Seq2SeqModel(nn.Module):
                 looked.append(made.attention)
             return made
 
-        tokens = stream(step, state, **options)
+        tokens = Returning(stream(step, state, **options))
         ids: list[int] = []
         looked: list[Tensor] = []
         before = shown = ""
@@ -488,6 +490,7 @@ class Seq2SeqModel(nn.Module):
             before = text
         if before[len(shown) :]:
             yield before[len(shown) :]
+        return tokens.value
 
     @checked
     def forward(self, source: Source, target: Padded) -> Tensor:

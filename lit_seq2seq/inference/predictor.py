@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -264,18 +264,19 @@ class Predictor:
         self.truncated += sum(feature.positions(array) > self.max_source_length for array in arrays)
         return [feature.truncate(array, self.max_source_length) for array in arrays]
 
-    def stream_text(self, raw: Any, config: GenerationConfig | None = None) -> Iterator[str]:
+    def stream_text(self, raw: Any, config: GenerationConfig | None = None) -> Generator[str, None, bool]:
         """Yield the output of one input in pieces; see `Seq2SeqModel.stream`."""
         processor = self.model.processor
         if processor.source_feature.is_missing(raw):
-            return
+            return True
         source = processor.collate(self._encode([raw], ["the input"]), [raw]).to(self.model.device)
         pieces = self._fast.stream(raw, config, source=source)
         while True:
-            with self._autocast():  # not between pieces, which the caller's code is
-                piece = next(pieces, None)
-            if piece is None:
-                return
+            try:
+                with self._autocast():  # not between pieces, which the caller's code is
+                    piece = next(pieces)
+            except StopIteration as end:
+                return bool(end.value)
             yield piece
 
     @torch.inference_mode()

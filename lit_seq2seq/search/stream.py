@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Unpack
 
 from lit_seq2seq import arrays
@@ -14,10 +14,10 @@ from lit_seq2seq.search.sample import sampler
 from lit_seq2seq.types import S, StepFunction, UserError
 
 
-def stream(step: StepFunction[S], state: S, **options: Unpack[Options]) -> Iterator[int]:
-    """Yield the tokens of one output as soon as each is chosen, greedily or by sampling, without EOS.
+def stream(step: StepFunction[S], state: S, **options: Unpack[Options]) -> Generator[int, None, bool]:
+    """Yield the tokens of one output as soon as each is chosen, without EOS; return whether it meets the constraints.
 
-    For the arguments see `search`; `state` is that of a single hypothesis.
+    They are chosen greedily or by sampling. For the arguments see `search`; `state` is that of a single hypothesis.
 
     Raises:
         UserError: the options ask for several beams or outputs, which are not known before the end.
@@ -35,12 +35,15 @@ def stream(step: StepFunction[S], state: S, **options: Unpack[Options]) -> Itera
         steps = follow_stepwise(step, state, choose, Paths.start(rules, constraints, outputs=1))
     if found is not None:
         yield from found[0][0].tokens.tolist()
-        return
+        return True
     while True:
-        with xp.quiet():  # not between tokens, which the caller's code is
-            tokens = next(steps, None)
-        if tokens is None:
-            return
+        try:
+            with xp.quiet():  # not between tokens, which the caller's code is
+                tokens = next(steps)
+        except StopIteration as end:
+            met: bool = end.value[0][0].met
+            config.check_outputs(empty=False, unmet=int(not met))
+            return met
         token = int(tokens[0, 0])
         if token != rules.specials.eos:
             yield token if candidates is None else int(candidates.values[0, token])

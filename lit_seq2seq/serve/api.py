@@ -25,7 +25,7 @@ from lit_seq2seq.serve.batches import Batcher, BusyError
 from lit_seq2seq.serve.http import Bounds
 from lit_seq2seq.serve.overview import overview
 from lit_seq2seq.serve.schema import FileRequest, GenerateRequest, GenerateResponse, RequestLimits, request_of
-from lit_seq2seq.types import Generated, UserError
+from lit_seq2seq.types import Generated, Returning, UserError
 
 _log = logging.getLogger(__name__)
 _PART = "this option names files or classes, which a request may not: save the model with it"
@@ -112,13 +112,13 @@ class Service:
 
     def pieces(self, work: Work) -> Iterator[dict[str, Any]]:
         """Generate piece by piece, within the time allowed: `{"text": ...}`, at last `{"done": True}` or an error."""
-        started = time.monotonic()
+        started, pieces = time.monotonic(), Returning(self.predictor.stream_text(work.raw, work.config))
         try:
-            for piece in self.predictor.stream_text(work.raw, work.config):
+            for piece in pieces:
                 yield {"text": piece}
                 if time.monotonic() - started > self.limits.timeout:
                     raise UserError(f"the output took more than {self.limits.timeout:g} seconds")
-            yield {"done": True}
+            yield {"done": True} if pieces.value else {"done": True, "met": False}
         except UserError as error:
             yield {"error": str(error)}
         except Exception:

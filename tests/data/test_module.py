@@ -483,7 +483,7 @@ def test_mistakes_are_explained():
     with pytest.raises(UserError, match="expected no target_tokenizer with shared_vocabulary"):
         module(shared_vocabulary=True, target_tokenizer=Tokenizer("char")).setup("fit")
     with pytest.raises(
-        UserError, match="expected a processor, or a source_tokenizer or source_feature, but both are set"
+        UserError, match=r"a processor \(init_from .*, or a source_tokenizer or source_feature, but both .* null \(and"
     ):
         module(processor=module().processor)
     with pytest.raises(UserError, match="expected one split or 'test' in predict_dataset, but it has a, b"):

@@ -4,6 +4,7 @@ import os
 import re
 import time
 import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -390,6 +391,16 @@ def test_a_lexicon_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
         os.utime(file, ns=(number, number))
         [[one]] = run(Chains.random(1, 0), GenerationConfig(constraints=[Lexicon(str(file))]), vocabulary=LETTERS)
         assert text_of(one.tokens) == entry
+
+
+def test_lines_of_a_lexicon_that_cannot_be_written_are_told_once(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("xy\nzoo\nyx\nz\n", encoding="utf-8")
+    config = GenerationConfig(constraints=[Lexicon(str(tmp_path / "words.txt"))])
+    with pytest.warns(UserWarning, match=r"words.txt has 2 lines for which the model has no symbols, such as 'zoo': "):
+        run(Chains.random(1, 0), config, vocabulary=LETTERS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(Chains.random(1, 0), config, vocabulary=LETTERS)
 
 
 def test_groups_and_words_that_must_occur_are_refused_together() -> None:

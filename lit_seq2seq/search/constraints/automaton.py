@@ -146,9 +146,16 @@ class Lexicon(Within):
         if not entries:
             raise UserError(f"the lexicon {self.file} is empty: give an entry a line")
         unknown = vocabulary.specials.unk
-        known = [ids for ids in vocabulary.encode_batch(entries) if unknown not in ids]
+        written = vocabulary.encode_batch(entries)
+        known = [ids for ids in written if unknown not in ids]
         if not known:
             raise UserError(f"the lexicon {self.file} has no entry that the model can write: check its symbols")
+        if lost := [entry for entry, ids in zip(entries, written, strict=True) if unknown in ids]:
+            warnings.warn(
+                f"the lexicon {self.file} has {counted(len(lost), 'line')} for which the model has no symbols, such as "
+                f"{lost[0]!r:.60}: they are left out",
+                stacklevel=2,
+            )
         between = _between(entries, vocabulary) if self.several else None
         return trie(known, between)
 
