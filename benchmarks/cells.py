@@ -64,7 +64,7 @@ def settings(task: str, data: Path) -> list[str]:
     if task == "g2p":
         recipe = str(ROOT / "recipes/transduction/g2p.yaml")
         return ["--config", recipe, f"--data.dataset={folder}", "--trainer.max_epochs=16"]
-    changes = {"data.source_column": "de", "data.target_column": "en", "trainer.max_epochs": 6}
+    changes = {"data.columns.source": "de", "data.columns.target": "en", "trainer.max_epochs": 6}
     changes |= {f"model.{part}.init_args.embedding_dim": 128 for part in PARAMETERS}
     changes |= {f"model.{part}.init_args.hidden_size": 256 for part in PARAMETERS}
     base = ["--config", str(ROOT / "recipes/translation/multi30k_quick.yaml"), f"--data.dataset={folder}"]

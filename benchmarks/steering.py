@@ -38,6 +38,7 @@ FOUND = ROOT / "docs" / "steering.json"
 PLACE = WORK / "steering"
 OVERLAYS = ROOT / "recipes" / "objectives"
 BEAMS = 10
+KNOWN = "only words of the training outputs"
 WEIGHTS = [(0.1, 0.0), (0.2, 0.0), (0.3, 0.0), (0.2, 0.1), (0.3, 0.2), (0.4, 0.3), (0.5, 0.4)]
 Row = dict[str, Any]
 Change = Callable[[GenerationConfig], GenerationConfig]
@@ -313,7 +314,7 @@ class Scorer:
         if self.case.terms:
             yield f"beam of {BEAMS}, a word of the reference must occur", self.forced
         if self.case.lexicon:
-            yield f"beam of {BEAMS}, words of training only", lambda config: self.within(wide(config))
+            yield f"beam of {BEAMS}, {KNOWN}", lambda config: self.within(wide(config))
         if self.case.tokenizer is not None:
             yield from self.fusions()
 
@@ -323,14 +324,11 @@ class Scorer:
         print(self.case.splits[0], {"/".join(map(str, one)): round(value, 2) for one, value in found.items()})
         shallow = min((one for one in WEIGHTS if not one[1]), key=found.__getitem__)
         best = min((one for one in WEIGHTS if one[1]), key=found.__getitem__)
-        yield f"beam of {BEAMS}, language model, weight {shallow[0]}", self.fused(shallow)
-        yield f"beam of {BEAMS}, language model {best[0]}, its own less {best[1]}", self.fused(best)
+        for weights in (shallow, best):
+            yield named(weights), self.fused(weights)
         if self.case.lexicon:
-            better = self.fused(min(shallow, best, key=found.__getitem__))
-            yield (
-                f"beam of {BEAMS}, the better of these, words of training only",
-                lambda config: self.within(better(config)),
-            )
+            better = min(shallow, best, key=found.__getitem__)
+            yield f"{named(better)}, {KNOWN}", lambda config: self.within(self.fused(better)(config))
 
     def fused(self, weights: tuple[float, float]) -> Change:
         """Return what adds the language model."""
@@ -394,6 +392,13 @@ def pages(_: argparse.Namespace) -> None:
     found = table(json.loads(FOUND.read_text()))
     pattern = r"(<!-- steering -->\n).*?(<!-- steering: end -->)"
     page.write_text(re.sub(pattern, rf"\g<1>{found}\n\2", page.read_text(), flags=re.DOTALL))
+
+
+def named(weights: tuple[float, float]) -> str:
+    """Say how much of a language model is added, and of the decoder's own subtracted."""
+    added, subtracted = weights
+    less = f", less {subtracted} of the decoder's own" if subtracted else ""
+    return f"beam of {BEAMS}, language model of weight {added}{less}"
 
 
 def main() -> None:

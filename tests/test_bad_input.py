@@ -201,6 +201,17 @@ def test_hub_out_of_reach_for_a_model(fail: Fail) -> None:
 # settings
 
 
+def test_a_file_of_search_is_missed_before_data_are_read(fail: Fail) -> None:
+    for name, kind in (("words.txt", "Lexicon"), ("terms.csv", "Terminology")):
+        part = f"[{{class_path: {kind}, init_args: {{file: {name}}}}}]"
+        options = [
+            "--data.dataset=none.csv",
+            "--model.generation.num_beams=2",
+            f"--model.generation.constraints={part}",
+        ]
+        fail("fit", "--config=recipes/translation/your_files.yaml", *options, match=f"there is no file {name}, which")
+
+
 @pytest.mark.parametrize(
     ("option", "match"),
     [

@@ -169,6 +169,7 @@ class Seq2SeqCLI(LightningCLI):
         except (TypeError, ValueError, ModuleNotFoundError) as error:
             raise UserError(f"these settings do not fit: {reason_of(error) or ' '.join(str(error).split())}") from error
         model = self.model.model
+        model.generation.moved(_there)
         model.provenance = replace(model.provenance, command=self.command)
         if self.processor is not None:
             self.datamodule.processor, self.model.init_from = self.processor, None  # the checkpoint has it all
@@ -259,6 +260,13 @@ def spare_log_files() -> None:
     """Show no bars of `datasets` where there is no terminal: they would fill a log file."""
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+
+
+def _there(name: str, kind: str) -> str:
+    """Refuse a file that is not there before any data are read."""
+    if kind == "file" and not Path(name).is_file():
+        raise UserError(f"there is no file {name}, which model.generation names: check its path")
+    return name
 
 
 def _from_here(argument: str) -> str:

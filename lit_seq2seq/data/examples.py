@@ -74,7 +74,7 @@ class Limits:
                 raise UserError(
                     f"expected a source and a target in every row, but {counted(int(empty.sum()), 'example')} without "
                     f"{side} came, the first of them {show(int(np.argmax(empty)))}: fill in what is missing, or set "
-                    "data.empty to drop or keep"
+                    "data.limits.empty to drop or keep"
                 )
             if self.empty == "drop":
                 kept &= ~empty
