@@ -24,6 +24,7 @@ train and evaluate (one YAML recipe for all; lit-seq2seq fit --help lists every 
   predict    write outputs for a dataset        lit-seq2seq predict --config FILE --ckpt_path FILE
 use a trained model:
   generate   texts or paths in, texts out       lit-seq2seq generate --model DIR_OR_HUB_ID [--input FILE] [...]
+  stream     write while the input comes        lit-seq2seq stream --model DIR_OR_HUB_ID [--input FILE] [...]
   score      score given texts, rerank lists    lit-seq2seq score --model DIR_OR_HUB_ID --input pairs.tsv [...]
   average    average checkpoints of a run       lit-seq2seq average --checkpoints FILE FILE ... --output DIR
   shortlist  faster for large vocabularies      lit-seq2seq shortlist --model DIR --data.dataset PATH_OR_HUB_ID
@@ -35,6 +36,7 @@ use a trained model:
 
 COMMANDS = {
     "generate": "lit_seq2seq.cli.generate:generate",
+    "stream": "lit_seq2seq.cli.stream:stream",
     "score": "lit_seq2seq.cli.score:score",
     "average": "lit_seq2seq.cli.commands:average",
     "push": "lit_seq2seq.cli.commands:push",

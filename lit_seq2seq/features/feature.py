@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from lit_seq2seq.features.streams import FeatureStream, GrowingStream, text_so_far
+from lit_seq2seq.features.text import whole
 from lit_seq2seq.files.untrusted import check_settings
 from lit_seq2seq.settings import spec
 from lit_seq2seq.types import Padded, Sources, UserError
 
 if TYPE_CHECKING:
-    from lit_seq2seq.features.streams import FeatureStream
     from lit_seq2seq.features.tokenizer import Tokenizer
 
 Array = npt.NDArray[np.generic]
@@ -244,6 +245,20 @@ class Feature(ABC):
             f"{type(self).__name__} reads its input as a whole, not in pieces: leave data.source_feature out to read "
             "text, or set it to LogMel, Waveform or Frames"
         )
+
+    def growing(self, sampling_rate: int | None = None) -> FeatureStream:
+        """Begin to read one input in pieces, each of which gives what `encode` makes of all that has come so far.
+
+        Of a text that is as far as its last white space; nothing while there is none.
+
+        Raises:
+            UserError: inputs have no pieces, or no sampling rate.
+        """
+        if self.medium != "text":
+            raise UserError(f"{type(self).__name__} does not read its input in pieces: give it whole, to generate")
+        if sampling_rate is not None:
+            raise UserError("a text has no sampling rate: leave sampling_rate out")
+        return GrowingStream(whole, text_so_far, self.encode, self.nothing()[:0])
 
     def augment(self, array: Array) -> Array:
         """Change an encoded array at random, for one training example; the array itself must stay as it is."""

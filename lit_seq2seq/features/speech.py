@@ -24,7 +24,7 @@ from lit_seq2seq.features.frames import (
     stacked,
     with_deltas,
 )
-from lit_seq2seq.features.streams import FeatureStream, VectorStream
+from lit_seq2seq.features.streams import FeatureStream, GrowingStream, VectorStream
 from lit_seq2seq.types import UserError
 
 Normalization = Literal["none", "utterance", "speaker", "global", "running"]
@@ -183,6 +183,17 @@ class VectorFeature(Feature):
         slopes = [Slopes(self.channels, order) for order in range(self._order)]
         stack = Stack(self.channels * (1 + len(slopes)), self._stack)
         return VectorStream(read, [*stages, *slopes, self._normalizer(), stack])
+
+    def growing(self, sampling_rate: int | None = None) -> FeatureStream:
+        """Begin to read pieces of sound, or of frames, for a model that needs the whole; see `Feature.growing`."""
+        read, _ = self.frames_in_pieces(sampling_rate)
+        rate = {} if sampling_rate is None else {"sampling_rate": sampling_rate}
+
+        def so_far(pieces: list[Any], last: bool) -> Any:
+            whole: Any = np.concatenate(pieces) if pieces else []
+            return ({"array": whole, **rate} if rate else whole) if len(whole) or last else None
+
+        return GrowingStream(read, so_far, self.encode, self.nothing()[:0])
 
     def frames_in_pieces(self, sampling_rate: int | None) -> tuple[Callable[[Any], FloatArray], list[Stage]]:
         """Return what reads one piece, which may be empty, and what makes frames `(P, channels)` of it.

@@ -6,14 +6,16 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lit_seq2seq.features.feature import Array
-from lit_seq2seq.features.frames import FloatArray, Stage
 from lit_seq2seq.features.text import whole
 from lit_seq2seq.types import UserError
+
+if TYPE_CHECKING:
+    from lit_seq2seq.features.feature import Array
+    from lit_seq2seq.features.frames import FloatArray, Stage
 
 _NEUTRAL = "a"  # stands for the text that was handed over before
 _CLOSED = re.compile(r"⟩|[^\S\x1c-\x1f]")  # what ends a tag, or shows that it was none
@@ -84,6 +86,46 @@ class TextStream(FeatureStream):
             self._before = _NEUTRAL
         self._held = text[cut:]
         return np.array([*ids, *(self._end if last else ())], dtype=np.int32)
+
+
+class GrowingStream(FeatureStream):
+    """One input in pieces for a model that needs the whole: each call returns all positions of what has come so far.
+
+    Args:
+        read: checks one piece.
+        so_far: turns all pieces, given whether they are the whole input, into one input; `None` while there is none.
+        encode: turns inputs into arrays.
+        nothing: an array without positions.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Any], Any],
+        so_far: Callable[[list[Any], bool], Any],
+        encode: Callable[[list[Any]], list[Array]],
+        nothing: Array,
+    ) -> None:
+        self._read, self._so_far, self._encode, self._nothing = read, so_far, encode, nothing
+        self._pieces: list[Any] = []
+
+    def _take(self, raw: Any, last: bool) -> Array:
+        pieces = self._pieces if last else [*self._pieces, self._read(raw)]
+        found = self._so_far(pieces, last)
+        array = self._nothing if found is None else self._encode([found])[0]
+        self._pieces = pieces
+        return array
+
+
+def text_so_far(pieces: list[str], last: bool) -> str | None:
+    """Join the pieces of a text, without the word that may go on unless they are the last; `None` if nothing is left.
+
+    Example:
+        >>> text_so_far(["two do", "gs an"], last=False), text_so_far(["two"], last=False)
+        ('two dogs', None)
+    """
+    text = "".join(pieces)
+    known = text if last else re.sub(r"\s*\S*$", "", text)
+    return known if known.strip() or last else None
 
 
 def settled(text: str, begins: Callable[[str], bool]) -> int:

@@ -24,6 +24,7 @@ from lit_seq2seq.files.paths import Loading, Pushing
 from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.hub.card import Provenance, model_card
 from lit_seq2seq.hub.folder import ModelFolder, load_folder, push_folder, save_folder
+from lit_seq2seq.inference.growing import GrowingText
 from lit_seq2seq.inference.out_of_memory import lacks_memory, release_memory
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.kernels.packed import prepare
@@ -60,7 +61,6 @@ from lit_seq2seq.types import (
 )
 
 RerankerFactory = Callable[[], Reranker]
-_UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are missing
 UNTRAINED = "the model's weights are random: fit it, or load trained ones with from_pretrained or ckpt_path"
 
 
@@ -325,7 +325,7 @@ class Seq2SeqModel(nn.Module):
             UserError: a file or model is missing, outputs have no symbols for a word, or no policy fits the network.
         """
         target, config = self.processor.target, self.generation
-        host = _Host(self, Encoded(Padded(torch.zeros(1, 1, 1), torch.ones(1)), CellState(torch.zeros(1, 1, 1))))
+        host = ModelHost(self, Encoded(Padded(torch.zeros(1, 1, 1), torch.ones(1)), CellState(torch.zeros(1, 1, 1))))
         constraints_of(config, Task(1, target.specials, arrays.NUMPY, target, raw=[""], host=host))
         if config.policy is not None:
             self.searched.expect_early("generation.policy")
@@ -359,7 +359,7 @@ class Seq2SeqModel(nn.Module):
             "device": encoded.memory.values.device,
             "vocabulary": target,
             "raw": raw,
-            "host": _Host(self, encoded),
+            "host": ModelHost(self, encoded),
         }
         return network.step, network.start(encoded, candidates), options
 
@@ -476,20 +476,16 @@ class Seq2SeqModel(nn.Module):
         tokens = Returning(stream(step, state, **options))
         ids: list[int] = []
         looked: list[Tensor] = []
-        before = shown = ""
+        growing = GrowingText()
         for token in tokens:
             ids.append(token)
             attention = torch.cat(looked[: len(ids)])[:, : int(encoded.memory.lengths)] if looked else None
             known = Hypothesis(torch.tensor(ids), 0.0, 0.0, torch.zeros(len(ids)), attention)
             [[said]] = processor.texts([[known]], source, [raw], config.unknown)
-            text = processor.source_feature.restore(said.text, raw)
-            certain = _common(before, text).rstrip(_UNFINISHED)
-            if len(certain) > len(shown):
-                yield certain[len(shown) :]
-                shown = certain
-            before = text
-        if before[len(shown) :]:
-            yield before[len(shown) :]
+            if new := growing.grow(processor.source_feature.restore(said.text, raw)):
+                yield new
+        if rest := growing.end():
+            yield rest
         return tokens.value
 
     @checked
@@ -615,13 +611,14 @@ def _carry(name: str, place: Path) -> None:
     Seq2SeqModel.from_pretrained(name).save_pretrained(place)
 
 
-class _Host:
+class ModelHost:
     """What scorers ask of a model; see `lit_seq2seq.search.task.Host`."""
 
     def __init__(self, model: Seq2SeqModel, encoded: Encoded) -> None:
         self._model, self._encoded = model, encoded
 
     def other(self, name: str) -> _Other:
+        """Return another model; see `Host.other`."""
         opened, device = self._model._opened, self._model.device
         if name not in opened:
             found = Seq2SeqModel.from_pretrained(name).to(device)
@@ -629,6 +626,7 @@ class _Host:
         return _Other(opened[name])
 
     def blind(self) -> tuple[StepFunction[Any], Any]:
+        """Return the step function, and a state that knows nothing; see `Host.blind`."""
         network = self._model.searched
         return network.step, network.blind(self._encoded)
 
@@ -733,12 +731,6 @@ def factory(value: Any, hint: Any) -> Any:
 def _sample(network: nn.Module) -> list[Tensor]:
     """Return a few numbers of each of the weights."""
     return [weight.detach().flatten()[:8].cpu().clone() for weight in network.parameters()]
-
-
-def _common(first: str, second: str) -> str:
-    """Return the beginning that two texts share."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return first[: next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))]
 
 
 def _trimmed(hypothesis: Hypothesis, memory: Padded, row: int) -> Hypothesis:

@@ -11,6 +11,7 @@ import torch
 
 from lit_seq2seq.features import Feature
 from lit_seq2seq.files.paths import Loading
+from lit_seq2seq.inference.live import Live, Streams
 from lit_seq2seq.inference.model import EnsembleModel, Seq2SeqModel, Trained, model_of
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.search import GenerationConfig
@@ -103,6 +104,20 @@ class Pipeline:
         if not feature.accepts(raw):
             raise UserError(f"the input is of type {type(raw).__name__}, expected {feature.input_kind}")
         return self.predictor.stream_text(raw, config)
+
+    def live(self, *, sampling_rate: int | None = None, agreement: int = 2, **options: Any) -> Live:
+        """Begin to read one input in pieces, and to write its output while it is still coming; see `Live`.
+
+        Args:
+            sampling_rate: of the pieces in hertz, where they are samples; that of the model if `None`.
+            agreement: for models that need their whole source, how many outputs have to agree on what is written.
+            **options: fields of `GenerationConfig`.
+
+        Raises:
+            UserError: inputs have no pieces, or an unknown option.
+        """
+        streams = Streams(self.predictor, self.model.generation.changed(options), agreement)
+        return Live(streams, sampling_rate)
 
     def score(self, pairs: Iterable[tuple[Any, str]], **options: Any) -> list[dict[str, Any]]:
         """Score given targets, as if the model had written them; see `Predictor.score`.

@@ -48,6 +48,10 @@ class Predictor:
             devices `torch.bfloat16` or `torch.float16` run the network under autocast.
         max_tokens: size of a batch, in padded source positions.
         max_source_length: longer sources are cut; `None` for no limit, `auto` for 1,024 where the source is text.
+
+    Attributes:
+        fast: the model as it runs here.
+        running: makes the context in which it runs.
     """
 
     def __init__(
@@ -75,8 +79,8 @@ class Predictor:
         kind = self.model.device.type
         if dtype is not None:
             check_dtype(dtype, kind)
-        self._autocast = partial(torch.autocast, kind, dtype, kind != "cpu" and dtype not in (None, torch.float32))
-        self._fast = self.model.prepared(dtype or torch.float32) if kind == "cpu" else self.model
+        self.running = partial(torch.autocast, kind, dtype, kind != "cpu" and dtype not in (None, torch.float32))
+        self.fast = self.model.prepared(dtype or torch.float32) if kind == "cpu" else self.model
         self.dtype, self.max_tokens = dtype, max_tokens
         limit = model.processor.source_feature.input_limit
         self.max_source_length = limit if max_source_length == "auto" else max_source_length
@@ -189,10 +193,10 @@ class Predictor:
         self, source: Padded | Sources, target: Padded, config: GenerationConfig, return_attention: bool
     ) -> list[Hypothesis]:
         """Read targets step by step."""
-        network = self._fast.searched
+        network = self.fast.searched
         scores, looked = [], []
-        with self._autocast():
-            encoded = self._fast.encode(source.to(self.model.device))
+        with self.running():
+            encoded = self.fast.encode(source.to(self.model.device))
             step, state, policy = network.step, network.start(encoded), config.policy
             if policy is not None:
                 network.expect_early("generation.policy")
@@ -219,7 +223,7 @@ class Predictor:
             score = score_of(total, length - prompt, weights, config)
             one = Hypothesis(ids[: length - 1], score, total, own, weights, regions=encoded.memory.regions(row))
             if policy is not None:
-                one = self._fast.delayed(policy.delayed(one, int(encoded.memory.lengths[row])))
+                one = self.fast.delayed(policy.delayed(one, int(encoded.memory.lengths[row])))
             found.append(one)
         check_scores(one.score for one in found)
         return found
@@ -270,10 +274,10 @@ class Predictor:
         if processor.source_feature.is_missing(raw):
             return True
         source = processor.collate(self._encode([raw], ["the input"]), [raw]).to(self.model.device)
-        pieces = self._fast.stream(raw, config, source=source)
+        pieces = self.fast.stream(raw, config, source=source)
         while True:
             try:
-                with self._autocast():  # not between pieces, which the caller's code is
+                with self.running():  # not between pieces, which the caller's code is
                     piece = next(pieces)
             except StopIteration as end:
                 return bool(end.value)
@@ -283,8 +287,8 @@ class Predictor:
     def _batch(
         self, source: Padded | Sources, raw: list[Any], config: GenerationConfig, return_attention: bool
     ) -> list[list[Generated]]:
-        with self._autocast():
-            found = self._fast.write(source.to(self.model.device), raw, config, return_attention)
+        with self.running():
+            found = self.fast.write(source.to(self.model.device), raw, config, return_attention)
         return self.model.processor.outputs(found, source)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -130,6 +131,22 @@ class Streams(Value):
     closed: Outputs
     taken: Array
     step: StepFunction[Any] | None
+
+    @classmethod
+    def joined(cls, values: Sequence[Self]) -> Self:
+        """Return the streams of all `values`, which may have read more or less and written more or less."""
+        room = max(one.path.shape[2] for value in values for one in (value.open, value.closed))
+        shape = [max(value.frames.values.shape[place] for value in values) for place in (1, 2)]
+        return super().joined([value._wider(room, *shape) for value in values])
+
+    def _wider(self, room: int, width: int, size: int) -> Self:
+        """Make room for tokens and frames."""
+        xp, values = arrays.of(self.at), self.frames.values
+        wide = xp.full_like(self.at[:, :1, None], 0.0) + xp.full((1, width, size), 0.0)
+        if values.shape[1]:
+            wide[:, : values.shape[1]] = values
+        outputs = (one.moved(0 * self.taken, room) for one in (self.open, self.closed))
+        return replace(self, frames=replace(self.frames, values=wide), open=next(outputs), closed=next(outputs))
 
     def select(self, index: Array) -> Self:
         """Return the streams named by `index`, `(B',)` integers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, Self, overload
+from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,13 @@ class DecoderState(Value):
         assert self.memory is not None
         return visible(self.memory, self.visible)
 
+    def over(self, source: Self) -> Self:
+        """Go on over a source of which more is known, given the first state over it."""
+        attention = self.attention
+        if attention is not None and source.attention is not None:
+            attention = _longer(attention, source.attention)
+        return replace(self, memory=source.memory, summary=source.summary, copies=source.copies, attention=attention)
+
     def select(self, index: Tensor) -> Self:
         """Reorder hypotheses by `index (B', K')` and drop the sources that are missing from it; see `SearchState`."""
         flat = index.flatten()
@@ -138,6 +145,19 @@ class DecoderState(Value):
         assert self.summary is not None
         times = hypotheses // self.summary.shape[0]
         return self.summary[:, None].expand(-1, times, -1).flatten(0, 1)
+
+
+def _longer(known: Value, start: Value) -> Value:
+    """Add the positions that a state of attention lacks, as they are before the first step."""
+    tensors: list[Tensor] = []
+    known.map(lambda tensor: tensors.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    old = iter(tensors)
+
+    def longer(new: Tensor) -> Tensor:
+        before = next(old)
+        return before if new.dim() < 2 else torch.cat([before, new[:, before.shape[1] :].to(before.dtype)], dim=1)
+
+    return start.map(longer)
 
 
 class Combination(nn.Module):
@@ -251,6 +271,11 @@ class Decoder(nn.Module, ABC):
         started = None if attention is None or memory is None else attention.start(memory)
         summary = encoded.final.h[:, -1] if keep_summary else None
         return DecoderState(memory, summary, self.bridge(encoded), attention=started, copies=encoded.copies)
+
+    @property
+    def transducer(self) -> Any:
+        """What `lit_seq2seq.search.AlignmentSearch` asks of a model; `None` where outputs are not written at frames."""
+        return None
 
     @property
     def shape(self) -> DecoderShape:

@@ -133,6 +133,15 @@ class TransducerDecoder(AlignedDecoder):
         aligned = Aligned(places.flatten(0, 1), symbols.flatten(0, 1))
         return output, replace(state, cells=cells, attention=aligned)
 
+    @property
+    def transducer(self) -> TransducerDecoder:
+        """Itself."""
+        return self
+
+    def frames(self, memory: Padded) -> Padded:
+        """Compute what `join` reads of memory vectors, `(B, S, J)`."""
+        return Padded(self.value(memory.values), memory.lengths)
+
     def begin(self, count: int) -> CellState:
         """Make the state of `count` outputs before BOS, of sources of which nothing is known yet.
 
@@ -144,7 +153,7 @@ class TransducerDecoder(AlignedDecoder):
                 f"a transducer writes before its source has ended, but the {type(self.bridge).__name__} bridge reads "
                 "the end: set the decoder's bridge to lit_seq2seq.nn.ZeroBridge, and train again"
             )
-        shape, weight = self.bridge.encoder, self.query.weight
+        shape, weight = self.bridge.encoder, self.embedding.weight
         nothing = torch.zeros(count, dtype=torch.long, device=weight.device)
         final = CellState.of(weight.new_zeros(count, shape.final_layers, size) for size in shape.sizes)
         made: CellState = self.bridge(Encoded(Padded(weight.new_zeros(count, 0, shape.memory_size), nothing), final))

@@ -18,7 +18,7 @@ from lit_seq2seq.nn.encoders.base import Encoder
 from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.nn.recurrent import RecurrentLayer
-from lit_seq2seq.types import Encoded, Source
+from lit_seq2seq.types import Encoded, Padded, Source, Value
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -190,11 +190,27 @@ class HalfEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.reach = encoder.reach
+        self.encoder, self.shape = encoder, encoder.shape
+        self.reach, self.begin, self.final_state = encoder.reach, encoder.begin, encoder.final_state
 
     def forward(self, source: Source) -> Encoded:
         """Encode a batch."""
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_in(torch.bfloat16, "cpu")):
-            encoded: Encoded = self.encoder(source)
-        return encoded.map(lambda x: x.float() if x.is_floating_point() else x)
+        with self._halves():
+            return _single(self.encoder(source))
+
+    def extend(self, state: Value, piece: Padded, last: Tensor) -> tuple[Padded, Value]:
+        """Read on; see `Encoder.extend`."""
+        with self._halves():
+            memory, after = self.encoder.extend(state, piece, last)
+        return _single(memory), _single(after)
+
+    def _halves(self) -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_in(torch.bfloat16, "cpu"))
+
+
+Values = TypeVar("Values", bound=Value)
+
+
+def _single(value: Values) -> Values:
+    """Give all numbers in single precision."""
+    return value.map(lambda x: x.float() if x.is_floating_point() else x)

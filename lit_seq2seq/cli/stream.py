@@ -1,0 +1,140 @@
+"""`lit-seq2seq stream`."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveFloat, PositiveInt
+
+from lit_seq2seq.cli.prediction import check_readable
+from lit_seq2seq.search.config import search_options
+from lit_seq2seq.settings.options import add_running, loading_of
+from lit_seq2seq.types import UserError
+
+
+def stream(parser: ArgumentParser, arguments: list[str]) -> None:
+    """Write the output of an input while it is still coming: `lit-seq2seq stream`.
+
+    Text comes as it is typed or piped, a line an input. Sound comes from a file, or from standard input as raw samples
+    (mono, 16 bits, little-endian). Frames come as JSON, a list of numbers a line; an empty line ends an input. What has
+    been written stays. Options of search that are left out are those that the model comes with.
+    """
+    add_running(parser)
+    parser.add_argument("--input", type=str, default="-", help="file, or - for standard input")
+    parser.add_argument("--sampling_rate", type=PositiveInt | None, default=None, help="of raw samples, in hertz")
+    parser.add_argument("--piece", type=PositiveFloat, default=0.1, help="seconds of sound that are read at once")
+    parser.add_argument("--pace", type=bool, default=False, help="read a file of sound no faster than it sounds")
+    about = "for models that need the whole input: how many outputs in a row have to agree on what is written"
+    parser.add_argument("--agreement", type=PositiveInt, default=2, help=about)
+    found = search_options()
+    for one in found:
+        parser.add_argument(f"--{one.name}", type=one.kind | None, default=None, help=one.about)
+    options = parser.instantiate_classes(parser.parse_args(arguments))
+    if options.input != "-":
+        check_readable(options.input, "input")
+    import torch
+
+    from lit_seq2seq.inference.live import Live, Streams
+    from lit_seq2seq.inference.pipelines import load_model
+    from lit_seq2seq.inference.predictor import Predictor
+
+    model = load_model(options.model, **loading_of(options))
+    config = model.generation.changed({one.name: options[one.name] for one in found if options[one.name] is not None})
+    streams = Streams(Predictor(model, options.device, getattr(torch, options.dtype)), config, options.agreement)
+    reader, rate = _reader(model.processor.source_feature.medium, options)
+    live = None
+    for piece in reader:
+        live = live or Live(streams, rate)
+        if piece is not None:
+            live.feed(piece)
+        print(live.finish() if piece is None else live.read(), end="\n" if piece is None else "", flush=True)
+        live = live if piece is not None else None
+
+
+def _reader(medium: str | None, options: Namespace) -> tuple[Iterator[Any], int | None]:
+    """Return what reads pieces of inputs, each of which ends with `None`, and the sampling rate of sound."""
+    if medium in ("text", "frames"):
+        return (_texts if medium == "text" else _frames)(options.input), None
+    if medium != "audio":
+        raise UserError("this model reads no text, sound or frames in pieces: use lit-seq2seq generate")
+    if options.input != "-":
+        return _recording(options)
+    if options.sampling_rate is None:
+        raise UserError("standard input has samples of sound, which do not tell their rate: set --sampling_rate")
+    return _samples(max(1, round(options.piece * options.sampling_rate))), options.sampling_rate
+
+
+def _raw(name: str, size: int = 65_536) -> Iterator[bytes]:
+    """Yield bytes as they come."""
+    place = sys.stdin.fileno() if name == "-" else os.open(name, os.O_RDONLY)
+    while some := os.read(place, size):
+        yield some
+
+
+def _texts(name: str) -> Iterator[str | None]:
+    """Yield pieces of texts, each a line."""
+    decoder, begun = codecs.getincrementaldecoder("utf-8-sig")(), False
+    for some in chain(_raw(name), [b""]):
+        try:
+            first, *others = decoder.decode(some, final=not some).replace("\r", "").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"expected UTF-8 text, but it is not ({error.reason}): convert it with iconv") from error
+        for piece in (first, *(part for line in others for part in (None, line))):
+            begun = piece is not None and (begun or bool(piece))
+            if piece != "":
+                yield piece
+    if begun:
+        yield None
+
+
+def _frames(name: str) -> Iterator[list[list[float]] | None]:
+    """Yield frames, each a line of JSON; an empty line ends an input."""
+    line = ""
+    for piece in chain(_texts(name), [None]):
+        if piece is not None:
+            line += piece
+            continue
+        try:
+            yield [json.loads(line)] if line.strip() else None
+        except ValueError as error:
+            raise UserError(f"expected a frame as a list of numbers, but got {line!r:.60}: {error}") from error
+        line = ""
+
+
+def _samples(size: int) -> Iterator[Any]:
+    """Yield raw samples of 16 bits from standard input."""
+    import numpy as np
+
+    held = b""
+    for some in _raw("-", 2 * size):
+        held += some
+        whole = len(held) // 2 * 2
+        yield np.frombuffer(held[:whole], "<i2")
+        held = held[whole:]
+    yield None
+
+
+def _recording(options: Namespace) -> tuple[Iterator[Any], int]:
+    """Return what reads a file of sound, and its sampling rate."""
+    from lit_seq2seq.features.recordings import open_audio
+
+    sound = open_audio(options.input)
+
+    def pieces() -> Iterator[Any]:
+        with sound:
+            started, size = time.monotonic(), max(1, round(options.piece * sound.samplerate))
+            while len(block := sound.read(size, "float32", always_2d=True)):
+                if options.pace:
+                    time.sleep(max(0.0, started + sound.tell() / sound.samplerate - time.monotonic()))
+                yield block.mean(axis=1)
+        yield None
+
+    return pieces(), int(sound.samplerate)

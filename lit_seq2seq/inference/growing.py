@@ -1,0 +1,39 @@
+"""Text that grows at its end."""
+
+from __future__ import annotations
+
+_UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are missing
+
+
+class GrowingText:
+    """The text of an output to which symbols are added, given as soon as no later symbol can change it.
+
+    Example:
+        >>> text = GrowingText()
+        >>> [text.grow(so_far) for so_far in ("ein", "ein Hund", "ein Hund.")], text.end()
+        (['', 'ein', ' Hund'], '.')
+    """
+
+    def __init__(self) -> None:
+        self.given = self._latest = ""
+
+    def grow(self, text: str) -> str:
+        """Take the whole text with one more symbol; return what is new and certain."""
+        certain = _common(self._latest, text).rstrip(_UNFINISHED)
+        self._latest = text
+        return self._give(certain)
+
+    def end(self) -> str:
+        """Return the rest: no symbol follows."""
+        return self._give(self._latest)
+
+    def _give(self, text: str) -> str:
+        new = text[len(self.given) :]
+        self.given += new
+        return new
+
+
+def _common(first: str, second: str) -> str:
+    """Return the beginning that two texts share."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return first[: next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))]

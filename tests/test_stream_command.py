@@ -1,0 +1,97 @@
+"""`lit-seq2seq stream`: pieces in, text out at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_seq2seq.cli import main
+from lit_seq2seq.features import Frames, LogMel, Processor
+from lit_seq2seq.inference.predictor import Predictor
+from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, PyramidalEncoder, TextEncoder, ZeroBridge
+from lit_seq2seq.search import GenerationConfig, WaitK
+from tests.nn.cases import disturb
+from tests.tiny import SIZES, make_data, make_model
+
+TEXTS = ["eins zwei drei", "fünf", "vier drei eins zwei fünf fünf eins"]
+LISTENER = partial(PyramidalEncoder, hidden_size=12, factors=[1, 2], bidirectional=False)
+
+
+def save(folder: Path, feature: object = None) -> Predictor:
+    encoder = LISTENER if feature else partial(TextEncoder, **SIZES, bidirectional=False)
+    model = make_model(
+        encoder=encoder,
+        decoder=partial(ParallelDecoder, **SIZES, attention=GeneralAttention, bridge=ZeroBridge),
+        generation=GenerationConfig(max_new_tokens=8, min_new_tokens=3, policy=WaitK(1)),
+    )
+    processor = make_data().processor
+    model.attach(Processor(feature, processor.target) if feature else processor)
+    disturb(model.net, scale=2.0)
+    model.save_pretrained(folder)
+    return Predictor(model)
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["stream", *map(str, arguments)]) == 0
+    return capfd.readouterr().out
+
+
+def test_each_line_is_an_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = save(tmp_path / "model")
+    (tmp_path / "in.txt").write_bytes("\ufeff".encode() + "\r\n".join(TEXTS).encode())
+    written = run(capfd, "--model", tmp_path / "model", "--input", tmp_path / "in.txt").splitlines()
+    assert written == [row[0].text for row in made.stream(TEXTS)]
+    assert len(set(written)) == 3
+
+
+def test_words_come_before_the_input_has_ended(tmp_path: Path) -> None:
+    save(tmp_path / "model")
+    command = [sys.executable, "-m", "lit_seq2seq", "stream", "--model", str(tmp_path / "model")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"vier drei eins ")
+        process.stdin.flush()
+        early = os.read(process.stdout.fileno(), 1000).decode()
+        process.stdin.close()
+        late = process.stdout.read().decode()
+    assert early.strip()
+    assert late.endswith("\n")
+
+
+def test_sound_comes_from_files_and_as_samples(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    feature = LogMel(sampling_rate=800, n_mels=4, window=0.02, hop=0.01, fmin=0, normalize="none")
+    made = save(tmp_path / "model", feature)
+    samples = np.random.default_rng(2).integers(-9000, 9000, 1111).astype(np.int16)
+    soundfile.write(tmp_path / "in.wav", samples, 800)
+    [[expected]] = made.stream([str(tmp_path / "in.wav")])
+    found = run(capfd, "--model", tmp_path / "model", "--input", tmp_path / "in.wav", "--piece", 0.03)
+    assert found == expected.text + "\n"
+    command = [sys.executable, "-m", "lit_seq2seq", "stream", "--model", str(tmp_path / "model")]
+    given = {"input": samples.tobytes(), "capture_output": True, "check": False}
+    answer = subprocess.run([*command, "--sampling_rate", "800"], **given)
+    assert answer.stdout.decode() == expected.text + "\n"
+    answer = subprocess.run(command, **given)
+    assert answer.returncode == 1
+    assert answer.stderr.decode().count("\n") == 1
+    assert "set --sampling_rate" in answer.stderr.decode()
+
+
+def test_frames_come_as_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = save(tmp_path / "model", Frames(3, normalize="none"))
+    frames = np.random.default_rng(2).normal(size=(2, 9, 3)).round(3).tolist()
+    place = tmp_path / "in.jsonl"
+    place.write_text("\n\n".join("\n".join(map(json.dumps, one)) for one in frames))
+    written = run(capfd, "--model", tmp_path / "model", "--input", place).splitlines()
+    assert written == [row[0].text for row in made.stream(frames)]
+    place.write_text("[1, 2, 3]\nnonsense\n")
+    assert main(["stream", "--model", str(tmp_path / "model"), "--input", str(place)]) == 1
+    assert "expected a frame as a list of numbers, but got 'nonsense'" in capfd.readouterr().err
