@@ -245,7 +245,26 @@ def test_the_recipe_commands_of_the_pages_parse(
 
 
 RUN = ["README", "your_own_part", "exporting", "fine_tuning", "generation", "guide", "multi_node", "page"]
-RUN += ["serving", "sharing", "decoding"]
+RUN += ["serving", "sharing", "decoding", "live"]
+
+
+def test_the_page_on_writing_while_reading_runs(workplace: Path) -> None:
+    save_model(workplace / "runs" / "wait_k" / "version_0" / "model")
+    save_speech_model(workplace / "runs" / "live" / "version_0" / "model")
+    (workplace / "story.txt").write_text("eins zwei\ndrei\n", encoding="utf-8")
+    soundfile.write("speech.wav", np.sin(np.arange(4000) / 5), 8000)
+    commands, (python,) = (
+        [text for language, text in blocks(ROOT / "docs" / "live.md") if language == wanted]
+        for wanted in ("bash", "python")
+    )
+    recorded = "arecord -q -f S16_LE -r 16000 -t raw"
+    (workplace / "speech.raw").write_bytes((np.sin(np.arange(8000) / 10) * 9000).astype("<i2").tobytes())
+    assert recorded in commands[0]
+    assert shell(commands[0].replace(recorded, "cat speech.raw")).count("\n") == 4
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(python, names := {})
+    assert printed.getvalue().strip() == names["live"].text
 
 
 def test_the_commands_of_the_page_on_decoding_run(workplace: Path) -> None:

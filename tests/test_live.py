@@ -14,7 +14,7 @@ import torch
 
 from lit_seq2seq import pipeline
 from lit_seq2seq.features import LogMel, Processor
-from lit_seq2seq.inference.live import Streams
+from lit_seq2seq.inference.live import LiveStreams
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import (
     GeneralAttention,
@@ -81,7 +81,7 @@ def test_a_policy_writes_live_what_it_writes_of_the_whole(decoder: str, policy: 
     config = GenerationConfig(max_new_tokens=8, policy=policy, **options)
     expected = [next(made.stream([text], config))[0].text for text in TEXTS]
     assert len(set(expected)) > 1
-    streams = Streams(made, config)
+    streams = LiveStreams(made, config)
     for seed in range(3):
         side_by_side = [streams.open() for _ in TEXTS]
         for pieces in zip(*(cut(text, seed) for text in TEXTS), strict=True):
@@ -108,7 +108,7 @@ def test_sound_is_read_in_pieces_of_any_size() -> None:
     sounds = [generator.normal(size=size).astype(np.float32) / 4 for size in (900, 50, 331)]
     expected = [next(made.stream([sound], config))[0].text for sound in sounds]
     assert len(set(expected)) > 1
-    streams = Streams(made, config)
+    streams = LiveStreams(made, config)
     for size in (1, 37, 2000):
         opened = [streams.open() for _ in sounds]
         for start in range(0, 900, size):
@@ -127,7 +127,7 @@ def test_other_types_of_numbers_read_in_pieces_too(decoder: str, dtype: torch.dt
     if not computes_in(dtype, "cpu"):
         pytest.skip(f"this CPU has no kernels for {dtype}")
     made = Predictor(predictor(decoder).model, dtype=dtype)
-    streams = Streams(made, GenerationConfig(policy=WaitK(2)) if decoder == "parallel" else None)
+    streams = LiveStreams(made, GenerationConfig(policy=WaitK(2)) if decoder == "parallel" else None)
     stream = streams.open()
     for piece in cut(TEXTS[2], 1):
         stream.feed(piece)
@@ -141,7 +141,7 @@ def test_other_types_of_numbers_read_in_pieces_too(decoder: str, dtype: torch.dt
 def test_a_transducer_writes_at_frames(beams: int) -> None:
     made = predictor("transducer")
     config = GenerationConfig(num_beams=beams)
-    streams = Streams(made, config)
+    streams = LiveStreams(made, config)
     whole = []
     for text in TEXTS:
         stream = streams.open()
@@ -168,7 +168,7 @@ def test_agreement_keeps_what_outputs_in_a_row_begin_with(agreement: int, prefix
     made.model.processor.source_prefix = prefix
     config = GenerationConfig(max_new_tokens=8, min_new_tokens=3, num_beams=2)
     words = TEXTS[2].split()
-    streams = Streams(made, config, agreement)
+    streams = LiveStreams(made, config, agreement)
     stream, other = streams.open(), streams.open()
     outputs: list[list[int]] = []
     sure: list[int] = []

@@ -42,13 +42,13 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
         check_readable(options.input, "input")
     import torch
 
-    from lit_seq2seq.inference.live import Live, Streams
+    from lit_seq2seq.inference.live import Live, LiveStreams
     from lit_seq2seq.inference.pipelines import load_model
     from lit_seq2seq.inference.predictor import Predictor
 
     model = load_model(options.model, **loading_of(options))
     config = model.generation.changed({one.name: options[one.name] for one in found if options[one.name] is not None})
-    streams = Streams(Predictor(model, options.device, getattr(torch, options.dtype)), config, options.agreement)
+    streams = LiveStreams(Predictor(model, options.device, getattr(torch, options.dtype)), config, options.agreement)
     reader, rate = _reader(model.processor.source_feature.medium, options)
     live = None
     for piece in reader:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Array, Medium, is_column
-from lit_seq2seq.features.frames import FloatArray, Stage, Windows
+from lit_seq2seq.features.frames import FloatArray, SampleWindows, Stage
 from lit_seq2seq.features.recordings import MAX_SECONDS, open_audio, read_audio, read_piece, resampler, samples_of
 from lit_seq2seq.features.speech import Normalization, VectorFeature
 from lit_seq2seq.types import Padded, Sources, UserError
@@ -158,7 +158,7 @@ class LogMel(Recordings):
         return log_mel(samples, **{name: self.config[name] for name in _SETTINGS})
 
     def _windows(self) -> Stage:
-        return Windows(self._energies, self.channels, self._length, hop=self._hop)
+        return SampleWindows(self._energies, self.channels, self._length, hop=self._hop)
 
     def measure(self, raw: Sequence[Any]) -> list[int]:
         """Count positions from the headers of files, without decoding them."""

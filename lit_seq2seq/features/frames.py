@@ -145,7 +145,7 @@ class Running:
         return np.asarray((distances - mean) / deviation, dtype=np.float32)
 
 
-class Windows:
+class SampleWindows:
     """A stage that makes frames of overlapping windows of samples, all whole but where there is only one.
 
     Args:

@@ -18,13 +18,12 @@ from lit_seq2seq.inference.model import ModelHost, Seq2SeqModel
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import DecoderState, EncoderDecoder
 from lit_seq2seq.search import GenerationConfig, check_scores, stream
-from lit_seq2seq.search.alignments import AlignmentSearch
-from lit_seq2seq.search.alignments import Streams as FrameStreams
+from lit_seq2seq.search.alignments import Alignments, AlignmentSearch
 from lit_seq2seq.search.rules import Options
 from lit_seq2seq.types import CellState, Encoded, Padded, StepOutput, UserError
 
 
-class Written(NamedTuple):
+class StreamOutput(NamedTuple):
     """What a stream has written after a piece of its input.
 
     Attributes:
@@ -58,7 +57,9 @@ class Road(ABC):
         """Return the state of a stream of which nothing has been read."""
 
     @abstractmethod
-    def read(self, states: Sequence[Any], pieces: Sequence[Sequence[Array]], last: Sequence[bool]) -> list[Written]:
+    def read(
+        self, states: Sequence[Any], pieces: Sequence[Sequence[Array]], last: Sequence[bool]
+    ) -> list[StreamOutput]:
         """Read on in each stream, and write what can be written.
 
         Args:
@@ -103,13 +104,15 @@ class PolicyRoad(EncodedRoad):
         """Start encoder and writer."""
         return self.model.net.encoder.begin(1), PolicyWriter(self.model, self.config)
 
-    def read(self, states: Sequence[Any], pieces: Sequence[Sequence[Array]], last: Sequence[bool]) -> list[Written]:
+    def read(
+        self, states: Sequence[Any], pieces: Sequence[Sequence[Array]], last: Sequence[bool]
+    ) -> list[StreamOutput]:
         """Encode together, write one by one; see `Road.read`."""
         memory, _, encoders = self.encode([encoder for encoder, _ in states], pieces, last)
         found = []
         for row, (encoder, (_, writer), ends) in enumerate(zip(encoders, states, last, strict=True)):
             new = memory.values[row : row + 1, : int(memory.lengths[row])]
-            found.append(Written((encoder, writer), writer.write(new, ends), writer.done))
+            found.append(StreamOutput((encoder, writer), writer.write(new, ends), writer.done))
         return found
 
 
@@ -198,18 +201,20 @@ class FrameRoad(EncodedRoad):
             self.decoder, config, target.specials, device=model.device, vocabulary=target, host=host
         )
 
-    def begin(self) -> tuple[Any, FrameStreams]:
+    def begin(self) -> tuple[Any, Alignments]:
         """Start encoder and search."""
         return self.model.net.encoder.begin(1), self.search.begin(1)
 
-    def read(self, states: Sequence[Any], pieces: Sequence[Sequence[Array]], last: Sequence[bool]) -> list[Written]:
+    def read(
+        self, states: Sequence[Any], pieces: Sequence[Sequence[Array]], last: Sequence[bool]
+    ) -> list[StreamOutput]:
         """Encode and search; see `Road.read`."""
         memory, ends, encoders = self.encode([encoder for encoder, _ in states], pieces, last)
-        searched = FrameStreams.joined([one for _, one in states])
+        searched = Alignments.joined([one for _, one in states])
         taken, after = self.search.take(self.search.advance(searched, self.decoder.frames(memory), ends))
         rows = torch.arange(len(taken), device=ends.device)
         return [
-            Written((encoder, after.select(row[None])), found.tokens.tolist(), ended)
+            StreamOutput((encoder, after.select(row[None])), found.tokens.tolist(), ended)
             for encoder, row, found, ended in zip(encoders, rows, taken, last, strict=True)
         ]
 
@@ -238,7 +243,9 @@ class Agreement(Road):
         """Nothing is certain yet, and there is no output before."""
         return [], []
 
-    def read(self, states: Sequence[Any], pieces: Sequence[Sequence[Array]], last: Sequence[bool]) -> list[Written]:
+    def read(
+        self, states: Sequence[Any], pieces: Sequence[Sequence[Array]], last: Sequence[bool]
+    ) -> list[StreamOutput]:
         """Write all outputs together; see `Road.read`."""
         sure = [known for known, _ in states]
         target, device = self.model.processor.target, self.model.device
@@ -250,7 +257,7 @@ class Agreement(Road):
             outputs = [*before, best.tokens.tolist()][-self.outputs :]
             agreed = outputs[-1] if ends else common(outputs) if len(outputs) == self.outputs else []
             new = agreed[len(known) :]
-            written.append(Written(([*known, *new], outputs), new, ends))
+            written.append(StreamOutput(([*known, *new], outputs), new, ends))
         return written
 
 
@@ -273,7 +280,7 @@ def road_of(model: Seq2SeqModel, config: GenerationConfig, agreement: int) -> Ro
 
 
 class Stream:
-    """One input that comes in pieces, and its output so far; `Streams.open` makes it.
+    """One input that comes in pieces, and its output so far; `LiveStreams.open` makes it.
 
     Attributes:
         text: what has been written; it only grows.
@@ -313,7 +320,7 @@ class Stream:
         self._read = len(self.text)
         return new
 
-    def _take(self, written: Written) -> None:
+    def _take(self, written: StreamOutput) -> None:
         target = self._road.model.processor.target
         self._state, self.done = written.state, written.done or self.ended
         for index in written.ids:
@@ -323,7 +330,7 @@ class Stream:
             self.text += self._growing.end()
 
 
-class Streams:
+class LiveStreams:
     """Inputs that come in pieces, side by side, and what a model writes of each as it comes.
 
     Args:
@@ -364,10 +371,10 @@ class Live:
 
     Args:
         streams: what computes.
-        sampling_rate: see `Streams.open`.
+        sampling_rate: see `LiveStreams.open`.
     """
 
-    def __init__(self, streams: Streams, sampling_rate: int | None = None) -> None:
+    def __init__(self, streams: LiveStreams, sampling_rate: int | None = None) -> None:
         self._streams, self._stream = streams, streams.open(sampling_rate)
 
     @property

@@ -11,7 +11,7 @@ import torch
 
 from lit_seq2seq.features import Feature
 from lit_seq2seq.files.paths import Loading
-from lit_seq2seq.inference.live import Live, Streams
+from lit_seq2seq.inference.live import Live, LiveStreams
 from lit_seq2seq.inference.model import EnsembleModel, Seq2SeqModel, Trained, model_of
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.search import GenerationConfig
@@ -116,7 +116,7 @@ class Pipeline:
         Raises:
             UserError: inputs have no pieces, or an unknown option.
         """
-        streams = Streams(self.predictor, self.model.generation.changed(options), agreement)
+        streams = LiveStreams(self.predictor, self.model.generation.changed(options), agreement)
         return Live(streams, sampling_rate)
 
     def score(self, pairs: Iterable[tuple[Any, str]], **options: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from lit_seq2seq.arrays import Array
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.scores import best_reachable, length_divisor, normalize
 from lit_seq2seq.search.task import Host, OutputVocabulary, Task
+from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import Hypothesis, Padded, SpecialIds, StepFunction, StepOutput, UserError, Value
 
 _WITHOUT = (
@@ -36,7 +37,7 @@ class Transducer(Protocol):
 
 
 @dataclass(frozen=True)
-class Outputs(Value):
+class AlignedOutputs(Value):
     """K outputs of each of B streams, the most probable first.
 
     Attributes:
@@ -56,7 +57,7 @@ class Outputs(Value):
         """`(B, K, U)` ids, -1 after the last."""
         return self.path[..., 0]
 
-    def gather(self, index: Array, others: Outputs | None = None) -> Self:
+    def gather(self, index: Array, others: AlignedOutputs | None = None) -> Self:
         """Take the outputs `index (B, K')` of each stream, counted on in others that there may be."""
         xp = arrays.of(index)
         found = []
@@ -105,7 +106,7 @@ class Heard(Value):
 
 
 @dataclass(frozen=True)
-class Streams(Value):
+class Alignments(Value):
     """Where the search stands in B streams.
 
     Attributes:
@@ -124,11 +125,11 @@ class Streams(Value):
     frames: Padded
     passed: Array
     ended: Array
-    open: Outputs
+    open: AlignedOutputs
     at: Array
     written: Array
     heard: Any
-    closed: Outputs
+    closed: AlignedOutputs
     taken: Array
     step: StepFunction[Any] | None
 
@@ -193,6 +194,7 @@ class AlignmentSearch:
         UserError: an option that this search does not have.
     """
 
+    @checked
     def __init__(
         self,
         model: Transducer,
@@ -210,21 +212,21 @@ class AlignmentSearch:
         self.model, self.config, self.specials, self.most = model, config, specials, most
         self.xp, self.vocabulary, self.host = arrays.on(device), vocabulary, host
 
-    def begin(self, batch_size: int) -> Streams:
+    def begin(self, batch_size: int) -> Alignments:
         """Stand before the first frame of each stream."""
         xp, beams = self.xp, self.config.num_beams
         with xp.quiet():
             zeros = xp.full((batch_size, beams), 0)
             none = -np.inf + xp.double(zeros)
             path = xp.double(xp.full((batch_size, beams, 1, 3), -1))
-            first = Outputs(path, zeros, xp.where(xp.arange(beams) == 0, 0.0, none), 0 * xp.double(zeros))
+            first = AlignedOutputs(path, zeros, xp.where(xp.arange(beams) == 0, 0.0, none), 0 * xp.double(zeros))
             step, scorers = self._scorers(batch_size) if self.config.scorers else (None, None)
             scorers = None if scorers is None else scorers.select(xp.arange(batch_size)[:, None] + zeros)
             bos = zeros.flatten() + self.specials.bos
             heard = self._hear(bos, Heard(bos, self.model.begin(len(bos)), None, scorers), step)
             count, frames = zeros[:, 0], Padded(xp.full((batch_size, 0, 1), 0.0), zeros[:, 0])
             closed = replace(first, log_probs=none)
-            return Streams(frames, count, count < 0, first, zeros, zeros, heard, closed, count, step)
+            return Alignments(frames, count, count < 0, first, zeros, zeros, heard, closed, count, step)
 
     def _scorers(self, batch_size: int) -> tuple[StepFunction[Any], Any]:
         """Join the scorers to a model to which all tokens are alike."""
@@ -240,7 +242,7 @@ class AlignmentSearch:
             step, state = scorer.join(step, state, task)
         return step, state
 
-    def advance(self, streams: Streams, frames: Padded, last: Array) -> Streams:
+    def advance(self, streams: Alignments, frames: Padded, last: Array) -> Alignments:
         """Read more frames, and make all steps that they allow.
 
         Args:
@@ -258,15 +260,15 @@ class AlignmentSearch:
                     return replace(streams, at=self.xp.where(alive, streams.at, lengths))
                 streams = self._step(streams, ready)
 
-    def take(self, streams: Streams) -> tuple[list[Hypothesis], Streams]:
-        """Take away the tokens that are certain; see `Streams.certain`. What is left does not grow with time."""
+    def take(self, streams: Alignments) -> tuple[list[Hypothesis], Alignments]:
+        """Take away the tokens that are certain; see `Alignments.certain`. What is left does not grow with time."""
         certain = streams.certain
         taken = [row[0] for row in self.outputs(streams, self.xp.host(certain).tolist())]
         room = max(1, int((streams.open.lengths - certain[:, None]).max()))
         left = (one.moved(certain, room) for one in (streams.open, streams.closed))
         return taken, replace(streams, open=next(left), closed=next(left), taken=streams.taken + certain)
 
-    def outputs(self, streams: Streams, stops: list[int] | None = None) -> list[list[Hypothesis]]:
+    def outputs(self, streams: Alignments, stops: list[int] | None = None) -> list[list[Hypothesis]]:
         """List the best outputs of each stream so far, best first: `num_return_sequences`, or fewer.
 
         Args:
@@ -291,7 +293,7 @@ class AlignmentSearch:
             found.append(row)
         return found
 
-    def _ranks(self, outputs: Outputs, taken: Array) -> Array:
+    def _ranks(self, outputs: AlignedOutputs, taken: Array) -> Array:
         """Compute what outputs are ranked by, `(B, K)`."""
         lengths = self.xp.double(outputs.lengths + taken[:, None] + 1)
         divisor = length_divisor(lengths, self.config.length_normalization, self.config.length_penalty)
@@ -305,7 +307,7 @@ class AlignmentSearch:
         made = step(tokens, heard.scorers)
         return Heard(queries, state, self.xp.double(made.log_probs), made.state)
 
-    def _step(self, streams: Streams, ready: Array) -> Streams:
+    def _step(self, streams: Alignments, ready: Array) -> Alignments:
         """Make one step in the streams that are ready; others stay as they are."""
         xp, eos, (batch, beams) = self.xp, self.specials.eos, streams.at.shape
         longest = int(streams.open.lengths.max())
@@ -339,7 +341,7 @@ class AlignmentSearch:
             heard=heard,
         )
 
-    def _close(self, streams: Streams) -> Streams:
+    def _close(self, streams: Alignments) -> Alignments:
         """Move the outputs that have read all frames of a stream that has ended to those that are closed."""
         xp, config, outputs, left = self.xp, self.config, streams.open, streams.frames.lengths[:, None] - streams.at
         over = (outputs.log_probs != -np.inf) & streams.ended[:, None] & (left <= 0)
@@ -366,7 +368,7 @@ class _Nothing(Value):
     """The state of what has none."""
 
 
-def _merged(outputs: Outputs, stays: Array, writes: Array, eos: int) -> Array:
+def _merged(outputs: AlignedOutputs, stays: Array, writes: Array, eos: int) -> Array:
     """Add up the probabilities of steps that lead to the same output, `(B, K, V)`; at EOS stand blanks.
 
     An output stays by a blank, or is reached from the one that lacks its last token; the more probable of the two steps
@@ -394,7 +396,7 @@ def _merged(outputs: Outputs, stays: Array, writes: Array, eos: int) -> Array:
     return wide[..., :size]
 
 
-def _longer(streams: Streams, new: Padded) -> Streams:
+def _longer(streams: Alignments, new: Padded) -> Alignments:
     """Append frames to those that some output has still to read, and drop the others."""
     xp, old = arrays.of(new.values), streams.frames
     read = -xp.amax(-streams.at, 1)[:, None]  # (B, 1)

@@ -98,6 +98,7 @@ class WaitK(Policy):
         return narrowed, Timed(state)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Monotonic(Policy):
     """Reads as far as attention looks: for models with `MonotonicAttention` or `MoChA`, which move left to right.

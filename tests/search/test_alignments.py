@@ -25,7 +25,7 @@ from lit_seq2seq.nn import (
     ZeroBridge,
 )
 from lit_seq2seq.search import AlignmentSearch, GenerationConfig, LanguageModel, search
-from lit_seq2seq.search.alignments import Streams
+from lit_seq2seq.search.alignments import Alignments
 from lit_seq2seq.types import Hypothesis, Padded, StepOutput, UserError, Value
 from tests.nn.cases import SIZES, disturb
 
@@ -118,7 +118,7 @@ def exhaustive(table: Table, frames: list[int], longest: int = 6) -> dict[tuple[
     return found
 
 
-def whole(search: AlignmentSearch, frames: Padded) -> Streams:
+def whole(search: AlignmentSearch, frames: Padded) -> Alignments:
     streams = search.begin(len(frames.lengths))
     return search.advance(streams, frames, frames.lengths >= 0)
 
