@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +43,12 @@ class Road(ABC):
     Args:
         model: what reads and writes.
         config: options of generation.
+
+    Attributes:
+        grows: whether what is held of a stream grows with it.
     """
+
+    grows: ClassVar[bool] = True
 
     def __init__(self, model: Seq2SeqModel, config: GenerationConfig) -> None:
         self.model, self.config = model, config
@@ -190,6 +195,8 @@ def unknown(model: Seq2SeqModel, memory: Tensor) -> Encoded:
 
 class FrameRoad(EncodedRoad):
     """Writes at each frame what a transducer has found so far in all its beams, of all streams together."""
+
+    grows = False
 
     def __init__(self, model: Seq2SeqModel, config: GenerationConfig) -> None:
         super().__init__(model, config)

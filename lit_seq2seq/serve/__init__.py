@@ -51,17 +51,18 @@ def make_app(
     """
     _check_packages()
     from lit_seq2seq.serve import api
+    from lit_seq2seq.serve.service import Service
 
     check_dtype(dtype, device.split(":")[0])
     torch.set_num_threads(threads)
-    service = api.Service(Predictor(load_model(model, **loading), device, dtype), limits)
+    service = Service(Predictor(load_model(model, **loading), device, dtype), limits)
     models = [model] if isinstance(model, str) else model
     name = ", ".join(Path(one).resolve().name if Path(one).exists() else one for one in models)
     return api.make_app(service, name, max_batch_size, batch_timeout, stream=stream, threads=threads, local=local)
 
 
 def _check_packages() -> None:
-    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+    if missing := [name for name in ("fastapi", "uvicorn", "websockets") if find_spec(name) is None]:
         raise UserError(f"serving needs {' and '.join(missing)}: {install('serve')}")
 
 
@@ -98,6 +99,7 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--max_bytes", type=PositiveInt, default=10_000_000, help="largest request")
     parser.add_argument("--max_new_tokens", type=PositiveInt, default=256, help="longest output, in symbols")
     parser.add_argument("--max_beams", type=PositiveInt, default=10, help="most beams or outputs")
+    parser.add_argument("--max_sessions", type=PositiveInt, default=64, help="most live streams at a time")
     parser.add_argument(
         "--timeout", type=PositiveFloat, default=30.0, help="seconds that a request waits, or a stream lasts"
     )
@@ -107,7 +109,7 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
         raise UserError(f"port={options.port}: must be from 1024 to 65535")
     from lit_seq2seq.serve.schema import RequestLimits
 
-    asked = ("max_length", "max_bytes", "max_new_tokens", "max_beams", "timeout")
+    asked = ("max_length", "max_bytes", "max_new_tokens", "max_beams", "max_sessions", "timeout")
     limits = RequestLimits(**{name: options[name] for name in asked})
     names = ("max_batch_size", "batch_timeout", "stream", "device", "threads")
     own = {name: options[name] for name in names}
@@ -116,7 +118,7 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
         dtype = getattr(torch, options.dtype)
         app = make_app(options.model, limits, dtype=dtype, local=local, **own, **loading_of(options))
         print(f"serving {', '.join(options.model)} on http://{options.host}:{options.port} (see /docs)", flush=True)
-        _run(app, listener, options.timeout)
+        _run(app, listener, options.timeout, options.max_bytes)
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -131,7 +133,7 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run(app: FastAPI, listener: socket.socket, timeout: float) -> None:
+def _run(app: FastAPI, listener: socket.socket, timeout: float, max_bytes: int) -> None:
     import uvicorn
 
     from lit_seq2seq.serve.http import Http
@@ -139,7 +141,9 @@ def _run(app: FastAPI, listener: socket.socket, timeout: float) -> None:
     config = uvicorn.Config(
         app,
         http=Http,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=max_bytes,
+        ws_max_queue=8,
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=math.ceil(timeout),

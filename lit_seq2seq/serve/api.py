@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-import logging
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from fastapi import FastAPI, HTTPException, Request
@@ -18,112 +16,16 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 
-from lit_seq2seq.inference.predictor import Predictor
-from lit_seq2seq.search import GenerationConfig
-from lit_seq2seq.search.config import search_options
 from lit_seq2seq.serve.batches import Batcher, BusyError
 from lit_seq2seq.serve.http import Bounds
+from lit_seq2seq.serve.live import PIECES, Sessions, add_live
 from lit_seq2seq.serve.overview import overview
-from lit_seq2seq.serve.schema import FileRequest, GenerateRequest, GenerateResponse, RequestLimits, request_of
-from lit_seq2seq.types import Generated, Returning, UserError
+from lit_seq2seq.serve.schema import FileRequest, GenerateRequest, GenerateResponse, mistakes
+from lit_seq2seq.serve.service import Service, Work
+from lit_seq2seq.types import Generated, UserError
 
-_log = logging.getLogger(__name__)
-_PART = "this option names files or classes, which a request may not: save the model with it"
 LOCAL = ["127.0.0.1", "localhost"]
 """Names by which a server that listens to this machine alone is called; others are web pages that pretend to be it."""
-
-
-class Work(NamedTuple):
-    """What a request asks for."""
-
-    raw: Any
-    config: GenerationConfig
-
-
-class Service:
-    """What a model answers, and what may be asked of it."""
-
-    def __init__(self, predictor: Predictor, limits: RequestLimits) -> None:
-        self.predictor, self.limits = predictor, limits
-        self.request = request_of(predictor.model.processor.source_feature)
-
-    def work(self, asked: GenerateRequest, alone: bool = False) -> Work:
-        """Join the options of a request with those of the model, whose own lengths are cut to what is allowed here.
-
-        Raises:
-            UserError: the options do not fit together, or go beyond the limits.
-            HTTPException: the input is too long.
-        """
-        limits, own = self.limits, self.predictor.model.generation
-        if asked.size() > limits.max_length:
-            raise HTTPException(413, f"the input has a length of {asked.size()}: must be at most {limits.max_length}")
-        lengths = {name: getattr(own, name) for name in ("max_new_tokens", "min_new_tokens")}
-        own = replace(own, **{name: min(length, limits.max_new_tokens) for name, length in lengths.items()})
-        config = (own.quick(1) if alone else own).changed(asked.options())
-        texts = len(config.prefix) + sum(map(len, (*config.bad_words, *config.force_words)))
-        if texts > limits.max_length:
-            raise HTTPException(
-                413, f"prefix, bad_words and force_words have {texts} characters: at most {limits.max_length}"
-            )
-        most = {"num_beams": limits.max_beams, "num_return_sequences": limits.max_beams}
-        for name, value in {**most, "max_new_tokens": limits.max_new_tokens}.items():
-            if name in asked.options() and getattr(config, name) > value:
-                raise UserError(f"{name}={getattr(config, name)}: must be at most {value} here")
-        return Work(asked.raw(), config)
-
-    def generate(self, batch: list[Work]) -> list[list[Generated] | Exception]:
-        """Answer a batch, together what has the same options; what cannot be read fails alone.
-
-        What is drawn by a seed is drawn alone, as the random numbers of an output depend on its place in the batch.
-        """
-        results: list[list[Generated] | Exception] = [[]] * len(batch)
-        groups: list[tuple[GenerationConfig, list[int]]] = []
-        for place, (_, config) in enumerate(batch):
-            seeded = config.do_sample and config.seed is not None
-            known = next((places for one, places in groups if one == config and not seeded), None)
-            if known is None:
-                groups.append((config, [place]))
-            else:
-                known.append(place)
-        for config, places in groups:
-            for place, found in zip(places, self._together([batch[p].raw for p in places], config), strict=True):
-                results[place] = found
-        return results
-
-    def _together(self, raw: list[Any], config: GenerationConfig) -> list[list[Generated] | Exception]:
-        try:
-            return list(self.predictor.stream(raw, config))
-        except Exception as error:
-            if len(raw) == 1:
-                return [error]
-            return [found for one in raw for found in self._together([one], config)]
-
-    def stream_work(self, asked: GenerateRequest) -> Work:
-        """Search greedily unless the request says otherwise.
-
-        Raises:
-            UserError: the request asks for several beams or outputs.
-        """
-        work = self.work(asked, alone=True)
-        for name in ("num_beams", "num_return_sequences"):
-            if getattr(work.config, name) > 1:
-                raise UserError(f"{name}={getattr(work.config, name)}: must be 1 to stream, use /predict")
-        return work
-
-    def pieces(self, work: Work) -> Iterator[dict[str, Any]]:
-        """Generate piece by piece, within the time allowed: `{"text": ...}`, at last `{"done": True}` or an error."""
-        started, pieces = time.monotonic(), Returning(self.predictor.stream_text(work.raw, work.config))
-        try:
-            for piece in pieces:
-                yield {"text": piece}
-                if time.monotonic() - started > self.limits.timeout:
-                    raise UserError(f"the output took more than {self.limits.timeout:g} seconds")
-            yield {"done": True} if pieces.value else {"done": True, "met": False}
-        except UserError as error:
-            yield {"error": str(error)}
-        except Exception:
-            _log.exception("a stream failed")
-            yield {"error": "the server failed: its log says why"}
 
 
 class Streams:
@@ -154,17 +56,10 @@ def _line(piece: dict[str, Any]) -> str:
     return json.dumps(piece, ensure_ascii=False) + "\n"
 
 
-def _told(error: RequestValidationError | ValidationError) -> list[dict[str, Any]]:
-    """Say what is wrong with a request, without repeating it: it may be no text, or no numbers that JSON can tell."""
-    parts = {one.name for one in search_options() if one.part}
-    told = [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
-    return [one | {"msg": _PART} if parts.intersection(one["loc"]) else one for one in told]
-
-
 async def _explain(request: Request, error: Exception) -> JSONResponse:
     """Answer what does not get through: by the request, the model's limits, or a mistake of ours."""
     if isinstance(error, RequestValidationError):
-        return JSONResponse({"detail": _told(error)}, 422)
+        return JSONResponse({"detail": mistakes(error)}, 422)
     if isinstance(error, UserError):
         return JSONResponse({"detail": str(error)}, 504 if isinstance(error, BusyError) else 422)
     return JSONResponse({"detail": "the server failed: its log says why"}, 500)
@@ -177,10 +72,17 @@ def make_app(
     limits, begin = service.limits, partial(torch.set_num_threads, threads)
     first, second = (ThreadPoolExecutor(1, initializer=begin) for _ in range(2))
     batches = Batcher(service.generate, first, most=most, wait=wait, timeout=limits.timeout)
+    sessions = Sessions(service, second, limits.max_sessions, wait)
+
+    @asynccontextmanager
+    async def running(_: FastAPI) -> AsyncIterator[None]:
+        async with batches.running(), sessions.batches.running():
+            yield
+
     bounds = Middleware(Bounds, max_bytes=limits.max_bytes, seconds=limits.timeout)
     app = FastAPI(
         title=f"lit_seq2seq: {service.predictor.model.task}",
-        lifespan=batches.running,
+        lifespan=running,
         middleware=[*([Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)] if local else []), bounds],
         exception_handlers=dict.fromkeys((RequestValidationError, UserError, Exception), _explain),
         docs_url=None,
@@ -189,8 +91,10 @@ def make_app(
     _add_predictions(app, service, batches)
     if stream:
         _add_stream(app, service, Streams(service, second))
+        if service.predictor.model.processor.source_feature.medium in PIECES:
+            add_live(app, sessions, LOCAL if local else [])
     asked = {"max_length": limits.max_length, "max_bytes": limits.max_bytes, "timeout": limits.timeout}
-    asked |= {"max_new_tokens": limits.max_new_tokens, "max_beams": limits.max_beams}
+    asked |= {name: getattr(limits, name) for name in ("max_new_tokens", "max_beams", "max_sessions")}
     about = {"device": str(service.predictor.model.device), "stream": stream, "max_batch_size": most, **asked}
     _add_pages(app, service, {"model": {"model": name, "task": service.predictor.model.task}, "server": about})
     return app
@@ -219,7 +123,7 @@ def _add_predictions(app: FastAPI, service: Service, batches: Batcher[Work, list
             try:
                 asked = FileRequest.model_validate({**options, "data": await request.body()})
             except ValidationError as error:
-                raise HTTPException(422, _told(error)) from error
+                raise HTTPException(422, mistakes(error)) from error
             return await answer(asked)
 
 

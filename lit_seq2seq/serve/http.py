@@ -15,6 +15,8 @@ HEADER_SECONDS = 10.0
 class Http(H11Protocol):
     """HTTP whose connections are closed unless the headers of a request come in `HEADER_SECONDS`."""
 
+    _upgraded = False
+
     def connection_made(self, transport: Any) -> None:
         """Expect the headers of the first request."""
         super().connection_made(transport)
@@ -25,11 +27,16 @@ class Http(H11Protocol):
         self._expect_headers()
         super().on_response_complete()
 
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        """Leave the connection to the session that has begun."""
+        self._upgraded = True
+        super().handle_websocket_upgrade(event)
+
     def _expect_headers(self) -> None:
         answered = self.cycle
 
         def close() -> None:
-            if self.cycle is answered:  # no new request has begun
+            if self.cycle is answered and not self._upgraded:  # no new request has begun
                 self.transport.close()
 
         self.loop.call_later(HEADER_SECONDS, close)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from lit_seq2seq.features import Feature
 from lit_seq2seq.features.feature import Medium
@@ -21,6 +22,7 @@ def _field(one: SearchOption) -> Any:
     return one.kind | None, field(None, description=one.about, **limits)
 
 
+_PART = "this option names files or classes, which a request may not: save the model with it"
 _OPTIONS: dict[str, Any] = {one.name: _field(one) for one in search_options() if not one.part}
 
 
@@ -123,13 +125,15 @@ class RequestLimits:
         max_bytes: greatest size of a request.
         max_new_tokens: greatest length of an output, in symbols.
         max_beams: greatest number of beams or outputs.
-        timeout: seconds that a request may wait for its turn, and that a stream may last.
+        max_sessions: greatest number of live streams at a time.
+        timeout: seconds that a request may wait for its turn, that a stream may last, and that a live one may be idle.
     """
 
     max_length: int = 2000
     max_bytes: int = 10_000_000
     max_new_tokens: int = 256
     max_beams: int = 10
+    max_sessions: int = 64
     timeout: float = 30.0
 
 
@@ -151,3 +155,10 @@ _REQUESTS: Mapping[Medium, type[GenerateRequest]] = {
     "audio": FileRequest,
     "image": FileRequest,
 }
+
+
+def mistakes(error: RequestValidationError | ValidationError) -> list[dict[str, Any]]:
+    """Say what is wrong with a request, without repeating it: it may be no text, or no numbers that JSON can tell."""
+    parts = {one.name for one in search_options() if one.part}
+    told = [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
+    return [one | {"msg": _PART} if parts.intersection(one["loc"]) else one for one in told]
