@@ -63,7 +63,7 @@ def make_app(
 
 def _check_packages() -> None:
     if missing := [name for name in ("fastapi", "uvicorn", "websockets") if find_spec(name) is None]:
-        raise UserError(f"serving needs {' and '.join(missing)}: {install('serve')}")
+        raise UserError(f"serving needs {', '.join(missing)}: {install('serve')}")
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
