@@ -49,6 +49,14 @@ def test_each_line_is_an_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     written = run(capfd, "--model", tmp_path / "model", "--input", tmp_path / "in.txt").splitlines()
     assert written == [row[0].text for row in made.stream(TEXTS)]
     assert len(set(written)) == 3
+    log = tmp_path / "log.jsonl"
+    run(capfd, "--model", tmp_path / "model", "--input", tmp_path / "in.txt", "--log", log)
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    assert [row["prediction"] for row in rows] == written
+    for row, text in zip(rows, TEXTS, strict=True):
+        assert len(row["delays"]) == len(row["prediction"].split())
+        assert row["source_length"] == len(text.split()) + 1
+        assert row["delays"] == sorted(row["delays"])
 
 
 def test_words_come_before_the_input_has_ended(tmp_path: Path) -> None:
@@ -75,6 +83,12 @@ def test_sound_comes_from_files_and_as_samples(tmp_path: Path, capfd: pytest.Cap
     [[expected]] = made.stream([str(tmp_path / "in.wav")])
     found = run(capfd, "--model", tmp_path / "model", "--input", tmp_path / "in.wav", "--piece", 0.03)
     assert found == expected.text + "\n"
+    log = tmp_path / "log.jsonl"
+    run(capfd, "--model", tmp_path / "model", "--input", tmp_path / "in.wav", "--piece", 0.03, "--log", log)
+    row = json.loads(log.read_text(encoding="utf-8"))
+    assert row["source_length"] == pytest.approx(1000 * 1111 / 800)
+    assert row["delays"][0] < 400
+    assert all(late > delay for late, delay in zip(row["elapsed"], row["delays"], strict=True))
     command = [sys.executable, "-m", "lit_seq2seq", "stream", "--model", str(tmp_path / "model")]
     given = {"input": samples.tobytes(), "capture_output": True, "check": False}
     answer = subprocess.run([*command, "--sampling_rate", "800"], **given)

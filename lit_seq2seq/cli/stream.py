@@ -8,13 +8,15 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from lit_seq2seq.cli.prediction import check_readable
+from lit_seq2seq.cli.prediction import check_readable, written
+from lit_seq2seq.files.lines import json_line
 from lit_seq2seq.search.config import search_options
 from lit_seq2seq.settings.options import add_running, loading_of
 from lit_seq2seq.types import UserError
@@ -32,6 +34,8 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--sampling_rate", type=PositiveInt | None, default=None, help="of raw samples, in hertz")
     parser.add_argument("--piece", type=PositiveFloat, default=0.1, help="seconds of sound that are read at once")
     parser.add_argument("--pace", type=bool, default=False, help="read a file of sound no faster than it sounds")
+    about = "file for a line of JSON for each output, as OmniSTEval reads them: the delays of its words in milliseconds"
+    parser.add_argument("--log", type=str | None, default=None, help=f"{about} of sound or in source symbols")
     about = "for models that need the whole input: how many outputs in a row have to agree on what is written"
     parser.add_argument("--agreement", type=PositiveInt, default=2, help=about)
     found = search_options()
@@ -51,12 +55,17 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     streams = LiveStreams(Predictor(model, options.device, getattr(torch, options.dtype)), config, options.agreement)
     reader, rate = _reader(model.processor.source_feature.medium, options)
     live = None
-    for piece in reader:
-        live = live or Live(streams, rate)
-        if piece is not None:
-            live.feed(piece)
-        print(live.finish() if piece is None else live.read(), end="\n" if piece is None else "", flush=True)
-        live = live if piece is not None else None
+    with written(options.log) if options.log else nullcontext() as log:
+        for piece in reader:
+            live = live or Live(streams, rate)
+            if piece is not None:
+                live.feed(piece)
+                print(live.read(), end="", flush=True)
+                continue
+            print(live.finish(), flush=True)
+            if log is not None:
+                log.write(json_line(live.row()) + "\n")
+            live = None
 
 
 def _reader(medium: str | None, options: Namespace) -> tuple[Iterator[Any], int | None]:

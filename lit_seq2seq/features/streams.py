@@ -26,8 +26,12 @@ class FeatureStream(ABC):
 
     What a piece leaves open is held until the next one: a word of text, a few frames of sound. A piece that cannot be
     read changes nothing.
+
+    Attributes:
+        taken: how much has come: characters, samples or frames.
     """
 
+    taken = 0
     _ended = False
 
     def feed(self, raw: Any) -> Array:
@@ -78,6 +82,7 @@ class TextStream(FeatureStream):
     def _take(self, raw: Any, last: bool) -> Array:
         if not last:
             whole(raw)  # raises where it is no text
+            self.taken += len(raw)
         text = self._held if last else self._held + raw
         cut = len(text) if last else settled(text, self._begins)
         ids: list[int] = []
@@ -110,6 +115,7 @@ class GrowingStream(FeatureStream):
 
     def _take(self, raw: Any, last: bool) -> Array:
         pieces = self._pieces if last else [*self._pieces, self._read(raw)]
+        self.taken = sum(map(len, pieces))
         found = self._so_far(pieces, last)
         array = self._nothing if found is None else self._encode([found])[0]
         self._pieces = pieces
@@ -169,12 +175,12 @@ class VectorStream(FeatureStream):
     """
 
     def __init__(self, read: Callable[[Any], FloatArray], stages: Sequence[Stage]) -> None:
-        self._read, self._stages, self._begun = read, stages, False
+        self._read, self._stages = read, stages
 
     def _take(self, raw: Any, last: bool) -> Array:
         values = self._read([] if last else raw)
-        self._begun = self._begun or len(values) > 0
-        if last and not self._begun:
+        self.taken += len(values)
+        if last and not self.taken:
             raise UserError("expected sound or frames before the end, but there were none: feed some before finish()")
         for stage in self._stages:
             values = stage(values, last)

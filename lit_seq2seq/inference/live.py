@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,6 +17,7 @@ from lit_seq2seq.features.feature import Array
 from lit_seq2seq.inference.growing import GrowingText
 from lit_seq2seq.inference.model import ModelHost, Seq2SeqModel
 from lit_seq2seq.inference.predictor import Predictor
+from lit_seq2seq.metrics.lag import lag_row, unit_delays
 from lit_seq2seq.nn import DecoderState, EncoderDecoder
 from lit_seq2seq.search import GenerationConfig, check_scores, stream
 from lit_seq2seq.search.alignments import Alignments, AlignmentSearch
@@ -46,9 +48,11 @@ class Road(ABC):
 
     Attributes:
         grows: whether what is held of a stream grows with it.
+        again: whether a piece gives all positions so far, not those that are new.
     """
 
     grows: ClassVar[bool] = True
+    again: ClassVar[bool] = False
 
     def __init__(self, model: Seq2SeqModel, config: GenerationConfig) -> None:
         self.model, self.config = model, config
@@ -236,6 +240,8 @@ class Agreement(Road):
         outputs: how many have to agree, from 2.
     """
 
+    again = True
+
     def __init__(self, model: Seq2SeqModel, config: GenerationConfig, outputs: int = 2) -> None:
         super().__init__(model, replace(config, num_return_sequences=1))
         if outputs < 2:
@@ -294,11 +300,16 @@ class Stream:
         ids: the symbols that have been written.
         ended: whether the input has ended.
         done: whether the output has.
+        delays: for each time that the text has grown how much had come by then, in milliseconds of sound or in
+            positions of another source; the same with the time of computing, of sound; and the text.
     """
 
     def __init__(self, road: Road, sampling_rate: int | None) -> None:
         self._road, self._reader, self._state = road, road.reader(sampling_rate), road.begin()
+        self._rate = sampling_rate or getattr(road.model.processor.source_feature, "sampling_rate", None)
         self._waiting: list[Array] = []
+        self._positions, self._busy = 0, 0.0
+        self.delays: list[tuple[float, float, str]] = []
         self.ids: list[int] = []
         self._growing = GrowingText()
         self.text, self._read = "", 0
@@ -314,12 +325,31 @@ class Stream:
         """
         piece = self._reader.feed(raw)
         if len(piece):
-            self._waiting.append(piece)
+            self._wait(piece)
 
     def finish(self) -> None:
         """End the input."""
-        self._waiting.append(self._reader.finish())
+        self._wait(self._reader.finish())
         self.ended = True
+
+    def _wait(self, piece: Array) -> None:
+        self._waiting.append(piece)
+        self._positions = len(piece) + (0 if self._road.again else self._positions)
+
+    @property
+    def length(self) -> float:
+        """How much has come: milliseconds of sound, or positions of another source."""
+        return 1000 * self._reader.taken / self._rate if self._rate else self._positions
+
+    def row(self, split: Callable[[str], Sequence[str]] = str.split) -> dict[str, Any]:
+        """Return text and delays of an output that is done as a line that OmniSTEval reads; see `lag_row`.
+
+        Args:
+            split: returns the units that are delayed: `str.split` words, `list` characters.
+        """
+        delays, elapsed, texts = zip(*self.delays, strict=True) if self.delays else ((), (), ())
+        units, late = (unit_delays(one, texts, split) for one in (delays, elapsed))
+        return lag_row(self.text, units, self.length, elapsed=late if self._rate else None)
 
     def read(self) -> str:
         """Return the text that is new since the last call."""
@@ -327,14 +357,17 @@ class Stream:
         self._read = len(self.text)
         return new
 
-    def _take(self, written: StreamOutput) -> None:
-        target = self._road.model.processor.target
+    def _take(self, written: StreamOutput, seconds: float) -> None:
+        target, before = self._road.model.processor.target, len(self.text)
+        self._busy += 1000 * seconds
         self._state, self.done = written.state, written.done or self.ended
         for index in written.ids:
             self.ids.append(index)
             self.text += self._growing.grow(target.decode(self.ids))
         if self.done:
             self.text += self._growing.end()
+        if len(self.text) > before:
+            self.delays.append((self.length, self.length + self._busy, self.text))
 
 
 class LiveStreams:
@@ -365,12 +398,13 @@ class LiveStreams:
         due = [one for one in streams if one._waiting and not one.done]
         if not due:
             return
-        pieces = [one._waiting for one in due]
+        pieces, started = [one._waiting for one in due], time.monotonic()
         with self._running():
             found = self.road.read([one._state for one in due], pieces, [one.ended for one in due])
+        seconds = time.monotonic() - started
         for one, written in zip(due, found, strict=True):
             one._waiting = []
-            one._take(written)
+            one._take(written, seconds)
 
 
 class Live:
@@ -388,6 +422,10 @@ class Live:
     def text(self) -> str:
         """What has been written; it only grows."""
         return self._stream.text
+
+    def row(self) -> dict[str, Any]:
+        """Return the text with the delays of its words; see `Stream.row`."""
+        return self._stream.row()
 
     def feed(self, raw: Any) -> None:
         """Read a piece; see `Stream.feed`."""
