@@ -402,9 +402,7 @@ def test_the_command_explains_mistakes(capsys: pytest.CaptureFixture[str], tmp_p
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_seq2seq.serve.find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"needs fastapi, uvicorn, websockets: .* pip install -e \"\.\[serve\]\""
-    ):
+    with pytest.raises(UserError, match=r"needs fastapi, uvicorn, websockets: .* pip install -e \"\.\[serve\]\""):
         make_app("model", LIMITS)
 
 
