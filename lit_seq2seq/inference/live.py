@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from lit_seq2seq.nn import DecoderState, EncoderDecoder
 from lit_seq2seq.search import GenerationConfig, check_scores, stream
 from lit_seq2seq.search.alignments import Alignments, AlignmentSearch
 from lit_seq2seq.search.rules import Options
-from lit_seq2seq.types import CellState, Encoded, Padded, StepOutput, UserError
+from lit_seq2seq.types import CellState, Encoded, Padded, StepOutput, UserError, Value
+
+V = TypeVar("V", bound=Value)
 
 
 class StreamOutput(NamedTuple):
@@ -94,8 +96,18 @@ class EncodedRoad(Road):
         source = feature.collate([np.concatenate([nothing, *some]) for some in pieces]).to(device)
         assert isinstance(source, Padded)
         ends = torch.tensor(list(last), device=device)
-        memory, after = self.model.net.encoder.extend(type(states[0]).joined(list(states)), source, ends)
-        return memory, ends, [after.select(row[None]) for row in torch.arange(len(states), device=device)]
+        memory, after = self.model.net.encoder.extend(joined(states), source, ends)
+        return memory, ends, apart(after, torch.arange(len(states), device=device))
+
+
+def joined(states: Sequence[V]) -> V:
+    """Put the states of streams together."""
+    return states[0] if len(states) == 1 else states[0].joined(states)
+
+
+def apart(states: V, rows: Tensor) -> list[V]:
+    """Take the states of streams `rows (B,)` apart."""
+    return [states] if len(rows) == 1 else [states.select(row[None]) for row in rows]
 
 
 class PolicyRoad(EncodedRoad):
@@ -221,12 +233,12 @@ class FrameRoad(EncodedRoad):
     ) -> list[StreamOutput]:
         """Encode and search; see `Road.read`."""
         memory, ends, encoders = self.encode([encoder for encoder, _ in states], pieces, last)
-        searched = Alignments.joined([one for _, one in states])
+        searched = joined([one for _, one in states])
         taken, after = self.search.take(self.search.advance(searched, self.decoder.frames(memory), ends))
-        rows = torch.arange(len(taken), device=ends.device)
+        searches = apart(after, torch.arange(len(states), device=ends.device))
         return [
-            StreamOutput((encoder, after.select(row[None])), found.tokens.tolist(), ended)
-            for encoder, row, found, ended in zip(encoders, rows, taken, last, strict=True)
+            StreamOutput((encoder, search), found.tokens.tolist(), ended)
+            for encoder, search, found, ended in zip(encoders, searches, taken, last, strict=True)
         ]
 
 
@@ -399,7 +411,7 @@ class LiveStreams:
         if not due:
             return
         pieces, started = [one._waiting for one in due], time.monotonic()
-        with self._running():
+        with torch.inference_mode(), self._running():
             found = self.road.read([one._state for one in due], pieces, [one.ended for one in due])
         seconds = time.monotonic() - started
         for one, written in zip(due, found, strict=True):
