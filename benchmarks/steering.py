@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -96,7 +97,7 @@ class Case:
             outputs of all.
         tokenizer: of the outputs, for a language model; `None`: there is none.
         lexicon: whether outputs may be kept to words of the training outputs.
-        terms: whether a word of the reference may be forced.
+        terms: whether the longest word of a reference that occurs twice in training may be forced.
         training: by what tables call it, what is changed in the recipe.
     """
 
@@ -174,13 +175,14 @@ def prepare(name: str, data: Path) -> Path:
     for folder, found in (("pairs", rows), ("texts", texts), ("sources", sources)):
         for split, part in found.items():
             part.to_parquet(str(place / folder / f"{split}.parquet"))
-    words = sorted({word for text in texts["train"][case.target] for word in text.split()})
-    (place / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    counts = Counter(word for text in texts["train"][case.target] for word in text.split())
+    (place / "words.txt").write_text("\n".join(sorted(counts)) + "\n", encoding="utf-8")
     with (place / "terms.csv").open("w", encoding="utf-8", newline="") as file:
         if case.terms:
             scored = rows[case.splits[1]]
-            longest = (max(text.split(), key=len) for text in scored[case.target])
-            csv.writer(file).writerows(zip(scored[case.source], longest, strict=True))
+            for source, text in zip(scored[case.source], scored[case.target], strict=True):
+                known = [word for word in text.split() if word.isalpha() and counts[word] > 1]
+                csv.writer(file).writerows([[source, max(known, key=len)]] if known else [])
     return place
 
 

@@ -597,7 +597,7 @@ def test_a_file_may_be_the_whole_request(kind: str, tmp_path: Path) -> None:
         assert json.loads(ask(f"cd {tmp_path}; {shown}", client))["outputs"] == answer["outputs"][:1]
         for query, body, refused, message in (
             ("num_beams=5", file, 422, "num_beams=5: must be at most 4 here"),
-            ("num_beams=0", file, 422, "must be an integer of at least 1"),
+            ("num_beams=0", file, 422, "Input should be greater than or equal to 1"),
             ("beams=2", file, 422, "Extra inputs are not permitted"),
             ("", file + b" ", 413, "the request must have at most"),
             ("", b"neither", 422, "expected an image" if kind == "image" else "not a recording"),
