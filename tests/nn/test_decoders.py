@@ -132,7 +132,7 @@ def test_batch_mates_and_padding_change_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_batch_order_changes_nothing(name: str) -> None:
-    model, order = network(name), torch.tensor([2, 0, 3, 1])
+    model, order = network(name).double(), torch.tensor([2, 0, 3, 1])  # rounding differs with the place in the batch
     shuffled = model(SOURCE.select(order), TARGET.select(order))
     assert_close(shuffled, model(SOURCE, TARGET)[order])
 
