@@ -17,7 +17,6 @@ from lit_seq2seq.features.feature import Array
 from lit_seq2seq.inference.growing import GrowingText
 from lit_seq2seq.inference.model import ModelHost, Seq2SeqModel
 from lit_seq2seq.inference.predictor import Predictor
-from lit_seq2seq.metrics.lag import lag_row, unit_delays
 from lit_seq2seq.nn import DecoderState, EncoderDecoder
 from lit_seq2seq.search import GenerationConfig, check_scores, stream
 from lit_seq2seq.search.alignments import Alignments, AlignmentSearch
@@ -359,6 +358,8 @@ class Stream:
         Args:
             split: returns the units that are delayed: `str.split` words, `list` characters.
         """
+        from lit_seq2seq.metrics.lag import lag_row, unit_delays
+
         delays, elapsed, texts = zip(*self.delays, strict=True) if self.delays else ((), (), ())
         units, late = (unit_delays(one, texts, split) for one in (delays, elapsed))
         return lag_row(self.text, units, self.length, elapsed=late if self._rate else None)
