@@ -139,6 +139,10 @@ def test_what_goes_wrong_is_explained_and_harms_no_other_session() -> None:
                 assert message in session.receive_json()["error"]
         with client.websocket_connect("ws://localhost/live?nonsense=1") as session:
             assert session.receive_json()["error"][0]["loc"] == ["nonsense"]
+        for wrong in (5, None, ["eins"]):
+            with client.websocket_connect("ws://localhost/live") as session:
+                session.send_json({"text": wrong})
+                assert 'expected {"text": ...} or {"end": true}, but got' in session.receive_json()["error"]
         with client.websocket_connect("ws://localhost/live") as session:
             session.send_bytes(b"1234")
             assert 'expected JSON with "text", but got 4 bytes' in session.receive_json()["error"]

@@ -155,7 +155,12 @@ class Sessions:
             raise UserError(f"expected JSON, but it cannot be read: {error}") from error
         if told == {"end": True}:
             return None
-        if medium == "audio" or not isinstance(told, dict) or set(told) != {medium}:
+        kinds: dict[Any, type] = {"text": str, "frames": list}
+        if (
+            not isinstance(told, dict)
+            or set(told) != {medium}
+            or not isinstance(told[medium], kinds.get(medium, bytes))
+        ):
             kind = "samples as bytes" if medium == "audio" else f'{{"{medium}": ...}}'
             raise UserError(f'expected {kind} or {{"end": true}}, but got {message["text"]:.60}')
         return told[medium]
