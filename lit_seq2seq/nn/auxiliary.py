@@ -66,6 +66,10 @@ class Auxiliary(nn.Module, ABC):
         """Compute log-probabilities by which search can judge outputs, `(B, S, V)`; `None` where there are none."""
         return None
 
+    def forced_align(self, memory: Padded, target: Padded) -> Tensor | None:
+        """Find where targets are written, `(B, T)`; see `EncoderDecoder.forced_align`; `None` if it cannot tell."""
+        return None
+
 
 class CTC(Auxiliary):
     """Connectionist temporal classification (Graves et al. 2006): a symbol or a blank at each encoder position.
@@ -122,3 +126,34 @@ class CTC(Auxiliary):
             reduction="sum",
             zero_infinity=True,
         )
+
+    @torch.no_grad()
+    def forced_align(self, memory: Padded, target: Padded) -> Tensor:
+        """Find the first position of each symbol on the most probable path; see `EncoderDecoder.forced_align`.
+
+        A target that has no path is at -1.
+        """
+        frames, labels = self.frames(memory).values.double(), target.values  # (B, S, V), (B, T)
+        states = torch.full((len(labels), 2 * labels.shape[1] + 1), self.blank, device=labels.device)
+        states[:, 1::2] = labels  # (B, 2T + 1)
+        jumps = (states[:, 2:] != self.blank) & (states[:, 2:] != states[:, :-2])  # over a blank
+        best = torch.full_like(states, -torch.inf, dtype=frames.dtype)
+        best[:, 0] = 0  # before the first position, from where a step leads to the first two states
+        steps = []
+        for written, there in zip(frames.unbind(1), memory.mask.unbind(1), strict=True):
+            over = F.pad(best[:, :-2].masked_fill(~jumps, -torch.inf), (2, 0), value=-torch.inf)
+            ways = torch.stack([best, F.pad(best[:, :-1], (1, 0), value=-torch.inf), over])  # (3, B, 2T + 1)
+            value, step = ways.max(dim=0)
+            best = torch.where(there[:, None], value + written.gather(1, states), best)
+            steps.append(step * there[:, None])
+        ends = 2 * (target.lengths[:, None] - 1) - torch.arange(2, device=labels.device)  # the two last states
+        scores = best.gather(1, ends.clamp(min=0)).masked_fill(ends < 0, -torch.inf)  # (B, 2)
+        score, which = scores.max(dim=1)
+        state, path = ends.gather(1, which[:, None])[:, 0], []
+        for step in reversed(steps):
+            path.append(state)
+            state = state - step.gather(1, state[:, None])[:, 0]
+        own = 2 * torch.arange(labels.shape[1], device=labels.device) + 1  # the state of each symbol
+        first = (torch.stack(path[::-1], dim=1)[..., None] == own).int().argmax(dim=1)  # (B, T)
+        first = torch.where(own < 2 * target.lengths[:, None] - 1, first, memory.lengths[:, None] - 1)
+        return first.masked_fill((score == -torch.inf)[:, None], -1)

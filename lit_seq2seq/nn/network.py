@@ -224,6 +224,31 @@ class EncoderDecoder(Network):
         """Compute log-probabilities of symbols at each encoder position, `(B, S, V)`; `None` without CTC."""
         return None if self.auxiliary is None else self.auxiliary.frames(encoded.memory)
 
+    @torch.no_grad()
+    def forced_align(self, encoded: Encoded, target: Padded) -> Tensor:
+        """Find where given targets are written: the best path of the model through all alignments (Viterbi 1967).
+
+        Args:
+            encoded: from `encode`.
+            target: ids that end with EOS.
+
+        Returns:
+            `(B, T)` the position of the memory at which each symbol is written, EOS at the last; by CTC, where the
+            decoder has no alignments, the first of each symbol's, and -1 for a target that has no path.
+
+        Raises:
+            UserError: the model has no alignments.
+        """
+        found = self.decoder.forced_align(self.shift(target), target, self.start(encoded))
+        if found is None and self.auxiliary is not None:
+            found = self.auxiliary.forced_align(encoded.memory, target)
+        if found is None:
+            raise UserError(
+                f"{type(self.decoder).__name__} has no alignments: train a TransducerDecoder or HardMonotonicDecoder, "
+                "or set model.auxiliary to CTC"
+            )
+        return found
+
     def readable(self, tokens: Tensor) -> Tensor:
         """Replace copied symbols beyond the vocabulary, which have no embedding, by the unknown symbol."""
         if not self.output.copies:

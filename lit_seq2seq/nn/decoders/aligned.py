@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import dropout, wide
 from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack, kernel_of
-from lit_seq2seq.types import Encoded, Value
+from lit_seq2seq.types import Encoded, Padded, Value
 
 NOWHERE = -1e30
 """The log-probability of an impossible position: finite, so that differences of such numbers are."""
@@ -124,3 +125,21 @@ class AlignedDecoder(Decoder):
         """Compute the log-probability of each symbol from memory and target, both `(..., J)`: `(..., V)`."""
         inner = torch.tanh(queries + values)
         return wide(self.symbols(dropout(inner, self.dropout, self.training))).log_softmax(dim=-1)
+
+
+def traced_back(last: Tensor, sources: Sequence[Tensor], target: Padded) -> Tensor:
+    """Follow a best path back from its end.
+
+    Args:
+        last: `(B,)` position of the last symbol of each target, EOS.
+        sources: of each of the T symbols `(B, S)`, the best position of the symbol before if it is at this one.
+        target: `(B, T)`.
+
+    Returns:
+        `(B, T)` positions of all symbols; at padding that of the last.
+    """
+    found, place = [], last
+    for mask, source in zip(reversed(target.mask.unbind(1)), reversed(sources), strict=True):
+        found.append(place)
+        place = torch.where(mask, source.gather(1, place[:, None])[:, 0], place)
+    return torch.stack(found[::-1], dim=1)

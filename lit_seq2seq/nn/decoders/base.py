@@ -19,7 +19,7 @@ from lit_seq2seq.nn.kernels.products import Linear, gathering_gradients
 from lit_seq2seq.nn.ops import dropout
 from lit_seq2seq.nn.recurrent import StackMasks
 from lit_seq2seq.nn.shortlist import Shortlisted
-from lit_seq2seq.types import CellState, Copies, Encoded, SpecialIds, Value
+from lit_seq2seq.types import CellState, Copies, Encoded, Padded, SpecialIds, Value
 
 AttentionFactory = Callable[[int, int], Attention]
 BridgeFactory = Callable[[EncoderShape, StateShape], Bridge]
@@ -275,6 +275,19 @@ class Decoder(nn.Module, ABC):
     @property
     def transducer(self) -> Any:
         """What `lit_seq2seq.search.AlignmentSearch` asks of a model; `None` where outputs are not written at frames."""
+        return None
+
+    def forced_align(self, tokens: Tensor, target: Padded, state: DecoderState) -> Tensor | None:
+        """Find where the most probable alignment writes each symbol of given targets; see `EncoderDecoder.forced_align`.
+
+        Args:
+            tokens: `(B, T)` what is read of them, BOS first.
+            target: what is written, ending with EOS.
+            state: from `start`.
+
+        Returns:
+            `(B, T)` positions of the memory; `None` for a decoder without alignments.
+        """
         return None
 
     @property

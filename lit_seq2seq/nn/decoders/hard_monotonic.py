@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lit_seq2seq.nn.bridges import LastState
 from lit_seq2seq.nn.cells import CellName
-from lit_seq2seq.nn.decoders.aligned import NOWHERE, Aligned, AlignedDecoder
+from lit_seq2seq.nn.decoders.aligned import NOWHERE, Aligned, AlignedDecoder, traced_back
 from lit_seq2seq.nn.decoders.base import BridgeFactory, DecoderOutput, DecoderState
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import masked_softmax, wide
 from lit_seq2seq.nn.recurrent import CellFactory
-from lit_seq2seq.types import Encoded
+from lit_seq2seq.types import Encoded, Padded
 
 _LEAST = 1e-30
 
@@ -106,6 +106,22 @@ class HardMonotonicDecoder(AlignedDecoder):
         places = self.follow(state.attention, self.transitions(beside, state).flatten(0, 1), state.seen)
         output = self.output(hidden, places, symbols, embedded)
         return output, replace(state, cells=cells, attention=Aligned(places, symbols))
+
+    def forced_align(self, tokens: Tensor, target: Padded, state: DecoderState) -> Tensor:
+        """Find the most probable positions of given symbols; see `Decoder.forced_align`."""
+        assert isinstance(state.attention, Aligned)
+        hidden, _ = self.stack(self.embed(tokens), state.cells)  # (B, T, H)
+        moves = self.transitions(hidden, state).clamp(min=_LEAST).log()  # (B, T, S, S)
+        index = target.values[:, :, None, None].expand(-1, -1, moves.shape[2], 1)
+        written = self.emit(hidden, state).gather(3, index)[..., 0].masked_fill(~state.seen, NOWHERE)  # (B, T, S)
+        places, sources, there = state.attention.places, [], []
+        for move, write in zip(moves.unbind(1), written.unbind(1), strict=True):
+            best, source = (places[:, :, None] + move).max(dim=1)  # (B, S)
+            places = best + write
+            sources.append(source)
+            there.append(places)
+        ends = torch.stack(there, dim=1)[torch.arange(len(target.lengths)), target.lengths - 1]  # (B, S)
+        return traced_back(ends.argmax(dim=1), sources, target)
 
     def transitions(self, hidden: Tensor, state: DecoderState) -> Tensor:
         """Compute the probability of going from each position to each: `(B, K, H)` to `(B, K, S, S)`."""

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lit_seq2seq.nn.bridges import ZeroBridge
 from lit_seq2seq.nn.cells import CellName
-from lit_seq2seq.nn.decoders.aligned import NOWHERE, Aligned, AlignedDecoder
+from lit_seq2seq.nn.decoders.aligned import NOWHERE, Aligned, AlignedDecoder, traced_back
 from lit_seq2seq.nn.decoders.base import BridgeFactory, DecoderOutput, DecoderState
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.recurrent import CellFactory
@@ -90,8 +90,7 @@ class TransducerDecoder(AlignedDecoder):
         hidden, cells = self.stack(embedded, state.cells)  # (B, T, H)
         following = torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], self.specials.eos)], dim=1)
         seen = state.seen.expand(-1, tokens.shape[1], -1)  # (B, T, S)
-        batch, length, symbols = state.attention.symbols.shape
-        size = max(1, BLOCK // max(1, batch * length * max(symbols, self.query.out_features)))
+        size = self._at_once(state)
         again = torch.is_grad_enabled() and size < tokens.shape[1]
         aligned, found = state.attention, []
         for begin in range(0, tokens.shape[1], size):
@@ -120,6 +119,21 @@ class TransducerDecoder(AlignedDecoder):
             entering = places[-1] + writes
         there = torch.stack(places, dim=1).to(symbols.dtype)  # (B, t, S)
         return *self._sum(there, symbols, state.seen), Aligned(there[:, -1], symbols[:, -1])
+
+    def forced_align(self, tokens: Tensor, target: Padded, state: DecoderState) -> Tensor:
+        """Find the most probable positions of given symbols, EOS at the last; see `Decoder.forced_align`."""
+        assert isinstance(state.attention, Aligned)
+        hidden, _ = self.stack(self.embed(tokens), state.cells)  # (B, T, H)
+        entering, seen, sources = state.attention.places.double(), state.seen[:, 0], []  # (B, S) each
+        size = self._at_once(state)
+        for some, wanted in zip(hidden.split(size, dim=1), target.values.split(size, dim=1), strict=True):
+            symbols = self.emit(some, state)  # (B, t, S, V)
+            written = symbols.gather(3, wanted[:, :, None, None].expand(-1, -1, symbols.shape[2], 1))[..., 0]
+            for stay, write in zip(self._stay(symbols).unbind(1), written.unbind(1), strict=True):
+                best, source = (entering - stay).cummax(dim=1)  # as `_follow`, with the greatest for the sum
+                entering = (best + stay + write).masked_fill(~seen, NOWHERE)
+                sources.append(source)
+        return traced_back((seen.sum(dim=1) - 1).clamp(min=0), sources, target)
 
     def advance(self, embedded: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Read one embedded token per hypothesis, `(N, E)`; see `Decoder.advance`."""
@@ -163,6 +177,12 @@ class TransducerDecoder(AlignedDecoder):
         """Read one token per output, `(N,)`; return what `join` reads of it, `(N, J)`, and the state after."""
         hidden, cells = self.stack.step(self.embed(tokens[:, None])[:, 0], cells)
         return self.query(hidden), cells
+
+    def _at_once(self, state: DecoderState) -> int:
+        """Tell how many symbols of each target the joint layer reads at a time."""
+        assert state.memory is not None
+        batch, length, size = state.memory.values.shape
+        return max(1, BLOCK // max(1, batch * length * max(self.output_size, size)))
 
     def _stay(self, symbols: Tensor) -> Tensor:
         """Compute the log-probability of nothing but blanks up to before each position, in 64 bits: `(B, K, S)`."""
