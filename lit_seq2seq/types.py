@@ -357,6 +357,7 @@ class Batch(Value):
         references: per example the tuple of reference texts, for metrics; empty when predicting.
         texts: per example the source for display, a text or a few words about it. When training, this and `references`
             are empty unless the objective asks for them.
+        ends: per example when each target symbol but EOS ends, NaN where that is unknown; empty unless the data tell.
         piece: number of the batch in running text, from 0: each target goes on where that of the batch before ended,
             and `references` are the texts that end in it; `None` where each target is by itself.
     """
@@ -366,6 +367,7 @@ class Batch(Value):
     rows: Tensor
     references: tuple[tuple[str, ...], ...] = ()
     texts: tuple[str, ...] = ()
+    ends: tuple[tuple[float, ...], ...] = ()
     piece: int | None = None
 
     def __len__(self) -> int:
@@ -435,6 +437,9 @@ class Hypothesis:
         met: whether it meets all constraints of the search.
         delays: `(T,)` or `(T + 1,)` integers, how much of the source had been read before each token, and before EOS
             where it was produced; `None` without a policy.
+        written: `(T,)` integers, how much of the source the model needs for the position at which its best alignment
+            writes each token; `None` unless asked for, and where there is no alignment.
+        emission: of a transducer how it spends its frames on the output; see `lit_seq2seq.search.alignments.emission`.
     """
 
     tokens: Tensor
@@ -446,6 +451,8 @@ class Hypothesis:
     regions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     met: bool = True
     delays: Tensor | None = None
+    written: Tensor | None = None
+    emission: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -466,6 +473,9 @@ class Generated:
         delays: how many positions of the source had been read before each output symbol, beside `tokens`; empty without
             a policy.
         source_length: number of positions of the source; 0 for an empty input.
+        times: when each output symbol but EOS is written, by the best alignment: milliseconds of sound, else source
+            positions; empty unless asked for.
+        emission: see `Hypothesis`.
     """
 
     text: str
@@ -479,6 +489,8 @@ class Generated:
     met: bool = True
     delays: tuple[int, ...] = ()
     source_length: int = 0
+    times: tuple[float, ...] = ()
+    emission: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def told(self, details: Iterable[str] = ()) -> dict[str, Any]:
         """Return the text with the details that are asked for, as plain values; see `GenerationConfig.details`.
@@ -509,6 +521,12 @@ class Generated:
 
     def _delays(self) -> dict[str, Any]:
         return {"delays": list(self.delays), "source_length": self.source_length}
+
+    def _times(self) -> dict[str, Any]:
+        return {"times": list(self.times)}
+
+    def _emission(self) -> dict[str, Any]:
+        return {"emission": dict(self.emission)}
 
     def _met(self) -> dict[str, Any]:
         return {"met": self.met}

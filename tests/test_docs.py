@@ -22,7 +22,7 @@ from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.builtin.phrase_kinds import SENTENCES
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import LogMel, Processor, Prompt
-from lit_seq2seq.nn import MeanBridge, NoSource, ParallelDecoder, PyramidalEncoder, ZeroBridge
+from lit_seq2seq.nn import CTC, MeanBridge, NoSource, ParallelDecoder, PyramidalEncoder, ZeroBridge
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import SIZES, make_data, make_model
 
@@ -170,7 +170,7 @@ def save_language_model(folder: Path) -> None:
 
 def save_speech_model(folder: Path) -> None:
     encoder = partial(PyramidalEncoder, hidden_size=12, factors=[1])
-    model = make_model(encoder=encoder, decoder=partial(ParallelDecoder, **SIZES, bridge=MeanBridge))
+    model = make_model(encoder=encoder, decoder=partial(ParallelDecoder, **SIZES, bridge=MeanBridge), auxiliary=CTC)
     model.attach(Processor(LogMel(8000, n_mels=5), make_data().processor.target))
     model.save_pretrained(folder)
 
@@ -250,10 +250,11 @@ RUN += ["serving", "sharing", "decoding", "live"]
 
 def test_the_page_on_writing_while_reading_runs(workplace: Path) -> None:
     save_model(workplace / "runs" / "wait_k" / "version_0" / "model")
-    save_speech_model(workplace / "runs" / "live" / "version_0" / "model")
+    for name in ("live", "whole"):
+        save_speech_model(workplace / "runs" / name / "version_0" / "model")
     (workplace / "story.txt").write_text("eins zwei\ndrei\n", encoding="utf-8")
     soundfile.write("speech.wav", np.sin(np.arange(4000) / 5), 8000)
-    commands, (python,) = (
+    commands, (python, aligning) = (
         [text for language, text in blocks(ROOT / "docs" / "live.md") if language == wanted]
         for wanted in ("bash", "python")
     )
@@ -265,6 +266,10 @@ def test_the_page_on_writing_while_reading_runs(workplace: Path) -> None:
     with contextlib.redirect_stdout(printed):
         exec(python, names := {})
     assert printed.getvalue().strip() == names["live"].text
+    for name in ("one.wav", "two.wav"):
+        soundfile.write(name, np.sin(np.arange(4000) / 5), 8000)
+    exec(aligning, names := {})
+    assert [len(row) for row in names["ends"]] == [2, 1]
 
 
 def test_the_commands_of_the_page_on_decoding_run(workplace: Path) -> None:

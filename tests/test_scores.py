@@ -25,6 +25,7 @@ from lit_seq2seq.metrics import (
     ChrF,
     CIDErD,
     Distinct1,
+    EmissionLag,
     ExactMatch,
     Lag,
     ROUGELsum,
@@ -198,7 +199,7 @@ def test_a_metric_that_does_not_say_which_way_is_better_is_not_judged(score):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Scores([Own()]).try_on(["a", "b"], ["a", "b"])
-    assert set(Scores([Own()]).modes) == {"loss", "ppl", "bpc", *Lag.names}
+    assert set(Scores([Own()]).modes) == {"loss", "ppl", "bpc", *Lag.names, *EmissionLag.names}
 
 
 # -------------------------------------------------------------------------------------------------- one form

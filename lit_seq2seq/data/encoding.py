@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from lit_seq2seq.data.cache import cache_folder, code_of
 from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets, listed
 from lit_seq2seq.features import Feature, Processor
 from lit_seq2seq.features.feature import Array, encode_named
+from lit_seq2seq.files.lines import counted
+from lit_seq2seq.files.untrusted import is_number
 from lit_seq2seq.types import UserError
 
 _VERSION = 3  # of the encoded columns: raise it when their meaning changes
@@ -148,6 +152,27 @@ class RowEncoder:
         before = len(raw.split()) - len(plain.split())
         words = len(plain.split()), len(texts[0].split())
         return aligned_symbols(pairs, [number - before for number in source], target, words)
+
+    def ends(self, rows: Rows, indices: Sequence[int]) -> tuple[tuple[float, ...], ...]:
+        """Tell when each symbol of the target of rows ends, NaN within words of which only that is known."""
+        if self.mapper.ends is None:
+            return ()
+        given = zip(indices, self.mapper.times(rows), self._texts(rows), strict=True)
+        return tuple(self._ends(f"row {index}", times, (texts or [""])[0]) for index, times, texts in given)
+
+    def _ends(self, name: str, times: Sequence[float], text: str) -> tuple[float, ...]:
+        numbers, words = self.processor.target.word_numbers(text), len(text.split())
+        if not len(times):
+            return (math.nan,) * len(numbers)
+        if len(times) not in (words, len(numbers)) or not all(is_number(time) for time in times):
+            raise UserError(
+                f"{name}: expected in columns.ends a number for each of {counted(words, 'word')} or "
+                f"{counted(len(numbers), 'symbol')}, but there are {len(times)}"
+            )
+        if len(times) == len(numbers):
+            return tuple(map(float, times))
+        last = [one != after for one, after in pairwise([*numbers, words])]
+        return tuple(float(times[one]) if ends else math.nan for one, ends in zip(numbers, last, strict=True))
 
     def copies(self, rows: Rows, sources: list[Array]) -> tuple[list[Array], list[tuple[str, ...]]]:
         """Name what can be copied from each of the encoded sources of `rows`; see `CopyMap`."""

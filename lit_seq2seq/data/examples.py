@@ -241,6 +241,7 @@ class Examples(torch.utils.data.Dataset[Batch]):
             rows=torch.tensor(rows),
             references=self.encoder.references(raw) if self.with_texts else (),
             texts=self.encoder.show(raw, rows.tolist()) if self.with_texts else (),
+            ends=self.encoder.ends(raw, rows.tolist()) if self.with_texts else (),
         )
 
     def _sources(self, rows: npt.NDArray[np.int64], raw: Rows) -> list[Array]:

@@ -231,7 +231,7 @@ class Seq2SeqDataModule(LightningDataModule):
     def _learn(self, given: Processor | None) -> Processor:
         train = self._split("train")
         source = self.source if given is None else given.source_feature
-        mapper = self.mapper.resolve(columns_of(train), targets=True, source=source)
+        mapper = replace(self.mapper, ends=None).resolve(columns_of(train), targets=True, source=source)
         prefix = self.source_prefix if given is None else given.source_prefix
         learner = Learner(train, mapper, self.tokenizer_rows, prefix)
         if given is not None:
@@ -496,7 +496,7 @@ class Seq2SeqDataModule(LightningDataModule):
     def _encoder(self, rows: Split, split: str) -> RowEncoder:
         targets = split != "predict"
         source, target = self.processor.source_feature, self.processor.target
-        mapper = self.mapper if split == "train" else replace(self.mapper, alignment=None)
+        mapper = replace(self.mapper, ends=None) if split == "train" else replace(self.mapper, alignment=None)
         if mapper.alignment and (source.augments or target.augments):
             raise UserError("columns.alignment needs symbols that stay the same: set dropout of the tokenizers to 0")
         mapper = mapper.resolve(columns_of(rows), targets, source)

@@ -37,6 +37,9 @@ class Columns:
         alignment: column of the training split with word alignments for `GuidedAlignment`: pairs such as `0-0 1-2` of
             source and target words, split at white space and counted from 0, as fast_align, eflomal and awesome-align
             write them. Leave a row empty if its alignment is unknown.
+        ends: column of the splits to evaluate that tells when the target is spoken, for `EmissionLag`: the end of each
+            of its words, or of each symbol, a list of numbers in milliseconds of sound or positions of another source.
+            Leave a row empty if they are unknown.
     """
 
     source: str | dict[str, str] | None = "source"
@@ -45,6 +48,7 @@ class Columns:
     tags: str | list[str] | None = None
     speaker: str | None = None
     alignment: str | None = None
+    ends: str | None = None
 
 
 class RowMapper(Columns):
@@ -82,6 +86,7 @@ class RowMapper(Columns):
             _check(known, target, "columns.target", Tokenizer(), lists=True)
             _check(known, references, "columns.references", Tokenizer(), lists=True)
             _check(known, listed(self.alignment), "columns.alignment", Tokenizer())
+            _check_there(known, listed(self.ends), "columns.ends")
         tags = _expand(known, self.tags)
         _check(known, tags, "columns.tags", Tokenizer(), lists=True)
         if tags and source is not None and (source.medium != "text" or source.begins_output):
@@ -97,7 +102,8 @@ class RowMapper(Columns):
                 "expected a column of prompts or of targets, but the columns are "
                 f"{', '.join(known)}: set columns.source"
             )
-        return RowMapper(self.source, target, references, tags, speaker=speaker, alignment=self.alignment)
+        ends = self.ends if targets else None
+        return RowMapper(self.source, target, references, tags, speaker=speaker, alignment=self.alignment, ends=ends)
 
     def only_sources(self, features: Features) -> RowMapper:
         """Return a mapper that finds the sources alone, with their tags, to compare rows by them."""
@@ -149,7 +155,7 @@ class RowMapper(Columns):
     def columns(self) -> list[str]:
         """Top-level or nested names of every column that is read."""
         names = [*self.source_columns, *listed(self.tags), *listed(self.speaker), *listed(self.target)]
-        names += [*listed(self.references), *listed(self.alignment)]
+        names += [*listed(self.references), *listed(self.alignment), *listed(self.ends)]
         return list(dict.fromkeys(names))
 
     def sources(self, rows: Rows) -> list[Any]:
@@ -174,6 +180,11 @@ class RowMapper(Columns):
         """Return the alignment of the words of each row, empty where it is not known."""
         assert self.alignment is not None
         return [pairs or "" for pairs in _column(rows, self.alignment)]
+
+    def times(self, rows: Rows) -> list[Sequence[float]]:
+        """Return when the words or symbols of each target end, nothing where it is not known."""
+        assert self.ends is not None
+        return [ends or () for ends in _column(rows, self.ends)]
 
     def targets(self, rows: Rows) -> list[list[str]]:
         """Return the alternative targets of each row, without empty ones."""

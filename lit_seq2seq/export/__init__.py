@@ -46,6 +46,7 @@ LEFT = (
     "arrays/tensors.py",
     "files/weights.py",
     "files/remote.py",
+    "metrics/emission.py",
     "metrics/lag.py",
     "metrics/scores.py",
     "metrics/sums.py",

@@ -150,6 +150,11 @@ class LogMel(Recordings):
         """Number of bands."""
         return int(self.config["n_mels"])
 
+    @property
+    def milliseconds(self) -> float:
+        """The time between two stacks of frames."""
+        return 1000 * self._hop * self._stack / self.sampling_rate
+
     def frames(self, raw: Any) -> FloatArray:
         """Compute the energies of one recording: `(T, n_mels)`."""
         return self._energies(self.samples(raw))
@@ -199,6 +204,11 @@ class Waveform(Recordings):
     def size(self) -> int:
         """A sample is one value."""
         return 1
+
+    @property
+    def milliseconds(self) -> float:
+        """That of a sample."""
+        return 1000 / self.sampling_rate
 
     def frames(self, raw: Any) -> FloatArray:
         """Return the samples `(T, 1)`."""

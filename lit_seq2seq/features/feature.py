@@ -206,6 +206,11 @@ class Feature(ABC):
     # ---------------------------------------------------------------------------------------------- encoding
 
     @property
+    def milliseconds(self) -> float | None:
+        """How long a position lasts, where sources have a duration."""
+        return None
+
+    @property
     def stored_as(self) -> str | None:
         """Element type in which encoded arrays are kept on disk: an integer for ids `(T,)`, a float for `(T, F)`.
 

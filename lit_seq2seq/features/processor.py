@@ -162,7 +162,15 @@ class Processor:
             one.met,
             () if one.delays is None else tuple(min(delay, length) for delay in one.delays.tolist()),
             length,
+            tuple(self.times(one, length)),
+            one.emission,
         )
+
+    def times(self, one: Hypothesis, length: int) -> list[float]:
+        """Tell when each symbol of an output is written: milliseconds, or positions of a source of `length`."""
+        unit = self.source_feature.milliseconds
+        places = [] if one.written is None else [min(place, length) for place in one.written.tolist()]
+        return [place * unit for place in places] if unit else places
 
     def prefixed(self, raw: Sequence[Any]) -> Sequence[Any]:
         """Put the source prefix before each raw input."""

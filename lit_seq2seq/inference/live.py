@@ -17,7 +17,7 @@ from lit_seq2seq.features.feature import Array
 from lit_seq2seq.inference.growing import GrowingText
 from lit_seq2seq.inference.model import ModelHost, Seq2SeqModel
 from lit_seq2seq.inference.predictor import Predictor
-from lit_seq2seq.nn import DecoderState, EncoderDecoder
+from lit_seq2seq.nn import DecoderState
 from lit_seq2seq.search import GenerationConfig, check_scores, stream
 from lit_seq2seq.search.alignments import Alignments, AlignmentSearch
 from lit_seq2seq.search.rules import Options
@@ -298,7 +298,7 @@ def common(sequences: Sequence[Sequence[int]]) -> Sequence[int]:
 
 def road_of(model: Seq2SeqModel, config: GenerationConfig, agreement: int) -> Road:
     """Return the way in which a model writes while it reads."""
-    if isinstance(model.searched, EncoderDecoder) and model.net.decoder.transducer is not None:
+    if model.searched.transducer is not None:
         return FrameRoad(model, config)
     return Agreement(model, config, agreement) if config.policy is None else PolicyRoad(model, config)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self, Unpack
 
+import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ from lit_seq2seq.nn.network import (
 from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.reranking import Reranker, reranked
 from lit_seq2seq.search import GenerationConfig, check_attention, check_scores, including, prefix_of, search, stream
+from lit_seq2seq.search.alignments import emission
 from lit_seq2seq.search.carried import place_of
 from lit_seq2seq.search.rules import Options, constraints_of
 from lit_seq2seq.search.task import Task
@@ -310,7 +312,29 @@ class Seq2SeqModel(nn.Module):
     ) -> list[list[Hypothesis]]:
         step, state, options = self._asked(encoded, config or self.generation, prefix, raw)
         found = search(step, state, return_attention=return_attention, **options)
-        return [[_trimmed(self.delayed(one), encoded.memory, place) for one in row] for place, row in enumerate(found)]
+        found = [[_trimmed(self.delayed(one), encoded.memory, place) for one in row] for place, row in enumerate(found)]
+        return self._aligned(encoded, found) if (config or self.generation).aligns else found
+
+    def _aligned(self, encoded: Encoded, found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+        """Add where the best alignment writes each token."""
+        places = iter(self.searched.forced_align(*self._paired(encoded, found)).tolist())
+        frames = encoded.memory.lengths.tolist()
+        return [[self.placed(one, next(places), size) for one in row] for row, size in zip(found, frames, strict=True)]
+
+    def _paired(self, encoded: Encoded, found: Sequence[Sequence[Hypothesis]]) -> tuple[Encoded, Padded]:
+        """Put all outputs of a batch into one of targets, each beside its source."""
+        target = self.processor.target
+        ids = [[*one.tokens.tolist(), target.specials.eos] for row in found for one in row]
+        rows = torch.tensor([place for place, row in enumerate(found) for _ in row], device=self.device)
+        return encoded.select(rows), target.collate([np.array(one) for one in ids]).to(self.device)
+
+    def placed(self, one: Hypothesis, places: Sequence[int], frames: int) -> Hypothesis:
+        """Tell an output where each of its tokens is written: `places` in a memory of so many `frames`."""
+        own = places[: len(one.tokens)]
+        if -1 in own:
+            return one
+        needed = torch.tensor([self.searched.needed(place + 1) for place in own], dtype=torch.long)
+        return replace(one, written=needed, emission=emission(own, frames) if self.searched.transducer else {})
 
     def delayed(self, one: Hypothesis) -> Hypothesis:
         """Count delays in positions of the source instead of those of the memory."""

@@ -212,6 +212,7 @@ class Predictor:
                 tokens, state = column, made.state
         log_probs = torch.cat(scores, dim=1).masked_fill(~target.mask, 0)  # (B, T)
         attention = torch.stack(looked, dim=1) if looked else None  # (B, T, S)
+        places = network.forced_align(encoded, target).tolist() if config.aligns else None
         given = [0] * len(target.lengths) if encoded.prefix is None else self._begun(target, encoded.prefix)
         rows = zip(target.values.cpu(), log_probs.cpu(), target.lengths.tolist(), given, strict=True)
         found = []
@@ -224,6 +225,8 @@ class Predictor:
             one = Hypothesis(ids[: length - 1], score, total, own, weights, regions=encoded.memory.regions(row))
             if policy is not None:
                 one = self.fast.delayed(policy.delayed(one, int(encoded.memory.lengths[row])))
+            if places is not None:
+                one = self.fast.placed(one, places[row], int(encoded.memory.lengths[row]))
             found.append(one)
         check_scores(one.score for one in found)
         return found

@@ -13,6 +13,7 @@ from lit_seq2seq.metrics.slots import SlotErrorRate
 from lit_seq2seq.settings.arguments import check_constructors
 
 if TYPE_CHECKING:
+    from lit_seq2seq.metrics.emission import EmissionLag, Emissions
     from lit_seq2seq.metrics.lag import Lag
     from lit_seq2seq.metrics.scores import Scores
     from lit_seq2seq.metrics.sums import TokenAverage
@@ -32,6 +33,8 @@ __all__ = [
     "ChrF",
     "Distinct1",
     "Distinct2",
+    "EmissionLag",
+    "Emissions",
     "ExactMatch",
     "Lag",
     "ROUGELsum",
@@ -48,6 +51,6 @@ check_constructors(__name__)
 
 def __getattr__(name: str) -> object:
     """Import what sums up a split when it is asked for: beside an exported model it is not there."""
-    if name not in ("Lag", "Scores", "TokenAverage"):
+    if name not in ("EmissionLag", "Emissions", "Lag", "Scores", "TokenAverage"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("lit_seq2seq.metrics.scores"), name)

@@ -6,7 +6,7 @@ import copy
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -14,17 +14,21 @@ from torchmetrics import SumMetric
 
 from lit_seq2seq.features.text import UNKNOWN, one_form
 from lit_seq2seq.metrics.base import TextMetric
+from lit_seq2seq.metrics.emission import EmissionLag, Emissions
 from lit_seq2seq.metrics.lag import Delays, Lag
 from lit_seq2seq.metrics.scripts import lacks_spaces
 from lit_seq2seq.metrics.sums import TokenAverage
 from lit_seq2seq.settings.arguments import checked
 from lit_seq2seq.types import Batch, UserError
 
+_LAGS = (*Lag.names, *Emissions.names, *EmissionLag.names)
+
 
 class Scores(nn.Module):
     """Loss, perplexity and corpus metrics of a split, from sums over its batches on all processes.
 
-    Outputs that were written while their sources were read have the scores of `Lag`, too.
+    Outputs that were written while their sources were read have the scores of `Lag`, too, those of transducers the ones
+    of `Emissions`, and of `EmissionLag` where it is known when targets end.
 
     Outputs and references are compared in one form, so that what looks alike is alike: see `Tokenizer.form`. Where that
     changes any text of the split, each score is there as `NAME_raw` too, of the texts as they are.
@@ -65,6 +69,7 @@ class Scores(nn.Module):
         self.raw: nn.ModuleList | None = None  # the metrics of the texts as they are, once a text has changed
         self.changed, self.unknown, self.per_character = TokenAverage(), TokenAverage(), TokenAverage()
         self.segments, self.lag = SumMetric(), Lag()
+        self.emissions, self.emission_lag = Emissions(), EmissionLag()
         self.rows, self.unknown_share = 0, 0.0
         self.worst: Counter[str] = Counter()
 
@@ -73,7 +78,7 @@ class Scores(nn.Module):
         """Whether more (`max`) or less (`min`) is better, by name of the score; of metrics that say it."""
         known = {name: metric.higher_is_better for name, metric in zip(self.names, self._metrics(), strict=True)}
         modes = {name: "max" if up else "min" for name, up in known.items() if up is not None}
-        plain = dict.fromkeys(("loss", "ppl", "bpc", *Lag.names), "min")
+        plain = dict.fromkeys(("loss", "ppl", "bpc", *Lag.names, *EmissionLag.names), "min")
         return {**plain, **modes, **{f"{name}_raw": mode for name, mode in modes.items()}}
 
     def _metrics(self, raw: bool = False) -> Iterator[TextMetric]:
@@ -88,6 +93,8 @@ class Scores(nn.Module):
         *,
         form: Callable[[str], str] = one_form,
         lag: tuple[Sequence[Delays], Sequence[float], Sequence[int]] = ((), (), ()),
+        emissions: Sequence[Mapping[str, float]] = (),
+        emission_lags: Sequence[Sequence[float]] = (),
     ) -> None:
         """Add a batch.
 
@@ -98,9 +105,13 @@ class Scores(nn.Module):
             batch: with the references and, where a metric needs them, the texts of the sources.
             form: brings outputs and references into one form.
             lag: of outputs that were written while their sources were read, what `Lag.update` asks for.
+            emissions: of outputs of a transducer what `Emissions.update` asks for.
+            emission_lags: where it is known when targets end, what `EmissionLag.update` asks for.
         """
         self.nll.update(nll, tokens)
         self.lag.update(*lag)
+        self.emissions.update(emissions)
+        self.emission_lag.update(emission_lags)
         self.segments.update(len(hypotheses))
         outputs = [form(text) for text in hypotheses]
         references = [[form(text) for text in row] for row in batch.references]
@@ -141,7 +152,7 @@ class Scores(nn.Module):
         self.rows = int(self.segments.compute())
         if self.per_character.update_called:
             return scores | {"bpc": self.per_character.compute() / math.log(2)}
-        scores |= self.lag.compute()
+        scores |= self.lag.compute() | self.emissions.compute() | self.emission_lag.compute()
         changed, self.unknown_share = bool(self.changed.compute() > 0), float(self.unknown.compute())
         if changed and self.raw is None:  # no text of this process has
             self.raw = copy.deepcopy(self.metrics).train()
@@ -178,8 +189,16 @@ class Scores(nn.Module):
     def reset(self) -> None:
         """Forget all batches."""
         self.raw = None
-        sums = (self.nll, self.segments, self.lag, self.changed, self.unknown, self.per_character)
-        for metric in (*sums, *self._metrics()):
+        lags = (self.lag, self.emissions, self.emission_lag)
+        for metric in (
+            self.nll,
+            self.segments,
+            *lags,
+            self.changed,
+            self.unknown,
+            self.per_character,
+            *self._metrics(),
+        ):
             metric.reset()
 
 
@@ -203,7 +222,7 @@ def _names(metrics: Sequence[TextMetric]) -> list[str]:
         places = [place for place, other in enumerate(names) if other == name]
         for place, suffix in zip(places, _differences([metrics[place].signature() for place in places]), strict=True):
             names[place] += suffix
-    scores = Counter([*names, *(f"{name}_raw" for name in names), "loss", "ppl", "bpc", *Lag.names])
+    scores = Counter([*names, *(f"{name}_raw" for name in names), "loss", "ppl", "bpc", *_LAGS])
     if doubled := next((name for name, count in scores.items() if count > 1), None):
         raise UserError(f"several scores would be called {doubled}: leave out a metric, or give its class another name")
     return names

@@ -53,6 +53,19 @@ class Network(nn.Module, ABC):
     def copies(self) -> bool:
         """Whether the output copies symbols of the source."""
 
+    @property
+    def transducer(self) -> Any:
+        """See `Decoder.transducer`; `None` of several networks."""
+        return None
+
+    def forced_align(self, encoded: Encoded, target: Padded) -> Tensor:
+        """Find where targets are written; see `EncoderDecoder.forced_align`.
+
+        Raises:
+            UserError: there are no alignments.
+        """
+        raise UserError("several models together have no alignments: ask one of them")
+
     @abstractmethod
     def encode(self, source: Source) -> Encoded:
         """Encode a batch of sources."""
@@ -96,7 +109,10 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def needed(self, positions: int) -> int:
-        """Tell how many positions of the source the first `positions` of the memory need."""
+        """Tell how many positions of the source the first `positions` of the memory need.
+
+        Where each needs the whole source, those that they stand for count.
+        """
 
     @torch.no_grad()
     def nll(self, source: Source, target: Padded, reach: Tensor | None = None) -> Tensor:
@@ -181,6 +197,11 @@ class EncoderDecoder(Network):
         """Whether the output layer copies symbols of the source."""
         return self.output.copies
 
+    @property
+    def transducer(self) -> Any:
+        """That of the decoder."""
+        return self.decoder.transducer
+
     def encode(self, source: Source) -> Encoded:
         """Encode a batch of sources; one that several examples share is encoded once."""
         if isinstance(source, Shared):
@@ -218,7 +239,7 @@ class EncoderDecoder(Network):
 
     def needed(self, positions: int) -> int:
         """Ask the encoder; see `Network.needed`."""
-        return self.encoder.reach(positions) or positions
+        return self.encoder.reach(positions) or self.encoder.span(positions)
 
     def frames(self, encoded: Encoded) -> Padded | None:
         """Compute log-probabilities of symbols at each encoder position, `(B, S, V)`; `None` without CTC."""

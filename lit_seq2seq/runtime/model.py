@@ -84,6 +84,10 @@ class Model:
                 f"{batch_size}: put a single input in a list"
             )
         config, given = self.network.config.changed(options), list(inputs)
+        if config.aligns:
+            raise UserError(
+                "details: times and emission need the model itself: use lit-seq2seq generate, or leave them out"
+            )
         with undamaged(f"the model in {self.folder}"):
             return self._generate(given, batch_size, config)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -361,6 +363,32 @@ class AlignmentSearch:
             worst = ranks[:, config.num_return_sequences - 1, None]
             log_probs = xp.where(xp.amax(reachable, 1, keepdims=True) <= worst, -np.inf, log_probs)
         return replace(streams, open=replace(outputs, log_probs=log_probs), closed=closed)
+
+
+def emission(places: Sequence[int], frames: int) -> dict[str, int]:
+    """Count how a transducer spends its frames on an output.
+
+    Args:
+        places: `(T,)` the frame at which each symbol is written, from 0, in their order.
+        frames: number of frames.
+
+    Returns:
+        `frames`, `symbols`, `blank_frames` (those at which nothing is written), `longest_blank` (the most of them in a
+        row) and `most_per_frame` (symbols).
+
+    Example:
+        >>> emission([2, 2, 5], 8)
+        {'frames': 8, 'symbols': 3, 'blank_frames': 6, 'longest_blank': 2, 'most_per_frame': 2}
+    """
+    there = Counter(places)
+    runs = (after - before - 1 for before, after in pairwise([-1, *sorted(there), frames]))
+    return {
+        "frames": frames,
+        "symbols": len(places),
+        "blank_frames": frames - len(there),
+        "longest_blank": max(runs),
+        "most_per_frame": max(there.values(), default=0),
+    }
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from lit_seq2seq.types import UserError
 
 _BY_ID = ("bad_words", "force_words", "constraints", "scorers", "policy")  # options that ask for all symbols
 P = TypeVar("P")
-Detail = Literal["score", "tokens", "alignment", "attention", "delays", "met"]
+Detail = Literal["score", "tokens", "alignment", "attention", "delays", "times", "emission", "met"]
 """What an output can tell beside its text; see `Generated.told`."""
 LengthNormalization = Literal["none", "average", "power", "wu"]
 """How the log-probability of a hypothesis is made comparable across lengths; see `GenerationConfig`."""
@@ -185,8 +185,10 @@ class GenerationConfig:
         """what each output tells beside its text, one or a list of: `score`, what outputs are ranked by; `tokens`, its
         symbols, each with its log-probability; `alignment`, the source position that each symbol attends to most, as
         `0-0 1-2` (source-output, from 0, special symbols left out); `attention`, all weights over the source symbols;
-        `delays`, how many source positions had been read before each symbol, under a policy; `met`, whether it meets
-        the constraints.""",
+        `delays`, how many source positions had been read before each symbol, under a policy; `times`, when each symbol
+        is written on the best alignment, in milliseconds of sound or source positions, by a transducer, a
+        `HardMonotonicDecoder` or CTC; `emission`, how a transducer spends its frames; `met`, whether it meets the
+        constraints.""",
     )
 
     def __post_init__(self) -> None:
@@ -325,6 +327,11 @@ class GenerationConfig:
         """Whether attention weights are needed."""
         follows = self.policy is not None and self.policy.attends
         return follows or self.replace_unknown or "alignment" in self.details or "attention" in self.details
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the best alignments of outputs are needed."""
+        return "times" in self.details or "emission" in self.details
 
     @property
     def unknown(self) -> Callable[[str], str] | None:

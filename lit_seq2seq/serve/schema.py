@@ -107,6 +107,8 @@ class GeneratedText(BaseModel):
     regions: dict[str, int] | None = Field(None, description="of several sources how many symbols each has")
     delays: list[int] | None = Field(None, description="source positions read before each symbol, under a policy")
     source_length: int | None = Field(None, description="number of source positions, beside delays")
+    times: list[float] | None = Field(None, description="when each symbol is written: milliseconds or source positions")
+    emission: dict[str, float] | None = Field(None, description="how a transducer spends its frames")
     met: bool | None = Field(None, description="whether it meets the constraints")
 
 

@@ -29,6 +29,7 @@ from lit_seq2seq.hub.card import Provenance
 from lit_seq2seq.hub.folder import load_checkpoint, load_folder, trusted
 from lit_seq2seq.inference.model import EnsembleModel, Seq2SeqModel, describe, explained, factory
 from lit_seq2seq.metrics import Scores, TextMetric
+from lit_seq2seq.metrics.emission import emission_lags
 from lit_seq2seq.nn import EncoderDecoder, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.network import DecoderFactory, EncoderFactory
 from lit_seq2seq.nn.parts import parameter_groups
@@ -521,10 +522,22 @@ class LitSeq2Seq(lightning.LightningModule):
             self.scores.measure(nll, batch.target.total, texts, signature=way)
             loss = nll / batch.target.total
             return EvaluationOutput(loss=loss, hypotheses=[], references=(), sources=(), rows=batch.rows[:0])
-        found = self.model.write(batch.source, batch.texts, config, check=self.trainer.state.fn != "fit")
-        best = [hypotheses[0].text for hypotheses in found]
-        lag = self._lag([hypotheses[0] for hypotheses in found], batch)
-        self.scores.update(nll, batch.target.total, best, batch, form=self.processor.target.form, lag=lag)
+        scoring = self.trainer.state.fn != "fit"
+        if scoring and (self.model.searched.transducer is not None or batch.ends):
+            config = replace(config, details=(*config.details, "times"))
+        found = self.model.write(batch.source, batch.texts, config, check=scoring)
+        outputs = [hypotheses[0] for hypotheses in found]
+        best = [one.text for one in outputs]
+        self.scores.update(
+            nll,
+            batch.target.total,
+            best,
+            batch,
+            form=self.processor.target.form,
+            lag=self._lag(outputs, batch),
+            emissions=[one.emission for one in outputs if one.emission],
+            emission_lags=self._emission_lags(outputs, batch) if scoring else (),
+        )
         return EvaluationOutput(
             loss=nll / batch.target.total,
             hypotheses=best,
@@ -542,6 +555,20 @@ class LitSeq2Seq(lightning.LightningModule):
         delays = [one.delays[: len(one.tokens)].tolist() for one in outputs if one.delays is not None]
         rows = [[min(delay, length) for delay in row] for row, length in zip(delays, sources, strict=True)]
         return rows, sources, (batch.target.lengths - 1).tolist()
+
+    def _emission_lags(self, outputs: Sequence[Hypothesis], batch: Batch) -> list[list[float]]:
+        """Return by how much each symbol of each target is written after its end, where that is known."""
+        assert batch.target is not None
+        found = []
+        for one, ids, ends, length in zip(
+            outputs, batch.target.values.tolist(), batch.ends, batch.source.lengths.tolist(), strict=False
+        ):
+            if one.written is not None:
+                ends = ends[: len(ids)]
+                found.append(
+                    emission_lags(one.tokens.tolist(), self.processor.times(one, length), ids[: len(ends)], ends)
+                )
+        return found
 
     def _try_metrics(self, split: str) -> None:
         """Warn at the start of metrics that cannot measure the texts of a split."""

@@ -278,7 +278,7 @@ class Decoder(nn.Module, ABC):
         return None
 
     def forced_align(self, tokens: Tensor, target: Padded, state: DecoderState) -> Tensor | None:
-        """Find where the most probable alignment writes each symbol of given targets; see `EncoderDecoder.forced_align`.
+        """Find where the best alignment writes each symbol of given targets; see `EncoderDecoder.forced_align`.
 
         Args:
             tokens: `(B, T)` what is read of them, BOS first.

@@ -126,7 +126,7 @@ class TransducerDecoder(AlignedDecoder):
         hidden, _ = self.stack(self.embed(tokens), state.cells)  # (B, T, H)
         entering, seen, sources = state.attention.places.double(), state.seen[:, 0], []  # (B, S) each
         size = self._at_once(state)
-        for some, wanted in zip(hidden.split(size, dim=1), target.values.split(size, dim=1), strict=True):
+        for some, wanted in zip(*(torch.split(x, size, dim=1) for x in (hidden, target.values)), strict=True):
             symbols = self.emit(some, state)  # (B, t, S, V)
             written = symbols.gather(3, wanted[:, :, None, None].expand(-1, -1, symbols.shape[2], 1))[..., 0]
             for stay, write in zip(self._stay(symbols).unbind(1), written.unbind(1), strict=True):

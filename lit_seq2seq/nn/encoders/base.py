@@ -109,6 +109,10 @@ class Encoder(nn.Module, ABC):
         """Tell how many source positions the first `count` memory vectors need; `None`: the whole source."""
         return None
 
+    def span(self, count: int) -> int:
+        """Tell how many source positions the first `count` memory vectors stand for, whatever else they have seen."""
+        return count
+
     @property
     def lookahead(self) -> int | None:
         """Number of positions that a memory vector waits for after its own, at most; `None`: the whole source."""

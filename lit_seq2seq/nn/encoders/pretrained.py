@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, cast
 
@@ -200,6 +201,10 @@ class SpeechBackbone(PretrainedEncoder):
         for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
             samples = (samples - 1) * stride + kernel
         return int(samples)
+
+    def span(self, count: int) -> int:
+        """Count the samples between frames of the model; see `Encoder.span`."""
+        return count * int(math.prod(self.backbone.config.conv_stride))
 
     def forward(self, source: Padded) -> Encoded:
         """Encode samples `(B, S, 1)`; the memory has a vector for each frame of the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,6 +136,10 @@ class PyramidalEncoder(Encoder):
         for _ in self.convolutions:
             count *= _STRIDE
         return count
+
+    def span(self, count: int) -> int:
+        """Count the neighbours that are joined; see `Encoder.span`."""
+        return count * math.prod(self.factors) * int(_STRIDE ** len(self.convolutions))
 
     def begin(self, batch_size: int) -> Value:
         """Make the state before the first piece; see `Encoder.begin`."""
