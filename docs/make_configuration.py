@@ -80,6 +80,7 @@ def page() -> str:
         *group("Output layers", "`model.output`.", kinds(nn, nn.Output), given=3),
         *group("Attention losses", "`model.attention_losses`, a list.", kinds(nn, nn.AttentionLoss)),
         *group("Auxiliary predictions", "`model.auxiliary`.", kinds(nn, nn.Auxiliary), given=3),
+        *group("Second passes", "`model.second_pass`.", [nn.SecondPass], given=2),
         *group("Objectives", "`model.objective`.", kinds(training, training.Objective), given=1),
         *group("Bridges", "`model.decoder.init_args.bridge`.", kinds(nn, nn.Bridge), given=2),
         *group("Search", "`model.generation`; also options of `generate` and of pipelines.", [GenerationConfig]),

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from lit_seq2seq.features.slots import Sayings, Slots
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.options import Range, counts, expect
 from lit_seq2seq.search.reranker import Reranker as Reranker
 from lit_seq2seq.search.reranker import Utility as Utility
+from lit_seq2seq.search.scores import length_divisor
 from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import Hypothesis, Part, UserError
 
@@ -117,3 +120,57 @@ class MinimumBayesRisk(Part, Reranker):
             gain = score / 100 if self.utility.higher_is_better else 1 - score / 100
             expected[text] += gain * weights[other] / total
         return sorted((replace(one, score=expected[one.text]) for one in hypotheses), key=lambda one: -one.score)
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Rescoring(Part, Reranker):
+    """Ranks a beam by what other parts of the model say of its outputs, too (Sainath et al. 2019, arXiv:1908.10992).
+
+    The log-probability of an output becomes `(1 - weight - ctc_weight) first + weight second + ctc_weight ctc`, and its
+    score is normalised by length as before. `first` is what the search has found, `second` comes from the model's
+    `SecondPass`, which has seen the whole source, and `ctc` from its `auxiliary`. A live transducer writes what is
+    certain of its beam at once, and is rescored when its source has ended. Set `num_beams` above 1.
+
+    Args:
+        weight: of the second pass, from 0 to 1.
+        ctc_weight: of CTC, from 0 to 1.
+
+    Raises:
+        UserError: the weights are out of their range, or above 1 together.
+    """
+
+    weight: float = 0.5
+    ctc_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "ctc_weight"):
+            expect(self, name, Range(0, 1))
+        if self.weight + self.ctc_weight > 1:
+            raise UserError(f"Rescoring: weight={self.weight} and ctc_weight={self.ctc_weight} are above 1 together")
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        weights = {"second_pass": self.weight, "auxiliary": self.ctc_weight}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The parts with a weight."""
+        return tuple(self._weights)
+
+    def judge(self, text: str, source: Any) -> float:
+        """Return 0: the text alone says nothing."""
+        return 0.0
+
+    def order(self, hypotheses: Sequence[Hypothesis], source: Any, config: GenerationConfig) -> list[Hypothesis]:
+        """Rank the hypotheses by all parts, best first."""
+        found = []
+        for one in hypotheses:
+            if lacking := [name for name in self.passes if name not in one.passes]:
+                raise UserError(f"Rescoring needs the {lacking[0]} of a model, which exported ones lack: leave it out")
+            more = sum(weight * (one.passes[name] - one.log_prob) for name, weight in self._weights.items())
+            length = np.array([float(len(one.token_scores))])
+            divisor = length_divisor(length, config.length_normalization, config.length_penalty)
+            found.append(replace(one, score=one.score + float(more / divisor[0])))
+        return sorted(found, key=lambda one: -one.score)

@@ -440,6 +440,7 @@ class Hypothesis:
         written: `(T,)` integers, how much of the source the model needs for the position at which its best alignment
             writes each token; `None` unless asked for, and where there is no alignment.
         emission: of a transducer how it spends its frames on the output; see `lit_seq2seq.search.alignments.emission`.
+        passes: log-probabilities that other parts of the model give the whole output, by their names.
     """
 
     tokens: Tensor
@@ -453,6 +454,7 @@ class Hypothesis:
     delays: Tensor | None = None
     written: Tensor | None = None
     emission: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    passes: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

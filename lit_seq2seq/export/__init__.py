@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from lit_seq2seq.files.paths import expect_own, local_path
 from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.inference.model import Seq2SeqModel, Trained, model_of
 from lit_seq2seq.nn import Encoder, EncoderDecoder
+from lit_seq2seq.reranking import reranked
 from lit_seq2seq.search.carried import CARRIED, place_of
 from lit_seq2seq.settings import spec
 from lit_seq2seq.settings.options import add_loading, loading_of
@@ -218,7 +219,10 @@ def _carry(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> An
 
     shutil.rmtree(folder / CARRIED, ignore_errors=True)
     (folder / CARRIED).mkdir()
-    described = spec.describe(model.generation.moved(carry))
+    generation = model.generation
+    if generation.reranker is not None and generation.reranker.passes:
+        generation = replace(generation, reranker=None)
+    described = spec.describe(generation.moved(carry))
     if not any((folder / CARRIED).iterdir()):
         (folder / CARRIED).rmdir()
     return described
@@ -252,6 +256,8 @@ def _own_modules(described: object) -> list[str]:
 def describe_reranker(model: Seq2SeqModel) -> Mapping[str, Any] | None:
     """Describe the reranker of a model; `None` for one that nothing describes, in place of the recipe's."""
     own = model.reranker
+    if own is not None and own.passes:
+        return None
     described: Any = spec.describe(own) if isinstance(own, Part) else model.description.get("reranker")
     return described if described and described["class_path"] == spec.public_name(type(own)) else None
 
@@ -268,7 +274,10 @@ def _shortlist(model: Seq2SeqModel) -> dict[str, Any]:
 def left_out(model: Seq2SeqModel) -> str:
     """Say which parts of a model's search the runtime leaves out; empty if none."""
     notes = []
-    if model.reranker is not None and describe_reranker(model) is None:
+    reranker, _ = reranked(model.generation, model.reranker)
+    if reranker is not None and reranker.passes:
+        notes.append("The runtime has the first pass alone: outputs are not rescored.")
+    elif model.reranker is not None and describe_reranker(model) is None:
         name = type(model.reranker).__name__
         notes.append(
             f"{name} is not the reranker of the model's recipe: the runtime leaves outputs in their order, which may "

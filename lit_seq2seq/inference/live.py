@@ -18,10 +18,11 @@ from lit_seq2seq.inference.growing import GrowingText
 from lit_seq2seq.inference.model import ModelHost, Seq2SeqModel
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import DecoderState
+from lit_seq2seq.reranking import reranked
 from lit_seq2seq.search import GenerationConfig, check_scores, stream
 from lit_seq2seq.search.alignments import Alignments, AlignmentSearch
 from lit_seq2seq.search.rules import Options
-from lit_seq2seq.types import CellState, Encoded, Padded, StepOutput, UserError, Value
+from lit_seq2seq.types import CellState, Encoded, Hypothesis, Padded, StepOutput, UserError, Value
 
 V = TypeVar("V", bound=Value)
 
@@ -52,7 +53,7 @@ class Road(ABC):
         again: whether a piece gives all positions so far, not those that are new.
     """
 
-    grows: ClassVar[bool] = True
+    grows: bool = True
     again: ClassVar[bool] = False
 
     def __init__(self, model: Seq2SeqModel, config: GenerationConfig) -> None:
@@ -208,8 +209,28 @@ def unknown(model: Seq2SeqModel, memory: Tensor) -> Encoded:
     return Encoded(Padded(memory, lengths), final)
 
 
+class Listening(NamedTuple):
+    """Where a stream of a transducer stands.
+
+    Attributes:
+        encoder: state of the encoder.
+        search: of the search.
+        memory: the memory vectors so far, `(1, P, M)` of each piece, if outputs will be rescored.
+        ids: the symbols that have been written, likewise.
+    """
+
+    encoder: Any
+    search: Alignments
+    memory: tuple[Tensor, ...] = ()
+    ids: tuple[int, ...] = ()
+
+
 class FrameRoad(EncodedRoad):
-    """Writes at each frame what a transducer has found so far in all its beams, of all streams together."""
+    """Writes at each frame what a transducer has found so far in all its beams, of all streams together.
+
+    Where the model's reranker asks for other parts of the model, as `Rescoring` does, what is not certain before the
+    source has ended is written by it: the memory is then kept.
+    """
 
     grows = False
 
@@ -219,26 +240,56 @@ class FrameRoad(EncodedRoad):
         self.decoder = model.net.decoder.transducer
         target, like = model.processor.target, next(model.net.parameters())
         host = ModelHost(model, unknown(model, like.new_zeros(1, 1, model.net.encoder.shape.memory_size)))
+        self.reranker, wanted = reranked(config, model.reranker)
+        if self.reranker is None or not self.reranker.passes:
+            self.reranker, wanted = None, config
+        self.grows = self.reranker is not None
         self.search = AlignmentSearch(
-            self.decoder, config, target.specials, device=model.device, vocabulary=target, host=host
+            self.decoder, wanted, target.specials, device=model.device, vocabulary=target, host=host
         )
 
-    def begin(self) -> tuple[Any, Alignments]:
+    def begin(self) -> Listening:
         """Start encoder and search."""
-        return self.model.net.encoder.begin(1), self.search.begin(1)
+        return Listening(self.model.net.encoder.begin(1), self.search.begin(1))
 
     def read(
         self, states: Sequence[Any], pieces: Sequence[Sequence[Array]], last: Sequence[bool]
     ) -> list[StreamOutput]:
         """Encode and search; see `Road.read`."""
-        memory, ends, encoders = self.encode([encoder for encoder, _ in states], pieces, last)
-        searched = joined([one for _, one in states])
-        taken, after = self.search.take(self.search.advance(searched, self.decoder.frames(memory), ends))
+        memory, ends, encoders = self.encode([one.encoder for one in states], pieces, last)
+        searched = joined([one.search for one in states])
+        searched = self.search.advance(searched, self.decoder.frames(memory), ends)
+        beams = self.search.outputs(searched) if self.reranker is not None and any(last) else []
+        taken, after = self.search.take(searched)
         searches = apart(after, torch.arange(len(states), device=ends.device))
-        return [
-            StreamOutput((encoder, search), found.tokens.tolist(), ended)
-            for encoder, search, found, ended in zip(encoders, searches, taken, last, strict=True)
+        found = []
+        for row, (state, encoder, search) in enumerate(zip(states, encoders, searches, strict=True)):
+            ids, now = taken[row].tokens.tolist(), Listening(encoder, search)
+            if self.reranker is not None:
+                new = memory.values[row : row + 1, : int(memory.lengths[row])]
+                now = now._replace(memory=(*state.memory, new), ids=(*state.ids, *ids))
+                ids = self._rescored(state.ids, beams[row], now) if last[row] else ids
+            found.append(StreamOutput(now, ids, last[row]))
+        return found
+
+    def _rescored(self, before: tuple[int, ...], beam: list[Hypothesis], state: Listening) -> list[int]:
+        """Return what follows symbols that have been written in the output that the reranker finds the best."""
+        assert self.reranker is not None
+        known, scores = torch.tensor(before, dtype=torch.long), torch.zeros(len(before))
+        whole = [
+            replace(
+                one,
+                tokens=torch.cat([known, one.tokens.cpu()]),
+                token_scores=torch.cat([scores, one.token_scores.cpu()]),
+            )
+            for one in beam
         ]
+        values = torch.cat(state.memory, dim=1)  # (1, S, M)
+        lengths = torch.tensor([values.shape[1]], device=values.device)
+        encoded = Encoded(Padded(values, lengths), self.model.net.encoder.final_state(state.encoder))
+        [rated] = self.model.rated(encoded, [whole], self.reranker.passes)
+        best: list[int] = self.reranker.order(rated, None, self.config)[0].tokens.tolist()
+        return best[len(before) :]
 
 
 class Agreement(Road):

@@ -36,6 +36,7 @@ from lit_seq2seq.nn.network import (
     EncoderFactory,
     Network,
     OutputFactory,
+    SecondPassFactory,
     Tie,
 )
 from lit_seq2seq.nn.transfer import transfer_weights
@@ -63,6 +64,7 @@ from lit_seq2seq.types import (
 )
 
 RerankerFactory = Callable[[], Reranker]
+_PARTS = ("encoder", "decoder", "output", "attention_losses", "auxiliary", "second_pass")
 UNTRAINED = "the model's weights are random: fit it, or load trained ones with from_pretrained or ckpt_path"
 
 
@@ -79,6 +81,8 @@ class Seq2SeqModel(nn.Module):
         output: makes the output layer from the sizes of what the decoder hands over and of the target vocabulary.
         attention_losses: makes each of the terms that are added to the loss for what attention does.
         auxiliary: makes what predicts the target beside the decoder and shares in the loss, such as `CTC`.
+        second_pass: makes a second decoder over the same encoder, which shares in the loss and rates outputs; see
+            `lit_seq2seq.reranking.Rescoring`.
         generation: options of search for validate, test and predict.
         reranker: makes the reranker of a beam; `None` for none.
         task: the hub's name of the task, for the model card and the pipeline.
@@ -99,6 +103,7 @@ class Seq2SeqModel(nn.Module):
         output: OutputFactory = OutputLayer,
         attention_losses: Sequence[AttentionLossFactory] = (),
         auxiliary: AuxiliaryFactory | None = None,
+        second_pass: SecondPassFactory | None = None,
         generation: GenerationConfig = GenerationConfig(),  # noqa: B008  (immutable)
         reranker: RerankerFactory | None = None,
         task: str = "translation",
@@ -114,6 +119,7 @@ class Seq2SeqModel(nn.Module):
             output=factory(output, OutputFactory),
             attention_losses=[factory(loss, AttentionLossFactory) for loss in attention_losses],
             auxiliary=factory(auxiliary, AuxiliaryFactory),
+            second_pass=factory(second_pass, SecondPassFactory),
         )
         self.generation = GenerationConfig(**generation) if isinstance(generation, Mapping) else generation
         self.reranker: Reranker | None = None if reranker is None else factory(reranker, RerankerFactory)()
@@ -321,6 +327,14 @@ class Seq2SeqModel(nn.Module):
         frames = encoded.memory.lengths.tolist()
         return [[self.placed(one, next(places), size) for one in row] for row, size in zip(found, frames, strict=True)]
 
+    def rated(self, encoded: Encoded, found: list[list[Hypothesis]], passes: Sequence[str]) -> list[list[Hypothesis]]:
+        """Let other parts of the network rate outputs; see `EncoderDecoder.passes`."""
+        if not passes:
+            return found
+        ratings = self.searched.passes(*self._paired(encoded, found), passes)
+        rows = iter(torch.stack(list(ratings.values()), dim=1).tolist())
+        return [[replace(one, passes=dict(zip(ratings, next(rows), strict=True))) for one in row] for row in found]
+
     def _paired(self, encoded: Encoded, found: Sequence[Sequence[Hypothesis]]) -> tuple[Encoded, Padded]:
         """Put all outputs of a batch into one of targets, each beside its source."""
         target = self.processor.target
@@ -453,7 +467,11 @@ class Seq2SeqModel(nn.Module):
     ) -> list[list[Hypothesis]]:
         config = config or self.generation
         reranker, wanted = reranked(config, self.reranker)
-        found = self.generate(source, wanted, return_attention=return_attention, check=False, raw=raw)
+        encoded = self.encode(source)
+        found = self._search(encoded, wanted, None, return_attention, raw=raw)
+        if reranker is not None:
+            found = self.rated(encoded, found, reranker.passes)
+        found = self.processor.texts(found, source, raw, wanted.unknown)
         restore = self.processor.source_feature.restore
         written = [[replace(h, text=restore(h.text, one)) for h in row] for one, row in zip(raw, found, strict=True)]
         if reranker is None:
@@ -622,7 +640,7 @@ class Seq2SeqModel(nn.Module):
         Raises:
             UserError: the folder is damaged, or its weights do not fit.
         """
-        parts = [self.description[part] for part in ("encoder", "decoder", "output", "attention_losses", "auxiliary")]
+        parts = [self.description[part] for part in _PARTS]
         with explained(folder.path), folder.weights.bound(parts):
             self.attach(folder.processor)
         folder.weights.load(self.net)

@@ -47,6 +47,7 @@ from lit_seq2seq.nn.kernels.cross_entropy import projected_cross_entropy
 from lit_seq2seq.nn.network import EncoderDecoder
 from lit_seq2seq.nn.output import CopyOutput, Output, OutputLayer
 from lit_seq2seq.nn.recurrent import CellLayer, RecurrentLayer, RecurrentStack
+from lit_seq2seq.nn.second_pass import SecondPass
 from lit_seq2seq.settings.arguments import check_constructors
 
 __all__ = [
@@ -106,6 +107,7 @@ __all__ = [
     "PyramidalEncoder",
     "RecurrentLayer",
     "RecurrentStack",
+    "SecondPass",
     "SpeechBackbone",
     "StateShape",
     "TextBackbone",

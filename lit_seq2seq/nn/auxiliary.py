@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.kernels.products import Linear
 from lit_seq2seq.nn.ops import wide
-from lit_seq2seq.types import Padded
+from lit_seq2seq.types import Encoded, Padded
 
 
 class Auxiliary(nn.Module, ABC):
@@ -66,6 +67,10 @@ class Auxiliary(nn.Module, ABC):
         """Compute log-probabilities by which search can judge outputs, `(B, S, V)`; `None` where there are none."""
         return None
 
+    def log_probs(self, encoded: Encoded, target: Padded) -> Tensor | None:
+        """Compute the log-probability of each target, `(B,)`; `None` if it cannot tell."""
+        return None
+
     def forced_align(self, memory: Padded, target: Padded) -> Tensor | None:
         """Find where targets are written, `(B, T)`; see `EncoderDecoder.forced_align`; `None` if it cannot tell."""
         return None
@@ -117,15 +122,15 @@ class CTC(Auxiliary):
                 "of the encoder, stack of the feature), or make targets shorter with another tokenizer",
                 stacklevel=2,
             )
-        return F.ctc_loss(
-            self.frames(memory).values.transpose(0, 1),  # (S, B, V)
-            target.values,
-            memory.lengths,
-            lengths,
-            blank=self.blank,
-            reduction="sum",
-            zero_infinity=True,
-        )
+        return self._loss(memory, target, reduction="sum", zero_infinity=True)
+
+    def log_probs(self, encoded: Encoded, target: Padded) -> Tensor:
+        """Compute the log-probability of each target; see `Auxiliary.log_probs`."""
+        return -self._loss(encoded.memory, target, reduction="none")
+
+    def _loss(self, memory: Padded, target: Padded, **options: Any) -> Tensor:
+        frames = self.frames(memory).values.transpose(0, 1)  # (S, B, V)
+        return F.ctc_loss(frames, target.values, memory.lengths, target.lengths - 1, blank=self.blank, **options)
 
     @torch.no_grad()
     def forced_align(self, memory: Padded, target: Padded) -> Tensor:

@@ -15,6 +15,7 @@ from lit_seq2seq.nn.auxiliary import Auxiliary
 from lit_seq2seq.nn.decoders.base import Decoder, DecoderOutput, DecoderShape, DecoderState
 from lit_seq2seq.nn.encoders.base import Encoder, EncoderShape
 from lit_seq2seq.nn.output import GivenOutput, Output, OutputLayer
+from lit_seq2seq.nn.second_pass import SecondPass
 from lit_seq2seq.nn.shortlist import Shortlisted
 from lit_seq2seq.types import Encoded, Padded, Shared, Source, SpecialIds, StepOutput, UserError, Value
 
@@ -23,6 +24,7 @@ DecoderFactory = Callable[[int, EncoderShape], Decoder]
 OutputFactory = Callable[[DecoderShape, int, nn.Embedding | None], Output]
 AttentionLossFactory = Callable[[], AttentionLoss]
 AuxiliaryFactory = Callable[[EncoderShape, int, int], Auxiliary]
+SecondPassFactory = Callable[[int, EncoderShape], SecondPass]
 Tie = Literal["none", "target", "all"]
 
 
@@ -65,6 +67,14 @@ class Network(nn.Module, ABC):
             UserError: there are no alignments.
         """
         raise UserError("several models together have no alignments: ask one of them")
+
+    def passes(self, encoded: Encoded, target: Padded, names: Sequence[str]) -> dict[str, Tensor]:
+        """Rate targets by other parts of the network; see `EncoderDecoder.passes`.
+
+        Raises:
+            UserError: it lacks one.
+        """
+        raise UserError("several models together have no second pass: leave Rescoring out")
 
     @abstractmethod
     def encode(self, source: Source) -> Encoded:
@@ -137,6 +147,7 @@ class EncoderDecoder(Network):
         output: makes the output layer from the decoder's shape, the target size and the embedding it shares.
         attention_losses: makes each of the terms that are added to the loss.
         auxiliary: makes what else predicts the target, from the encoder's shape, the target size and the padding id.
+        second_pass: makes a second decoder, which rates outputs, from the target size and the encoder's shape.
 
     Raises:
         ValueError: embeddings that cannot be tied, or a part that needs attention where there is none.
@@ -154,6 +165,7 @@ class EncoderDecoder(Network):
         output: OutputFactory = OutputLayer,
         attention_losses: Sequence[AttentionLossFactory] = (),
         auxiliary: AuxiliaryFactory | None = None,
+        second_pass: SecondPassFactory | None = None,
     ) -> None:
         super().__init__()
         self.specials = specials
@@ -183,9 +195,13 @@ class EncoderDecoder(Network):
             raise ValueError(
                 "attention_losses need attention, but the decoder has none: give it one, or leave them out"
             )
-        if auxiliary is not None and self.output.copies:
-            raise ValueError("auxiliary knows no symbols beyond the vocabulary: leave it out, or use OutputLayer")
+        for name, other in {"auxiliary": auxiliary, "second_pass": second_pass}.items():
+            if other is not None and self.output.copies:
+                raise ValueError(f"{name} knows no symbols beyond the vocabulary: leave it out, or use OutputLayer")
         self.auxiliary = None if auxiliary is None else auxiliary(self.encoder.shape, target_size, specials.pad)
+        self.second_pass = None if second_pass is None else second_pass(target_size, self.encoder.shape)
+        if self.second_pass is not None:
+            self.second_pass.decoder.specials = specials
         for part in self.modules():
             for name in ("dropout", "state_dropout"):
                 share = getattr(part, name, 0.0)
@@ -269,6 +285,33 @@ class EncoderDecoder(Network):
                 "or set model.auxiliary to CTC"
             )
         return found
+
+    @torch.no_grad()
+    def passes(self, encoded: Encoded, target: Padded, names: Sequence[str]) -> dict[str, Tensor]:
+        """Compute the log-probabilities of whole targets by other parts of the network.
+
+        Args:
+            encoded: from `encode`.
+            target: ids that end with EOS.
+            names: of the parts: `second_pass`, `auxiliary`.
+
+        Returns:
+            By name, `(B,)`.
+
+        Raises:
+            UserError: the network lacks one, or it cannot tell.
+        """
+        found = {}
+        for name in names:
+            part = getattr(self, name)
+            found[name] = None if part is None else part.log_probs(encoded, target)
+            if found[name] is None:
+                example = {"second_pass": "SecondPass", "auxiliary": "CTC"}[name]
+                raise UserError(
+                    f"Rescoring needs model.{name}, by which this model cannot rate outputs: train with "
+                    f"model.{name}=lit_seq2seq.nn.{example}, or set its weight to 0"
+                )
+        return cast("dict[str, Tensor]", found)
 
     def readable(self, tokens: Tensor) -> Tensor:
         """Replace copied symbols beyond the vocabulary, which have no embedding, by the unknown symbol."""

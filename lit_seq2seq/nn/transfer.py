@@ -46,7 +46,7 @@ def _rows(network: EncoderDecoder, source_rows: int, target_rows: int) -> dict[s
     source = network.encoder.token_embedding
     kept: dict[int, int] = {} if source is None else {id(source.weight): source_rows}
     kept[id(network.decoder.embedding.weight)] = target_rows
-    for layer in (network.decoder, network.output, network.auxiliary):
+    for layer in (network.decoder, network.output, network.auxiliary, network.second_pass):
         kept |= {id(parameter): target_rows for parameter in (layer.symbol_parameters if layer is not None else ())}
     return {name: kept[id(p)] for name, p in network.named_parameters(remove_duplicate=False) if id(p) in kept}
 

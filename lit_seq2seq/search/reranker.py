@@ -26,6 +26,11 @@ class Reranker(ABC):
         [('no', -2.5), ('long', -4.5)]
     """
 
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """Other parts of the model that have to rate outputs beforehand; see `Hypothesis.passes`."""
+        return ()
+
     @abstractmethod
     def judge(self, text: str, source: Any) -> float:
         """Return what is added to the score of the hypothesis that says `text`, for a raw source."""

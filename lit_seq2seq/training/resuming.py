@@ -103,7 +103,7 @@ def begin_next_epoch_if_finished(loop: _FitLoop) -> None:
 
 def tell_other_network(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """Warn where the settings of a network are not those that weights were trained with, though they fit it."""
-    parts = ("encoder", "decoder", "output", "auxiliary")
+    parts = ("encoder", "decoder", "output", "auxiliary", "second_pass")
     found = [one for name in parts if name in saved for one in _differences(mine.get(name), saved[name], name)]
     if found:
         rank_zero_warn(f"the weights were trained with other settings: {', '.join(found)}")

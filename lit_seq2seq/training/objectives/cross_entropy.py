@@ -9,7 +9,7 @@ from lit_seq2seq.types import Batch, Encoded, Padded, Source, UserError
 
 
 class CrossEntropy(Objective):
-    """Cross-entropy of the targets, `-sum_t log p(y_t | y_<t, x)`, with the network's auxiliary and attention losses.
+    """Cross-entropy of the targets, `-sum_t log p(y_t | y_<t, x)`, with the network's other losses.
 
     Every step of the decoder reads the true symbol before (teacher forcing). An objective that changes what is read
     overrides `read`; one that adds to the loss, `of`.
@@ -22,7 +22,7 @@ class CrossEntropy(Objective):
 
     def expect_no_more(self, network: EncoderDecoder, advice: str) -> None:
         """Refuse a network with losses that have a part in cross-entropy alone, which has none in the sum."""
-        if idle := [name for name in ("auxiliary", "attention_losses") if getattr(network, name)]:
+        if idle := [name for name in ("auxiliary", "second_pass", "attention_losses") if getattr(network, name)]:
             raise UserError(f"{type(self).__name__} alone does not train what model.{idle[0]} names: {advice}")
 
     def forward(self, model: Seq2SeqModel, batch: Batch) -> Loss:
@@ -45,6 +45,9 @@ class CrossEntropy(Objective):
         if network.auxiliary is not None:
             share = network.auxiliary.weight
             total = (1 - share) * total + share * network.auxiliary.loss(encoded.memory, target)
+        if network.second_pass is not None:
+            share = network.second_pass.weight
+            total = (1 - share) * total + share * network.second_pass.loss(encoded, target, self.label_smoothing)
         for attention_loss in network.attention_losses:
             assert output.attention is not None
             total = total + attention_loss.of(output.attention, target, encoded.memory.mask)
