@@ -1,5 +1,6 @@
 """The page of `lit-seq2seq demo`: what its button does, the real server, and a real browser."""
 
+import json
 import math
 import re
 import shlex
@@ -12,16 +13,21 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from lit_seq2seq import LitSeq2Seq, pipeline
+from lit_seq2seq.builtin.telephone import tones
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import Image, LogMel, Processor, Tokenizer
 from lit_seq2seq.inference.predictor import Predictor
@@ -112,11 +118,18 @@ def test_the_input_is_that_of_the_source(feature: Image | LogMel, encoder: objec
         assert len(rows) == 1
 
 
+@contextmanager
+def shown(page: Page) -> Iterator[str]:
+    built = page.build("lit_seq2seq: translation")
+    yield launch(built, block=False, sessions=page.sessions)
+    built.close()
+
+
 @pytest.fixture
 def url(page: Page) -> Iterator[str]:
-    built = page.build("lit_seq2seq: translation")
-    yield launch(built, block=False)
-    built.close()
+    page.predictor.model.generation = page.predictor.model.generation.changed({"min_new_tokens": 3})
+    with shown(page) as place:
+        yield place
 
 
 def test_the_server_answers(url: str) -> None:
@@ -127,6 +140,32 @@ def test_the_server_answers(url: str) -> None:
     assert len(table["data"]) == 2
     with pytest.raises(Exception, match="there is no input"):
         client.predict("", 2, 2, 5, False, 1.0, api_name="/generate")
+
+
+def test_pieces_are_answered_as_they_come(url: str, trained: Trained) -> None:
+    live, written = pipeline("translation", trained.model).live(min_new_tokens=3), []
+    with connect(f"{url.replace('http', 'ws')}live", origin=url.rstrip("/")) as session:
+        for piece in ("eins zw", "ei ", "drei"):
+            live.feed(piece)
+            session.send(json.dumps({"text": piece}))
+        session.send(json.dumps({"end": True}))
+        written = [json.loads(one)["text"] for one in session]
+    live.finish()
+    assert "".join(written) == live.text != ""
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(f"{url.replace('http', 'ws')}live", origin="http://evil.example")
+
+
+def test_there_is_a_live_part_only_where_a_model_has_pieces(page: Page) -> None:
+    tokenizer = Tokenizer("char")
+    tokenizer.train(["ab"])
+    encoder = partial(ConvEncoder, hidden_size=6, widths=[16], blocks=1)
+    model = LitSeq2Seq(encoder, partial(ParallelDecoder, embedding_dim=4, hidden_size=6, bridge=MeanBridge))
+    model.attach(Processor(Image(16), tokenizer))
+    assert Page(Predictor(model)).sessions is None
+    for one, labels in ((page, ["Whole input", "Live"]), (Page(Predictor(model)), [])):
+        blocks = one.build("title").blocks.values()
+        assert [block.label for block in blocks if block.get_block_name() == "tabitem"] == labels
 
 
 def test_pages_of_others_cannot_use_it_through_the_browser(url: str) -> None:
@@ -201,16 +240,24 @@ def wait(url: str, seconds: float = 240.0) -> None:
     raise AssertionError("the page did not come up")
 
 
-@pytest.mark.slow
-def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
+@contextmanager
+def browsed(url: str, *options: str) -> Iterator[Any]:
+    """Open a page in a real browser."""
     api = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium")
     with api.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox", *options])
         view = browser.new_page(viewport={"width": 1200, "height": 900})
         view.goto(url)
+        yield view
+        browser.close()
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
+    with browsed(url) as view:
         view.get_by_role("button", name="Generate").click()
         view.get_by_text("there is no input: give a text").wait_for(timeout=30_000)
         assert view.locator("span.error:not(.toast-title):visible").count() <= 1
@@ -218,8 +265,61 @@ def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
         view.get_by_role("button", name="Generate").click()
         view.wait_for_selector("img[alt*='plot' i], .matplotlib img, [data-testid='matplotlib'] img", timeout=30_000)
         view.screenshot(path=tmp_path / "page.png")
-        browser.close()
     assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_output_grows_while_you_type(url: str, trained: Trained) -> None:
+    live = pipeline("translation", trained.model).live(min_new_tokens=3)
+    with browsed(url) as view:
+        view.get_by_role("tab", name="Live").click()
+        field, words = view.get_by_label("live text"), view.locator(".words")
+        field.press_sequentially("zwei zwei")
+        field.fill("")  # what is taken back begins anew
+        for letter in "eins zwei drei":
+            field.press_sequentially(letter)
+            live.feed(letter)
+        field.press("Enter")
+        live.finish()
+        view.wait_for_function("text => document.querySelector('.words').textContent == text", arg=live.text)
+        assert live.text
+        field.press_sequentially(" vier")
+        view.wait_for_function("text => document.querySelector('.words').textContent != text", arg=live.text)
+        assert words.is_visible()
+
+
+@pytest.mark.slow
+def test_the_text_grows_while_you_speak(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    recipe = Path(__file__).parent.parent / "recipes" / "speech" / "telephone_live.yaml"
+    data = {"train_size": 4000, "validation_size": 100, "noise": 0.01}
+    changed = {f"data.dataset.init_args.{name}": value for name, value in data.items()}
+    changed |= {"trainer.max_epochs": 5, "trainer.default_root_dir": tmp_path, "seed_everything": 1}
+    assert main(["fit", "--config", str(recipe), *(f"--{name}={value}" for name, value in changed.items())]) == 0
+    model, rng = tmp_path / "version_0" / "model", np.random.default_rng(7)
+    hiss = rng.normal(0, 200, 20_000).astype(np.int16)
+    samples = np.concatenate([hiss[:400], tones("407193652", rng, 0.01), hiss])
+    live = pipeline("automatic-speech-recognition", model).live()
+    live.feed(samples)
+    live.finish()
+    assert len(live.text) > 5
+    soundfile.write(tmp_path / "said.wav", samples, 8000)
+    said = f"--use-file-for-fake-audio-capture={tmp_path / 'said.wav'}"
+    page, seen = Page(Predictor(LitSeq2Seq.from_pretrained(model))), set()
+    fake = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", said)
+    with shown(page) as url, browsed(url, *fake) as view:
+        view.get_by_role("tab", name="Live").click()
+        view.get_by_role("button", name="Speak").click()
+        for _ in range(15):  # the recording is played again and again
+            view.wait_for_timeout(200)
+            seen.add(view.locator(".words").text_content())
+        view.get_by_role("button", name="Stop").click()
+        view.get_by_role("button", name="Speak").wait_for()
+        written = view.locator(".words").text_content()
+        assert written.startswith(live.text)
+        assert view.locator(".note").text_content() == ""
+    assert len(seen) > 3
+    assert all(written.startswith(text) for text in seen)
 
 
 def test_wrong_settings_are_said(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -97,6 +99,72 @@ def test_sound_comes_from_files_and_as_samples(tmp_path: Path, capfd: pytest.Cap
     assert answer.returncode == 1
     assert answer.stderr.decode().count("\n") == 1
     assert "set --sampling_rate" in answer.stderr.decode()
+
+
+RECORDER = """#!{python}
+import pathlib, signal, sys, time
+assert sys.argv[1:] == ["-q", "-t", "raw", "-f", "S16_LE", "-c", "1", "-r", "800"], sys.argv
+sound = pathlib.Path({sound!r}).read_bytes()
+sys.stdout.buffer.write(sound)
+sys.stdout.flush()
+if {waits}:
+    signal.sigwait([signal.SIGTERM])
+if not sound:
+    sys.exit("arecord: no soundcards found...")
+"""
+
+
+def record(folder: Path, sound: bytes, waits: bool = False) -> None:
+    """Make an `arecord` that plays `sound`, and ends with it or waits to be stopped."""
+    (folder / "sound").write_bytes(sound)
+    program = folder / "arecord"
+    program.write_text(RECORDER.format(python=sys.executable, sound=str(folder / "sound"), waits=waits))
+    program.chmod(0o755)
+
+
+def test_sound_comes_from_the_microphone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feature = LogMel(sampling_rate=800, n_mels=4, window=0.02, hop=0.01, fmin=0, normalize="none")
+    made = save(tmp_path / "model", feature)
+    samples = np.random.default_rng(2).integers(-9000, 9000, 1111).astype(np.int16)
+    [[expected]] = made.stream([samples])
+    monkeypatch.setitem(sys.modules, "sounddevice", None)  # which is not to record what is said here
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command = ["stream", "--model", str(tmp_path / "model"), "--input", "microphone"]
+    assert main(command) == 1
+    assert "nothing here can record from a microphone: in your clone" in capfd.readouterr().err
+    record(tmp_path, b"")
+    assert main(command) == 1
+    assert "the microphone cannot be used at 800 Hz (arecord: no soundcards found...)" in capfd.readouterr().err
+    record(tmp_path, samples.tobytes())
+    assert run(capfd, *command[1:]) == expected.text + "\n"
+    save(tmp_path / "translator")
+    assert main(["stream", "--model", str(tmp_path / "translator"), "--input", "microphone"]) == 1
+    assert "leave --input microphone out" in capfd.readouterr().err
+
+
+def test_interrupting_the_recording_writes_the_rest(tmp_path: Path) -> None:
+    feature = LogMel(sampling_rate=800, n_mels=4, window=0.02, hop=0.01, fmin=0, normalize="none")
+    made = save(tmp_path / "model", feature)
+    samples = np.random.default_rng(2).integers(-9000, 9000, 1111).astype(np.int16)
+    [[expected]] = made.stream([samples])
+    record(tmp_path, samples.tobytes(), waits=True)
+    (tmp_path / "sounddevice.py").write_text("raise ImportError")
+    places = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    command = [sys.executable, "-m", "lit_seq2seq", "stream", "--model", str(tmp_path / "model"), "--input=microphone"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | places) as process:
+        assert process.stdout is not None
+        written = os.read(process.stdout.fileno(), 1000)
+        assert expected.text.startswith(written.decode())
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        written += process.stdout.read()
+    assert written.decode() == expected.text + "\n"
+    assert process.returncode == 0
 
 
 def test_frames_come_as_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

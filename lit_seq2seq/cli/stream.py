@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
@@ -21,17 +21,24 @@ from lit_seq2seq.search.config import search_options
 from lit_seq2seq.settings.options import add_running, loading_of
 from lit_seq2seq.types import UserError
 
+if TYPE_CHECKING:
+    from lit_seq2seq.features import Feature
+
+MICROPHONE = "microphone"
+
 
 def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     """Write the output of an input while it is still coming: `lit-seq2seq stream`.
 
-    Text comes as it is typed or piped, a line an input. Sound comes from a file, or from standard input as raw samples
-    (mono, 16 bits, little-endian). Frames come as JSON, a list of numbers a line; an empty line ends an input. What has
-    been written stays. Options of search that are left out are those that the model comes with.
+    Text comes as it is typed or piped, a line an input. Sound comes from a file, from the microphone until you press
+    Ctrl-C, or from standard input as raw samples (mono, 16 bits, little-endian). Frames come as JSON, a list of numbers
+    a line; an empty line ends an input. What has been written stays. Options of search that are left out are those that
+    the model comes with.
     """
     add_running(parser)
-    parser.add_argument("--input", type=str, default="-", help="file, or - for standard input")
-    parser.add_argument("--sampling_rate", type=PositiveInt | None, default=None, help="of raw samples, in hertz")
+    parser.add_argument("--input", type=str, default="-", help="file, microphone, or - for standard input")
+    about = "of raw samples, in hertz; of the microphone that of the model, unless it cannot record so"
+    parser.add_argument("--sampling_rate", type=PositiveInt | None, default=None, help=about)
     parser.add_argument("--piece", type=PositiveFloat, default=0.1, help="seconds of sound that are read at once")
     parser.add_argument("--pace", type=bool, default=False, help="read a file of sound no faster than it sounds")
     about = "file for a line of JSON for each output, as OmniSTEval reads them: the delays of its words in milliseconds"
@@ -42,7 +49,7 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     for one in found:
         parser.add_argument(f"--{one.name}", type=one.kind | None, default=None, help=one.about)
     options = parser.instantiate_classes(parser.parse_args(arguments))
-    if options.input != "-":
+    if options.input not in ("-", MICROPHONE):
         check_readable(options.input, "input")
     import torch
 
@@ -53,7 +60,7 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     model = load_model(options.model, **loading_of(options))
     config = model.generation.changed({one.name: options[one.name] for one in found if options[one.name] is not None})
     streams = LiveStreams(Predictor(model, options.device, getattr(torch, options.dtype)), config, options.agreement)
-    reader, rate = _reader(model.processor.source_feature.medium, options)
+    reader, rate = _reader(model.processor.source_feature, options)
     live = None
     with written(options.log) if options.log else nullcontext() as log:
         for piece in reader:
@@ -68,17 +75,31 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
             live = None
 
 
-def _reader(medium: str | None, options: Namespace) -> tuple[Iterator[Any], int | None]:
+def _reader(feature: Feature, options: Namespace) -> tuple[Iterator[Any], int | None]:
     """Return what reads pieces of inputs, each of which ends with `None`, and the sampling rate of sound."""
+    medium, rate = feature.medium, options.sampling_rate
+    if options.input == MICROPHONE:
+        if medium != "audio":
+            raise UserError(f"this model reads {feature.input_kind}, no sound: leave --input microphone out")
+        from lit_seq2seq.cli.microphone import microphone
+
+        rate = rate or feature.config["sampling_rate"]
+        print("speak; Ctrl-C ends", file=sys.stderr, flush=True)
+        return chain(microphone(rate, _size(options, rate)), [None]), rate
     if medium in ("text", "frames"):
         return (_texts if medium == "text" else _frames)(options.input), None
     if medium != "audio":
         raise UserError("this model reads no text, sound or frames in pieces: use lit-seq2seq generate")
     if options.input != "-":
         return _recording(options)
-    if options.sampling_rate is None:
+    if rate is None:
         raise UserError("standard input has samples of sound, which do not tell their rate: set --sampling_rate")
-    return _samples(max(1, round(options.piece * options.sampling_rate))), options.sampling_rate
+    return _samples(_size(options, rate)), rate
+
+
+def _size(options: Namespace, rate: int) -> int:
+    """Return the number of samples of a piece."""
+    return max(1, round(float(options.piece) * rate))
 
 
 def _raw(name: str, size: int = 65_536) -> Iterator[bytes]:
@@ -139,7 +160,7 @@ def _recording(options: Namespace) -> tuple[Iterator[Any], int]:
 
     def pieces() -> Iterator[Any]:
         with sound:
-            started, size = time.monotonic(), max(1, round(options.piece * sound.samplerate))
+            started, size = time.monotonic(), _size(options, sound.samplerate)
             while len(block := sound.read(size, "float32", always_2d=True)):
                 if options.pace:
                     time.sleep(max(0.0, started + sound.tell() / sound.samplerate - time.monotonic()))

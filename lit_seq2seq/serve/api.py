@@ -18,14 +18,11 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from lit_seq2seq.serve.batches import Batcher, BusyError
 from lit_seq2seq.serve.http import Bounds
-from lit_seq2seq.serve.live import PIECES, Sessions, add_live
+from lit_seq2seq.serve.live import LOCAL, PIECES, Sessions, live_route
 from lit_seq2seq.serve.overview import overview
 from lit_seq2seq.serve.schema import FileRequest, GenerateRequest, GenerateResponse, mistakes
 from lit_seq2seq.serve.service import Service, Work
 from lit_seq2seq.types import Generated, UserError
-
-LOCAL = ["127.0.0.1", "localhost"]
-"""Names by which a server that listens to this machine alone is called; others are web pages that pretend to be it."""
 
 
 class Streams:
@@ -92,7 +89,7 @@ def make_app(
     if stream:
         _add_stream(app, service, Streams(service, second))
         if service.predictor.model.processor.source_feature.medium in PIECES:
-            add_live(app, sessions, LOCAL if local else [])
+            app.router.routes.append(live_route(sessions, LOCAL if local else []))
     asked = {"max_length": limits.max_length, "max_bytes": limits.max_bytes, "timeout": limits.timeout}
     asked |= {name: getattr(limits, name) for name in ("max_new_tokens", "max_beams", "max_sessions")}
     about = {"device": str(service.predictor.model.device), "stream": stream, "max_batch_size": most, **asked}

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
-from fastapi import FastAPI, HTTPException
+from fastapi import HTTPException
 from pydantic import Field, ValidationError
+from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from lit_seq2seq.inference.live import LiveStreams, Stream
@@ -23,6 +24,8 @@ from lit_seq2seq.serve.service import Service
 from lit_seq2seq.types import UserError
 
 _log = logging.getLogger(__name__)
+LOCAL = ["127.0.0.1", "localhost"]
+"""Names by which a server that listens to this machine alone is called; others are web pages that pretend to be it."""
 PIECES = ("text", "audio", "frames")
 """Kinds of input that have pieces."""
 _KEPT = 16  # sets of options that are kept ready
@@ -172,13 +175,14 @@ class Sessions:
                 await socket.close(CLOSED[why])
 
 
-def add_live(app: FastAPI, sessions: Sessions, local: list[str]) -> None:
-    """Add the route of streams; of web pages only those of the names in `local` may use it, if there are any."""
+def live_route(sessions: Sessions, local: list[str]) -> WebSocketRoute:
+    """Return the route of streams; of web pages only those of the names in `local` may use it, if there are any."""
 
-    @app.websocket("/live")
     async def live(socket: WebSocket) -> None:
         origin = socket.headers.get("origin")
         if local and origin is not None and urlsplit(origin).hostname not in local:
             await socket.close(CLOSED["refused"])
             return
         await sessions.serve(socket)
+
+    return WebSocketRoute("/live", live)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cached_property
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +17,7 @@ from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
 
 from lit_seq2seq.features import Feature
+from lit_seq2seq.inference.live import LiveStreams
 from lit_seq2seq.inference.pictures import attention_figure
 from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.inference.predictor import Predictor
@@ -21,8 +27,23 @@ from lit_seq2seq.types import Generated, UserError, install
 if TYPE_CHECKING:
     import gradio
 
+    from lit_seq2seq.serve.live import Sessions
+
 MAX_BYTES = 10_000_000
 """Largest file that can be put on the page."""
+LIVE = {
+    "audio": ("<button class='lg primary'>Speak</button>", "Speak: the text comes while you do."),
+    "text": ("<textarea rows='3' aria-label='live text'></textarea>", "Type: the output grows with it. Enter ends it."),
+}
+"""By the kind of source that comes in pieces what takes it on the page, and what is said of it."""
+_STYLE = """
+textarea { width: 100%; background: var(--input-background-fill); border: var(--input-border-width) solid
+  var(--input-border-color); border-radius: var(--input-radius); padding: var(--input-padding); }
+button { background: var(--button-primary-background-fill); color: var(--button-primary-text-color);
+  border-radius: var(--button-large-radius); padding: var(--button-large-padding); }
+.words { font-size: 1.5em; min-height: 4em; white-space: pre-wrap; }
+.note { color: var(--error-text-color, red); }
+"""
 
 Answer = tuple[list[tuple[str, float]], list[list[str]], Figure | None]
 
@@ -41,6 +62,22 @@ class Page:
     def feature(self) -> Feature:
         """The model's source feature."""
         return self.predictor.model.processor.source_feature
+
+    @cached_property
+    def sessions(self) -> Sessions | None:
+        """What writes while you speak or type, if the model can."""
+        if self.feature.medium not in LIVE:
+            return None
+        try:
+            LiveStreams(self.predictor).open()
+        except UserError:
+            return None
+        from lit_seq2seq.serve.live import Sessions
+        from lit_seq2seq.serve.schema import RequestLimits
+        from lit_seq2seq.serve.service import Service
+
+        limits = replace(RequestLimits(timeout=600), max_new_tokens=self.predictor.model.generation.max_new_tokens)
+        return Sessions(Service(self.predictor, limits), ThreadPoolExecutor(1), limits.max_sessions, 0)
 
     def answer(
         self, raw: Any, num_beams: int, num_outputs: int, max_new_tokens: int, *, sample: bool, temperature: float
@@ -84,7 +121,7 @@ class Page:
         page = gradio.Blocks(title=title, analytics_enabled=False)
         with page:
             gradio.Markdown(f"# {title}")
-            with gradio.Row():
+            with gradio.Tab("Whole input") if self.sessions is not None else nullcontext(), gradio.Row():
                 with gradio.Column():
                     raw = self._component()
                     button = gradio.Button("Generate", variant="primary")
@@ -111,7 +148,21 @@ class Page:
                 api_name="generate",
                 show_progress_on=table,
             )
+            if self.sessions is not None:
+                with gradio.Tab("Live"):
+                    self._live()
         return page
+
+    def _live(self) -> None:
+        import gradio
+
+        assert self.feature.medium is not None
+        taken, about = LIVE[self.feature.medium]
+        gradio.HTML(
+            html_template=f"<p>{about}</p>{taken}<p class='words' aria-live='polite'></p><p class='note'></p>",
+            css_template=_STYLE,
+            js_on_load=files("lit_seq2seq.serve").joinpath("live.js").read_text(encoding="utf-8"),
+        )
 
     def _component(self) -> Any:
         import gradio
@@ -123,10 +174,10 @@ class Page:
         return gradio.Textbox(lines=3, label="text", submit_btn=False)
 
 
-def launch(page: gradio.Blocks, port: int | None = None, block: bool = True) -> str:
+def launch(page: gradio.Blocks, port: int | None = None, block: bool = True, sessions: Sessions | None = None) -> str:
     """Show a page to this machine alone, and not to web pages whose name leads here; return its address.
 
-    Any free port is taken if none is given. Unless `block`, it returns at once.
+    Any free port is taken if none is given. Unless `block`, it returns at once. `sessions` are those of its live part.
 
     Raises:
         OSError: the port is taken.
@@ -134,7 +185,11 @@ def launch(page: gradio.Blocks, port: int | None = None, block: bool = True) -> 
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    from lit_seq2seq.serve.live import LOCAL, live_route
+
+    app: dict[str, Any] = {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)]}
+    if sessions is not None:
+        app |= {"routes": [live_route(sessions, LOCAL)], "lifespan": lambda _: sessions.batches.running()}
     _, address, _ = page.launch(
         server_name="127.0.0.1",
         server_port=port,
@@ -142,7 +197,7 @@ def launch(page: gradio.Blocks, port: int | None = None, block: bool = True) -> 
         quiet=True,
         footer_links=[],
         max_file_size=MAX_BYTES,
-        app_kwargs={"middleware": [hosts]},
+        app_kwargs=app,
     )
     return str(address)
 
@@ -165,9 +220,10 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     if not 1024 <= options.port <= 65535:
         raise UserError(f"port={options.port}: must be from 1024 to 65535")
     model = load_model(options.model, **loading_of(options))
-    page = Page(Predictor(model, options.device, getattr(torch, options.dtype))).build(f"lit_seq2seq: {model.task}")
+    page = Page(Predictor(model, options.device, getattr(torch, options.dtype)))
+    built = page.build(f"lit_seq2seq: {model.task}")
     print(f"open http://127.0.0.1:{options.port} in a browser; Ctrl-C ends", flush=True)
     try:
-        launch(page, options.port)
+        launch(built, options.port, sessions=page.sessions)
     except OSError as error:
         raise UserError(f"the page cannot use port {options.port}: choose another --port ({error})") from error
