@@ -100,8 +100,8 @@ def export_model(
     if any(one.dtype in (torch.float16, torch.bfloat16) for one in network.parameters()):
         raise UserError("the model is in 16 bits, and graphs are made from 32: call model.float() first")
     check_finite(model.net.state_dict(), "the model")
-    write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs=programs)
-    _write_settings(model, folder, variants)
+    live = write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs=programs)
+    _write_settings(model, folder, variants, live)
     found = table(measure(model, folder, variants))
     text = _README.format(table=found, variant=variants[0], left_out=left_out(model))
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -115,7 +115,7 @@ def write_graphs(
     variants: Sequence[Variant] = ("fp32",),
     *,
     programs: bool = False,
-) -> None:
+) -> list[str]:
     """Write the graphs of a network.
 
     Args:
@@ -125,17 +125,30 @@ def write_graphs(
         variants: see `export_model`.
         programs: see `export_model`.
 
+    Returns:
+        Names of the graphs that there are of a model that can write while it reads, beside those of every model.
+
     Raises:
         UserError: torch cannot trace it.
     """
     from lit_seq2seq.export.graphs import trace
     from lit_seq2seq.export.onnx import halve, quantize, quietly, to_onnx
-    from lit_seq2seq.runtime.network import PARTS
+    from lit_seq2seq.export.pieces import PARTS as LIVE_PARTS
+    from lit_seq2seq.export.pieces import begins, trace_pieces
+    from lit_seq2seq.runtime.network import BEGINS, PARTS
 
     folder.mkdir(parents=True, exist_ok=True)
+    for old in [folder / BEGINS, *(path for part in LIVE_PARTS for path in folder.glob(f"{part}.*"))]:
+        old.unlink(missing_ok=True)
+    live = []
     try:
         with quietly():
             graphs = dict(zip(PARTS, trace(network, source), strict=True))
+            if writes_early(network):
+                assert isinstance(source, Padded)
+                pieces = trace_pieces(network, source)
+                graphs, live = graphs | pieces, list(pieces)
+                np.savez(folder / BEGINS, **begins(network))
         for name, graph in graphs.items():
             to_onnx(graph, folder / f"{name}.fp32.onnx")
     except Exception as error:  # torch has no common one
@@ -153,6 +166,7 @@ def write_graphs(
             full.unlink()
         if programs:
             torch.export.save(graph.program, folder / f"{name}.pt2")
+    return live
 
 
 def _require_packages() -> None:
@@ -161,7 +175,7 @@ def _require_packages() -> None:
         raise UserError(f"exporting needs {', '.join(missing)}: {install('export')}")
 
 
-def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant]) -> None:
+def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[Variant], live: list[str]) -> None:
     from lit_seq2seq.export.graphs import blind
     from lit_seq2seq.export.report import LENGTH, random_source
     from lit_seq2seq.runtime.network import BLIND, FORMAT, SHORTLIST, digest_of
@@ -183,6 +197,7 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[Varian
         "alone": model.net.encoder.alone,
         "shortest": model.net.encoder.shortest,
         "reach": reach_of(model.net),
+        "live": live,
         "max_source_length": processor.source_feature.input_limit,
         "shortlist": digest_of(folder / SHORTLIST) if tables else None,
     }
@@ -194,11 +209,18 @@ def _write_settings(model: Seq2SeqModel, folder: Path, variants: Sequence[Varian
             shutil.copy(str(importlib.import_module(module).__file__), folder / f"{module}.py")
 
 
-def reach_of(network: EncoderDecoder) -> list[int] | None:
-    """Describe `Network.needed`: of the first position, and how much more of each other; `None` where it cannot be."""
+def writes_early(network: EncoderDecoder) -> bool:
+    """Tell whether a network can write before its source has ended."""
     try:
         network.expect_early("")
     except UserError:
+        return False
+    return True
+
+
+def reach_of(network: EncoderDecoder) -> list[int] | None:
+    """Describe `Network.needed`: of the first position, and how much more of each other; `None` where it cannot be."""
+    if not writes_early(network):
         return None
     first, step = network.needed(1), network.needed(2) - network.needed(1)
     linear = all(network.needed(1 + count) == first + step * count for count in range(100))

@@ -109,7 +109,7 @@ def flatten(state: DecoderState, hypotheses: int) -> dict[str, Tensor]:
         hypotheses: K.
     """
     found: dict[str, Tensor] = {}
-    _name(state, "", found)
+    name_tensors(state, "", found)
     return {
         name: value if name.split(".")[0] in _PER_SOURCE else _per_hypothesis(value, hypotheses)
         for name, value in found.items()
@@ -131,7 +131,7 @@ def _per_hypothesis(value: Tensor, hypotheses: int) -> Tensor:
 def unflatten(template: DecoderState, tensors: Iterator[Tensor]) -> DecoderState:
     """Make a state of the tensors that `flatten` gave, in its order."""
     names: dict[str, Tensor] = {}
-    _name(template, "", names)
+    name_tensors(template, "", names)
     flat = (
         tensor if name.split(".")[0] in _PER_SOURCE else tensor.flatten(0, 1)
         for name, tensor in zip(names, tensors, strict=True)
@@ -139,18 +139,19 @@ def unflatten(template: DecoderState, tensors: Iterator[Tensor]) -> DecoderState
     return template.map(lambda _: next(flat))
 
 
-def _name(value: object, name: str, found: dict[str, Tensor]) -> None:
+def name_tensors(value: object, name: str, found: dict[str, Tensor]) -> None:
+    """Put the tensors of a value into `found` by the places where they are, which begin with `name`."""
     if isinstance(value, Tensor):
         found[name] = value
     elif isinstance(value, Value):
         for field in dataclasses.fields(value):
-            _name(getattr(value, field.name), f"{name}.{field.name}".lstrip("."), found)
+            name_tensors(getattr(value, field.name), f"{name}.{field.name}".lstrip("."), found)
     elif isinstance(value, tuple):
         for place, part in enumerate(value):
-            _name(part, f"{name}.{place}", found)
+            name_tensors(part, f"{name}.{place}", found)
     elif isinstance(value, Mapping):
         for key, part in value.items():
-            _name(part, f"{name}.{key}", found)
+            name_tensors(part, f"{name}.{key}", found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ def trace(network: EncoderDecoder, source: Padded | Sources) -> tuple[Graph, Gra
     alone = source.select(torch.tensor([0])) if network.encoder.alone else source
     inputs = alone.named()
     shapes = tuple(_dynamic_input(value, network.encoder.alone) for value in inputs.values())
-    first = _trace(EncoderGraph(network, alone), tuple(inputs.values()), (shapes,), list(inputs))
+    first = traced(EncoderGraph(network, alone), tuple(inputs.values()), (shapes,), list(inputs))
 
     state = network.start(network.encode(source))
     names = flatten(state, 1)
@@ -195,12 +196,12 @@ def trace(network: EncoderDecoder, source: Padded | Sources) -> tuple[Graph, Gra
     decoder = DecoderGraph(network, state)
     places = {0: _SOURCES, 1: _HYPOTHESES}
     others = tuple(_dynamic(name, value) for name, value in twice.items())
-    second = _trace(decoder, (tokens, *twice.values()), (places, others), ["tokens", *twice])
+    second = traced(decoder, (tokens, *twice.values()), (places, others), ["tokens", *twice])
     handed = decoder(tokens, *twice.values())
     handed = {name: value for name, value in handed.items() if name in DecoderOutput._fields}
     places = {0: _SOURCES, 1: _HYPOTHESES}
     shapes = tuple(places | ({2: _POSITIONS} if name == "attention" else {}) for name in handed)
-    third = _trace(OutputGraph(network, list(handed)), tuple(handed.values()), (shapes,), list(handed))
+    third = traced(OutputGraph(network, list(handed)), tuple(handed.values()), (shapes,), list(handed))
     return first, second, third
 
 
@@ -220,6 +221,7 @@ def _dynamic(name: str, value: Tensor) -> dict[int, Any]:
     return {0: _SOURCES, 1: _HYPOTHESES} | dict.fromkeys(places, Dim.AUTO)
 
 
-def _trace(module: nn.Module, example: tuple[Tensor, ...], shapes: Any, inputs: Names) -> Graph:
+def traced(module: nn.Module, example: tuple[Tensor, ...], shapes: Any, inputs: Names) -> Graph:
+    """Trace a module that gives tensors by name; `shapes` tell which sizes differ."""
     program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
     return Graph(program, inputs, list(module(*example)))

@@ -96,7 +96,9 @@ def quietly() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _recurrent(x: Any, lengths: Any, weights: Any, cell: str) -> Any:
+def _recurrent(
+    x: Any, lengths: Any, weights: Any, cell: str, h: Any = None, c: Any = None, reverse: bool = False
+) -> Any:
     """Translate `lit_seq2seq::recurrent`; what is done to the weights is computed when the graph is optimised."""
     from onnxscript import opset18
 
@@ -106,14 +108,16 @@ def _recurrent(x: Any, lengths: Any, weights: Any, cell: str) -> Any:
         op.Concat(*(op.Unsqueeze(_reordered(op, weight, size, cell), [0]) for weight in weights[place::4]), axis=0)
         for place in range(4)
     ]
-    options: dict[str, Any] = {"direction": "bidirectional" if len(weights) == 8 else "forward", "hidden_size": size}
+    direction = "bidirectional" if len(weights) == 8 else "reverse" if reverse else "forward"
+    options: dict[str, Any] = {"direction": direction, "hidden_size": size}
     if cell == "gru":
         options["linear_before_reset"] = 1
     if cell == "rnn_relu":
         options["activations"] = ["Relu"] * (len(weights) // 4)
+    start = [op.Transpose(op.Reshape(part, [0, -1, size]), perm=[1, 0, 2]) for part in (h, c) if part is not None]
     inputs = (op.Transpose(x, perm=[1, 0, 2]), *kinds[:2], op.Concat(*kinds[2:], axis=1), op.Cast(lengths, to=6))
     node = {"lstm": op.LSTM, "gru": op.GRU}.get(cell, op.RNN)
-    outputs, *final = node(*inputs, **options)
+    outputs, *final = node(*inputs, *start, **options)
     # outputs (T, directions, B, H), final (directions, B, H)
     joined = op.Reshape(op.Transpose(outputs, perm=[2, 0, 1, 3]), [0, 0, -1])
     found = [op.Reshape(op.Transpose(state, perm=[1, 0, 2]), [0, -1]) for state in final]

@@ -17,13 +17,13 @@ class Cut(NamedTuple):
     Attributes:
         values: `(B, W, size, ...)`, zero at padding.
         lengths: `(B, W)` real positions in each window.
-        own: `(B,)` positions that belong to the windows of a row, beside those that they only see.
+        own: `(B, W * stride, ...)` positions that belong to the windows of a row, beside those that they only see.
         windows: `(B,)` how many there are of a row.
     """
 
     values: Tensor
     lengths: Tensor
-    own: Tensor
+    own: Padded
     windows: Tensor
 
 
@@ -72,20 +72,38 @@ class Windows(NamedTuple):
         own = torch.where(last, new, whole)
         places = own[:, None] + torch.arange(self.size - 1, device=own.device)
         waiting = Padded(_taken(held.values, places), held.lengths - own)
-        return self.cut(held, own, max(1, -(-int(own.max()) // self.stride))), waiting
+        return self.cut(held, own, self._most(held, own)), waiting
+
+    def _most(self, held: Padded, own: Tensor) -> int:
+        """Count the windows of the longest row, or, for a graph of any lengths, those that there could be."""
+        if torch.compiler.is_exporting():
+            return (held.values.shape[1] - self.before + self.stride - 1) // self.stride
+        return max(1, -(-int(own.max()) // self.stride))
 
     def cut(self, padded: Padded, own: Tensor, most: int) -> Cut:
         """Cut up to `most` windows out of `(B, before + S, ...)`, of which they own `own (B,)`."""
         blocks = -(-self.size // self.stride)
         values, total = cleared(padded).values, (most + blocks - 1) * self.stride
         values = F.pad(values, (0, 0) * (values.dim() - 2) + (0, total - values.shape[1]))
-        shape = values.shape[0], most, self.stride, *values.shape[2:]
-        starts = [block * self.stride for block in range(blocks)]
-        parts = [values[:, start : start + most * self.stride].reshape(shape) for start in starts]
-        values = torch.cat(parts, dim=2)[:, :, : self.size]
+        owned = values[:, self.before : self.before + most * self.stride]
         begins = torch.arange(most, device=own.device) * self.stride  # (W,)
+        if torch.compiler.is_exporting():  # views of sizes that are not known do not fit together
+            values = values[:, begins[:, None] + torch.arange(self.size)]  # (B, W, size, ...)
+        else:
+            shape = values.shape[0], most, self.stride, *values.shape[2:]
+            starts = [block * self.stride for block in range(blocks)]
+            parts = [values[:, start : start + most * self.stride].reshape(shape) for start in starts]
+            values = torch.cat(parts, dim=2)[:, :, : self.size]
         lengths = (padded.lengths[:, None] - begins).clamp(0, self.size) * (begins < own[:, None])  # (B, W)
-        return Cut(values, lengths, own, -(-own // self.stride))
+        return Cut(values, lengths, Padded(owned, own), -(-own // self.stride))
+
+    def follow(self, made: Tensor, count: int) -> Tensor:
+        """Put what was made of `count` windows each, `(B * W, stride + after, H)`, end to end: `(B, W * stride, H)`."""
+        if not torch.compiler.is_exporting():
+            return made[:, : self.stride].reshape(-1, count * self.stride, made.shape[2])
+        places = torch.arange(count * self.stride)
+        rows = torch.arange(made.shape[0] // count)[:, None] * count + places // self.stride  # (B, W * stride)
+        return made[rows, places % self.stride]
 
 
 def cleared(padded: Padded) -> Padded:

@@ -45,8 +45,6 @@ class Layer(nn.Module, ABC):
     def run_all(self, x: Tensor, state: State | None, lengths: Tensor | None) -> Scanned:
         """Run every direction over whole sequences; see `RecurrentLayer.forward`."""
         if self.windows is not None:
-            if torch.compiler.is_exporting():
-                raise UserError("there is no graph of layers with backward_chunk yet")
             lengths = torch.full(x.shape[:1], x.shape[1], device=x.device) if lengths is None else lengths
             count = (x.shape[1] + self.windows.stride - 1) // self.windows.stride
             outputs, final = self.run_windows(self.windows.cut(Padded(x, lengths), lengths, count), state)
@@ -66,17 +64,17 @@ class Layer(nn.Module, ABC):
             of the last window.
         """
         assert self.windows is not None
-        count, stride = cut.values.shape[1], self.windows.stride
-        own, windows = cut.values[:, :, :stride].flatten(1, 2), cut.values.flatten(0, 1)  # (B, W c, D), (B W, c + r, D)
+        count = cut.values.shape[1]
+        own, windows = cut.own.values, cut.values.flatten(0, 1)  # (B, W c, D), (B W, c + r, D)
         starts = self.starts(own, state)
         masks = self._masks(starts)
-        onward = self.run(0, own, starts[0], lengths=cut.own, mask=masks[0])
+        onward = self.run(0, own, starts[0], lengths=cut.own.lengths, mask=masks[0])
         mask = None if masks[1] is None else masks[1].repeat_interleave(count, dim=0)
         back, ends = self.run(1, windows, self.starts(windows)[1], lengths=cut.lengths.flatten(), mask=mask)
-        back = back[:, :stride].reshape(*own.shape[:2], back.shape[2])  # (B, W c, H)
+        back = self.windows.follow(back, count)  # (B, W c, H)
         newest = torch.arange(own.shape[0], device=own.device) * count + (cut.windows - 1).clamp(min=0)  # (B,)
         ends = tuple(part.index_select(0, newest) for part in ends)
-        return _joined_directions([onward, (back, _where(cut.own[:, None] > 0, ends, starts[1]))])
+        return _joined_directions([onward, (back, _where(cut.own.lengths[:, None] > 0, ends, starts[1]))])
 
     def _masks(self, starts: list[State]) -> list[Tensor | None]:
         """Draw what is dropped of the states over whole sequences."""
@@ -162,12 +160,10 @@ class RecurrentLayer(Layer):
         """
         if self.windows is not None or (self.training and (self.chunks is not None or self.state_dropout > 0)):
             return self.run_all(x, state, lengths)
+        if torch.compiler.is_exporting() and lengths is not None:
+            return self._exported(x, lengths, state, range(self.directions))
         if state is not None and x.shape[1] == 1 and not torch.is_grad_enabled():
             return self.forward_stepwise(x, state, lengths)  # kernels would pack their weights for a single step
-        if torch.compiler.is_exporting() and lengths is not None and state is None:
-            weights = [weight for direction in range(self.directions) for weight in self.weights(direction)]
-            outputs, h, c = recurrent(x, lengths, weights, self.cell)
-            return outputs, (h, c) if self.cell == "lstm" else (h,)
         if lengths is not None and state is None and self.cell == "lstm" and x.device.type == "cpu":
             return self._forward_held(x, lengths)
         if state is None:
@@ -187,6 +183,18 @@ class RecurrentLayer(Layer):
         outputs, _ = pad_packed_sequence(packed_outputs, batch_first=True, total_length=x.shape[1])
         real = (lengths > 0)[:, None]  # (B, 1)
         ends = tuple(torch.where(real, new, old) for new, old in zip(self._join(final), state, strict=True))
+        return outputs * real[..., None].to(outputs.dtype), ends
+
+    def _exported(self, x: Tensor, lengths: Tensor, state: State | None, directions: Sequence[int]) -> Scanned:
+        """Run directions as one operator; sequences without a step are only for those that start somewhere."""
+        weights = [weight for direction in directions for weight in self.weights(direction)]
+        if state is None:
+            outputs, h, c = recurrent(x, lengths, weights, self.cell)
+            return outputs, (h, c) if self.cell == "lstm" else (h,)
+        from_end = list(directions) == [1]
+        outputs, h, c = recurrent(x, lengths.clamp(min=1), weights, self.cell, *state, reverse=from_end)
+        real = lengths[:, None] > 0  # (B, 1)
+        ends = _where(real, (h, c) if self.cell == "lstm" else (h,), state)
         return outputs * real[..., None].to(outputs.dtype), ends
 
     def _forward_held(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, State]:
@@ -213,6 +221,8 @@ class RecurrentLayer(Layer):
     def run(self, direction: int, x: Tensor, start: State, *, lengths: Tensor | None, mask: Tensor | None) -> Scanned:
         """Run a direction; see `Layer.run`."""
         lengths = torch.full(x.shape[:1], x.shape[1], device=x.device) if lengths is None else lengths.to(x.device)
+        if torch.compiler.is_exporting():
+            return self._exported(x, lengths, start, [direction])
 
         def run(piece: Tensor, left: Tensor, now: State) -> Scanned:
             if mask is None:
@@ -589,9 +599,9 @@ class RecurrentStack(nn.Module):
     @torch.no_grad()
     def extend(self, state: StackReading, piece: Padded, last: Tensor) -> tuple[Padded, StackReading]:
         """Read the next `piece (B, P, D)` of sequences: the same computation as `forward`; see `Encoder.extend`."""
-        nothing = Padded(piece.values.new_zeros(len(last), 0, self.output_size), torch.zeros_like(piece.lengths))
+        nothing = Padded(piece.values.new_zeros(last.shape[0], 0, self.output_size), torch.zeros_like(piece.lengths))
         if self.windows is None:
-            if not piece.lengths.any():
+            if _nowhere(piece.lengths):
                 return nothing, state
             outputs, cells = self(piece.values, state.cells, piece.lengths)
             return Padded(outputs, piece.lengths), StackReading(cells)
@@ -599,10 +609,9 @@ class RecurrentStack(nn.Module):
         for index, (layer, norm) in enumerate(zip(self.recurrent_layers(), self.norms, strict=True)):
             cut, left = self.windows.extend(state.waiting[index], piece, last)
             final, piece = _layer(state.cells, index), nothing
-            if cut.own.any():
+            if not _nowhere(cut.own.lengths):
                 outputs, final = layer.run_windows(cut, final)
-                inputs = cut.values[:, :, : self.windows.stride].flatten(1, 2)
-                piece = Padded(self._finish(norm(outputs), inputs), cut.own)
+                piece = Padded(self._finish(norm(outputs), cut.own.values), cut.own.lengths)
             finals.append(final)
             waiting.append(left)
         return piece, StackReading(self._stack(finals, piece.values), tuple(waiting))
@@ -646,6 +655,11 @@ class RecurrentStack(nn.Module):
         if len(finals) == 1:
             return CellState.of(part[:, None] for part in finals[0])
         return CellState.of(torch.stack(parts, dim=1) for parts in zip(*finals, strict=True))
+
+
+def _nowhere(lengths: Tensor) -> bool:
+    """Tell whether no sequence goes on, which a graph, of any lengths, does not ask."""
+    return not torch.compiler.is_exporting() and not bool(lengths.any())
 
 
 def _layer(state: CellState, index: int) -> State:

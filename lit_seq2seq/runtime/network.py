@@ -25,7 +25,7 @@ from lit_seq2seq.shortlist import Scored, Shortlist
 from lit_seq2seq.types import Hypothesis, Joined, Padded, SpecialIds, StepFunction, StepOutput, UserError, averaged
 
 Named = dict[str, Array]
-SETTINGS, SHORTLIST, BLIND, FORMAT = "export.json", "shortlist.npz", "blind.npz", 3
+SETTINGS, SHORTLIST, BLIND, BEGINS, FORMAT = "export.json", "shortlist.npz", "blind.npz", "begins.npz", 3
 PARTS = ("encoder", "decoder", "output")
 _LEAST = 1e-30  # probability of copying that counts as none
 _CANDIDATES = "memory.candidates", "memory.columns", "memory.shares"
