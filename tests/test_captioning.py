@@ -149,13 +149,12 @@ def test_the_picture_of_a_run_shows_images_with_their_words(
 ) -> None:
     model, sources = trained[0], [png("green"), png("red")]
     outputs = [best for best, *_ in Predictor(model).stream(sources, return_attention=True)]
-    feature = model.processor.source_feature
-    assert attention_figure(sources, outputs, feature, tmp_path / "attention.png") is not None
+    assert attention_figure(sources, outputs, model.model, tmp_path / "attention.png") is not None
     with PIL.Image.open(tmp_path / "attention.png") as picture:
         shown = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     for colour in ("green", "red"):
         assert (shown == COLOURS[colour]).all(axis=1).sum() > 1000
-    assert attention_figure([png("red")], [Generated("")], feature, tmp_path / "none.png") is None
+    assert attention_figure([png("red")], [Generated("")], model.model, tmp_path / "none.png") is None
 
 
 def test_images_that_cannot_be_read_are_named(trained: tuple[LitSeq2Seq, Path, Trainer]) -> None:

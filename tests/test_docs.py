@@ -23,7 +23,7 @@ from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.builtin.phrase_kinds import SENTENCES
 from lit_seq2seq.cli import main
 from lit_seq2seq.features import LogMel, Processor, Prompt
-from lit_seq2seq.nn import CTC, MeanBridge, NoSource, ParallelDecoder, PyramidalEncoder, ZeroBridge
+from lit_seq2seq.nn import CTC, MeanBridge, NoSource, ParallelDecoder, PyramidalEncoder, TransducerDecoder, ZeroBridge
 from tests.loopback_hub import LoopbackHub
 from tests.test_stream_command import record
 from tests.tiny import SIZES, make_data, make_model
@@ -170,10 +170,14 @@ def save_language_model(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def save_speech_model(folder: Path) -> None:
-    encoder = partial(PyramidalEncoder, hidden_size=12, factors=[1])
-    model = make_model(encoder=encoder, decoder=partial(ParallelDecoder, **SIZES, bridge=MeanBridge), auxiliary=CTC)
-    model.attach(Processor(LogMel(8000, n_mels=5), make_data().processor.target))
+def save_speech_model(folder: Path, transducer: bool = False) -> None:
+    encoder = partial(PyramidalEncoder, hidden_size=12, factors=[1], bidirectional=not transducer)
+    decoder = (
+        partial(TransducerDecoder, **SIZES) if transducer else partial(ParallelDecoder, **SIZES, bridge=MeanBridge)
+    )
+    model = make_model(encoder=encoder, decoder=decoder, auxiliary=CTC)
+    normalize = "none" if transducer else "utterance"
+    model.attach(Processor(LogMel(8000, n_mels=5, normalize=normalize), make_data().processor.target))
     model.save_pretrained(folder)
 
 
@@ -253,10 +257,10 @@ RUN += ["serving", "sharing", "decoding", "live"]
 def test_the_page_on_writing_while_reading_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(workplace / "runs" / "wait_k" / "version_0" / "model")
     for name in ("live", "whole"):
-        save_speech_model(workplace / "runs" / name / "version_0" / "model")
+        save_speech_model(workplace / "runs" / name / "version_0" / "model", transducer=name == "live")
     (workplace / "story.txt").write_text("eins zwei\ndrei\n", encoding="utf-8")
     soundfile.write("speech.wav", np.sin(np.arange(4000) / 5), 8000)
-    commands, (python, aligning) = (
+    commands, (python, drawing, aligning) = (
         [text for language, text in blocks(ROOT / "docs" / "live.md") if language == wanted]
         for wanted in ("bash", "python")
     )
@@ -268,6 +272,8 @@ def test_the_page_on_writing_while_reading_runs(workplace: Path, monkeypatch: py
     with contextlib.redirect_stdout(printed):
         exec(python, names := {})
     assert printed.getvalue().strip() == names["live"].text
+    exec(drawing, {})
+    assert (workplace / "lattice.png").is_file()
     for name in ("one.wav", "two.wav"):
         soundfile.write(name, np.sin(np.arange(4000) / 5), 8000)
     exec(aligning, names := {})

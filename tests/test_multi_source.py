@@ -128,7 +128,7 @@ def test_the_picture_of_a_run_shows_the_share_of_the_image(trained: tuple[LitSeq
     assert outputs[0].regions == {"text": 2, "image": (SIZE // 4) ** 2}
     assert outputs[0].attention is not None
     assert outputs[0].attention.shape == (len(outputs[0].tokens), 2 + (SIZE // 4) ** 2)
-    assert attention_figure(INPUTS[:2], outputs, model.processor.source_feature, tmp_path / "attention.png")
+    assert attention_figure(INPUTS[:2], outputs, model.model, tmp_path / "attention.png")
     with PIL.Image.open(tmp_path / "attention.png") as picture:
         shown = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert (shown == COLOURS["red"]).all(axis=1).sum() > 1000

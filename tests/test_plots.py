@@ -1,6 +1,7 @@
 import itertools
 import re
 import warnings
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,12 @@ from lit_seq2seq.plots import (
     plot_attention_grid,
     plot_captions,
     plot_curves,
+    plot_lattice,
+    plot_lattices,
+    plot_live,
 )
 from lit_seq2seq.plots.curves import ERRORS, SCORES
+from lit_seq2seq.plots.lattice import best_path
 from lit_seq2seq.types import UserError
 
 ROWS = [
@@ -103,6 +108,81 @@ def test_grid_has_a_panel_per_example_and_one_colour_bar(count, columns):
     figure = plot_attention_grid(examples, columns=columns)
     assert [axes.get_title() for axes in figure.axes[:-1]] == [str(n) for n in sizes]
     assert figure.axes[-1].get_ylabel() == "attention weight"
+
+
+def test_attention_to_sound_has_an_axis_of_time():
+    axes = plot_attention_grid([AttentionExample(torch.eye(3, 30), [], tokens(3, "t"), seconds=1.5)]).axes[0]
+    assert axes.get_xlabel() == "seconds"
+    assert axes.get_xlim() == (0, 1.5)
+
+
+def test_the_best_path_never_goes_back():
+    weights = np.random.default_rng(1).random((4, 5)) ** 4
+    paths = itertools.combinations_with_replacement(range(5), 4)
+    best = max(paths, key=lambda path: sum(np.log(row[place]) for row, place in zip(weights, path, strict=True)))
+    assert best_path(weights) == list(best)
+
+
+def test_a_lattice_goes_on_with_blanks_and_up_with_symbols(tmp_path: Path):
+    weights = torch.eye(3, 4)
+    axes = plot_lattice(weights, [], ["$x$", "b", "<eos>"], tmp_path / "lattice.png", seconds=2.0).axes[0]
+    (written,) = axes.lines
+    np.testing.assert_allclose(written.get_xydata(), [[0.25, 0], [0.75, 1], [1.25, 2]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["$x$", "b", "<eos>"]
+    assert axes.get_xlabel() == "seconds"
+    assert (tmp_path / "lattice.png").stat().st_size > 5000
+    figure = plot_lattices([AttentionExample(weights, list("abcd"), list("xyz"), f"{n}") for n in range(2)])
+    assert [axes.get_title() for axes in figure.axes[:-1]] == ["0", "1"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == list("abcd")
+    with pytest.raises(UserError, match=r"\(target tokens, source tokens\) = \(2, 4\), but are"):
+        plot_lattice(weights, list("abcd"), ["x", "y"])
+    with pytest.raises(UserError, match="expects one or more examples"):
+        plot_lattices([])
+
+
+def shown(picture: str) -> dict[str, tuple[float, float, float]]:
+    """Return the place of each text that appears, and from when it begins to, in shares of the whole."""
+    svg, found = "{http://www.w3.org/2000/svg}", {}
+    for text in ET.fromstring(picture).iter(f"{svg}text"):
+        if (animated := text.find(f"{svg}animate")) is not None:
+            times = [float(time) for time in animated.attrib["keyTimes"].split(";")]
+            assert times == sorted(times)
+            assert (times[0], times[-1]) == (0, 1)
+            found[text.text] = float(text.attrib["x"]), float(text.attrib["y"]), times[1]
+    return found
+
+
+def test_words_appear_in_the_order_of_their_delays(tmp_path: Path):
+    row = {"prediction": "a <b> & c d", "delays": [2, 2, 3, 4, 4], "source_length": 4}
+    words = [("ein", 1), ("langesWort", 3)]
+    picture = plot_live(row, tmp_path / "new" / "live.svg", words=words)
+    assert (tmp_path / "new" / "live.svg").read_text(encoding="utf-8") == picture
+    found = shown(picture)
+    assert list(found) == ["ein", "langesWort", "a", "<b>", "&", "c", "d"]
+    places = [found[word][0] for word in ("a", "<b>", "&", "c", "d")]
+    assert places == sorted(places)
+    times = [found[word][2] for word in ("ein", "a", "<b>", "langesWort", "&", "c", "d")]
+    assert times == sorted(times)
+    assert times[1] == times[2] < times[3] == times[4] < times[5]
+
+
+def test_what_has_no_room_goes_to_the_next_row():
+    row = {"prediction": " ".join(["word"] * 40), "delays": [5] * 40, "source_length": 5}
+    assert len(re.findall('y="[0-9]+">word<', plot_live(row))) == 40
+    assert len(set(re.findall('y="([0-9]+)">word<', plot_live(row)))) > 2
+
+
+def test_characters_appear_below_their_sound():
+    row = {"prediction": "4\x007", "delays": [100.0, 100.0, 900.0], "source_length": 1000.0}
+    picture = plot_live(row, samples=np.sin(np.arange(8000) / 10))
+    found = shown(picture)
+    assert found["7"][2] == pytest.approx(0.9 / 3, abs=1e-3)  # the whole stays for two seconds
+    assert picture.count("<path") == 1
+    assert ">0.5 s<" in picture
+    assert len(picture) < 12_000
+    assert shown(plot_live({"prediction": "", "delays": [], "source_length": 0.0}, samples=np.zeros(0))) == {}
+    with pytest.raises(UserError, match="delays of words, or of characters, but got 2 for 'abc'"):
+        plot_live({"prediction": "abc", "delays": [1, 2], "source_length": 3})
 
 
 def test_grid_refuses_nothing():

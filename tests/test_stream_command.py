@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from functools import partial
 from pathlib import Path
 
@@ -59,6 +60,9 @@ def test_each_line_is_an_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]
         assert len(row["delays"]) == len(row["prediction"].split())
         assert row["source_length"] == len(text.split()) + 1
         assert row["delays"] == sorted(row["delays"])
+    run(capfd, "--model", tmp_path / "model", "--input", tmp_path / "in.txt", "--picture", tmp_path / "live.svg")
+    texts = [text.text for text in ET.parse(tmp_path / "live.svg").getroot().iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == [*TEXTS[-1].split(), *written[-1].split()]
 
 
 def test_words_come_before_the_input_has_ended(tmp_path: Path) -> None:
@@ -91,6 +95,8 @@ def test_sound_comes_from_files_and_as_samples(tmp_path: Path, capfd: pytest.Cap
     assert row["source_length"] == pytest.approx(1000 * 1111 / 800)
     assert row["delays"][0] < 400
     assert all(late > delay for late, delay in zip(row["elapsed"], row["delays"], strict=True))
+    run(capfd, "--model", tmp_path / "model", "--input", tmp_path / "in.wav", "--picture", tmp_path / "live.svg")
+    assert "<path" in (tmp_path / "live.svg").read_text(encoding="utf-8")
     command = [sys.executable, "-m", "lit_seq2seq", "stream", "--model", str(tmp_path / "model")]
     given = {"input": samples.tobytes(), "capture_output": True, "check": False}
     answer = subprocess.run([*command, "--sampling_rate", "800"], **given)
@@ -174,6 +180,8 @@ def test_frames_come_as_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     place.write_text("\n\n".join("\n".join(map(json.dumps, one)) for one in frames))
     written = run(capfd, "--model", tmp_path / "model", "--input", place).splitlines()
     assert written == [row[0].text for row in made.stream(frames)]
+    assert main(["stream", "--model", str(tmp_path / "model"), "--input", str(place), "--picture", "live.svg"]) == 1
+    assert "--picture shows text and sound, not frames: leave it out" in capfd.readouterr().err
     place.write_text("[1, 2, 3]\nnonsense\n")
     assert main(["stream", "--model", str(tmp_path / "model"), "--input", str(place)]) == 1
     assert "expected a frame as a list of numbers, but got 'nonsense'" in capfd.readouterr().err

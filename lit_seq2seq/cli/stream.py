@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from lit_seq2seq.settings.options import add_running, loading_of
 from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:
-    from lit_seq2seq.features import Feature
+    from lit_seq2seq.features import Feature, Processor
+    from lit_seq2seq.inference.live import Live
 
 MICROPHONE = "microphone"
 
@@ -43,6 +44,8 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--pace", type=bool, default=False, help="read a file of sound no faster than it sounds")
     about = "file for a line of JSON for each output, as OmniSTEval reads them: the delays of its words in milliseconds"
     parser.add_argument("--log", type=str | None, default=None, help=f"{about} of sound or in source symbols")
+    about = "SVG file for a picture that moves: the last output as it appeared beside its input"
+    parser.add_argument("--picture", type=str | None, default=None, help=about)
     about = "for models that need the whole input: how many outputs in a row have to agree on what is written"
     parser.add_argument("--agreement", type=PositiveInt, default=2, help=about)
     found = search_options()
@@ -60,19 +63,40 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     model = load_model(options.model, **loading_of(options))
     config = model.generation.changed({one.name: options[one.name] for one in found if options[one.name] is not None})
     streams = LiveStreams(Predictor(model, options.device, getattr(torch, options.dtype)), config, options.agreement)
-    reader, rate = _reader(model.processor.source_feature, options)
-    live = None
+    feature = model.processor.source_feature
+    if options.picture and feature.medium == "frames":
+        raise UserError("--picture shows text and sound, not frames: leave it out")
+    reader, rate = _reader(feature, options)
+    live, pieces = None, []
     with written(options.log) if options.log else nullcontext() as log:
         for piece in reader:
             live = live or Live(streams, rate)
             if piece is not None:
                 live.feed(piece)
                 print(live.read(), end="", flush=True)
+                pieces += [piece] if options.picture else []
                 continue
             print(live.finish(), flush=True)
             if log is not None:
                 log.write(json_line(live.row()) + "\n")
-            live = None
+            if options.picture:
+                _draw(live, pieces, model.processor, options.picture)
+            live, pieces = None, []
+
+
+def _draw(live: Live, pieces: Sequence[Any], processor: Processor, path: str) -> None:
+    """Draw an output as it appeared: its words, or its characters where there is only one word."""
+    import numpy as np
+
+    from lit_seq2seq.plots import plot_live
+
+    feature, row = processor.source_feature, live.row(str.split if " " in live.text else list)
+    if feature.medium == "audio":
+        plot_live(row, path, samples=np.concatenate(pieces))
+        return
+    text = processor.source_prefix + "".join(pieces)
+    read = {number: place for place, number in enumerate(feature.word_numbers(text), start=1)}
+    plot_live(row, path, words=[(word, read[number]) for number, word in enumerate(text.split()) if number in read])
 
 
 def _reader(feature: Feature, options: Namespace) -> tuple[Iterator[Any], int | None]:

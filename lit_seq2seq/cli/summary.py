@@ -61,7 +61,7 @@ def write_summary(
     if scores:
         console.print(_score_table(f"{split.capitalize()} {title}", scores))
     console.print(f"model     {folder}", soft_wrap=True, highlight=False, markup=False)
-    for picture in _draw(sources, best, feature, folder.parent):
+    for picture in _draw(sources, best, model, folder.parent):
         console.print(f"picture   {picture}", soft_wrap=True, highlight=False, markup=False)
     console.print("\nNext:", style="bold")
     logs = f"{typed('tensorboard')} --logdir {shlex.quote(str(folder.parent.parent))}"
@@ -115,10 +115,10 @@ def _score_table(title: str, scores: Mapping[str, float]) -> Table:
     return table
 
 
-def _draw(sources: Sequence[Any], outputs: Sequence[Generated], feature: Feature, run: Path) -> list[Path]:
+def _draw(sources: Sequence[Any], outputs: Sequence[Generated], model: Seq2SeqModel, run: Path) -> list[Path]:
     """Draw attention and training curves, where there are any, into the folder of the run."""
     attention, curves = run / "attention.png", run / "curves.png"
-    pictures = [] if attention_figure(sources, outputs, feature, attention) is None else [attention]
+    pictures = [] if attention_figure(sources, outputs, model, attention) is None else [attention]
     if (run / "metrics.csv").is_file():
         plot_curves(run / "metrics.csv", path=curves)
         pictures.append(curves)

@@ -487,9 +487,9 @@ class Live:
         """What has been written; it only grows."""
         return self._stream.text
 
-    def row(self) -> dict[str, Any]:
+    def row(self, split: Callable[[str], Sequence[str]] = str.split) -> dict[str, Any]:
         """Return the text with the delays of its words; see `Stream.row`."""
-        return self._stream.row()
+        return self._stream.row(split)
 
     def feed(self, raw: Any) -> None:
         """Read a piece; see `Stream.feed`."""

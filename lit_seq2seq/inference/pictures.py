@@ -9,9 +9,15 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from lit_seq2seq.features import Feature
 from lit_seq2seq.features.feature import Array
-from lit_seq2seq.plots import AttentionExample, CaptionExample, plot_attention_grid, plot_captions
+from lit_seq2seq.inference.model import Seq2SeqModel
+from lit_seq2seq.plots import (
+    AttentionExample,
+    CaptionExample,
+    plot_attention_grid,
+    plot_captions,
+    plot_lattices,
+)
 from lit_seq2seq.types import Generated
 
 _MOST = 300
@@ -19,9 +25,9 @@ _MOST = 300
 
 
 def attention_figure(
-    sources: Sequence[Any], outputs: Sequence[Generated], feature: Feature, path: str | Path | None = None
+    sources: Sequence[Any], outputs: Sequence[Generated], model: Seq2SeqModel, path: str | Path | None = None
 ) -> Figure | None:
-    """Draw where attention looked: over the image where there is one, otherwise as a table.
+    """Draw where attention looked: over the image where there is one, otherwise as a table; of transducers the lattice.
 
     Where an image is one of several sources, each word is followed by the share of its attention that the image has.
     There is no picture for a model without attention, for an empty output, or where texts are so long that no screen
@@ -30,20 +36,23 @@ def attention_figure(
     Args:
         sources: raw inputs.
         outputs: one for each, made with `return_attention`.
-        feature: the model's source feature.
+        model: what has made them.
         path: where to save it; `None` saves nothing.
     """
-    pictured, tables = [], []
+    feature, pictured, tables = model.processor.source_feature, [], []
+    unit = feature.milliseconds
     for source, output in zip(sources, outputs, strict=True):
         if output.attention is None or not output.attention.numel():
             continue
         found = [_part(name, image, output) for name, image in feature.pictures(source).items()]
         pictured += found
         if not found and max(output.attention.shape) <= _MOST:
-            tables.append(AttentionExample(output.attention, output.source_tokens, output.tokens))
+            seconds = unit and output.source_length * unit / 1000
+            tables.append(AttentionExample(output.attention, output.source_tokens, output.tokens, seconds=seconds))
     if pictured:
         return plot_captions(pictured, path)
-    return plot_attention_grid(tables[:4], path) if tables else None
+    draw = plot_attention_grid if model.searched.transducer is None else plot_lattices
+    return draw(tables[:4], path) if tables else None
 
 
 def _part(name: str, image: Array, output: Generated) -> CaptionExample:

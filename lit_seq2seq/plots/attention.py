@@ -20,19 +20,21 @@ _PLAIN_WIDTH = 4.0  # inches, of a panel whose source has no symbols
 
 
 class AttentionExample(NamedTuple):
-    """One panel of `plot_attention_grid`.
+    """One panel of `plot_attention_grid` or `plot_lattices`.
 
     Attributes:
         weights: `(T, S)` attention weights, each from 0 to 1.
         source_tokens: S tokens; none for a source without symbols, whose positions are then numbered.
         target_tokens: T tokens.
         title: what is written above the panel.
+        seconds: how long the source lasts, if it does; its axis is then that of time.
     """
 
     weights: Tensor | Array
     source_tokens: Sequence[str]
     target_tokens: Sequence[str]
     title: str = ""
+    seconds: float | None = None
 
 
 def plot_attention(
@@ -78,7 +80,7 @@ def plot_attention_grid(
     """
     if not examples:
         raise UserError("plot_attention_grid expects one or more examples, but got none")
-    arrays = [_weights(example) for example in examples]
+    arrays = [checked_weights(example) for example in examples]
     columns = min(columns, len(examples))
     rows = math.ceil(len(examples) / columns)
     widths = [max(_width(example) for example in examples[column::columns]) for column in range(columns)]
@@ -96,7 +98,8 @@ def plot_attention_grid(
     return save(figure, path)
 
 
-def _weights(example: AttentionExample) -> Array:
+def checked_weights(example: AttentionExample) -> Array:
+    """Return the weights of a panel, `(T, S)`, if they fit its tokens."""
     weights = as_array(example.weights)
     columns = len(example.source_tokens) or weights.shape[-1]
     expected = (len(example.target_tokens), columns)
@@ -122,7 +125,10 @@ def _height(example: AttentionExample) -> float:
 
 def _draw_attention(axes: Axes, example: AttentionExample, weights: Array, fonts: list[str]) -> AxesImage:
     aspect: Literal["equal", "auto"] = "equal" if example.source_tokens else "auto"
-    image = axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect=aspect, interpolation="nearest")
+    rows, columns = weights.shape
+    width = columns if example.seconds is None else example.seconds
+    sides = None if example.source_tokens else (0, width, rows - 0.5, -0.5)
+    image = axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect=aspect, interpolation="nearest", extent=sides)
     axes.set_anchor("NW")
     axes.xaxis.tick_top()
     source = [visible(token) for token in example.source_tokens]
@@ -130,9 +136,16 @@ def _draw_attention(axes: Axes, example: AttentionExample, weights: Array, fonts
     if source:
         axes.set_xticks(range(len(source)), source, rotation=90, family=fonts, fontsize=9, parse_math=False)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        number_positions(axes, example)
     axes.set_yticks(range(len(target)), target, family=fonts, fontsize=9, parse_math=False)
     axes.tick_params(length=0)
     if example.title:
         axes.set_title(example.title, family=fonts, parse_math=False, fontsize=11)
     return image
+
+
+def number_positions(axes: Axes, example: AttentionExample) -> None:
+    """Label the positions of a source without symbols, by seconds where it has them."""
+    axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=example.seconds is None))
+    axes.set_xlabel("position" if example.seconds is None else "seconds", fontsize=9)
+    axes.tick_params(labelsize=9)

@@ -102,7 +102,7 @@ class Page:
         config = own.changed(options)
         outputs = next(self.predictor.stream([raw], config, return_attention=True))
         rows = [[f"{output.score:.3f}", output.text] for output in outputs]
-        return _doubts(outputs[0]), rows, attention_figure([raw], outputs[:1], self.feature)
+        return _doubts(outputs[0]), rows, attention_figure([raw], outputs[:1], self.predictor.model)
 
     def build(self, title: str) -> gradio.Blocks:
         """Lay the page out: an input by the kind of source, the options of search, and three views of the outcome."""
