@@ -22,7 +22,7 @@ import lit_seq2seq
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.builtin.phrase_kinds import SENTENCES
 from lit_seq2seq.cli import main
-from lit_seq2seq.features import LogMel, Processor, Prompt
+from lit_seq2seq.features import Feature, LogMel, Processor, Prompt, SherpaLogMel, Tokenizer
 from lit_seq2seq.nn import CTC, MeanBridge, NoSource, ParallelDecoder, PyramidalEncoder, TransducerDecoder, ZeroBridge
 from tests.loopback_hub import LoopbackHub
 from tests.test_stream_command import record
@@ -141,6 +141,7 @@ def test_the_page_on_sharing_runs(
 
 @pytest.mark.slow
 def test_the_page_on_exporting_runs(workplace: Path) -> None:
+    save_transducer(workplace / "runs" / "sherpa" / "version_0" / "model", SherpaLogMel(20, normalize="none"))
     names, printed = run_page(ROOT / "docs" / "exporting.md")
     assert [len(row) for row in names["outputs"]] == [2, 2]
     assert printed[1].count("\n") == 1
@@ -178,6 +179,14 @@ def save_speech_model(folder: Path, transducer: bool = False) -> None:
     model = make_model(encoder=encoder, decoder=decoder, auxiliary=CTC)
     normalize = "none" if transducer else "utterance"
     model.attach(Processor(LogMel(8000, n_mels=5, normalize=normalize), make_data().processor.target))
+    model.save_pretrained(folder)
+
+
+def save_transducer(folder: Path, feature: Feature) -> None:
+    encoder = partial(PyramidalEncoder, hidden_size=12, factors=[1, 2], bidirectional=False)
+    model, target = make_model(encoder=encoder, decoder=partial(TransducerDecoder, **SIZES)), Tokenizer("char")
+    target.train(["one two three"])
+    model.attach(Processor(feature, target))
     model.save_pretrained(folder)
 
 

@@ -82,30 +82,55 @@ def export_model(
     """
     model, folder = model_of(model), local_path(output, "--output")
     expect_own(folder, ("README.md", "runtime"), (folder / "export.json").exists)
-    _require_packages()
+    network = _network(model)
     from lit_seq2seq.export.report import LENGTH, measure, random_source, table
 
-    network = model.eval().searched
-    if not isinstance(network, EncoderDecoder):
-        raise UserError(
-            f"expected one encoder-decoder to export, got {type(network).__name__}: export its models one by one, and "
-            "give their folders to the runtime together"
-        )
     for part in network.encoder.modules():
         if part is not network.encoder and isinstance(part, Encoder) and part.alone:
             raise UserError(
                 f"{type(part).__name__} beside other sources cannot be exported: use lit-seq2seq generate or serve"
             )
-    model.warn_if_untrained()
-    if any(one.dtype in (torch.float16, torch.bfloat16) for one in network.parameters()):
-        raise UserError("the model is in 16 bits, and graphs are made from 32: call model.float() first")
-    check_finite(model.net.state_dict(), "the model")
     live = write_graphs(network, random_source(model.processor, 3, LENGTH), folder, variants, programs=programs)
     _write_settings(model, folder, variants, live)
     found = table(measure(model, folder, variants))
     text = _README.format(table=found, variant=variants[0], left_out=left_out(model))
     (folder / "README.md").write_text(text, encoding="utf-8")
     return found
+
+
+def export_sherpa(model: Seq2SeqModel | Trained, output: str | os.PathLike[str]) -> None:
+    """Write a transducer for sherpa-onnx: `encoder.onnx`, `decoder.onnx`, `joiner.onnx` and `tokens.txt`.
+
+    Args:
+        model: a trained model that reads `SherpaLogMel` and writes before its source has ended.
+        output: folder, made if needed.
+
+    Raises:
+        UserError: packages are missing, or the model is of another kind.
+    """
+    model, folder = model_of(model), local_path(output, "--output")
+    expect_own(folder, ("encoder.onnx", "tokens.txt"), (folder / "tokens.txt").exists)
+    network = _network(model)
+    from lit_seq2seq.export.sherpa import write_sherpa
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_sherpa(network, model.processor, folder)
+
+
+def _network(model: Seq2SeqModel) -> EncoderDecoder:
+    """Return the network that is exported, if it can be."""
+    _require_packages()
+    network = model.eval().searched
+    if not isinstance(network, EncoderDecoder):
+        raise UserError(
+            f"expected one encoder-decoder to export, got {type(network).__name__}: export its models one by one, and "
+            "give their folders to the runtime together"
+        )
+    model.warn_if_untrained()
+    if any(one.dtype in (torch.float16, torch.bfloat16) for one in network.parameters()):
+        raise UserError("the model is in 16 bits, and graphs are made from 32: call model.float() first")
+    check_finite(model.net.state_dict(), "the model")
+    return network
 
 
 def write_graphs(
@@ -343,10 +368,15 @@ def command(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--model", type=str, required=True, help="model folder or hub id")
     parser.add_argument("--output", type=str, required=True, help="folder to write")
     parser.add_argument("--variants", type=list[Variant], default=list(get_args(Variant)), help="which to write")
+    parser.add_argument("--format", type=Literal["runtime", "sherpa-onnx"], default="runtime", help="for which runner")
     parser.add_argument("--programs", type=bool, default=False, help="also write .pt2 files for torch.export.load")
     add_loading(parser)
     options = parser.parse_args(arguments)
     model = Seq2SeqModel.from_pretrained(options.model, **loading_of(options))
+    if options.format == "sherpa-onnx":
+        export_sherpa(model, options.output)
+        print(f"written to {options.output}: encoder.onnx, decoder.onnx, joiner.onnx and tokens.txt")
+        return
     print(export_model(model, options.output, options.variants, options.programs))
     if note := left_out(model):
         print(f"note: {note}")

@@ -10,6 +10,7 @@ from lit_seq2seq.features.pretrained import PretrainedTokenizer
 from lit_seq2seq.features.processor import Processor
 from lit_seq2seq.features.prompt import Prompt
 from lit_seq2seq.features.records import Records
+from lit_seq2seq.features.sherpa import SherpaLogMel
 from lit_seq2seq.features.speech import Frames, VectorFeature
 from lit_seq2seq.features.streams import FeatureStream
 from lit_seq2seq.features.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ __all__ = [
     "Processor",
     "Prompt",
     "Records",
+    "SherpaLogMel",
     "SpecAugment",
     "Tokenizer",
     "VectorFeature",

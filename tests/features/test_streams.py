@@ -19,6 +19,7 @@ from lit_seq2seq.features import (
     MultiSource,
     Prompt,
     Records,
+    SherpaLogMel,
     Tokenizer,
     Waveform,
 )
@@ -75,7 +76,7 @@ def tokenizer(model: Any, **options: Any) -> Tokenizer:
     return made
 
 
-def trained(feature: Frames | LogMel | Waveform, values: list[Any]) -> Feature:
+def trained(feature: Frames | LogMel | SherpaLogMel | Waveform, values: list[Any]) -> Feature:
     feature.train([values])
     return feature
 
@@ -100,6 +101,7 @@ VECTORS: dict[str, tuple[Feature, list[Any]]] = {
         SOUNDS,
     ),
     "log-mel, gaps": (trained(LogMel(RATE, 4, 0.01, 0.035, normalize="global", stack=2), [SOUND]), SOUNDS),
+    "sherpa's log-mel": (trained(SherpaLogMel(20, stack=3), [SOUND]), SOUNDS),
     "waveform": (Waveform(RATE, normalize="none"), SOUNDS),
     "waveform, running": (trained(Waveform(RATE, normalize="running"), [SOUND]), SOUNDS),
     "frames": (Frames(3, normalize="none"), MATRICES),
@@ -216,6 +218,7 @@ WHOLE = {
     "Frames": lambda: Frames(2),
     "LogMel": lambda: LogMel(RATE, normalize="speaker"),
     "Waveform": lambda: Waveform(RATE),
+    "SherpaLogMel": lambda: SherpaLogMel(normalize="utterance"),
 }
 
 
