@@ -159,8 +159,7 @@ def test_details_tell_when_symbols_are_written(backward: int | None, tmp_path: P
 
 def test_times_of_sound_are_milliseconds() -> None:
     feature = LogMel(sampling_rate=8000, n_mels=4, window=0.02, hop=0.01, fmin=0, stack=2)
-    assert feature.milliseconds == 20
-    assert Waveform(16_000).milliseconds == 1 / 16
+    assert Waveform(16_000).time(8, 20) == 0.5
     encoder = partial(PyramidalEncoder, hidden_size=12, factors=[2, 2])  # both directions
     made = transducer(encoder=encoder, auxiliary=CTC)
     made.attach(Processor(feature, make_data().processor.target))
@@ -170,8 +169,21 @@ def test_times_of_sound_are_milliseconds() -> None:
     found = pipeline("automatic-speech-recognition", made)(sound, details=["times", "emission"])
     assert found["emission"]["frames"] == 13  # of 50 stacks of frames
     assert found["times"]
-    assert all(time % 80 == 0 or time == 1000 for time in found["times"])
+    assert {*found["times"]} <= {10.0 + min(80 * (place + 1), 1000) for place in range(13)}
     assert found["times"] == sorted(found["times"])
+
+
+@pytest.mark.parametrize(("deltas", "stack"), [(0, 1), (0, 3), (2, 1), (1, 2)])
+def test_the_time_of_a_position_is_when_it_has_come(deltas: int, stack: int) -> None:
+    options: dict[str, Any] = {"deltas": deltas, "stack": stack, "normalize": "none"}
+    feature = LogMel(sampling_rate=8000, n_mels=4, window=0.025, hop=0.01, fmin=0, **options)
+    samples = RNG.normal(size=8000).astype(np.float32) / 4
+    length = len(feature.encode([samples])[0])
+    for count in (1, 2, 7):
+        needed = feature.time(count, length) * 8
+        assert needed == int(needed)
+        for size, come in ((int(needed) - 1, count - 1), (int(needed), count)):
+            assert len(feature.in_pieces().feed(samples[:size])) == come
 
 
 def test_what_has_no_path_by_ctc_has_no_times() -> None:

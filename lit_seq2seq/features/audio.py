@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lit_seq2seq.features.augmentation import SpecAugment
 from lit_seq2seq.features.feature import Array, Medium, is_column
-from lit_seq2seq.features.frames import FloatArray, SampleWindows, Stage
+from lit_seq2seq.features.frames import SLOPE, FloatArray, SampleWindows, Stage
 from lit_seq2seq.features.recordings import MAX_SECONDS, open_audio, read_audio, read_piece, resampler, samples_of
 from lit_seq2seq.features.speech import Normalization, VectorFeature
 from lit_seq2seq.types import Padded, Sources, UserError
@@ -150,10 +150,10 @@ class LogMel(Recordings):
         """Number of bands."""
         return int(self.config["n_mels"])
 
-    @property
-    def milliseconds(self) -> float:
-        """The time between two stacks of frames."""
-        return 1000 * self._hop * self._stack / self.sampling_rate
+    def time(self, count: int, length: int) -> float:
+        """Count the samples of frames, also of those behind by which slopes are measured; see `Feature.time`."""
+        frames = min(count * self._stack + SLOPE * self._order, length * self._stack)
+        return 1000 * (self._length + (frames - 1) * self._hop) / self.sampling_rate
 
     def frames(self, raw: Any) -> FloatArray:
         """Compute the energies of one recording: `(T, n_mels)`."""
@@ -205,10 +205,9 @@ class Waveform(Recordings):
         """A sample is one value."""
         return 1
 
-    @property
-    def milliseconds(self) -> float:
-        """That of a sample."""
-        return 1000 / self.sampling_rate
+    def time(self, count: int, length: int) -> float:
+        """Count samples; see `Feature.time`."""
+        return 1000 * count / self.sampling_rate
 
     def frames(self, raw: Any) -> FloatArray:
         """Return the samples `(T, 1)`."""

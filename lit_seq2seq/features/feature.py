@@ -205,9 +205,8 @@ class Feature(ABC):
 
     # ---------------------------------------------------------------------------------------------- encoding
 
-    @property
-    def milliseconds(self) -> float | None:
-        """How long a position lasts, where sources have a duration."""
+    def time(self, count: int, length: int) -> float | None:
+        """Tell how many milliseconds of a source its first `count` of `length` positions need, if it has a duration."""
         return None
 
     @property

@@ -11,6 +11,8 @@ FloatArray = npt.NDArray[np.float32]
 Stage = Callable[[FloatArray, bool], FloatArray]
 """Takes the next positions `(P, ...)`, P >= 0, and whether they are the last; returns what it makes of them."""
 SMALLEST_DEVIATION = 1e-5
+SLOPE = 2
+"""Frames on either side by which a slope is measured."""
 _PRIOR = 100  # frames that the training data count as
 
 
@@ -48,7 +50,7 @@ def stacked(frames: FloatArray, stack: int) -> FloatArray:
     return np.ascontiguousarray(whole.reshape(len(whole) // stack, stack * frames.shape[1]), dtype=np.float32)
 
 
-def deltas(frames: FloatArray, width: int = 2) -> FloatArray:
+def deltas(frames: FloatArray, width: int = SLOPE) -> FloatArray:
     """Slope of each channel, `sum_n n (c_{t+n} - c_{t-n}) / (2 sum_n n^2)` for n up to `width`; edges are repeated.
 
     The regression of the HTK book (Young et al. 2006, equation 5.16).
@@ -85,7 +87,7 @@ class Slopes:
         width: frames on either side.
     """
 
-    def __init__(self, channels: int, order: int, width: int = 2) -> None:
+    def __init__(self, channels: int, order: int, width: int = SLOPE) -> None:
         self.channels, self.width = channels, width
         self.held = np.zeros((0, channels * (1 + order)), np.float32)
 

@@ -168,9 +168,9 @@ class Processor:
 
     def times(self, one: Hypothesis, length: int) -> list[float]:
         """Tell when each symbol of an output is written: milliseconds, or positions of a source of `length`."""
-        unit = self.source_feature.milliseconds
         places = [] if one.written is None else [min(place, length) for place in one.written.tolist()]
-        return [place * unit for place in places] if unit else places
+        times = [self.source_feature.time(place, length) for place in places]
+        return [place if time is None else time for place, time in zip(places, times, strict=True)]
 
     def prefixed(self, raw: Sequence[Any]) -> Sequence[Any]:
         """Put the source prefix before each raw input."""
