@@ -29,8 +29,8 @@ def split_of(digits: str) -> str:
     return {0: "validation", 1: "test"}.get(zlib.crc32(digits.encode()) % 10, "train")
 
 
-def tones(digits: str, rng: np.random.Generator, noise: float) -> npt.NDArray[np.int16]:
-    """Return 16-bit samples of the keys pressed one after the other.
+def tones(digits: str, rng: np.random.Generator, noise: float) -> tuple[npt.NDArray[np.int16], list[float]]:
+    """Return 16-bit samples of the keys pressed one after the other, and when each tone ends, in milliseconds.
 
     Every press has a length, a level and a balance of its two tones of its own; noise lies over everything.
     """
@@ -44,7 +44,8 @@ def tones(digits: str, rng: np.random.Generator, noise: float) -> npt.NDArray[np
         parts += [level * tone / (1 + tilt), np.zeros(rng.integers(240, 800))]  # a gap of 30 to 100 ms
     signal = np.concatenate(parts)
     signal = signal + rng.normal(0, noise * rng.uniform(0.3, 1), len(signal))
-    return np.clip(signal * 32768, -32768, 32767).astype(np.int16)
+    ends = np.cumsum([len(part) for part in parts])[1::2] * 1000 / RATE
+    return np.clip(signal * 32768, -32768, 32767).astype(np.int16), ends.tolist()
 
 
 def generate(
@@ -57,14 +58,15 @@ def generate(
         digits = "".join(map(str, rng.integers(0, 10, rng.integers(lengths[0], lengths[1] + 1))))
         if split_of(digits) == split:
             made += 1
-            yield {"audio": {"array": tones(digits, rng, noise), "sampling_rate": RATE}, "digits": digits}
+            samples, ends = tones(digits, rng, noise)
+            yield {"audio": {"array": samples, "sampling_rate": RATE}, "digits": digits, "ends": ends}
 
 
 class TelephoneKeys(GeneratedDataset):
     """Strings of digits as dual tones (ITU-T Q.23) with noise, gaps, and levels and frequencies that vary.
 
-    Columns: `audio`, a mapping of `array` (16-bit samples) and `sampling_rate` (8,000), and `digits`, such as `"391"`.
-    No string of digits is in two splits.
+    Columns: `audio`, a mapping of `array` (16-bit samples) and `sampling_rate` (8,000), `digits`, such as `"391"`, and
+    `ends`, when the tone of each ends, in milliseconds. No string of digits is in two splits.
 
     Args:
         shortest: smallest number of digits.
@@ -74,8 +76,13 @@ class TelephoneKeys(GeneratedDataset):
     """
 
     generate = staticmethod(generate)
+    edition = 2
     features = Features(
-        {"audio": {"array": List(Value("int16")), "sampling_rate": Value("int32")}, "digits": Value("string")}
+        {
+            "audio": {"array": List(Value("int16")), "sampling_rate": Value("int32")},
+            "digits": Value("string"),
+            "ends": List(Value("float32")),
+        }
     )
 
     def __init__(

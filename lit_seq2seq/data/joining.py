@@ -46,16 +46,17 @@ def join(
         yield {
             "audio": {"array": np.concatenate(parts), "sampling_rate": rate},
             "text": " ".join(words[index] for index in chosen),
+            "ends": np.cumsum([len(part) for part in parts])[::2] * 1000 / rate,
         }
 
 
 class JoinedRecordings(GeneratedDataset):
     """Recordings of single words joined at random into utterances of several, with silence between them.
 
-    Columns: `audio`, a mapping of `array` (16-bit samples) and `sampling_rate`, and `text`, the words of an utterance
-    with spaces between them. A split is made of the recordings of the same split only. Where there is no validation or
-    test split, a tenth of the recordings of each word and speaker, of which there are three or more, is set aside for
-    it.
+    Columns: `audio`, a mapping of `array` (16-bit samples) and `sampling_rate`, `text`, the words of an utterance with
+    spaces between them, and `ends`, when the recording of each ends, in milliseconds. A split is made of the recordings
+    of the same split only. Where there is no validation or test split, a tenth of the recordings of each word and
+    speaker, of which there are three or more, is set aside for it.
 
     Args:
         dataset: where the recordings are, named as `data.dataset` is.
@@ -79,8 +80,13 @@ class JoinedRecordings(GeneratedDataset):
     """
 
     generate = staticmethod(join)
+    edition = 2
     features = Features(
-        {"audio": {"array": List(Value("int16")), "sampling_rate": Value("int32")}, "text": Value("string")}
+        {
+            "audio": {"array": List(Value("int16")), "sampling_rate": Value("int32")},
+            "text": Value("string"),
+            "ends": List(Value("float32")),
+        }
     )
 
     def __init__(

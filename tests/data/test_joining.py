@@ -41,6 +41,7 @@ def test_utterances_are_the_recordings_of_one_speaker_with_gaps_between() -> Non
         samples = row["audio"]["array"]
         words, gaps = heard(samples)
         assert " ".join(words) == row["text"]
+        assert row["ends"] == np.cumsum([40 + gap for gap in [0, *gaps]]).tolist()
         assert row["audio"]["sampling_rate"] == RATE
         assert len(gaps) == len(words) - 1
         assert all(5 <= gap <= 20 for gap in gaps)

@@ -10,7 +10,9 @@ def test_every_key_has_the_two_tones_of_the_standard() -> None:
     assert len(TONES) == 10
     assert (TONES["1"], TONES["0"], TONES["9"]) == ((697, 1209), (941, 1336), (852, 1477))
     for digit, expected in TONES.items():
-        signal = tones(digit, np.random.default_rng(0), noise=0.0).astype(float)
+        samples, (end,) = tones(digit, np.random.default_rng(0), noise=0.0)
+        signal = samples.astype(float)
+        assert np.flatnonzero(signal)[-1] == pytest.approx(end * RATE / 1000, abs=2)
         spectrum = np.abs(np.fft.rfft(signal, RATE))  # one bin per hertz
         for low, high, hertz in ((600, 1050, expected[0]), (1050, 1600, expected[1])):
             assert abs(low + spectrum[low:high].argmax() - hertz) < 0.03 * hertz
@@ -23,6 +25,7 @@ def test_splits_share_no_string_and_repeat_by_seed() -> None:
         assert len(rows) == sizes[f"{split}_size"]
         assert {split_of(digits) for digits in rows["digits"]} == {split}
         assert all(3 <= len(digits) <= 8 for digits in rows["digits"])
+        assert [len(ends) for ends in rows["ends"]] == [len(digits) for digits in rows["digits"]]
     assert TelephoneKeys(**sizes).load()["test"][0] == splits["test"][0]
     assert TelephoneKeys(**sizes, seed=1).load()["test"][0] != splits["test"][0]
 
