@@ -67,14 +67,17 @@ def test_a_corpus_has_the_same_numbers_however_it_is_cut() -> None:
     assert EmissionLag().compute() == Emissions().compute() == {}
 
 
-def with_ends(count: int, seed: int, unit: float = 1.0) -> datasets.Dataset:
+def with_ends(count: int, seed: int, as_text: bool = False) -> datasets.Dataset:
     """Say that each word of a target ends with its word of the source, but of the second row nothing."""
     columns: dict[str, Any] = pairs(count, seed)
-    columns["ends"] = [[unit * (1 + place) for place in range(len(text.split()))] for text in columns["source"]]
+    columns["ends"] = [[1.0 + place for place in range(len(text.split()))] for text in columns["source"]]
     columns["ends"][1] = []
+    if as_text:
+        columns["ends"] = [" ".join(map(str, row)) for row in columns["ends"]]
     return datasets.Dataset.from_dict(columns)
 
 
+@pytest.mark.filterwarnings("error:You called")
 @pytest.mark.parametrize("decoder", [TransducerDecoder, HardMonotonicDecoder])
 def test_validation_measures_how_late_symbols_are(decoder: Any, tmp_path: Path) -> None:
     rows = datasets.DatasetDict({"train": with_ends(40, 0).remove_columns("ends"), "validation": with_ends(12, 1)})
@@ -97,8 +100,9 @@ def test_validation_measures_how_late_symbols_are(decoder: Any, tmp_path: Path) 
     assert {name: scores[f"val_{name}"] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
-def test_ends_of_words_are_those_of_their_last_symbols(tmp_path: Path) -> None:
-    rows = datasets.DatasetDict({"train": with_ends(20, 0), "validation": with_ends(6, 1)})
+@pytest.mark.parametrize("as_text", [False, True])
+def test_ends_of_words_are_those_of_their_last_symbols(as_text: bool) -> None:
+    rows = datasets.DatasetDict({"train": with_ends(20, 0), "validation": with_ends(6, 1, as_text)})
     data = make_data(rows, columns={"ends": "ends"}, source_tokenizer=None, target_tokenizer="char")
     data.prepare_data()
     data.setup("fit")

@@ -22,7 +22,6 @@ from lit_seq2seq.data.rows import RowMapper, Rows, hidden_targets, listed
 from lit_seq2seq.features import Feature, Processor
 from lit_seq2seq.features.feature import Array, encode_named
 from lit_seq2seq.files.lines import counted
-from lit_seq2seq.files.untrusted import is_number
 from lit_seq2seq.types import UserError
 
 _VERSION = 3  # of the encoded columns: raise it when their meaning changes
@@ -160,19 +159,24 @@ class RowEncoder:
         given = zip(indices, self.mapper.times(rows), self._texts(rows), strict=True)
         return tuple(self._ends(f"row {index}", times, (texts or [""])[0]) for index, times, texts in given)
 
-    def _ends(self, name: str, times: Sequence[float], text: str) -> tuple[float, ...]:
+    def _ends(self, name: str, given: Sequence[float] | str | None, text: str) -> tuple[float, ...]:
         numbers, words = self.processor.target.word_numbers(text), len(text.split())
+        times = given.split() if isinstance(given, str) else given or ()
         if not len(times):
             return (math.nan,) * len(numbers)
-        if len(times) not in (words, len(numbers)) or not all(is_number(time) for time in times):
+        try:
+            ends = list(map(float, times))
+        except (TypeError, ValueError):
+            ends = []
+        if len(ends) not in (words, len(numbers)):
             raise UserError(
                 f"{name}: expected in columns.ends a number for each of {counted(words, 'word')} or "
-                f"{counted(len(numbers), 'symbol')}, but there are {len(times)}"
+                f"{counted(len(numbers), 'symbol')}, but it is {given!r:.60}"
             )
-        if len(times) == len(numbers):
-            return tuple(map(float, times))
+        if len(ends) == len(numbers):
+            return tuple(ends)
         last = [one != after for one, after in pairwise([*numbers, words])]
-        return tuple(float(times[one]) if ends else math.nan for one, ends in zip(numbers, last, strict=True))
+        return tuple(ends[one] if here else math.nan for one, here in zip(numbers, last, strict=True))
 
     def copies(self, rows: Rows, sources: list[Array]) -> tuple[list[Array], list[tuple[str, ...]]]:
         """Name what can be copied from each of the encoded sources of `rows`; see `CopyMap`."""

@@ -38,8 +38,8 @@ class Columns:
             source and target words, split at white space and counted from 0, as fast_align, eflomal and awesome-align
             write them. Leave a row empty if its alignment is unknown.
         ends: column of the splits to evaluate that tells when the target is spoken, for `EmissionLag`: the end of each
-            of its words, or of each symbol, a list of numbers in milliseconds of sound or positions of another source.
-            Leave a row empty if they are unknown.
+            of its words, or of each symbol, in milliseconds of sound or positions of another source, as a list of
+            numbers or a text of them. Leave a row empty if they are unknown.
     """
 
     source: str | dict[str, str] | None = "source"
@@ -181,10 +181,10 @@ class RowMapper(Columns):
         assert self.alignment is not None
         return [pairs or "" for pairs in _column(rows, self.alignment)]
 
-    def times(self, rows: Rows) -> list[Sequence[float]]:
-        """Return when the words or symbols of each target end, nothing where it is not known."""
+    def times(self, rows: Rows) -> Sequence[Any]:
+        """Return what tells when the words or symbols of each target end."""
         assert self.ends is not None
-        return [ends or () for ends in _column(rows, self.ends)]
+        return _column(rows, self.ends)
 
     def targets(self, rows: Rows) -> list[list[str]]:
         """Return the alternative targets of each row, without empty ones."""

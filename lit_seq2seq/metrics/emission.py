@@ -48,7 +48,7 @@ class Emissions(Sums):
         >>> emissions = Emissions()
         >>> emissions.update([emission([2, 2, 5], 8), emission([], 2)])
         >>> {name: round(value.item(), 2) for name, value in emissions.compute().items()}
-        {'blank_share': 0.8, 'symbols_per_frame': 0.3, 'longest_blank': 2, 'most_per_frame': 2}
+        {'blank_share': 0.8, 'symbols_per_frame': 0.3, 'longest_blank': 2.0, 'most_per_frame': 2.0}
     """
 
     names = ("blank_share", "symbols_per_frame", "longest_blank", "most_per_frame")
@@ -72,7 +72,7 @@ class Emissions(Sums):
         """Return the shares over all frames, and the greatest counts; nothing where there are no frames."""
         frames, blank, symbols = self.totals
         shares = [blank / frames, symbols / frames]
-        return dict(zip(self.names, [*shares, *self.most], strict=True)) if frames else {}
+        return dict(zip(self.names, [*shares, *self.most.float()], strict=True)) if frames else {}
 
 
 class EmissionLag(Sums):
