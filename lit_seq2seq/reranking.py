@@ -17,6 +17,8 @@ from lit_seq2seq.search.scores import length_divisor
 from lit_seq2seq.settings.arguments import checked_fields
 from lit_seq2seq.types import Hypothesis, Part, UserError
 
+_LEAST = -1e4  # the log-probability of what a part of the model finds impossible
+
 
 def reranked(config: GenerationConfig, own: Reranker | None) -> tuple[Reranker | None, GenerationConfig]:
     """Return the reranker, if any, and the options of a search that finds all the outputs it compares.
@@ -169,7 +171,8 @@ class Rescoring(Part, Reranker):
         for one in hypotheses:
             if lacking := [name for name in self.passes if name not in one.passes]:
                 raise UserError(f"Rescoring needs the {lacking[0]} of a model, which exported ones lack: leave it out")
-            more = sum(weight * (one.passes[name] - one.log_prob) for name, weight in self._weights.items())
+            parts = [(weight, max(one.passes[name], _LEAST)) for name, weight in self._weights.items()]
+            more = sum(weight * (log_prob - one.log_prob) for weight, log_prob in parts)
             length = np.array([float(len(one.token_scores))])
             divisor = length_divisor(length, config.length_normalization, config.length_penalty)
             found.append(replace(one, score=one.score + float(more / divisor[0])))

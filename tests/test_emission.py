@@ -14,9 +14,11 @@ import torch
 
 from lit_seq2seq import LitSeq2Seq, pipeline
 from lit_seq2seq.features import LogMel, Processor, Waveform
+from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.metrics import EmissionLag, Emissions, Scores
 from lit_seq2seq.metrics.emission import emission_lags
 from lit_seq2seq.nn import CTC, HardMonotonicDecoder, PyramidalEncoder, TextEncoder, TransducerDecoder
+from lit_seq2seq.nn.ops import computes_in
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.search.alignments import emission
 from lit_seq2seq.types import Padded, UserError
@@ -175,6 +177,10 @@ def test_times_of_sound_are_milliseconds() -> None:
     assert found["times"]
     assert {*found["times"]} <= {10.0 + min(80 * (place + 1), 1000) for place in range(13)}
     assert found["times"] == sorted(found["times"])
+    for dtype in (torch.bfloat16, torch.int8):
+        if computes_in(dtype, "cpu"):
+            [[half]] = Predictor(made, dtype=dtype).stream([sound], GenerationConfig(details="times", max_new_tokens=6))
+            assert {*half.times} <= {10.0 + min(80 * (place + 1), 1000) for place in range(13)}
 
 
 @pytest.mark.parametrize(("deltas", "stack"), [(0, 1), (0, 3), (2, 1), (1, 2)])

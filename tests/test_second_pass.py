@@ -208,6 +208,21 @@ def test_a_live_transducer_is_rescored_when_its_source_has_ended(size: int) -> N
     assert changed
 
 
+def test_what_ctc_finds_impossible_comes_last() -> None:
+    made = make()
+    [ranked] = made.model.write(  # five symbols for two positions
+        made.processor.source(["fünf"]),
+        ["fünf"],
+        GenerationConfig(num_beams=9, num_return_sequences=9, min_new_tokens=1, length_normalization="none"),
+    )
+    longest = max(ranked, key=lambda one: len(one.tokens))
+    assert len(longest.tokens) > 2
+    [[rated]] = made.model.rated(made.encode(["fünf"]), [[longest]], ["auxiliary"])
+    assert rated.passes["auxiliary"] == -torch.inf
+    [scored] = Rescoring(0.0, 0.5).order([rated], "", GenerationConfig(num_beams=2, length_normalization="none"))
+    assert scored.score == pytest.approx(0.5 * longest.log_prob - 5000)
+
+
 def test_live_outputs_without_it_are_as_before() -> None:
     made = make()
     whole = []

@@ -191,7 +191,8 @@ class HalfEncoder(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder, self.shape = encoder, encoder.shape
-        self.reach, self.begin, self.final_state = encoder.reach, encoder.begin, encoder.final_state
+        self.reach, self.span = encoder.reach, encoder.span
+        self.begin, self.final_state = encoder.begin, encoder.final_state
 
     def forward(self, source: Source) -> Encoded:
         """Encode a batch."""
