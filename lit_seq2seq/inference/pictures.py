@@ -40,14 +40,14 @@ def attention_figure(
         path: where to save it; `None` saves nothing.
     """
     feature, pictured, tables = model.processor.source_feature, [], []
-    unit = feature.milliseconds
     for source, output in zip(sources, outputs, strict=True):
         if output.attention is None or not output.attention.numel():
             continue
         found = [_part(name, image, output) for name, image in feature.pictures(source).items()]
         pictured += found
         if not found and max(output.attention.shape) <= _MOST:
-            seconds = unit and output.source_length * unit / 1000
+            lasts = feature.time(output.source_length, output.source_length)
+            seconds = lasts and lasts / 1000
             tables.append(AttentionExample(output.attention, output.source_tokens, output.tokens, seconds=seconds))
     if pictured:
         return plot_captions(pictured, path)
