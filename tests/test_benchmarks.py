@@ -4,14 +4,20 @@ import itertools
 import json
 import resource
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import arena, gpu, growth, models, ours
+from benchmarks import arena, gpu, growth, lag, models, ours
 from benchmarks.arena import Contender, alternate, compare
 from benchmarks.corpus import SPECIALS, prepare
 from lit_seq2seq import LitSeq2Seq
+from lit_seq2seq.metrics import BLEU
+from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, TextEncoder, ZeroBridge
+from lit_seq2seq.search import GenerationConfig, WaitK
+from tests.nn.cases import disturb
+from tests.tiny import SIZES, make_data, make_model, make_trainer, rows
 
 PROGRAM = """
 import sys, time
@@ -113,3 +119,29 @@ def test_growth_measures_training_and_streaming(tmp_path, monkeypatch):
     found = growth.load(7, batches=1)
     assert (found["start_s"], found["per_cpu_second"], found["padding"]) == (1, 6, 0)
     assert found["peak_mib"] == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, rel=0.01)
+
+
+def test_the_curve_of_lag_is_what_the_test_of_a_run_says(tmp_path):
+    data = make_data()
+    for place in ("one", "two"):
+        model = make_model(
+            encoder=partial(TextEncoder, **SIZES, bidirectional=False),
+            decoder=partial(ParallelDecoder, **SIZES, attention=GeneralAttention, bridge=ZeroBridge),
+            generation=GenerationConfig(num_beams=1, max_new_tokens=8, min_new_tokens=2, policy=WaitK(2)),
+            metrics=[partial(BLEU, lowercase=True)],
+        )
+        model.attach(data.processor)
+        disturb(model.net, scale=2.0)
+        [scores] = make_trainer(tmp_path, max_epochs=0).test(model, data, verbose=False)
+        model.save_pretrained(tmp_path / place)
+    rows(train=4)["test"].to_json(tmp_path / "test.jsonl")
+    models = [str(tmp_path / place) for place in ("one", "two")]
+    columns = ["--data", str(tmp_path), "--source", "source", "--target", "target", "--k", "1", "2"]
+    lag.main(["--model", *models, *columns, "--output", str(tmp_path / "lag.json")])
+    found = json.loads((tmp_path / "lag.json").read_text())
+    assert [point["k"] for point in found["points"]] == [1, 2, None]
+    measured = next(row for row in found["models"] if row["k"] == 2 and row["model"] == models[1])
+    for name in ("bleu", "al", "laal", "dal", "ap"):
+        assert measured[name] == pytest.approx(scores[f"test_{name}"])
+    assert found["points"][0]["al"] < found["points"][1]["al"] < found["points"][2]["al"]
+    assert (tmp_path / "lag.png").stat().st_size > 5000
