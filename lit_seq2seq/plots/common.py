@@ -79,6 +79,18 @@ class Picture(Figure):
             super().savefig(*args, **kwargs)
 
 
+def writable(path: str | Path) -> Path:
+    """Return where a picture is to be written, in folders made if needed.
+
+    Raises:
+        UserError: it is a folder.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"cannot write a picture to {path}: it is a folder: give a file, such as {path}/picture.png")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return Path(path)
+
+
 def save(figure: Figure, path: str | Path | None) -> Figure:
     """Write the figure to `path`, in folders made if needed; `None` writes nothing.
 
@@ -86,13 +98,8 @@ def save(figure: Figure, path: str | Path | None) -> Figure:
         UserError: it is a folder, or its ending names no kind of picture.
     """
     if path is not None:
-        if Path(path).is_dir():
-            raise UserError(
-                f"cannot write a picture to {path}: it is a folder: give a file, such as {path}/picture.png"
-            )
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
-            figure.savefig(path, dpi=150, bbox_inches="tight")
+            figure.savefig(writable(path), dpi=150, bbox_inches="tight")
         except ValueError as error:
             raise UserError(f"cannot write a picture to {path}: {error}") from error
     return figure

@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_seq2seq.plots.common import writable
 from lit_seq2seq.types import UserError
 
 _WIDTH, _EDGE, _ROW, _LETTER = 720, 16, 24, 8.5  # pixels; a letter has 0.6 of the height of 14
@@ -49,7 +50,7 @@ def plot_live(
         The picture, which begins again when it has ended.
 
     Raises:
-        UserError: the delays are those of neither words nor characters.
+        UserError: the delays are those of neither words nor characters, or `path` is a folder.
 
     Example:
         >>> row = {"prediction": "a dog", "delays": [1, 3], "source_length": 3}
@@ -73,24 +74,25 @@ def plot_live(
     if samples is not None:
         parts += [waveform(samples, inner), *ticks(film.seconds, inner)]
         top += _WAVE + 20
-    right, free = inner + _EDGE + _AFTER, 0.0
     gap = _LETTER if units == text.split() else 0.0
-    for unit, delay in zip(units, delays, strict=True):
-        x = float(np.interp(delay, times, places))
-        if max(x, free) + _width(unit) > right:
-            top, free = top + _ROW, min(x, right - _width(unit))
-        x = max(x, free)
-        parts.append(film.text(unit, x, top + 14, delay, "new"))
-        free = x + _width(unit) + gap
+    sizes = [_width(unit) + gap for unit in units]
+    begins, free = np.interp(delays, times, places).tolist(), 0.0
+    for x, size in zip(begins, sizes, strict=True):
+        free = max(x, free) + size
+    right, free = inner + _EDGE + min(max(free - inner - _EDGE, _AFTER), 4 * _AFTER), 0.0
+    for unit, x, size, delay in zip(units, begins, sizes, delays, strict=True):
+        if max(x, free) + size - gap > right:
+            top, free = top + _ROW, min(x, right - size)
+        parts.append(film.text(unit, max(x, free), top + 14, delay, "new"))
+        free = max(x, free) + size
     height = top + _ROW + _EDGE / 2
-    size = f'viewBox="0 0 {right + _EDGE:.0f} {height:.0f}" width="{right + _EDGE:.0f}" height="{height:.0f}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n<title>{_plain(text)}</title>'
+    area = f'viewBox="0 0 {right + _EDGE:.0f} {height:.0f}" width="{right + _EDGE:.0f}" height="{height:.0f}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {area} role="img">\n<title>{_plain(text)}</title>'
     paper = '<rect width="100%" height="100%" rx="8"/>'
     line = film.line(times, places, height, smooth=samples is not None)
     picture = "\n".join([head, f"<style>{_STYLE}</style>", paper, line, *parts, "</svg>\n"])
     if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(picture, encoding="utf-8")
+        writable(path).write_text(picture, encoding="utf-8")
     return picture
 
 

@@ -73,5 +73,6 @@ if (typed) {
     if (event.key !== "Enter" || !session) return;
     event.preventDefault();
     session.send('{"end": true}');
+    typed.select(); // so that the next text takes its place
   };
 }
