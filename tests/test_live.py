@@ -211,3 +211,21 @@ def test_mistakes_are_explained() -> None:
         pipeline("translation", predictor("parallel").model).live(agreement=1)
     with pytest.raises(UserError, match="a text has no sampling rate"):
         pipeline("translation", predictor("parallel").model).live(sampling_rate=8000)
+
+
+def test_a_word_is_given_as_soon_as_it_is_written() -> None:
+    made = predictor("parallel")
+    config = GenerationConfig(max_new_tokens=8, min_new_tokens=8, policy=WaitK(1))
+    text = "vier drei eins zwei fünf fünf eins"
+    [[whole]] = made.stream([text], config)
+    streams = LiveStreams(made, config)
+    stream = streams.open()
+    for letter in text:
+        stream.feed(letter)
+        streams.compute([stream])
+    stream.finish()
+    streams.compute([stream])
+    found = stream.row()
+    assert found["prediction"] == whole.text
+    assert found["delays"] == [*whole.delays[:6], 8, 8]  # the last word is known to be whole when the text has ended
+    assert whole.delays[:7] == (1, 2, 3, 4, 5, 6, 7)

@@ -277,6 +277,11 @@ class Tokenizer(TextFeature):
             return [self._specials.unk if index in self._skipped else index for index in ids]
         return ids
 
+    @property
+    def settled(self) -> bool:
+        """Whether a text stays as it is when symbols follow, but for a last character that lacks bytes."""
+        return self.config["file"] is None
+
     def decode(self, ids: Sequence[int], extra: Sequence[str] = ()) -> str:
         """Turn ids into text; padding, BOS and EOS vanish, unknown symbols show as `<unk>`.
 

@@ -8,18 +8,25 @@ _UNFINISHED = "\ufffd"  # what a character shows as while some of its bytes are 
 class GrowingText:
     """The text of an output to which symbols are added, given as soon as no later symbol can change it.
 
+    Args:
+        settled: whether symbols change nothing before them; see `Tokenizer.settled`. Otherwise a text is given once the
+            next symbol has left it alone.
+
     Example:
         >>> text = GrowingText()
         >>> [text.grow(so_far) for so_far in ("ein", "ein Hund", "ein Hund.")], text.end()
         (['', 'ein', ' Hund'], '.')
+        >>> GrowingText(settled=True).grow("ein")
+        'ein'
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settled: bool = False) -> None:
+        self._settled = settled
         self.given = self._latest = ""
 
     def grow(self, text: str) -> str:
         """Take the whole text with one more symbol; return what is new and certain."""
-        certain = _common(self._latest, text).rstrip(_UNFINISHED)
+        certain = (text if self._settled else _common(self._latest, text)).rstrip(_UNFINISHED)
         self._latest = text
         return self._give(certain)
 

@@ -373,7 +373,7 @@ class Stream:
         self._positions, self._busy = 0, 0.0
         self.delays: list[tuple[float, float, str]] = []
         self.ids: list[int] = []
-        self._growing = GrowingText()
+        self._growing = GrowingText(road.model.processor.target.settled)
         self.text, self._read = "", 0
         self.ended = self.done = False
         if prefix := road.model.processor.source_prefix:

@@ -223,3 +223,21 @@ def test_each_symbol_of_a_text_has_the_word_that_it_is_part_of(model: str) -> No
         assert "".join(pieces[:6]) == text[:6]
     else:
         assert list(dict.fromkeys(pieces)) == ["Abab", ",", "é", "DOG"]
+
+
+@pytest.mark.parametrize("pretokenized", [False, True])
+@pytest.mark.parametrize("model", MODELS)
+@OPTIONS
+@given(data=st.data())
+def test_symbols_change_nothing_before_them(model, pretokenized, data):
+    tokenizer = trained(model, pretokenized=pretokenized)
+    assert tokenizer.settled
+    ids = data.draw(st.lists(st.integers(0, tokenizer.size - 1), max_size=9))
+    whole = tokenizer.decode(ids)
+    for count in range(len(ids)):
+        assert whole.startswith(tokenizer.decode(ids[:count]).rstrip("\ufffd"))
+
+
+def test_a_tokenizer_of_others_may_change_what_stands_before(tmp_path):
+    trained().backend.save(str(tmp_path / "tokenizer.json"))
+    assert not Tokenizer(file=str(tmp_path / "tokenizer.json")).settled
