@@ -268,7 +268,7 @@ class FrameRoad(EncodedRoad):
             if self.reranker is not None:
                 new = memory.values[row : row + 1, : int(memory.lengths[row])]
                 now = now._replace(memory=(*state.memory, new), ids=(*state.ids, *ids))
-                ids = self._rescored(state.ids, beams[row], now) if last[row] else ids
+                ids = self._rescored(state.ids, beams[row], now) if last[row] and len(beams[row]) > 1 else ids
             found.append(StreamOutput(now, ids, last[row]))
         return found
 

@@ -120,7 +120,7 @@ class HardMonotonicDecoder(AlignedDecoder):
             places = best + write
             sources.append(source)
             there.append(places)
-        ends = torch.stack(there, dim=1)[torch.arange(len(target.lengths)), target.lengths - 1]  # (B, S)
+        ends = torch.stack(there, dim=1)[torch.arange(len(places), device=places.device), target.lengths - 1]  # (B, S)
         return traced_back(ends.argmax(dim=1), sources, target)
 
     def transitions(self, hidden: Tensor, state: DecoderState) -> Tensor:
