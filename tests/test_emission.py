@@ -19,7 +19,7 @@ from lit_seq2seq.metrics import EmissionLag, Emissions, Scores
 from lit_seq2seq.metrics.emission import emission_lags
 from lit_seq2seq.nn import CTC, HardMonotonicDecoder, PyramidalEncoder, TextEncoder, TransducerDecoder
 from lit_seq2seq.nn.ops import computes_in
-from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.search import AlignmentSearch, GenerationConfig
 from lit_seq2seq.search.alignments import emission
 from lit_seq2seq.types import Padded, UserError
 from tests.nn.cases import disturb
@@ -161,6 +161,28 @@ def test_details_tell_when_symbols_are_written(backward: int | None, tmp_path: P
     [scored] = pipe.score([(text, answer)], details=details)
     assert (scored["times"], scored["emission"]) == aligned(made.processor.target.encode([answer])[0].tolist()[:-1])
     assert json.loads(json.dumps(scored)) == scored
+
+
+@torch.no_grad()
+def test_a_model_that_is_sure_is_aligned_where_it_writes_live() -> None:
+    made = transducer()
+    made.attach(make_data().processor)
+    disturb(made.net, 1.0).eval()
+    decoder = made.net.decoder
+    assert isinstance(decoder, TransducerDecoder)
+    decoder.symbols.weight.mul_(20)
+    decoder.symbols.bias[made.net.specials.eos] += 10  # the blank
+    search = AlignmentSearch(decoder, GenerationConfig(), made.net.specials)
+    written = 0
+    for text in pairs(30, seed=5)["source"]:
+        encoded = made.encode([text])
+        [[one]] = search.outputs(search.advance(search.begin(1), decoder.frames(encoded.memory), torch.tensor([True])))
+        if one.log_prob > -0.3:  # one path has most of the probability, so it is the best
+            assert one.delays is not None
+            target = Padded(torch.tensor([[*one.tokens.tolist(), 3]]), torch.tensor([len(one.tokens) + 1]))
+            assert (made.net.forced_align(encoded, target)[0] + 1).tolist() == one.delays.tolist()
+            written += len(one.tokens)
+    assert written > 5
 
 
 def test_times_of_sound_are_milliseconds() -> None:
