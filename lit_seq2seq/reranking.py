@@ -161,6 +161,10 @@ class Rescoring(Part, Reranker):
         """The parts with a weight."""
         return tuple(self._weights)
 
+    def candidates(self, config: GenerationConfig) -> int:
+        """Compare the whole beam, if any part has a weight."""
+        return config.num_beams if self.passes else 1
+
     def judge(self, text: str, source: Any) -> float:
         """Return 0: the text alone says nothing."""
         return 0.0

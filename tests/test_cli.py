@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from threading import Thread
@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lit_seq2seq import LitSeq2Seq, load_recipe, pipeline
+from lit_seq2seq import LitSeq2Seq, Seq2SeqModel, load_recipe, pipeline
 from lit_seq2seq.cli import COMMANDS, main
 from lit_seq2seq.hub.folder import load_checkpoint, tensors_of
-from lit_seq2seq.search import GenerationConfig
+from lit_seq2seq.search import GenerationConfig, WaitK
 from lit_seq2seq.types import UserError
 from tests.tiny import Trained, make_data, make_model, make_trainer, pairs, rows, write_csv
 
@@ -233,6 +233,18 @@ def test_generate_samples_by_seed(trained: Trained, capsys, stdin: Stdin) -> Non
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.parametrize("command", ["generate", "stream"])
+def test_null_takes_a_saved_part_away(command: str, trained: Trained, tmp_path: Path, capsys) -> None:
+    model = Seq2SeqModel.from_pretrained(trained.model)
+    model.generation = replace(model.generation, policy=WaitK(2))  # whose encoder reads in both directions
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "in.txt").write_text("eins zwei\n", encoding="utf-8")
+    given = [command, "--model", str(tmp_path / "model"), "--input", str(tmp_path / "in.txt")]
+    assert main(given) == 1
+    assert "writes before the source has ended" in capsys.readouterr().err
+    assert main([*given, "--policy", "null"]) == 0
+
+
 def test_generate_says_what_was_cut(trained: Trained, capsys, stdin: Stdin) -> None:
     stdin("eins zwei drei vier fünf\neins\n")
     assert main(["generate", "--model", str(trained.model), "--max_source_length", "3"]) == 0
@@ -297,7 +309,7 @@ def test_every_command_has_help(capsys, name: str) -> None:
         (["fit", "--config", "none.yaml"], "^error: config: File does not exist: .*none.yaml"),
         (["fit", "--config", "constraints.txt"], "names is no recipe in YAML: it begins with "),
         (["generate", "--num_beams", "3"], "model"),
-        (["generate", "--model", "x", "--num_beams", "five"], "num_beams: expected int or null, got five$"),
+        (["generate", "--model", "x", "--num_beams", "five"], "num_beams: expected int, got five$"),
         (["generate", "--model", "x", "--format", "json"], "format: expected 'text', 'jsonl' or null, got json$"),
         (["generate", "--model", "x", "--bad_words", "ə"], r"got ə: put it in brackets, '\[ə\]'$"),
         (["generate", "--model", "x", "--bad_words", "[50]"], r"""got 50: put texts in quotes, as in '\["15"\]'$"""),

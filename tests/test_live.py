@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -13,9 +16,11 @@ import pytest
 import torch
 
 from lit_seq2seq import pipeline
-from lit_seq2seq.features import LogMel, Processor
-from lit_seq2seq.inference.live import LiveStreams
+from lit_seq2seq.features import Frames, LogMel, Processor
+from lit_seq2seq.inference.live import Live, LiveStreams
 from lit_seq2seq.inference.predictor import Predictor
+from lit_seq2seq.inference.roads import StreamOutput
+from lit_seq2seq.metrics import BLEU
 from lit_seq2seq.nn import (
     GeneralAttention,
     HardMonotonicDecoder,
@@ -30,8 +35,10 @@ from lit_seq2seq.nn import (
     ZeroBridge,
 )
 from lit_seq2seq.nn.ops import computes_in
+from lit_seq2seq.reranking import MinimumBayesRisk
 from lit_seq2seq.search import GenerationConfig, Monotonic, WaitK
-from lit_seq2seq.types import UserError
+from lit_seq2seq.search.constraints import Constraint, ConstraintState
+from lit_seq2seq.types import Padded, UserError
 from tests.nn.cases import disturb
 from tests.tiny import SIZES, make_data, make_model
 
@@ -67,6 +74,8 @@ CASES = [
     ("parallel", WaitK(3, catchup=0.3), {"num_beams": 4}),
     ("parallel", WaitK(2), {"repetition_penalty": 3.0}),
     ("parallel", WaitK(2), {"do_sample": True, "seed": 3}),
+    ("parallel", WaitK(1), {"prefix": "two one"}),
+    ("parallel", WaitK(2), {"bad_words": ["one", "two"], "no_repeat_ngram_size": 2}),
     ("feeding", WaitK(2), {}),
     ("hard", WaitK(2), {"num_beams": 3}),
     ("monotonic", Monotonic(), {"min_new_tokens": 4}),
@@ -193,6 +202,229 @@ def test_agreement_keeps_what_outputs_in_a_row_begin_with(agreement: int, prefix
     other.finish()
     streams.compute([other])
     assert other.done
+
+
+def test_streams_part_and_join_in_any_order() -> None:
+    for decoder, policy in (("transducer", None), ("feeding", WaitK(2))):
+        made = predictor(decoder)
+        streams = LiveStreams(made, GenerationConfig(num_beams=2, max_new_tokens=12, policy=policy))
+        generator = random.Random(3)
+        texts = [*TEXTS, "zwei zwei", "eins vier drei"]
+        whole = []
+        for text in texts:
+            live = Live(streams)
+            live.feed(text)
+            live.finish()
+            whole.append(live.text)
+        opened = [streams.open() for _ in texts]
+        left = [list(text) for text in texts]
+        while any(left) or not all(one.done for one in opened):
+            some = generator.sample(range(len(texts)), generator.randint(1, len(texts)))
+            for place in some:
+                if left[place]:
+                    opened[place].feed(left[place].pop(0))
+                elif not opened[place].ended:
+                    opened[place].finish()
+            streams.compute([opened[place] for place in some])
+        assert [one.text for one in opened] == whole
+
+
+@dataclass(frozen=True)
+class Breaks(Constraint):
+    """Fails at the third token."""
+
+    def start(self, task: Any) -> ConstraintState:
+        return Broken()
+
+
+@dataclass(frozen=True)
+class Broken(ConstraintState):
+    time: int = 0
+
+    def allow(self, log_probs: Any) -> Any:
+        if self.time == 3:
+            raise RuntimeError("it breaks")
+        return log_probs
+
+    def update(self, tokens: Any) -> Any:
+        return Broken(self.time + 1)
+
+    def select(self, index: Any) -> Any:
+        return self
+
+
+class Fragile(PyramidalEncoder):
+    """Computes NaN of numbers above 1e6, and fails above 1e9."""
+
+    def extend(self, state: Any, piece: Padded, last: Any) -> tuple[Padded, Any]:
+        if (piece.values > 1e9).any():
+            raise RuntimeError("it breaks")
+        made, after = super().extend(state, piece, last)
+        wrong = (piece.values > 1e6).flatten(1).any(dim=1)
+        return Padded(made.values.masked_fill(wrong[:, None, None], math.nan), made.lengths), after
+
+
+def listener(encoder: Any = LISTENER) -> Predictor:
+    feature = Frames(4, normalize="none")
+    model = make_model(encoder=encoder, decoder=DECODERS["transducer"])
+    model.attach(Processor(feature, make_data().processor.target))
+    disturb(model.net, scale=2.0)
+    return Predictor(model)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "message"), [(1e7, UserError, "computes NaN"), (1e10, RuntimeError, "breaks")]
+)
+def test_a_stream_that_fails_ends_alone(number: float, kind: type[Exception], message: str) -> None:
+    made = listener(partial(Fragile, hidden_size=12, factors=[1, 2], bidirectional=False))
+    streams = LiveStreams(made)
+    sound = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    alone = Live(streams)
+    alone.feed(sound)
+    alone.finish()
+    good, bad, other = (streams.open() for _ in range(3))
+    for wrong, told in (
+        (np.full((2, 4), np.nan), "expected finite real numbers"),
+        (np.full((2, 4), np.inf), "expected finite real numbers"),
+        (np.zeros((2, 5)), r"expected frames \(T, 4\) with T >= 0, but got the shape \(2, 5\)"),
+        ("eins", "cannot be read as numbers"),
+    ):
+        with pytest.raises(UserError, match=told):
+            bad.feed(wrong)
+    for start in range(0, 9, 3):
+        good.feed(sound[start : start + 3])
+        other.feed(sound[start : start + 3])
+        if start == 3:
+            bad.feed(np.full((3, 4), number, np.float32))
+        streams.compute([good, bad, other])
+    assert bad.done
+    with pytest.raises(kind, match=message):
+        bad.feed(sound)
+    for one in (good, other):
+        one.finish()
+    streams.compute([good, other, bad])
+    assert [good.text, other.text] == [alone.text] * 2
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_search_that_fails_ends_one_stream(beams: int) -> None:
+    made = predictor("parallel")
+    config = GenerationConfig(
+        max_new_tokens=8, min_new_tokens=5, policy=WaitK(1), num_beams=beams, constraints=[Breaks()]
+    )
+    free = LiveStreams(made, replace(config, constraints=()))
+    whole = Live(free)
+    whole.feed(TEXTS[0])
+    whole.finish()
+    streams = LiveStreams(made, config)
+    first, second = streams.open(), streams.open()
+    first.feed("eins zwei drei ")  # three tokens
+    second.feed("eins ")
+    streams.compute([first, second])
+    first.feed("vier fünf ")
+    second.feed("zwei ")
+    streams.compute([first, second])
+    assert first.done
+    assert isinstance(first.error, RuntimeError)
+    assert second.error is None
+    assert second.ids == whole._stream.ids[: len(second.ids)]
+    live = Live(streams)
+    with pytest.raises(RuntimeError, match="it breaks"):
+        live.feed(TEXTS[2] + " ")
+
+
+def test_threads_may_share_a_stream() -> None:
+    made = listener()
+    sound = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    live, whole = Live(LiveStreams(made)), Live(LiveStreams(made))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: live.feed(sound), range(60)))
+    whole.feed(np.concatenate([sound] * 60))
+    assert live.finish() or live.text
+    whole.finish()
+    assert live.text == whole.text
+    with pytest.raises(UserError, match="this input has ended"):
+        live.feed(sound)
+
+
+def test_nothing_grows_in_silence() -> None:
+    streams = LiveStreams(listener(), GenerationConfig(num_beams=3))
+    stream, generator, sizes = streams.open(), np.random.default_rng(0), []
+    for piece in range(60):
+        frames = generator.normal(size=(2, 4)) if piece < 20 else np.zeros((2, 4))
+        stream.feed(frames.astype(np.float32))
+        streams.compute([stream])
+        held: list[int] = []
+        for row in stream._state[:2]:
+            row.batch.map(lambda array, held=held: held.append(math.prod(array.shape)) or array)
+        sizes.append(sum(held) + len(stream._latest) + len(stream._waiting))
+    assert max(sizes[30:]) <= 1.5 * max(sizes[5:20])
+    assert stream.ids
+
+
+def test_text_is_written_in_constant_time_whatever_came_before() -> None:
+    made = predictor("transducer")
+    target = made.model.processor.target
+    streams = LiveStreams(made)
+    stream = streams.open()
+    generator, ids = random.Random(1), []
+    for _ in range(300):
+        ids.append(generator.randrange(4, len(target)))
+        stream._take(StreamOutput(stream._state, ids[-1:]), 0.0)
+        assert len(stream._latest) <= 33
+    stream.ended = True
+    stream._take(StreamOutput(stream._state), 0.0)
+    assert stream.text == target.decode(ids)
+    assert stream.row()["prediction"] == stream.text
+
+
+@pytest.mark.parametrize("decoder", ["parallel", "monotonic"])
+def test_inputs_that_are_held_are_bounded(decoder: str) -> None:
+    made = predictor(decoder)
+    policy = Monotonic() if decoder == "monotonic" else None
+    streams = LiveStreams(made, GenerationConfig(policy=policy), longest=40)
+    stream = streams.open()
+    stream.feed("eins " * 8)
+    with pytest.raises(
+        UserError, match="has become longer than 40 characters or frames, and this model holds all of it"
+    ):
+        stream.feed("zwei")
+    stream.finish()
+    streams.compute([stream])
+    assert stream.done
+    transducer = LiveStreams(predictor("transducer"), longest=40).open()
+    transducer.feed("eins " * 30)
+    with pytest.raises(UserError, match="expected the end of a word within 10,000 characters"):
+        [transducer.feed(" " * 1000) for _ in range(11)]
+
+
+def test_what_comes_after_the_output_is_not_held() -> None:
+    made = predictor("parallel")
+    streams = LiveStreams(made, GenerationConfig(max_new_tokens=2, min_new_tokens=2, policy=WaitK(1)))
+    stream = streams.open()
+    for _ in range(5):
+        stream.feed("eins zwei ")
+        streams.compute([stream])
+    assert stream.done
+    assert not stream._waiting
+    stream.finish()
+    assert len(stream.ids) == 2
+
+
+@pytest.mark.parametrize(("decoder", "policy"), [("transducer", None), ("parallel", WaitK(2)), ("parallel", None)])
+def test_rerankers_are_refused(decoder: str, policy: Any) -> None:
+    made = predictor(decoder)
+    if policy is None:
+        with pytest.raises(UserError, match="MinimumBayesRisk chooses among whole outputs, but a stream writes while"):
+            LiveStreams(made, GenerationConfig(reranker=MinimumBayesRisk(BLEU)))
+    else:
+        with pytest.raises(
+            UserError, match=r"policy=.*: must be None with MinimumBayesRisk, which chooses among whole"
+        ):
+            GenerationConfig(policy=policy, reranker=MinimumBayesRisk(BLEU))
+    made.fast.reranker = MinimumBayesRisk(BLEU)
+    with pytest.raises(UserError, match="MinimumBayesRisk chooses among whole outputs"):
+        LiveStreams(made, GenerationConfig(policy=policy))
 
 
 def test_mistakes_are_explained() -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from lit_seq2seq.features import LogMel, Processor
+from lit_seq2seq.features import Frames, LogMel, Processor
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import (
     GeneralAttention,
@@ -37,6 +37,7 @@ from lit_seq2seq.serve import api
 from lit_seq2seq.serve.schema import RequestLimits
 from lit_seq2seq.serve.service import Service
 from tests.nn.cases import disturb
+from tests.test_live import Fragile
 from tests.tiny import SIZES, make_data, make_model
 
 TEXTS = ["eins zwei drei", "fünf", "vier drei eins zwei fünf fünf eins"]
@@ -148,7 +149,7 @@ def test_what_goes_wrong_is_explained_and_harms_no_other_session() -> None:
             assert 'expected JSON with "text", but got 4 bytes' in session.receive_json()["error"]
         with client.websocket_connect("ws://localhost/live") as session:
             session.send_json({"text": "eins zwei " * 30})
-            assert "the input has become too long" in session.receive_json()["error"]
+            assert "the input has become longer than 200 characters" in session.receive_json()["error"]
         address = "ws://localhost/live"
         with (
             client.websocket_connect(address),
@@ -169,20 +170,116 @@ def test_what_goes_wrong_is_explained_and_harms_no_other_session() -> None:
         assert "for 0.2 seconds" in session.receive_json()["error"]
 
 
-def test_a_server_keeps_sessions_and_ends_them_when_it_stops(tmp_path: Path) -> None:
-    predictor(TRANSLATOR).model.save_pretrained(tmp_path / "model")
+def test_a_session_that_cannot_be_computed_ends_alone() -> None:
+    encoder = partial(Fragile, hidden_size=12, factors=[1, 2], bidirectional=False)
+    made = predictor({**LISTENER, "encoder": encoder}, Frames(4, normalize="none"))
+    frames = np.random.default_rng(2).normal(size=(8, 4)).round(3).tolist()
+    with connected(made) as client:
+
+        def ask(wrong: float | None) -> tuple[str, dict[str, Any]]:
+            with client.websocket_connect("ws://localhost/live") as session:
+                for start in range(0, 8, 2):
+                    session.send_json({"frames": frames[start : start + 2]})
+                    if start == 2 and wrong is not None:
+                        session.send_json({"frames": [[wrong] * 4] * 2})
+                session.send_json({"end": True})
+                return answers(session)
+
+        alone = ask(None)
+        with ThreadPoolExecutor(3) as pool:
+            good, nan, broken = pool.map(ask, (None, 1e7, 1e10))
+        assert good == alone
+        assert "the model computes NaN" in nan[1]["error"]
+        assert broken[1]["error"] == "the server failed: its log says why"
+
+
+def test_two_writers_on_a_session_take_turns() -> None:
+    made = predictor(TRANSLATOR)
+    with connected(made) as client, client.websocket_connect("ws://localhost/live") as session:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda _: session.send_json({"text": "eins "}), range(6)))
+        session.send_json({"end": True})
+        session.send_json({"text": "zu spät"})
+        text, told = answers(session)
+        assert told["done"] is True
+        assert text == next(made.stream(["eins " * 6]))[0].text
+
+
+@contextmanager
+def served(folder: Path, code: str, *options: str) -> Iterator[tuple[Any, int]]:
+    """Run a server, with some of its settings changed by `code`; give its process and its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = (
-        "import lit_seq2seq.serve.http as http\nhttp.HEADER_SECONDS = 0.3\n"
-        "from lit_seq2seq.cli import main\nraise SystemExit(main())"
-    )
-    command = [sys.executable, "-c", code, "serve", "--model", str(tmp_path / "model"), "--port", str(port)]
+    code += "\nfrom lit_seq2seq.cli import main\nraise SystemExit(main())"
+    command = [sys.executable, "-c", code, "serve", "--model", str(folder), "--port", str(port), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
         assert server.stdout is not None
-        assert b"serving" in server.stdout.readline()
-        time.sleep(0.5)
+        try:
+            assert b"serving" in server.stdout.readline()
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.05)
+            yield server, port
+        finally:
+            server.terminate()
+
+
+NARROW = """
+import socket
+import lit_seq2seq.serve as serve, lit_seq2seq.serve.http as http
+http.CLOSE_SECONDS = 1.0
+listener = serve._listener
+def narrow(*given):
+    made = listener(*given)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return made
+serve._listener = narrow
+"""
+
+
+def test_a_client_that_stops_reading_is_dropped_and_others_go_on(tmp_path: Path) -> None:
+    made = predictor(LISTENER, Frames(4, normalize="none"))
+    made.model.net.get_parameter("decoder.symbols.bias").data[3] -= 30  # so that it writes at every frame
+    made.model.save_pretrained(tmp_path / "model")
+    options = ("--timeout", "2", "--max_sessions", "2")
+    message = json.dumps({"frames": [[0.5] * 4] * 64})
+    with served(tmp_path / "model", NARROW, *options) as (_, port), socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.connect(("127.0.0.1", port))
+        deaf.settimeout(30)
+        key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+        head = f"GET /live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n\r\n"
+        deaf.sendall(head.encode())
+        frame = b"\x81\xfe" + len(message).to_bytes(2, "big") + bytes(4) + message.encode()  # masked by zeros
+
+        def flood() -> str:
+            try:
+                for _ in range(100_000):
+                    deaf.sendall(frame)
+            except TimeoutError:
+                return "held back"
+            except OSError:
+                return "dropped"
+            return "all was taken"
+
+        with ThreadPoolExecutor(1) as pool:
+            end = pool.submit(flood)
+            while not end.done():
+                with connect(f"ws://127.0.0.1:{port}/live", open_timeout=60) as session:
+                    session.send(message)
+                    session.send(json.dumps({"end": True}))
+                    told = [json.loads(session.recv(timeout=60)) for _ in range(2)]
+                    assert told[-1]["done"] is True
+            assert end.result() == "dropped"
+
+
+def test_a_server_keeps_sessions_and_ends_them_when_it_stops(tmp_path: Path) -> None:
+    predictor(TRANSLATOR).model.save_pretrained(tmp_path / "model")
+    patience = "import lit_seq2seq.serve.http as http\nhttp.HEADER_SECONDS = 0.3"
+    with served(tmp_path / "model", patience) as (server, port):
         with connect(f"ws://127.0.0.1:{port}/live", open_timeout=60) as session:
             session.send(json.dumps({"text": "eins zwei "}))
             first = json.loads(session.recv(timeout=60))

@@ -10,8 +10,9 @@ import yaml
 
 from lit_seq2seq import LitSeq2Seq, Seq2SeqModel, load_recipe, pipeline
 from lit_seq2seq.export import export_model, left_out
-from lit_seq2seq.inference.live import FrameRoad, LiveStreams
+from lit_seq2seq.inference.live import LiveStreams
 from lit_seq2seq.inference.predictor import Predictor
+from lit_seq2seq.inference.roads import FrameRoad
 from lit_seq2seq.nn import (
     CTC,
     AdditiveAttention,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
@@ -27,8 +28,18 @@ def add_prediction(parser: ArgumentParser, search: Sequence[SearchOption]) -> No
     parser.add_argument("--max_tokens", type=int, default=8192, help="size of a batch in padded source positions")
     about = "longer inputs are cut; auto: texts to 1,024 symbols"
     parser.add_argument("--max_source_length", type=int | Literal["auto"] | None, default="auto", help=about)
+    add_search(parser, search)
+
+
+def add_search(parser: ArgumentParser, search: Sequence[SearchOption]) -> None:
+    """Add options of search, which are absent from what is parsed where they are left out."""
     for one in search:
-        parser.add_argument(f"--{one.name}", type=one.kind | None, default=None, help=one.about)
+        parser.add_argument(f"--{one.name}", type=one.kind, default=SUPPRESS, help=one.about)
+
+
+def searched(own: GenerationConfig, options: Namespace, search: Sequence[SearchOption]) -> GenerationConfig:
+    """Return a model's own options of search with those changed that are given."""
+    return own.changed({one.name: options[one.name] for one in search if one.name in options})
 
 
 def prediction_of(options: Namespace, search: Sequence[SearchOption]) -> tuple[Predictor, GenerationConfig, str]:
@@ -43,10 +54,10 @@ def prediction_of(options: Namespace, search: Sequence[SearchOption]) -> tuple[P
     from lit_seq2seq.inference.predictor import Predictor
 
     form = options.format or format_of(options.output)
-    if options.details and form == "text":
+    if options.get("details") and form == "text":
         raise UserError("details: texts have no place for them: set --format jsonl")
     model = load_model(options.model, **loading_of(options))
-    config = model.generation.changed({one.name: options[one.name] for one in search if options[one.name] is not None})
+    config = searched(model.generation, options, search)
     limits = {name: options[name] for name in ("max_tokens", "max_source_length")}
     return Predictor(model, options.device, getattr(torch, options.dtype), **limits), config, form
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from lit_seq2seq.cli.prediction import check_readable, written
+from lit_seq2seq.cli.prediction import add_search, check_readable, searched, written
 from lit_seq2seq.files.lines import json_line
 from lit_seq2seq.search.config import search_options
 from lit_seq2seq.settings.options import add_running, loading_of
@@ -49,8 +49,7 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     about = "for models that need the whole input: how many outputs in a row have to agree on what is written"
     parser.add_argument("--agreement", type=PositiveInt, default=2, help=about)
     found = search_options()
-    for one in found:
-        parser.add_argument(f"--{one.name}", type=one.kind | None, default=None, help=one.about)
+    add_search(parser, found)
     options = parser.instantiate_classes(parser.parse_args(arguments))
     if options.input not in ("-", MICROPHONE):
         check_readable(options.input, "input")
@@ -61,7 +60,7 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     from lit_seq2seq.inference.predictor import Predictor
 
     model = load_model(options.model, **loading_of(options))
-    config = model.generation.changed({one.name: options[one.name] for one in found if options[one.name] is not None})
+    config = searched(model.generation, options, found)
     streams = LiveStreams(Predictor(model, options.device, getattr(torch, options.dtype)), config, options.agreement)
     feature = model.processor.source_feature
     if options.picture and feature.medium == "frames":

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lit_seq2seq.features.feature import Array
     from lit_seq2seq.features.frames import FloatArray, Stage
 
+LONGEST = 10_000
+"""Characters of a text that are held until a symbol ends."""
 _NEUTRAL = "a"  # stands for the text that was handed over before
 _CLOSED = re.compile(r"⟩|[^\S\x1c-\x1f]")  # what ends a tag, or shows that it was none
 
@@ -82,9 +84,11 @@ class TextStream(FeatureStream):
     def _take(self, raw: Any, last: bool) -> Array:
         if not last:
             whole(raw)  # raises where it is no text
-            self.taken += len(raw)
         text = self._held if last else self._held + raw
         cut = len(text) if last else settled(text, self._begins)
+        if len(text) - cut > LONGEST:
+            raise UserError(f"expected the end of a word within {LONGEST:,} characters: put spaces into the text")
+        self.taken += len(text) - len(self._held)
         ids: list[int] = []
         if cut:
             ids = self._encode(self._before + text[:cut])[len(self._encode(self._before)) :]

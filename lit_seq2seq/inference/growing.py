@@ -30,6 +30,14 @@ class GrowingText:
         self._latest = text
         return self._give(certain)
 
+    def shorten(self, text: str) -> bool:
+        """Forget what comes before `text`, which the last symbols alone give; return whether that is possible."""
+        open_end = len(self._latest) - len(self.given)
+        if open_end > len(text) or not self._latest.endswith(text):
+            return False
+        self.given, self._latest = text[: len(text) - open_end], text
+        return True
+
     def end(self) -> str:
         """Return the rest: no symbol follows."""
         return self._give(self._latest)

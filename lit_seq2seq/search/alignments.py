@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from lit_seq2seq import arrays
-from lit_seq2seq.arrays import Array
+from lit_seq2seq.arrays import NUMPY, Array
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.search.scores import best_reachable, length_divisor, normalize
 from lit_seq2seq.search.task import Host, OutputVocabulary, Task
@@ -40,7 +40,7 @@ class Transducer(Protocol):
 
 @dataclass(frozen=True)
 class AlignedOutputs(Value):
-    """K outputs of each of B streams, the most probable first.
+    """K outputs of each of B streams, the most probable first; arrays of NumPy.
 
     Attributes:
         path: `(B, K, U, 3)` numbers of 64 bits: each token, the frame at which it was written, its log-probability.
@@ -59,34 +59,36 @@ class AlignedOutputs(Value):
         """`(B, K, U)` ids, -1 after the last."""
         return self.path[..., 0]
 
+    @property
+    def alive(self) -> Array:
+        """`(B, K)` where there is an output."""
+        return self.log_probs != -np.inf
+
     def gather(self, index: Array, others: AlignedOutputs | None = None) -> Self:
         """Take the outputs `index (B, K')` of each stream, counted on in others that there may be."""
-        xp = arrays.of(index)
-        found = []
-        for name in self.__dataclass_fields__:
-            all_of_it = xp.concat([getattr(one, name) for one in (self, others) if one is not None], 1)
-            found.append(xp.gather(all_of_it, index.reshape(*index.shape, *[1] * (all_of_it.ndim - 2)), 1))
-        return type(self)(*found)
+        rows, given = np.arange(len(index))[:, None], [one for one in (self, others) if one is not None]
+        fields = zip(*((one.path, one.lengths, one.log_probs, one.told) for one in given), strict=True)
+        return type(self)(*(np.concatenate(parts, 1)[rows, index] for parts in fields))
 
     def append(self, writes: Array, tokens: Array, frames: Array) -> Self:
         """Append tokens `(B, K)` to those that write one."""
-        xp = arrays.of(tokens)
-        here = writes[..., None] & (xp.arange(self.path.shape[2]) == self.lengths[..., None])  # (B, K, U)
-        new = xp.concat([xp.double(one)[..., None] for one in (tokens, frames, self.log_probs - self.told)], 2)
-        path = xp.where(here[..., None], new[:, :, None], self.path)
-        return replace(self, path=path, lengths=self.lengths + writes, told=xp.where(writes, self.log_probs, self.told))
+        path, (rows, places) = self.path.copy(), np.nonzero(writes)
+        new = np.stack([tokens, frames, self.log_probs - self.told], 2)  # (B, K, 3)
+        path[rows, places, self.lengths[rows, places]] = new[rows, places]
+        return replace(self, path=path, lengths=self.lengths + writes, told=np.where(writes, self.log_probs, self.told))
 
     def moved(self, by: Array, room: int) -> Self:
         """Drop the first `by (B,)` tokens of each stream's outputs, and make room for `room` of them."""
-        xp = arrays.of(self.path)
-        path = xp.concat([self.path, xp.full_like(self.path[:, :, :1], -1)], 2)
-        places = (xp.arange(room) + by[:, None]).clip(0, path.shape[2] - 1)  # (B, room)
-        return replace(self, path=xp.gather(path, places[:, None, :, None], 2), lengths=self.lengths - by[:, None])
+        path = np.concatenate([self.path, np.full_like(self.path[:, :, :1], -1)], 2)
+        places = (np.arange(room) + by[:, None]).clip(0, path.shape[2] - 1)  # (B, room)
+        return replace(
+            self, path=path[np.arange(len(by))[:, None], :, places].swapaxes(1, 2), lengths=self.lengths - by[:, None]
+        )
 
 
 @dataclass(frozen=True)
 class Heard(Value):
-    """What model and scorers have made of N = B * K outputs.
+    """What model and scorers have made of N = B * K outputs; arrays of theirs.
 
     Attributes:
         queries: `(N, J)` what the joint layer reads of each.
@@ -109,10 +111,11 @@ class Heard(Value):
 
 @dataclass(frozen=True)
 class Alignments(Value):
-    """Where the search stands in B streams.
+    """Where the search stands in B streams; but for frames and what the model has made, arrays of NumPy.
 
     Attributes:
         frames: `(B, R, F)` the last frames.
+        lengths: `(B,)` how many these are of each stream.
         passed: `(B,)` how many there were before these.
         ended: `(B,)` whether no more will come.
         open: K outputs each.
@@ -124,13 +127,14 @@ class Alignments(Value):
         step: the scorers' step function.
     """
 
-    frames: Padded
+    frames: Array
+    lengths: Array
     passed: Array
     ended: Array
     open: AlignedOutputs
     at: Array
     written: Array
-    heard: Any
+    heard: Heard
     closed: AlignedOutputs
     taken: Array
     step: StepFunction[Any] | None
@@ -139,36 +143,40 @@ class Alignments(Value):
     def joined(cls, values: Sequence[Self]) -> Self:
         """Return the streams of all `values`, which may have read more or less and written more or less."""
         room = max(one.path.shape[2] for value in values for one in (value.open, value.closed))
-        shape = [max(value.frames.values.shape[place] for value in values) for place in (1, 2)]
+        shape = [max(value.frames.shape[place] for value in values) for place in (1, 2)]
         return super().joined([value._wider(room, *shape) for value in values])
 
     def _wider(self, room: int, width: int, size: int) -> Self:
         """Make room for tokens and frames."""
-        xp, values = arrays.of(self.at), self.frames.values
-        wide = xp.full_like(self.at[:, :1, None], 0.0) + xp.full((1, width, size), 0.0)
-        if values.shape[1]:
-            wide[:, : values.shape[1]] = values
-        outputs = (one.moved(0 * self.taken, room) for one in (self.open, self.closed))
-        return replace(self, frames=replace(self.frames, values=wide), open=next(outputs), closed=next(outputs))
+        frames = arrays.of(self.frames).full((len(self.at), width, size), 0.0)
+        if self.frames.shape[1]:
+            frames[:, : self.frames.shape[1]] = self.frames
+        none = 0 * self.taken
+        return replace(self, frames=frames, open=self.open.moved(none, room), closed=self.closed.moved(none, room))
 
     def select(self, index: Array) -> Self:
         """Return the streams named by `index`, `(B',)` integers."""
-        rows = index[:, None] * self.at.shape[1] + arrays.of(index).arange(self.at.shape[1])  # (B', K)
-        return replace(Value.select(replace(self, heard=None), index), heard=self.heard.select(rows))
+        index = _numpy(index)
+        rows = index[:, None] * self.at.shape[1] + np.arange(self.at.shape[1])  # (B', K)
+        xp = arrays.of(self.frames)
+        frames, heard = xp.take(self.frames, xp.integers(index)), self.heard.select(xp.integers(rows))
+        nothing: Any = None
+        alone = Value.select(replace(self, frames=nothing, heard=nothing), index)
+        return replace(alone, frames=frames, heard=heard)
 
     @property
     def finished(self) -> Array:
         """Which streams have ended and been searched to the end, `(B,)`."""
-        return self.ended & (self.open.log_probs == -np.inf).all(1)
+        return self.ended & ~self.open.alive.any(1)
 
     @property
     def certain(self) -> Array:
         """With how many tokens any later output begins, as all do that are open, `(B,)`."""
-        xp, tokens = arrays.of(self.at), self.open.tokens
-        same = (tokens == tokens[:, :1]) | (self.open.log_probs == -np.inf)[..., None]  # (B, K, U)
+        tokens = self.open.tokens
+        same = (tokens == tokens[:, :1]) | ~self.open.alive[..., None]  # (B, K, U)
         apart = ~same.all(1) | (tokens[:, 0] < 0)  # (B, U)
-        apart = xp.concat([apart, apart[:, :1] | True], 1)
-        return xp.where(self.finished, self.closed.lengths[:, 0], xp.first(apart))
+        apart = np.concatenate([apart, np.ones_like(apart[:, :1])], 1)
+        return np.where(self.finished, self.closed.lengths[:, 0], apart.argmax(1))
 
 
 class AlignmentSearch:
@@ -180,7 +188,11 @@ class AlignmentSearch:
     step waits for the frames that it needs, so that the result does not depend on the pieces they come in. One beam is
     greedy search. Each of the streams is at a step of its own.
 
-    Scorers, whose states must be values, judge tokens, and EOS at the end; blanks are the model's alone.
+    An output writes `most` tokens at a frame at most, and then goes on to the next one, however probable another token
+    is; so a stream takes a bounded time for each frame.
+
+    Scorers, whose states must be values, judge tokens, and EOS at the end; blanks are the model's alone. What the model
+    and the scorers compute is on their device, all the rest in NumPy.
 
     Args:
         model: the transducer.
@@ -215,20 +227,25 @@ class AlignmentSearch:
         self.xp, self.vocabulary, self.host = arrays.on(device), vocabulary, host
 
     def begin(self, batch_size: int) -> Alignments:
-        """Stand before the first frame of each stream."""
+        """Stand before the first frame of each stream.
+
+        Raises:
+            UserError: the model needs the end of its source, or a scorer's state is no value.
+        """
         xp, beams = self.xp, self.config.num_beams
-        with xp.quiet():
-            zeros = xp.full((batch_size, beams), 0)
-            none = -np.inf + xp.double(zeros)
-            path = xp.double(xp.full((batch_size, beams, 1, 3), -1))
-            first = AlignedOutputs(path, zeros, xp.where(xp.arange(beams) == 0, 0.0, none), 0 * xp.double(zeros))
+        with xp.quiet(), NUMPY.quiet():
+            zeros = np.zeros((batch_size, beams), np.int64)
+            none = np.full(zeros.shape, -np.inf)
+            path = np.full((batch_size, beams, 1, 3), -1.0)
+            first = AlignedOutputs(path, zeros, np.where(np.arange(beams) == 0, 0.0, none), np.zeros(zeros.shape))
             step, scorers = self._scorers(batch_size) if self.config.scorers else (None, None)
-            scorers = None if scorers is None else scorers.select(xp.arange(batch_size)[:, None] + zeros)
-            bos = zeros.flatten() + self.specials.bos
+            rows = xp.integers(np.arange(batch_size)[:, None] + zeros)
+            scorers = None if scorers is None else scorers.select(rows)
+            bos = xp.integers(zeros.flatten() + self.specials.bos)
             heard = self._hear(bos, Heard(bos, self.model.begin(len(bos)), None, scorers), step)
-            count, frames = zeros[:, 0], Padded(xp.full((batch_size, 0, 1), 0.0), zeros[:, 0])
+            count, frames = zeros[:, 0], xp.full((batch_size, 0, 1), 0.0)
             closed = replace(first, log_probs=none)
-            return Alignments(frames, count, count < 0, first, zeros, zeros, heard, closed, count, step)
+            return Alignments(frames, count, count, count < 0, first, zeros, zeros, heard, closed, count, step)
 
     def _scorers(self, batch_size: int) -> tuple[StepFunction[Any], Any]:
         """Join the scorers to a model to which all tokens are alike."""
@@ -242,6 +259,11 @@ class AlignmentSearch:
         state: Any = _Nothing()
         for scorer in self.config.scorers:
             step, state = scorer.join(step, state, task)
+            if not isinstance(state, Value):
+                raise UserError(
+                    f"{type(scorer).__name__}: streams join and part, so that the state of a scorer has to be a "
+                    f"lit_seq2seq.types.Value, but it is of type {type(state).__name__}: derive it, or leave it out"
+                )
         return step, state
 
     def advance(self, streams: Alignments, frames: Padded, last: Array) -> Alignments:
@@ -252,54 +274,55 @@ class AlignmentSearch:
             frames: `(B, P, F)` new frames of each stream, with their numbers, which may be 0.
             last: `(B,)` whether the stream ends with them.
         """
-        with self.xp.quiet():
-            streams = _longer(replace(streams, ended=streams.ended | last), frames)
+        with self.xp.quiet(), NUMPY.quiet():
+            streams = _longer(replace(streams, ended=streams.ended | _numpy(last)), frames)
             while True:
-                streams, lengths = self._close(streams), streams.frames.lengths[:, None]
-                alive = streams.open.log_probs != -np.inf
-                ready = alive.any(1) & ((streams.at < lengths) | ~alive).all(1)
-                if not bool(ready.any()):
-                    return replace(streams, at=self.xp.where(alive, streams.at, lengths))
+                streams = self._close(streams)
+                alive, behind = streams.open.alive, streams.at < streams.lengths[:, None]
+                ready = alive.any(1) & (behind | ~alive).all(1)
+                if not ready.any():
+                    return _read(replace(streams, at=np.where(alive, streams.at, streams.lengths[:, None])))
                 streams = self._step(streams, ready)
 
-    def take(self, streams: Alignments) -> tuple[list[Hypothesis], Alignments]:
+    def take(self, streams: Alignments) -> tuple[list[list[int]], Alignments]:
         """Take away the tokens that are certain; see `Alignments.certain`. What is left does not grow with time."""
         certain = streams.certain
-        taken = [row[0] for row in self.outputs(streams, self.xp.host(certain).tolist())]
+        if not certain.any():
+            return [[] for _ in certain], streams
+        best = np.where(streams.finished[:, None], streams.closed.tokens[:, 0], streams.open.tokens[:, 0])  # (B, U)
+        taken = [row[:stop].astype(int).tolist() for row, stop in zip(best, certain, strict=True)]
         room = max(1, int((streams.open.lengths - certain[:, None]).max()))
-        left = (one.moved(certain, room) for one in (streams.open, streams.closed))
-        return taken, replace(streams, open=next(left), closed=next(left), taken=streams.taken + certain)
+        left, closed = (one.moved(certain, room) for one in (streams.open, streams.closed))
+        return taken, replace(streams, open=left, closed=closed, taken=streams.taken + certain)
 
-    def outputs(self, streams: Alignments, stops: list[int] | None = None) -> list[list[Hypothesis]]:
-        """List the best outputs of each stream so far, best first: `num_return_sequences`, or fewer.
-
-        Args:
-            streams: where they stand.
-            stops: after how many tokens the outputs of each stream are cut off.
-        """
-        host, found = self.xp.host, []
-        for stream, done in enumerate(host(streams.finished).tolist()):
-            outputs = (streams.closed if done else streams.open).map(lambda one, row=stream: host(one[row]))  # type: ignore[misc]
-            ranks = host(self._ranks(streams.closed if done else streams.open, streams.taken)[stream]).tolist()
-            end, row = int(streams.passed[stream] + streams.frames.lengths[stream]), []
-            for place, rank in enumerate(ranks[: self.config.num_return_sequences]):
-                stop = int(outputs.lengths[place]) if stops is None else stops[stream]
-                path, log_prob = np.asarray(outputs.path[place, :stop]), float(outputs.log_probs[place])
+    def outputs(self, streams: Alignments) -> list[list[Hypothesis]]:
+        """List the best outputs of each stream so far, best first: `num_return_sequences`, or fewer; in NumPy."""
+        found = []
+        for stream, done in enumerate(streams.finished):
+            kept = streams.closed if done else streams.open
+            ranks, end, row = (
+                self._ranks(kept, streams.taken),
+                int(streams.passed[stream] + streams.lengths[stream]),
+                [],
+            )
+            for place, rank in enumerate(ranks[stream, : self.config.num_return_sequences].tolist()):
+                path = kept.path[stream, place, : kept.lengths[stream, place]]
+                log_prob = float(kept.log_probs[stream, place])
                 scores, delays = path[:, 2], path[:, 1] + 1
-                if done and stops is None:
-                    scores, delays = np.append(scores, log_prob - outputs.told[place]), np.append(delays, end)
-                tokens, delays = (arrays.of(outputs.path).array(one.astype(int)) for one in (path[:, 0], delays))
-                scores = arrays.of(outputs.path).array(scores.astype(np.float32))
+                if done:
+                    scores, delays = np.append(scores, log_prob - kept.told[stream, place]), np.append(delays, end)
                 if rank > -np.inf:
-                    row.append(Hypothesis(tokens, rank, log_prob, scores, delays=delays))
+                    tokens: Any = path[:, 0].astype(int)
+                    own: Any = scores.astype(np.float32), delays.astype(int)
+                    row.append(Hypothesis(tokens, rank, log_prob, own[0], delays=own[1]))
             found.append(row)
         return found
 
     def _ranks(self, outputs: AlignedOutputs, taken: Array) -> Array:
         """Compute what outputs are ranked by, `(B, K)`."""
-        lengths = self.xp.double(outputs.lengths + taken[:, None] + 1)
+        lengths = (outputs.lengths + taken[:, None] + 1).astype(float)
         divisor = length_divisor(lengths, self.config.length_normalization, self.config.length_penalty)
-        return self.xp.where(outputs.log_probs == -np.inf, -np.inf, normalize(outputs.log_probs, divisor))
+        return np.where(outputs.alive, normalize(outputs.log_probs, divisor), -np.inf)
 
     def _hear(self, tokens: Array, heard: Heard, step: StepFunction[Any] | None) -> Heard:
         """Let the model and the scorers read a token of each output, `(N,)`."""
@@ -311,57 +334,56 @@ class AlignmentSearch:
 
     def _step(self, streams: Alignments, ready: Array) -> Alignments:
         """Make one step in the streams that are ready; others stay as they are."""
-        xp, eos, (batch, beams) = self.xp, self.specials.eos, streams.at.shape
+        xp, (batch, beams) = self.xp, streams.at.shape
+        pad, bos, eos = self.specials.pad, self.specials.bos, self.specials.eos
         longest = int(streams.open.lengths.max())
         if longest >= streams.open.path.shape[2]:
-            wider = (one.moved(0 * streams.taken, longest + _ROOM) for one in (streams.open, streams.closed))
-            streams = replace(streams, open=next(wider), closed=next(wider))
-        known, heard = streams.open.log_probs, streams.heard
-        places = streams.at.clip(0, streams.frames.values.shape[1] - 1)
-        frames = xp.gather(streams.frames.values, places[..., None], 1)  # (B, K, F)
-        log_probs = xp.double(self.model.join(frames.reshape(batch * beams, -1), heard.queries))  # (N, V)
-        stays = known + xp.where(ready[:, None], log_probs[:, eos].reshape(batch, beams), 0.0)
-        log_probs = log_probs if heard.scores is None else log_probs + heard.scores
-        writes = known[..., None] + log_probs.reshape(batch, beams, -1)  # (B, K, V)
-        writes = xp.where((ready[:, None] & (streams.written < self.most))[..., None], writes, -np.inf)
-        writes[..., [self.specials.pad, self.specials.bos, eos]] = -np.inf
-        values, sources, tokens = xp.top(_merged(streams.open, stays, writes, eos), 0 * streams.at, beams)  # (B, K)
+            streams = streams._wider(longest + _ROOM, *streams.frames.shape[1:])
+        known, heard, width = streams.open.log_probs, streams.heard, streams.frames.shape[1]
+        rows = np.arange(batch)[:, None]  # (B, 1)
+        places = rows * width + streams.at.clip(0, width - 1)  # (B, K)
+        frames = xp.take(streams.frames.reshape(batch * width, -1), xp.integers(places.flatten()))  # (N, F)
+        made = xp.double(self.model.join(frames, heard.queries))  # (N, V)
+        log_probs = _numpy(made).reshape(batch, beams, -1)  # (B, K, V)
+        stays = known + np.where(ready[:, None], log_probs[..., eos], 0.0)
+        if heard.scores is not None:
+            log_probs = _numpy(made + heard.scores).reshape(log_probs.shape)
+        may = ready[:, None] & (streams.written < self.most)
+        writes = np.where(may[..., None], known[..., None] + log_probs, -np.inf)
+        writes[..., [pad, bos, eos]] = -np.inf
+        values, sources, tokens = NUMPY.top(_merged(streams.open, stays, writes, eos), 0 * streams.at, beams)  # (B, K)
         going = ready[:, None] & (values != -np.inf)
         write, go = going & (tokens != eos), going & (tokens == eos)
-        at, written = xp.gather(streams.at, sources), xp.gather(streams.written, sources)
+        at, written = streams.at[rows, sources], streams.written[rows, sources]
         outputs = replace(streams.open.gather(sources), log_probs=values)
-        heard = heard.select(sources + beams * xp.arange(batch)[:, None])
-        if bool(write.any()):
-            new = self._hear(xp.where(write, tokens, self.specials.bos).flatten(), heard, streams.step)
-            rows = xp.arange(batch * beams).reshape(batch, beams)
-            heard = Heard.joined([heard, new]).select(rows + batch * beams * write)
-        return replace(
-            streams,
-            open=outputs.append(write, tokens, at + streams.passed[:, None]),
-            at=at + go,
-            written=xp.where(go, 0, written + write),
-            heard=heard,
-        )
+        if beams > 1:
+            heard = heard.select(xp.integers(rows * beams + sources))
+        if write.any():
+            new = self._hear(xp.integers(np.where(write, tokens, bos).flatten()), heard, streams.step)
+            both = np.arange(batch * beams).reshape(batch, beams) + batch * beams * write
+            heard = new if write.all() else Heard.joined([heard, new]).select(xp.integers(both))
+            outputs = outputs.append(write, tokens, at + streams.passed[:, None])
+        return replace(streams, open=outputs, at=at + go, written=np.where(go, 0, written + write), heard=heard)
 
     def _close(self, streams: Alignments) -> Alignments:
         """Move the outputs that have read all frames of a stream that has ended to those that are closed."""
-        xp, config, outputs, left = self.xp, self.config, streams.open, streams.frames.lengths[:, None] - streams.at
-        over = (outputs.log_probs != -np.inf) & streams.ended[:, None] & (left <= 0)
-        if not bool(over.any()):
+        config, outputs, left = self.config, streams.open, streams.lengths[:, None] - streams.at
+        over = outputs.alive & streams.ended[:, None] & (left <= 0)
+        if not over.any():
             return streams
         scores = streams.heard.scores
-        ends = outputs.log_probs + (0.0 if scores is None else scores[:, self.specials.eos].reshape(over.shape))
-        ended = replace(outputs, log_probs=xp.where(over, ends, -np.inf))
+        ends = 0.0 if scores is None else _numpy(scores[:, self.specials.eos]).reshape(over.shape)
+        ended = replace(outputs, log_probs=np.where(over, outputs.log_probs + ends, -np.inf))
         ranks = [self._ranks(one, streams.taken) for one in (streams.closed, ended)]
-        ranks, order = xp.sort_down(xp.concat(ranks, 1))
+        sorted_ranks, order = NUMPY.sort_down(np.concatenate(ranks, 1))
         closed = streams.closed.gather(order[:, : config.num_beams], ended)
-        log_probs = xp.where(over, -np.inf, outputs.log_probs)
+        log_probs = np.where(over, -np.inf, outputs.log_probs)
         if all(one.bounded for one in config.scorers):  # what can no longer be among the best need not go on
-            lengths = xp.double(outputs.lengths + streams.taken[:, None] + 1)
+            lengths = (outputs.lengths + streams.taken[:, None] + 1).astype(float)
             kind, longest = config.length_normalization, lengths + self.most * (left + 1)
             reachable = best_reachable(log_probs, lengths, longest, kind, penalty=config.length_penalty)
-            worst = ranks[:, config.num_return_sequences - 1, None]
-            log_probs = xp.where(xp.amax(reachable, 1, keepdims=True) <= worst, -np.inf, log_probs)
+            worst = sorted_ranks[:, config.num_return_sequences - 1, None]
+            log_probs = np.where(reachable.max(1, keepdims=True) <= worst, -np.inf, log_probs)
         return replace(streams, open=replace(outputs, log_probs=log_probs), closed=closed)
 
 
@@ -408,30 +430,51 @@ def _merged(outputs: AlignedOutputs, stays: Array, writes: Array, eos: int) -> A
         writes: `(B, K, V)` after a token.
         eos: id of EOS.
     """
-    xp, tokens, lengths, size = arrays.of(stays), outputs.tokens, outputs.lengths, writes.shape[2]
-    ends = xp.arange(tokens.shape[2]) == lengths[..., None] - 1  # (B, K, U)
-    last = xp.integers(xp.where(ends, tokens, 0).sum(2))  # (B, K)
-    there = outputs.log_probs != -np.inf
-    same = there[..., None] & (there & (lengths > 0))[:, None]  # (B, J, K)
-    same = same & (tokens[:, :, None] == xp.where(ends, -1, tokens)[:, None]).all(3)  # k is j and a token more
-    ways = xp.where(same, xp.gather(writes, last[:, None] + 0 * lengths[..., None], 2), -np.inf)
-    comes, nothing = xp.amax(ways, 1), xp.full_like(stays, -np.inf)  # (B, K)
-    total = xp.logaddexp(stays, comes)
-    wide = xp.concat([writes, nothing[..., None]], 2)  # a column more, for those that are not the same
-    moved = xp.where(comes > stays, total, nothing)[:, None] + xp.full_like(ways, 0)
-    wide = xp.put(wide, xp.where(same, last[:, None], size), moved)
-    wide[..., eos] = xp.where(comes > stays, nothing, total)
+    if stays.shape[1] == 1:
+        writes[..., eos] = stays
+        return writes
+    tokens, lengths, size = outputs.tokens, outputs.lengths, writes.shape[2]
+    ends = np.arange(tokens.shape[2]) == lengths[..., None] - 1  # (B, K, U)
+    last = np.where(ends, tokens, 0).sum(2).astype(int)  # (B, K)
+    same = outputs.alive[..., None] & (outputs.alive & (lengths > 0))[:, None]  # (B, J, K)
+    same = same & (tokens[:, :, None] == np.where(ends, -1, tokens)[:, None]).all(3)  # k is j and a token more
+    index = np.broadcast_to(last[:, None], same.shape)
+    ways = np.where(same, np.take_along_axis(writes, index, 2), -np.inf)
+    comes = ways.max(1)  # (B, K)
+    total = NUMPY.logaddexp(stays, comes)
+    moved = np.where(same, np.where(comes > stays, total, -np.inf)[:, None], -np.inf)
+    wide = np.concatenate(
+        [writes, np.full_like(stays, -np.inf)[..., None]], 2
+    )  # a column more, for what is not the same
+    np.put_along_axis(wide, np.where(same, index, size), moved, 2)
+    wide[..., eos] = np.where(comes > stays, -np.inf, total)
     return wide[..., :size]
 
 
+def _numpy(array: Array) -> Array:
+    return np.asarray(arrays.of(array).host(array))
+
+
 def _longer(streams: Alignments, new: Padded) -> Alignments:
-    """Append frames to those that some output has still to read, and drop the others."""
-    xp, old = arrays.of(new.values), streams.frames
-    read = -xp.amax(-streams.at, 1)[:, None]  # (B, 1)
-    left, width = old.lengths[:, None] - read, old.values.shape[1]
-    lengths = left[:, 0] + new.lengths
-    places = xp.arange(int(lengths.max())) + 0 * left  # (B, R)
-    values = xp.concat([old.values, new.values], 1) if width else new.values
-    index = xp.where(places < left, places + read, places - left + width).clip(0, max(0, values.shape[1] - 1))
-    frames = Padded(xp.gather(values, index[..., None], 1), lengths)
-    return replace(streams, frames=frames, passed=streams.passed + read[:, 0], at=streams.at - read)
+    """Append frames to those that some output has still to read."""
+    xp, added, width = arrays.of(new.values), _numpy(new.lengths), streams.frames.shape[1]
+    if not width:
+        return replace(streams, frames=new.values, lengths=added)
+    left = streams.lengths[:, None]
+    lengths = left[:, 0] + added
+    places = np.arange(int(lengths.max())) + 0 * left  # (B, R)
+    values = xp.concat([streams.frames, new.values], 1)
+    index = np.where(places < left, places, places - left + width).clip(0, values.shape[1] - 1)
+    return replace(streams, frames=xp.gather(values, xp.integers(index)[..., None], 1), lengths=lengths)
+
+
+def _read(streams: Alignments) -> Alignments:
+    """Drop the frames that all outputs have read."""
+    read, longest = streams.at.min(1), int((streams.lengths - streams.at.min(1)).max())
+    if not read.any():
+        return streams
+    places = (read[:, None] + np.arange(longest)).clip(0, streams.frames.shape[1] - 1)  # (B, R)
+    xp = arrays.of(streams.frames)
+    frames = xp.gather(streams.frames, xp.integers(places)[..., None], 1) if longest else streams.frames[:, :0]
+    left, at = streams.lengths - read, streams.at - read[:, None]
+    return replace(streams, frames=frames, lengths=left, passed=streams.passed + read, at=at)

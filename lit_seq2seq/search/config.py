@@ -273,6 +273,11 @@ class GenerationConfig:
             self.policy is None or not whole,
             f"None with {next(iter(whole), '')}, which looks at the whole source",
         )
+        self._expect(
+            "policy",
+            self.policy is None or self.reranker is None,
+            f"None with {type(self.reranker).__name__}, which chooses among whole outputs",
+        )
         asking = ["force_words"] * bool(self.force_words) + [type(c).__name__ for c in self.constraints if c.needs_beam]
         needs = next(iter(asking), None)
         self._expect("num_beams", self.num_beams > 1 or not needs, f"above 1 with {needs}")

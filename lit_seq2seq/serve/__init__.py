@@ -136,12 +136,12 @@ def _listener(host: str, port: int) -> socket.socket:
 def _run(app: FastAPI, listener: socket.socket, timeout: float, max_bytes: int) -> None:
     import uvicorn
 
-    from lit_seq2seq.serve.http import Http
+    from lit_seq2seq.serve.http import Http, WebSockets
 
     config = uvicorn.Config(
         app,
         http=Http,
-        ws="websockets-sansio",
+        ws=WebSockets,
         ws_max_size=max_bytes,
         ws_max_queue=8,
         log_level="warning",

@@ -8,8 +8,10 @@ from typing import Any
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 HEADER_SECONDS = 10.0
+CLOSE_SECONDS = 10.0
 
 
 class Http(H11Protocol):
@@ -40,6 +42,15 @@ class Http(H11Protocol):
                 self.transport.close()
 
         self.loop.call_later(HEADER_SECONDS, close)
+
+
+class WebSockets(WebSocketsSansIOProtocol):
+    """WebSockets whose connections are gone `CLOSE_SECONDS` after their session, whether or not its end is read."""
+
+    async def run_asgi(self) -> None:
+        """Serve a session."""
+        await super().run_asgi()
+        self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
 
 
 class Bounds:

@@ -74,27 +74,21 @@ class Sessions:
         wanted = self.service.config(asked), asked.agreement
         found = next((streams for key, streams in self._known if key == wanted), None)
         if found is None:
-            found = LiveStreams(self.service.predictor, *wanted)
+            found = LiveStreams(self.service.predictor, *wanted, longest=self.service.limits.max_length)
             self._known = [*self._known[1 - _KEPT :], (wanted, found)]
         return found
 
     def compute(self, pieces: list[Piece]) -> list[str | Exception]:
         """Read one piece of each session; return what is new of their texts. What cannot be read fails alone."""
-        results: list[str | Exception] = []
-        for one in pieces:
+        results: list[str | Exception] = [""] * len(pieces)
+        for place, one in enumerate(pieces):
             try:
                 one.stream.finish() if one.raw is None else one.stream.feed(one.raw)
-                results.append("")
             except UserError as error:
-                results.append(error)
+                results[place] = error
         for streams in {id(one.streams): one.streams for one in pieces}.values():
-            places = [at for at, one in enumerate(pieces) if one.streams is streams and results[at] == ""]
-            try:
-                streams.compute([pieces[at].stream for at in places])
-            except Exception as error:
-                for at in places:
-                    results[at] = error
-        return [one.stream.read() if found == "" else found for one, found in zip(pieces, results, strict=True)]
+            streams.compute([one.stream for one in pieces if one.streams is streams])
+        return [found or one.stream.error or one.stream.read() for one, found in zip(pieces, results, strict=True)]
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one session until its input ends, or the client goes."""
@@ -122,16 +116,13 @@ class Sessions:
 
     async def _answer(self, socket: WebSocket) -> None:
         asked, seconds = LiveRequest.model_validate(dict(socket.query_params)), self.service.limits.timeout
-        streams, length = self.streams(asked), 0
+        streams = self.streams(asked)
         stream = streams.open(asked.sampling_rate)
         while True:
             message = await asyncio.wait_for(socket.receive(), seconds)
             if message["type"] == "websocket.disconnect":
                 return
             raw = self._raw(message)
-            length += 0 if raw is None else len(raw)
-            if streams.road.grows and length > self.service.limits.max_length * (1 if self._texts else 1000):
-                raise UserError("the input has become too long for a model that reads it whole: end it, begin another")
             text = await self.batches.ask(Piece(stream, streams, raw))
             if raw is None:
                 await asyncio.wait_for(socket.send_json({"text": text, "done": True}), seconds)
@@ -139,10 +130,6 @@ class Sessions:
                 return
             if text:
                 await asyncio.wait_for(socket.send_json({"text": text}), seconds)
-
-    @property
-    def _texts(self) -> bool:
-        return self.service.predictor.model.processor.source_feature.medium != "audio"
 
     def _raw(self, message: Any) -> Any:
         """Read one message: samples as bytes, or JSON with text, frames or the end."""

@@ -26,6 +26,7 @@ from lit_seq2seq.nn import (
 )
 from lit_seq2seq.search import AlignmentSearch, GenerationConfig, LanguageModel, search
 from lit_seq2seq.search.alignments import Alignments
+from lit_seq2seq.search.scorers import Scorer
 from lit_seq2seq.types import Hypothesis, Padded, StepOutput, UserError, Value
 from tests.nn.cases import SIZES, disturb
 
@@ -206,8 +207,8 @@ def piecewise(search: AlignmentSearch, frames: Padded, seed: int) -> tuple[list[
         certain = streams.certain.tolist()
         taken, streams = search.take(streams)
         for row, one, tokens, sure in zip(written, taken, best, certain, strict=True):
-            assert one.tokens.tolist() == tokens[:sure]
-            row += one.tokens.tolist()
+            assert one == tokens[:sure]
+            row += one
     assert bool(streams.finished.all())
     return search.outputs(streams), written
 
@@ -313,10 +314,43 @@ def test_space_does_not_grow_with_time() -> None:
         piece = Padded(torch.randint(0, 9, (2, 3, 1), generator=generator).float(), torch.tensor([3, 2]))
         streams = search.advance(streams, piece, torch.tensor([False, False]))
         _, streams = search.take(streams)
-        sizes.add((streams.frames.values.shape[1], streams.open.path.shape[2]))
+        sizes.add((streams.frames.shape[1], streams.open.path.shape[2]))
     assert int(streams.taken.min()) > 30
     assert max(frames for frames, _ in sizes) < 30
     assert max(tokens for _, tokens in sizes) < 40
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_frame_takes_a_bounded_number_of_tokens(beams: int) -> None:
+    logits = torch.full((9, VOCABULARY, VOCABULARY, VOCABULARY), -50.0).double()
+    logits[..., LABELS[0]] = 0.0  # and never a blank
+    search = AlignmentSearch(Table(logits.log_softmax(-1)), config_of(beams, num_return_sequences=1), SPECIALS)
+    frames = Padded(torch.zeros(1, 3, 1), torch.tensor([3]))
+    [[found]] = search.outputs(whole(search, frames))
+    assert found.tokens.tolist() == [LABELS[0]] * 3 * 16
+    assert found.delays is not None
+    assert found.delays.tolist() == [*([1] * 16), *([2] * 16), *([3] * 16), 3]
+    streams, written = search.begin(1), []
+    for place in range(3):
+        streams = search.advance(streams, Padded(frames.values[:, :1], torch.tensor([1])), torch.tensor([place == 2]))
+        [taken], streams = search.take(streams)
+        written.append(len(taken))
+    assert sum(written) == 48
+    assert max(written) <= 32
+
+
+class Loose(Scorer):
+    """A scorer whose state is no value."""
+
+    def join(self, step: Any, state: Any, task: Any) -> tuple[Any, Any]:
+        return step, {"state": state}
+
+
+def test_states_of_scorers_have_to_be_values() -> None:
+    with pytest.raises(
+        UserError, match=r"^Loose: streams join and part, so that the state of a scorer has to be a lit_"
+    ):
+        AlignmentSearch(Table.random(0), config_of(1, scorers=[Loose()]), SPECIALS, vocabulary=LETTERS).begin(1)
 
 
 @pytest.mark.parametrize("options", [{"bad_words": ["x"]}, {"min_new_tokens": 2}, {"do_sample": True}])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
 
@@ -61,6 +61,23 @@ class DecoderShape(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Past(Value):
+    """What a decoder has made of outputs, apart from their sources; see `DecoderState`, whose fields these are."""
+
+    cells: CellState
+    fed: Tensor | None
+    attention: Value | None
+
+    @classmethod
+    def joined(cls, values: Sequence[Self]) -> Self:
+        """Return the rows of all, which may have seen more or less of their sources."""
+        found = [tensor for one in values if one.attention is not None for tensor in _tensors(one.attention)]
+        size = max((tensor.shape[1] for tensor in found if tensor.dim() > 1), default=0)
+        alike = [one.attention and one.attention.map(lambda tensor: _wide(tensor, size)) for one in values]
+        return super().joined([replace(one, attention=wide) for one, wide in zip(values, alike, strict=True)])
+
+
+@dataclass(frozen=True)
 class DecoderState(Value):
     """Where a decoder stands, for N = B * K hypotheses of B sources. Implements `SearchState`.
 
@@ -100,12 +117,22 @@ class DecoderState(Value):
         assert self.memory is not None
         return visible(self.memory, self.visible)
 
-    def over(self, source: Self) -> Self:
-        """Go on over a source of which more is known, given the first state over it."""
+    @property
+    def past(self) -> Past:
+        """What has been made of the outputs so far, without the sources."""
+        return Past(self.cells, self.fed, self.attention)
+
+    def after(self, past: Past, seen: Tensor) -> Self:
+        """Go on after `past` over sources of which more is known, this being the first state over them.
+
+        Args:
+            past: of outputs whose steps saw less.
+            seen: `(B,)` the number of positions that the last step saw.
+        """
         attention = self.attention
-        if attention is not None and source.attention is not None:
-            attention = _longer(attention, source.attention)
-        return replace(self, memory=source.memory, summary=source.summary, copies=source.copies, attention=attention)
+        if attention is not None and past.attention is not None:
+            attention = _longer(past.attention, attention, seen)
+        return replace(self, cells=past.cells, fed=past.fed, attention=attention)
 
     def select(self, index: Tensor) -> Self:
         """Reorder hypotheses by `index (B', K')` and drop the sources that are missing from it; see `SearchState`."""
@@ -147,15 +174,30 @@ class DecoderState(Value):
         return self.summary[:, None].expand(-1, times, -1).flatten(0, 1)
 
 
-def _longer(known: Value, start: Value) -> Value:
-    """Add the positions that a state of attention lacks, as they are before the first step."""
-    tensors: list[Tensor] = []
-    known.map(lambda tensor: tensors.append(tensor) or tensor)  # type: ignore[func-returns-value]
-    old = iter(tensors)
+def _tensors(value: Value) -> list[Tensor]:
+    found: list[Tensor] = []
+    value.map(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    return found
+
+
+def _wide(tensor: Tensor, size: int) -> Tensor:
+    """Cut or pad the positions of a tensor `(B, S, ...)`; one without positions stays."""
+    if tensor.dim() < 2:
+        return tensor
+    missing = tensor.new_zeros(len(tensor), max(0, size - tensor.shape[1]), *tensor.shape[2:])
+    return torch.cat([tensor[:, :size], missing], dim=1)
+
+
+def _longer(known: Value, start: Value, seen: Tensor) -> Value:
+    """Give a state of attention the positions from `seen (B,)` on as they are before the first step."""
+    old = iter(_tensors(known))
 
     def longer(new: Tensor) -> Tensor:
         before = next(old)
-        return before if new.dim() < 2 else torch.cat([before, new[:, before.shape[1] :].to(before.dtype)], dim=1)
+        if new.dim() < 2:
+            return before
+        there = torch.arange(new.shape[1], device=new.device) < seen[:, None]  # (B, S)
+        return torch.where(there.view(*there.shape, *[1] * (new.dim() - 2)), _wide(before, new.shape[1]), new)
 
     return start.map(longer)
 
