@@ -416,7 +416,7 @@ def test_rerankers_are_refused(decoder: str, policy: Any) -> None:
     made = predictor(decoder)
     if policy is None:
         with pytest.raises(UserError, match="MinimumBayesRisk chooses among whole outputs, but a stream writes while"):
-            LiveStreams(made, GenerationConfig(reranker=MinimumBayesRisk(BLEU)))
+            LiveStreams(made, GenerationConfig(num_beams=4, reranker=MinimumBayesRisk(BLEU)))
     else:
         with pytest.raises(
             UserError, match=r"policy=.*: must be None with MinimumBayesRisk, which chooses among whole"
@@ -424,7 +424,7 @@ def test_rerankers_are_refused(decoder: str, policy: Any) -> None:
             GenerationConfig(policy=policy, reranker=MinimumBayesRisk(BLEU))
     made.fast.reranker = MinimumBayesRisk(BLEU)
     with pytest.raises(UserError, match="MinimumBayesRisk chooses among whole outputs"):
-        LiveStreams(made, GenerationConfig(policy=policy))
+        LiveStreams(made, GenerationConfig(num_beams=4, policy=policy))
 
 
 def test_mistakes_are_explained() -> None:

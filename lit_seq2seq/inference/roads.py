@@ -50,7 +50,7 @@ class Road(ABC):
     again: ClassVar[bool] = False
 
     def __init__(self, model: Seq2SeqModel, config: GenerationConfig) -> None:
-        self.model, self.config = model, config
+        self.model, self.config, self.device = model, config, model.device
 
     @abstractmethod
     def reader(self, sampling_rate: int | None) -> FeatureStream:
@@ -117,7 +117,7 @@ class EncodedRoad(Road):
         self, states: Sequence[Row], pieces: Sequence[Sequence[Array]], last: Sequence[bool]
     ) -> tuple[Padded, list[Row]]:
         """Return the new memory vectors of streams, and the states of their encoders."""
-        feature, device = self.model.processor.source_feature, self.model.device
+        feature, device = self.model.processor.source_feature, self.device
         whole = [some[0] if len(some) == 1 else np.concatenate(some) for some in pieces]
         source = feature.collate(whole).to(device)
         assert isinstance(source, Padded)
@@ -182,9 +182,9 @@ class PolicyRoad(EncodedRoad):
         """Let each read its last token, seeing what the policy shows it, and choose the next."""
         network = self.model.net
         source = _padded([writer.visible for writer in writers])
-        seen = torch.tensor([writer.seen for writer in writers], device=self.model.device)
+        seen = torch.tensor([writer.seen for writer in writers], device=self.device)
         state = network.start(unknown(self.model, source)).after(joined([writer.past for writer in writers]), seen)
-        last = torch.tensor([writer.last for writer in writers], device=self.model.device)
+        last = torch.tensor([writer.last for writer in writers], device=self.device)
         made = network.step(last, state)
         check_attention(made.attention, self.config)
         check_scores(made.log_probs.amax(dim=1).tolist())

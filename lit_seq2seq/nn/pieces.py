@@ -15,7 +15,7 @@ class Cut(NamedTuple):
     """What `Windows` cuts out of sequences.
 
     Attributes:
-        values: `(B, W, size, ...)`, zero at padding.
+        values: `(B, W, size, ...)`, zero at padding within windows.
         lengths: `(B, W)` real positions in each window.
         own: `(B, W * stride, ...)` positions that belong to the windows of a row, beside those that they only see.
         windows: `(B,)` how many there are of a row.
@@ -66,6 +66,8 @@ class Windows(NamedTuple):
             piece: `(B, P, ...)`.
             last: `(B,)` whether a sequence ends.
         """
+        if self.size == 1:
+            return Cut(piece.values[:, :, None], piece.mask.long(), piece, piece.lengths), waiting
         held = _follow(waiting, piece)
         new = (held.lengths - self.before).clamp(min=0)
         whole = (new - self.after).clamp(min=0) // self.stride * self.stride

@@ -299,7 +299,8 @@ class RecurrentLayer(Layer):
         weights = self.weights(direction)
         h, *c = state
         dropped = h if mask is None else h * mask
-        plain = x.device.type != "cpu" or torch.compiler.is_compiling()  # where PyTorch's cells are fused
+        training = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        plain = not training  # where PyTorch's cells are fused
         if c:
             return torch.lstm_cell(x, (dropped, *c), *weights) if plain else lstm_step(x, dropped, c[0], weights)
         if self.cell == "gru" and not (plain and mask is None):
@@ -603,7 +604,9 @@ class RecurrentStack(nn.Module):
         if self.windows is None:
             if _nowhere(piece.lengths):
                 return nothing, state
-            outputs, cells = self(piece.values, state.cells, piece.lengths)
+            full = piece.lengths == piece.values.shape[1]
+            whole = not torch.compiler.is_exporting() and bool(full.all())
+            outputs, cells = self(piece.values, state.cells, None if whole else piece.lengths)
             return Padded(outputs, piece.lengths), StackReading(cells)
         finals, waiting = [], []
         for index, (layer, norm) in enumerate(zip(self.recurrent_layers(), self.norms, strict=True)):
