@@ -17,6 +17,7 @@ LAYERS = [
     "nn search features schedules",
     "metrics hub plots builtin",
     "data reranking",
+    "live",
     "runtime",
     "inference",
     "training",

@@ -12,7 +12,7 @@ from lit_seq2seq import LitSeq2Seq, Seq2SeqModel, load_recipe, pipeline
 from lit_seq2seq.export import export_model, left_out
 from lit_seq2seq.inference.live import LiveStreams
 from lit_seq2seq.inference.predictor import Predictor
-from lit_seq2seq.inference.roads import FrameRoad
+from lit_seq2seq.inference.roads import TransducerRoad
 from lit_seq2seq.nn import (
     CTC,
     AdditiveAttention,
@@ -194,7 +194,9 @@ def test_a_live_transducer_is_rescored_when_its_source_has_ended(size: int) -> N
     for stream in opened:
         stream.finish()
     streams.compute(opened)
-    plain = FrameRoad(made.model, GenerationConfig(num_beams=8, num_return_sequences=8, length_normalization="none"))
+    plain = TransducerRoad(
+        made.model, GenerationConfig(num_beams=8, num_return_sequences=8, length_normalization="none")
+    )
     changed = False
     for stream, text in zip(opened, TEXTS, strict=True):
         encoded = made.encode([text])

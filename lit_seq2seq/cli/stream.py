@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
-import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -17,13 +15,15 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from lit_seq2seq.cli.prediction import add_search, check_readable, searched, written
 from lit_seq2seq.files.lines import json_line
-from lit_seq2seq.search.config import search_options
+from lit_seq2seq.files.untrusted import read_json
+from lit_seq2seq.live.inputs import frames, samples, texts
+from lit_seq2seq.search.config import SearchOption, search_options
 from lit_seq2seq.settings.options import add_running, loading_of
 from lit_seq2seq.types import UserError
 
 if TYPE_CHECKING:
     from lit_seq2seq.features import Feature, Processor
-    from lit_seq2seq.inference.live import Live
+    from lit_seq2seq.live.streams import Live, Streams
 
 MICROPHONE = "microphone"
 
@@ -53,16 +53,11 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     options = parser.instantiate_classes(parser.parse_args(arguments))
     if options.input not in ("-", MICROPHONE):
         check_readable(options.input, "input")
-    import torch
+    from lit_seq2seq.live.streams import Live
 
-    from lit_seq2seq.inference.live import Live, LiveStreams
-    from lit_seq2seq.inference.pipelines import load_model
-    from lit_seq2seq.inference.predictor import Predictor
-
-    model = load_model(options.model, **loading_of(options))
-    config = searched(model.generation, options, found)
-    streams = LiveStreams(Predictor(model, options.device, getattr(torch, options.dtype)), config, options.agreement)
-    feature = model.processor.source_feature
+    streams = (_exported if (Path(options.model[0]) / "export.json").is_file() else _trained)(options, found)
+    processor = streams.road.processor
+    feature = processor.source_feature
     if options.picture and feature.medium == "frames":
         raise UserError("--picture shows text and sound, not frames: leave it out")
     reader, rate = _reader(feature, options)
@@ -79,8 +74,30 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
             if log is not None:
                 log.write(json_line(live.row()) + "\n")
             if options.picture:
-                _draw(live, pieces, model.processor, options.picture)
+                _draw(live, pieces, processor, options.picture)
             live, pieces = None, []
+
+
+def _trained(options: Namespace, found: Sequence[SearchOption]) -> Streams:
+    """Open models that are trained."""
+    import torch
+
+    from lit_seq2seq.inference.live import LiveStreams
+    from lit_seq2seq.inference.pipelines import load_model
+    from lit_seq2seq.inference.predictor import Predictor
+
+    model = load_model(options.model, **loading_of(options))
+    predictor = Predictor(model, options.device, getattr(torch, options.dtype))
+    return LiveStreams(predictor, searched(model.generation, options, found), options.agreement)
+
+
+def _exported(options: Namespace, found: Sequence[SearchOption]) -> Streams:
+    """Open models that `lit-seq2seq export` has written, in the first of their variants."""
+    from lit_seq2seq.runtime.model import Model
+
+    variant = str(read_json(Path(options.model[0]) / "export.json")["variants"][0])
+    model = Model(options.model, variant, trust=options.trust)
+    return model.streams(searched(model.network.config, options, found), options.agreement)
 
 
 def _draw(live: Live, pieces: Sequence[Any], processor: Processor, path: str) -> None:
@@ -110,69 +127,19 @@ def _reader(feature: Feature, options: Namespace) -> tuple[Iterator[Any], int | 
         print("speak; Ctrl-C ends", file=sys.stderr, flush=True)
         return chain(microphone(rate, _size(options, rate)), [None]), rate
     if medium in ("text", "frames"):
-        return (_texts if medium == "text" else _frames)(options.input), None
+        return (texts if medium == "text" else frames)(options.input), None
     if medium != "audio":
         raise UserError("this model reads no text, sound or frames in pieces: use lit-seq2seq generate")
     if options.input != "-":
         return _recording(options)
     if rate is None:
         raise UserError("standard input has samples of sound, which do not tell their rate: set --sampling_rate")
-    return _samples(_size(options, rate)), rate
+    return samples(_size(options, rate)), rate
 
 
 def _size(options: Namespace, rate: int) -> int:
     """Return the number of samples of a piece."""
     return max(1, round(float(options.piece) * rate))
-
-
-def _raw(name: str, size: int = 65_536) -> Iterator[bytes]:
-    """Yield bytes as they come."""
-    place = sys.stdin.fileno() if name == "-" else os.open(name, os.O_RDONLY)
-    while some := os.read(place, size):
-        yield some
-
-
-def _texts(name: str) -> Iterator[str | None]:
-    """Yield pieces of texts, each a line."""
-    decoder, begun = codecs.getincrementaldecoder("utf-8-sig")(), False
-    for some in chain(_raw(name), [b""]):
-        try:
-            first, *others = decoder.decode(some, final=not some).replace("\r", "").split("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"expected UTF-8 text, but it is not ({error.reason}): convert it with iconv") from error
-        for piece in (first, *(part for line in others for part in (None, line))):
-            begun = piece is not None and (begun or bool(piece))
-            if piece != "":
-                yield piece
-    if begun:
-        yield None
-
-
-def _frames(name: str) -> Iterator[list[list[float]] | None]:
-    """Yield frames, each a line of JSON; an empty line ends an input."""
-    line = ""
-    for piece in chain(_texts(name), [None]):
-        if piece is not None:
-            line += piece
-            continue
-        try:
-            yield [json.loads(line)] if line.strip() else None
-        except ValueError as error:
-            raise UserError(f"expected a frame as a list of numbers, but got {line!r:.60}: {error}") from error
-        line = ""
-
-
-def _samples(size: int) -> Iterator[Any]:
-    """Yield raw samples of 16 bits from standard input."""
-    import numpy as np
-
-    held = b""
-    for some in _raw("-", 2 * size):
-        held += some
-        whole = len(held) // 2 * 2
-        yield np.frombuffer(held[:whole], "<i2")
-        held = held[whole:]
-    yield None
 
 
 def _recording(options: Namespace) -> tuple[Iterator[Any], int]:

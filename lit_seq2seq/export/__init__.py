@@ -34,6 +34,7 @@ ROOMS = (
     "arrays",
     "features",
     "files",
+    "live",
     "metrics",
     "reranking.py",
     "runtime",

@@ -25,8 +25,8 @@ from lit_seq2seq.files.paths import Loading, Pushing
 from lit_seq2seq.files.weights import check_finite
 from lit_seq2seq.hub.card import Provenance, model_card
 from lit_seq2seq.hub.folder import ModelFolder, load_folder, push_folder, save_folder
-from lit_seq2seq.inference.growing import GrowingText
 from lit_seq2seq.inference.out_of_memory import lacks_memory, release_memory
+from lit_seq2seq.live.growing import GrowingText
 from lit_seq2seq.nn import EncoderDecoder, Ensemble, OutputLayer, ParallelDecoder, TextEncoder
 from lit_seq2seq.nn.kernels.packed import prepare
 from lit_seq2seq.nn.network import (

@@ -1,4 +1,8 @@
-"""Reads inputs line by line and writes an output for each: `python -m runtime < texts`, in the exported folder."""
+"""Reads inputs line by line and writes an output for each: `python -m runtime < texts`, in the exported folder.
+
+With `--live true` outputs are written while their inputs come: text, frames as JSON a line, or, at a `--sampling_rate`,
+raw samples of sound (mono, 16 bits, little-endian).
+"""
 
 import argparse
 import io
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_seq2seq.files.lines import json_line, one_line, read_lines
+from lit_seq2seq.live.inputs import frames, samples, texts
 from lit_seq2seq.runtime.model import Model
 from lit_seq2seq.search.config import GenerationConfig, search_options
 from lit_seq2seq.types import UserError
@@ -21,6 +26,8 @@ def main(folder: Path) -> int:
     parser.add_argument("--model", nargs="+", default=[str(folder)], help="exported folder; several make an ensemble")
     parser.add_argument("--variant", default="fp32", help="fp32, fp16 or int8")
     parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: as onnxruntime chooses")
+    parser.add_argument("--live", type=_plain, default=False, help="write while the input is still coming")
+    parser.add_argument("--sampling_rate", type=int, help="of raw samples of sound, in hertz")
     parser.add_argument("--trust", nargs="+", default=(), help="modules of others that may be imported")
     names = [one.name for one in search_options()]
     for one in search_options():
@@ -33,6 +40,9 @@ def main(folder: Path) -> int:
     try:
         model = Model(arguments["model"], arguments["variant"], arguments["threads"], arguments["trust"])
         options = {name: arguments[name] for name in names if name in arguments}
+        if arguments["live"]:
+            _write_live(model, options, arguments["sampling_rate"])
+            return 0
         details = GenerationConfig(details=options.get("details", model.network.config.details)).details
         for outputs in model(list(read_lines(sys.stdin.buffer, "standard input")), **options):
             if details:
@@ -43,6 +53,22 @@ def main(folder: Path) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _write_live(model: Model, options: dict[str, Any], rate: int | None) -> None:
+    """Write while the input is still coming."""
+    medium, live = model.processor.source_feature.medium, None
+    if medium == "audio" and rate is None:
+        raise UserError("standard input has samples of sound, which do not tell their rate: set --sampling_rate")
+    pieces = samples(rate // 10) if medium == "audio" and rate else (frames if medium == "frames" else texts)("-")
+    for piece in pieces:
+        live = live or model.live(sampling_rate=rate, **options)
+        if piece is None:
+            print(live.finish(), flush=True)
+            live = None
+        else:
+            live.feed(piece)
+            print(live.read(), end="", flush=True)
 
 
 def _plain(text: str) -> Any:

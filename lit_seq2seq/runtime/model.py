@@ -15,12 +15,18 @@ from lit_seq2seq.features import Processor, Tokenizer
 from lit_seq2seq.features.feature import Array
 from lit_seq2seq.files.lines import counted
 from lit_seq2seq.files.untrusted import undamaged
+from lit_seq2seq.live.policies import PolicyRoad
+from lit_seq2seq.live.roads import Agreement, FrameRoad
+from lit_seq2seq.live.streams import Live, Streams
 from lit_seq2seq.reranking import Reranker, SlotCoverage, reranked
-from lit_seq2seq.runtime.network import Decodable, Ensemble, Named, Network
+from lit_seq2seq.runtime.live import Decoder, Pieces, Prediction
+from lit_seq2seq.runtime.network import Decodable, Ensemble, Named, Network, Start
+from lit_seq2seq.search import prefix_of
+from lit_seq2seq.search.alignments import AlignmentSearch
 from lit_seq2seq.search.config import GenerationConfig
 from lit_seq2seq.settings import spec
 from lit_seq2seq.types import Generated as Generated
-from lit_seq2seq.types import Hypothesis, StepFunction, UserError
+from lit_seq2seq.types import Hypothesis, Padded, StepFunction, UserError
 
 
 class Model:
@@ -105,6 +111,52 @@ class Model:
         """Begin to decode beside another model; see `lit_seq2seq.search.task.OtherModel`."""
         arrays = self.processor.encode(list(raw), [f"input {place}" for place in range(len(raw))])
         return self.network.step, self.network.start(self._named(arrays, raw)[1]).state
+
+    def live(self, *, sampling_rate: int | None = None, agreement: int = 2, **options: Any) -> Live:
+        """Begin to read one input in pieces, and to write its output while it is still coming; see `Live`.
+
+        Args:
+            sampling_rate: of the pieces in hertz, where they are samples; that of the model if `None`.
+            agreement: for models that need their whole source, how many outputs have to agree on what is written.
+            **options: see `GenerationConfig`.
+
+        Raises:
+            UserError: inputs have no pieces, or an unknown option.
+        """
+        return Live(self.streams(self.network.config.changed(options), agreement), sampling_rate)
+
+    def streams(self, config: GenerationConfig, agreement: int = 2) -> Streams:
+        """Begin to read several inputs in pieces, side by side; see `live`."""
+        if (reranker := reranked(config, self.reranker)[0]) is not None:
+            raise UserError(
+                f"{type(reranker).__name__} chooses among whole outputs, but a stream writes while it reads: leave the "
+                "reranker out, or give whole inputs"
+            )
+        if "prediction" not in self.network.live and config.policy is None:
+            return Streams(Agreement(self.processor, config, self._write, agreement))
+        if not self.network.live:
+            raise UserError("policy: this model needs its whole source before it writes: set it to null")
+        pieces, host = Pieces(self.folder, self._variant, self._threads), self.network.host(1, self._other)
+        if "prediction" in self.network.live:
+            given: Any = {"device": None, "vocabulary": self.vocabulary, "host": host}
+            search = AlignmentSearch(Prediction(pieces), config, self.vocabulary.specials, **given)
+            return Streams(FrameRoad(self.processor, config, pieces, search=search))
+        assert isinstance(self.network, Network)
+        feature = self.processor.source_feature
+        empty = feature.collate([feature.nothing()[:0]])
+        assert isinstance(empty, Padded)
+        decoder = Decoder(self.network, pieces, empty, self._search)
+        return Streams(PolicyRoad(self.processor, config, pieces, decoder=decoder, device=None, host=host))
+
+    def _search(self, start: Start, config: GenerationConfig) -> list[list[Hypothesis]]:
+        """Search for outputs of sources that are encoded."""
+        prefix = prefix_of(config, None, self.vocabulary, len(start.mask))
+        return self.network.decode(start, config, prefix, other=self._other, vocabulary=self.vocabulary)
+
+    def _write(self, source: Any, prefix: Array | None, config: GenerationConfig) -> list[list[Hypothesis]]:
+        """Write outputs of whole sources for `Agreement`."""
+        named = {name: np.asarray(values) for name, values in source.named().items()}
+        return self.network.generate(named, config, prefix, vocabulary=self.vocabulary, other=self._other)
 
     def _other(self, name: str) -> Model:
         """Open another exported model."""

@@ -19,7 +19,7 @@ from lit_seq2seq.files.untrusted import check_archive, checked, read_json, undam
 from lit_seq2seq.search import GenerationConfig, check_scores, including, prefix_of, search
 from lit_seq2seq.search.carried import settle
 from lit_seq2seq.search.config import check_generation
-from lit_seq2seq.search.task import OtherModel, OutputVocabulary
+from lit_seq2seq.search.task import Host, OtherModel, OutputVocabulary
 from lit_seq2seq.settings import spec
 from lit_seq2seq.shortlist import Scored, Shortlist
 from lit_seq2seq.types import Hypothesis, Joined, Padded, SpecialIds, StepFunction, StepOutput, UserError, averaged
@@ -122,11 +122,13 @@ class Decodable(ABC):
         config: options of search.
         reach: how many positions of the source the first of the memory needs, and each other one more; `None` where all
             need the whole source.
+        live: names of the graphs that there are of a model that writes while it reads, beside those of every model.
     """
 
     specials: SpecialIds
     config: GenerationConfig
     reach: tuple[int, int] | None = None
+    live: Sequence[str] = ()
 
     @property
     @abstractmethod
@@ -186,25 +188,42 @@ class Decodable(ABC):
         listed = self.shortlist(source["source"], source["lengths"]) if config.shortlist else None
         if listed is not None and given is not None:
             listed = including(listed, given, self.specials)
-        state, mask, frames, prompts = self.start(source, listed)
+        start = self.start(source, listed)
+        if start.prefix is not None:
+            given = prefix_of(config, prefix, vocabulary, len(start.mask), prompts=start.prefix)
+        more: Any = {"vocabulary": vocabulary, "raw": raw, "return_attention": return_attention}
+        return self.decode(start, config, given, other=other, candidates=listed, **more)
+
+    def decode(
+        self,
+        start: Start,
+        config: GenerationConfig,
+        prefix: Array | None = None,
+        *,
+        other: Callable[[str], OtherModel] | None = None,
+        **options: Any,
+    ) -> list[list[Hypothesis]]:
+        """Search for outputs of sources that are encoded; for the options see `generate` and `search`."""
+        state, mask, frames, _ = start
         found = search(
             self.step,
             state,
             batch_size=len(mask),
             specials=self.specials,
             config=config,
-            prefix=given if prompts is None else prefix_of(config, prefix, vocabulary, len(mask), prompts=prompts),
+            prefix=prefix,
             source_mask=mask,
             frames=None if frames is None else Padded(frames, mask.sum(1)),
-            candidates=listed,
             device=None,
-            return_attention=return_attention,
-            vocabulary=vocabulary,
-            raw=raw,
-            host=None if other is None else _Host(self, len(mask), other),
+            host=None if other is None else self.host(len(mask), other),
+            **options,
         )
         check_scores(one.score for row in found for one in row)
         return [[self._counted(one, int(own.sum())) for one in row] for own, row in zip(mask, found, strict=True)]
+
+    def host(self, count: int, other: Callable[[str], OtherModel]) -> Host:
+        """Return what scorers ask of a model that searches in `count` sentences."""
+        return _Host(self, count, other)
 
     def _counted(self, one: Hypothesis, length: int) -> Hypothesis:
         """Cut attention weights to the real positions of a memory, and count delays in positions of the source."""
@@ -268,6 +287,7 @@ class Network(Decodable):
         options = check_generation(self.settings["generation"], self.folder / SETTINGS)
         settle(options, self.folder, trust)
         reach = self.settings.get("reach")
+        self.live = list(self.settings.get("live", []))
         self.reach = None if reach is None else (int(reach[0]), int(reach[1]))
         self.config = GenerationConfig(**spec.build_arguments(GenerationConfig, options, trust, saved=True))
 
