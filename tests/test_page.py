@@ -298,15 +298,16 @@ def test_the_text_grows_while_you_speak(tmp_path: Path) -> None:
     assert main(["fit", "--config", str(recipe), *(f"--{name}={value}" for name, value in changed.items())]) == 0
     model, rng = tmp_path / "version_0" / "model", np.random.default_rng(7)
     hiss = rng.normal(0, 200, 20_000).astype(np.int16)
-    samples = np.concatenate([hiss[:400], tones("407193652", rng, 0.01), hiss])
+    said, _ = tones("407193652", rng, 0.01)
+    samples = np.concatenate([hiss[:400], said, hiss])
     live = pipeline("automatic-speech-recognition", model).live()
     live.feed(samples)
     live.finish()
     assert len(live.text) > 5
     soundfile.write(tmp_path / "said.wav", samples, 8000)
-    said = f"--use-file-for-fake-audio-capture={tmp_path / 'said.wav'}"
     page, seen = Page(Predictor(LitSeq2Seq.from_pretrained(model))), set()
-    fake = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", said)
+    played = f"--use-file-for-fake-audio-capture={tmp_path / 'said.wav'}"
+    fake = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", played)
     with shown(page) as url, browsed(url, *fake) as view:
         view.get_by_role("tab", name="Live").click()
         view.get_by_role("button", name="Speak").click()
