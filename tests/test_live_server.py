@@ -244,12 +244,12 @@ def test_a_client_that_stops_reading_is_dropped_and_others_go_on(tmp_path: Path)
     made = predictor(LISTENER, Frames(4, normalize="none"))
     made.model.net.get_parameter("decoder.symbols.bias").data[3] -= 30  # so that it writes at every frame
     made.model.save_pretrained(tmp_path / "model")
-    options = ("--timeout", "2", "--max_sessions", "2")
-    message = json.dumps({"frames": [[0.5] * 4] * 64})
+    options = ("--timeout", "6", "--max_sessions", "2")
+    message = json.dumps({"frames": [[0.5] * 4] * 16})
     with served(tmp_path / "model", NARROW, *options) as (_, port), socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         deaf.connect(("127.0.0.1", port))
-        deaf.settimeout(30)
+        deaf.settimeout(60)
         key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
         head = f"GET /live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n\r\n"
         deaf.sendall(head.encode())
