@@ -53,15 +53,15 @@ CASES: list[Any] = [
 ]
 
 
-def built(encoder: Any, source: Padded, decoder: str) -> EncoderDecoder:
+def built(encoder: Any, source: Padded, decoder: str, **options: Any) -> EncoderDecoder:
     torch.manual_seed(0)
     size = SOURCE_SIZE if source.values.dim() == 2 else source.values.shape[2]
-    return disturb(EncoderDecoder(size, TARGET_SIZE, encoder, DECODERS[decoder])).eval()
+    return disturb(EncoderDecoder(size, TARGET_SIZE, encoder, partial(DECODERS[decoder], **options))).eval()
 
 
 @pytest.mark.parametrize(("encoder", "source"), CASES)
 def test_graphs_read_in_pieces_what_the_network_reads_as_a_whole(encoder: Any, source: Padded, tmp_path: Path) -> None:
-    network = built(encoder, source, "transducer")
+    network = built(encoder, source, "transducer", bridge=LearnedBridge)
     with quietly():
         graphs = trace_pieces(network, source)
     assert list(graphs) == ["pieces", "prediction", "joiner"]

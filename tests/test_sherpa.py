@@ -209,6 +209,6 @@ def test_models_that_are_not_for_sherpa_are_refused_in_one_line(processor: Proce
         (built(encoder=ended), "needs the whole source"),
     ]:
         with pytest.raises(UserError, match=expected) as error:
-            export_sherpa(model, tmp_path)
+            export_sherpa(model, tmp_path / "sherpa")
         assert chr(10) not in str(error.value)
     assert not list(tmp_path.iterdir())

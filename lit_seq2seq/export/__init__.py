@@ -114,7 +114,6 @@ def export_sherpa(model: Seq2SeqModel | Trained, output: str | os.PathLike[str])
     network = _network(model)
     from lit_seq2seq.export.sherpa import write_sherpa
 
-    folder.mkdir(parents=True, exist_ok=True)
     write_sherpa(network, model.processor, folder)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,12 @@ def named_state(state: Value) -> dict[str, Tensor]:
     return found
 
 
+def _filled(template: Any, tensors: Sequence[Tensor]) -> Any:
+    """Make a state of tensors that come in the order of `named_state`."""
+    parts = iter(tensors)
+    return template.map(lambda _: next(parts))
+
+
 class PiecesGraph(nn.Module):
     """A piece of each stream and the encoder's state in; new memory vectors and the next state out.
 
@@ -36,20 +42,17 @@ class PiecesGraph(nn.Module):
 
     def __init__(self, network: EncoderDecoder) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.template = network, network.encoder.begin(1)
 
     def forward(self, source: Tensor, lengths: Tensor, last: Tensor, *state: Tensor) -> dict[str, Tensor]:
         """Read `source (B, P)` or `(B, P, F)`, P >= 1, of `lengths (B,)`; `last (B,)` tells which streams end."""
-        memory, after = self.network.encoder.extend(self.unflatten(iter(state)), Padded(source, lengths), last)
+        before = _filled(self.template, state)
+        memory, after = self.network.encoder.extend(before, Padded(source, lengths), last)
         transducer = self.network.decoder.transducer
         memory = memory if transducer is None else transducer.frames(memory)
         found = {"memory": memory.values, "memory_lengths": memory.lengths.clone()}
         # a graph names each output once
         return found | {f"next.{name}": value.clone() for name, value in named_state(after).items()}
-
-    def unflatten(self, tensors: Iterator[Tensor]) -> Value:
-        """Make a state of tensors that come in the order of `named_state`."""
-        return self.network.encoder.begin(1).map(lambda _: next(tensors))
 
 
 class StartGraph(nn.Module):
@@ -73,12 +76,11 @@ class PredictionGraph(nn.Module):
 
     def __init__(self, transducer: TransducerDecoder) -> None:
         super().__init__()
-        self.transducer = transducer
+        self.transducer, self.template = transducer, transducer.begin(1)
 
     def forward(self, tokens: Tensor, *state: Tensor) -> dict[str, Tensor]:
         """Read `tokens (N,)`: `queries (N, J)` and the next state."""
-        parts = iter(state)
-        queries, after = self.transducer.read(tokens, self.transducer.begin(1).map(lambda _: next(parts)))
+        queries, after = self.transducer.read(tokens, _filled(self.template, state))
         return {"queries": queries} | {f"next.{name}": value.clone() for name, value in named_state(after).items()}
 
 

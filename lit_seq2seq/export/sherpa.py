@@ -229,7 +229,7 @@ def write_sherpa(network: EncoderDecoder, processor: Processor, folder: Path) ->
     Args:
         network: a transducer that writes before its source has ended, in evaluation mode.
         processor: what it reads, `SherpaLogMel`, and its vocabulary.
-        folder: where to.
+        folder: made if needed.
 
     Raises:
         UserError: the model is of another kind.
@@ -253,6 +253,7 @@ def write_sherpa(network: EncoderDecoder, processor: Processor, folder: Path) ->
     graphs: dict[str, EncoderGraph | DecoderGraph | JoinerGraph]
     graphs = {"encoder": encoder, "decoder": decoder, "joiner": JoinerGraph(transducer, order)}
     rowed = Dim("streams")
+    folder.mkdir(parents=True, exist_ok=True)
     for name, graph in graphs.items():
         example = graph.eval().example()
         shapes = tuple({1 if one.startswith("states") else 0: rowed} for one in example)
