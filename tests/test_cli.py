@@ -314,6 +314,14 @@ def test_every_command_has_help(capsys, name: str) -> None:
         (["generate", "--model", "x", "--bad_words", "ə"], r"got ə: put it in brackets, '\[ə\]'$"),
         (["generate", "--model", "x", "--bad_words", "[50]"], r"""got 50: put texts in quotes, as in '\["15"\]'$"""),
         (["generate", "--model", "x", "--constraints", "{class_path: Pattern}"], r"put it in brackets, '\[{...}\]'$"),
+        (
+            ["stream", "--model", "x", "--policy={class_path: WaitK, init_args: {k: 0}}"],
+            "^error: WaitK: k=0: must be an",
+        ),
+        (["stream", "--model", "x", "--sampling_rate", "fast"], "sampling_rate: expected number >0 or null, got fast$"),
+        (["stream", "--model", "x", "--sampling_rate", "0"], "sampling_rate: expected number >0 or null, got 0$"),
+        (["stream", "--model", "x", "--piece", "long"], "piece: expected a number >0, got long$"),
+        (["stream", "--model", "x", "--agreement", "-1"], "agreement: expected a number >0, got -1$"),
         (["generate", "--model", "x", "--reranker", "[a]"], r"reranker: expected Reranker or null, got \['a'\]$"),
     ],
 )

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from lit_seq2seq.cli import main
+from lit_seq2seq.cli.summary import stream_command, typed
 from lit_seq2seq.features import Frames, LogMel, Processor
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, PyramidalEncoder, TextEncoder, ZeroBridge
@@ -65,6 +66,18 @@ def test_each_line_is_an_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert texts == [*TEXTS[-1].split(), *written[-1].split()]
 
 
+def test_a_finished_run_names_the_command_where_the_model_writes_early(tmp_path: Path) -> None:
+    for feature, source, given in (
+        (None, "eins zwei", "echo 'eins zwei' | {} stream --model m"),
+        (LogMel(normalize="none"), [0.1, 0.2], "{} stream --model m --input FILE --pace true"),
+    ):
+        model = save(tmp_path / "model", feature).model
+        command = given.format(typed("lit-seq2seq"))
+        assert stream_command(source, model.processor.source_feature, model, Path("m")) == [command]
+        model.generation = GenerationConfig()
+        assert stream_command(source, model.processor.source_feature, model, Path("m")) == []
+
+
 def test_words_come_before_the_input_has_ended(tmp_path: Path) -> None:
     save(tmp_path / "model")
     command = [sys.executable, "-m", "lit_seq2seq", "stream", "--model", str(tmp_path / "model")]
@@ -105,6 +118,23 @@ def test_sound_comes_from_files_and_as_samples(tmp_path: Path, capfd: pytest.Cap
     assert answer.returncode == 1
     assert answer.stderr.decode().count("\n") == 1
     assert "set --sampling_rate" in answer.stderr.decode()
+    given["input"] = (tmp_path / "in.wav").read_bytes()
+    answer = subprocess.run([*command, "--sampling_rate", "800"], **given)
+    assert answer.returncode == 1
+    assert "has a file of sound, not raw samples: give its path" in answer.stderr.decode()
+    for option, line in {
+        "--sampling_rate=1600": "says its own sampling rate, 800: leave --sampling_rate out",
+        "--picture=live.png": "--picture draws SVG: give it a name such as live.svg",
+    }.items():
+        assert main([*command[3:], "--input", str(tmp_path / "in.wav"), option]) == 1
+        assert line in capfd.readouterr().err
+
+
+def test_sound_where_a_model_reads_text_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "model")
+    (tmp_path / "in.wav").write_bytes(b"RIFF\xff\xfe")
+    assert main(["stream", "--model", str(tmp_path / "model"), "--input", str(tmp_path / "in.wav")]) == 1
+    assert "this model reads text, but " in capfd.readouterr().err
 
 
 RECORDER = """#!{python}

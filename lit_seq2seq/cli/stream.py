@@ -53,6 +53,8 @@ def stream(parser: ArgumentParser, arguments: list[str]) -> None:
     options = parser.instantiate_classes(parser.parse_args(arguments))
     if options.input not in ("-", MICROPHONE):
         check_readable(options.input, "input")
+    if options.picture and Path(options.picture).suffix != ".svg":
+        raise UserError(f"--picture draws SVG: give it a name such as {Path(options.picture).stem}.svg")
     from lit_seq2seq.live.streams import Live
 
     streams = (_exported if (Path(options.model[0]) / "export.json").is_file() else _trained)(options, found)
@@ -147,6 +149,8 @@ def _recording(options: Namespace) -> tuple[Iterator[Any], int]:
     from lit_seq2seq.features.recordings import open_audio
 
     sound = open_audio(options.input)
+    if options.sampling_rate not in (None, sound.samplerate):
+        raise UserError(f"{options.input} says its own sampling rate, {sound.samplerate}: leave --sampling_rate out")
 
     def pieces() -> Iterator[Any]:
         with sound:

@@ -22,6 +22,7 @@ from lit_seq2seq.files.lines import counted
 from lit_seq2seq.inference.model import Seq2SeqModel
 from lit_seq2seq.inference.pictures import attention_figure
 from lit_seq2seq.inference.predictor import Predictor
+from lit_seq2seq.inference.roads import writes_early
 from lit_seq2seq.plots import plot_curves
 from lit_seq2seq.types import Generated
 
@@ -66,7 +67,8 @@ def write_summary(
     console.print("\nNext:", style="bold")
     logs = f"{typed('tensorboard')} --logdir {shlex.quote(str(folder.parent.parent))}"
     events = [logs] if any(folder.parent.glob("events.*")) else []
-    for command in (generate_command(sources[0], feature, model, folder), *events, *commands):
+    using = generate_command(sources[0], feature, model, folder), *stream_command(sources[0], feature, model, folder)
+    for command in (*using, *events, *commands):
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -135,6 +137,21 @@ def generate_command(first: Any, feature: Feature, model: Seq2SeqModel, folder: 
     else:
         given = f"echo {shlex.quote(line)} |"
     options = "--num_return_sequences 3" if model.generation.do_sample else "--num_beams 5"
+    return f"{given} {_command('generate', model, folder, options)}"
+
+
+def stream_command(first: Any, feature: Feature, model: Seq2SeqModel, folder: Path) -> list[str]:
+    """Return the command that makes an output while its input comes, if the model is made for that."""
+    if not writes_early(model):
+        return []
+    if feature.medium == "audio":
+        return [_command("stream", model, folder, "--input FILE --pace true")]
+    line = feature.typed(first) if feature.medium == "text" else None
+    given = line is not None and "\n" not in line and len(line) <= _LONGEST
+    return [f"echo {shlex.quote(str(line))} | {_command('stream', model, folder)}"] if given else []
+
+
+def _command(name: str, model: Seq2SeqModel, folder: Path, options: str = "") -> str:
     trust = shlex.join(["--trust", *others]) if (others := model.others()) else ""
-    command = typed("lit-seq2seq", model.others())
-    return f"{given} {command} generate --model {shlex.quote(str(folder))} {options} {trust}".rstrip()
+    words = [typed("lit-seq2seq", model.others()), name, "--model", shlex.quote(str(folder)), options, trust]
+    return " ".join(filter(None, words))

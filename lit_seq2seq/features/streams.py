@@ -185,7 +185,7 @@ class VectorStream(FeatureStream):
         values = self._read([] if last else raw)
         self.taken += len(values)
         if last and not self.taken:
-            raise UserError("expected sound or frames before the end, but there were none: feed some before finish()")
+            raise UserError("there is nothing to read: the input has ended before any sound or frames came")
         for stage in self._stages:
             values = stage(values, last)
         return values

@@ -146,6 +146,16 @@ class TransducerRoad(FrameRoad):
         return best[len(before) :]
 
 
+def writes_early(model: Seq2SeqModel) -> bool:
+    """Whether a model, with its own options, writes before its source has ended and decodes nothing anew."""
+    try:
+        road = road_of(model, model.generation, 2)
+        road.reader(None)
+    except UserError:
+        return False
+    return not road.again
+
+
 def road_of(model: Seq2SeqModel, config: GenerationConfig, agreement: int) -> Road:
     """Return the way in which a model writes while it reads.
 

@@ -14,6 +14,9 @@ import numpy as np
 
 from lit_seq2seq.types import UserError
 
+_FILES = (b"RIFF", b"fLaC", b"OggS")
+"""What files of sound begin with."""
+
 
 def _raw(name: str, size: int = 65_536) -> Iterator[bytes]:
     """Yield bytes as they come."""
@@ -29,7 +32,10 @@ def texts(name: str) -> Iterator[str | None]:
         try:
             first, *others = decoder.decode(some, final=not some).replace("\r", "").split("\n")
         except UnicodeDecodeError as error:
-            raise UserError(f"expected UTF-8 text, but it is not ({error.reason}): convert it with iconv") from error
+            place = "standard input" if name == "-" else name
+            raise UserError(
+                f"this model reads text, but {place} is not UTF-8 ({error.reason}): check it, or convert it with iconv"
+            ) from error
         for piece in (first, *(part for line in others for part in (None, line))):
             begun = piece is not None and (begun or bool(piece))
             if piece != "":
@@ -54,9 +60,15 @@ def frames(name: str) -> Iterator[list[list[float]] | None]:
 
 def samples(size: int) -> Iterator[Any]:
     """Yield raw samples of 16 bits from standard input."""
-    held = b""
+    held, begun = b"", False
     for some in _raw("-", 2 * size):
         held += some
+        if not begun and held.startswith(_FILES):
+            raise UserError(
+                "standard input has a file of sound, not raw samples: give its path, as in lit-seq2seq stream --input "
+                "speech.wav"
+            )
+        begun = len(held) >= len(_FILES[0])
         whole = len(held) // 2 * 2
         yield np.frombuffer(held[:whole], "<i2")
         held = held[whole:]

@@ -115,6 +115,15 @@ class OptionParser(jsonargparse.ArgumentParser):
             raise UserError(reason) from error
         return parsed
 
+    def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
+        """Make what the settings name; a value that one of these classes refuses is the user's to mend."""
+        try:
+            return super().instantiate_classes(cfg, **kwargs)
+        except ValueError as error:
+            if (reason := reason_of(error)) is None:
+                raise
+            raise UserError(reason) from error
+
     def _apply_actions(self, cfg: Any, parent_key: str = "", *args: Any, **kwargs: Any) -> Namespace:
         """Take the settings of a file, some of which may have the names that they once had."""
         cfg = cfg if parent_key else _settings_now(cfg, _renamed(self))
@@ -143,9 +152,8 @@ class OptionParser(jsonargparse.ArgumentParser):
             r'Parser key "\1": expected a class of kind \3, or a function annotated to return one, got \2',
             text,
         )
-        text = re.sub(
-            r"Not of type \w+: (\S+) does not conform to restriction v(>=?\d+)", r"expected a number \2, got \1", text
-        )
+        text = re.sub(_UNLIKE_ANY, r"- Expected a number >0", text)
+        text = re.sub(_UNLIKE, r"expected a number >0, got \1\2", text)
         text = re.sub(_MISMATCH, _say_mismatch, text)
         text = re.sub(_UNEXPECTED, r"the file that --config names is no recipe in YAML: it begins with \1", text)
         text = re.sub(r"^Parser key \"([\w.]+)\": ", r"\1: ", text)
@@ -224,6 +232,8 @@ _WRONG_KIND = (
     r"Parser key \"([\w.]+)\": .*?Expected '([\w.]+)' to be a (?:subclass of|function that returns) (?:<class ')?"
     r"(?:[\w.]*\.)?(\w+)\b.*"
 )
+_UNLIKE = r"Not of type Positive\w+: (?:(\S+) does not conform to restriction v>0|.*: '(.*)')"
+_UNLIKE_ANY = r"- Not of type Positive\w+: .*?(?= - )"
 _UNEXPECTED = r"^Unexpected config: (.{0,60}).*"
 
 

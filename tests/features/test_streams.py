@@ -282,7 +282,7 @@ def test_nothing_comes_after_the_end() -> None:
 def test_an_end_without_sound_is_refused_and_one_without_text_is_empty() -> None:
     stream = LogMel(RATE, normalize="none").in_pieces()
     stream.feed([])
-    with pytest.raises(UserError, match="but there were none: feed some before finish"):
+    with pytest.raises(UserError, match="nothing to read: the input has ended before any sound or frames came"):
         stream.finish()
     assert len(stream.feed(SOUND))
     assert tokenizer("word").in_pieces().finish().tolist() == [3]
