@@ -593,9 +593,6 @@ def test_what_cannot_be_exported_is_told_in_one_line(tmp_path: Path) -> None:
     ) as told:
         exported(fickle, SOURCE, tmp_path)
     assert "\n" not in str(told.value)
-    controlled = built(ENCODERS["latency-controlled lstm"], SOURCE_SIZE)
-    with pytest.raises(UserError, match=r"cannot be exported \(.*layers with backward_chunk yet\): use"):
-        exported(controlled, SOURCE, tmp_path)
     tokenizer = make_data().processor.target
     encoders = {"text": partial(TextEncoder, **tiny.SIZES), "speech": partial(Alone, **tiny.SIZES)}
     beside = make_model(encoder=partial(MultiSourceEncoder, encoders=encoders, hidden_size=12))
