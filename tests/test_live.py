@@ -22,6 +22,7 @@ from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.inference.roads import StreamOutput
 from lit_seq2seq.metrics import BLEU
 from lit_seq2seq.nn import (
+    CopyOutput,
     GeneralAttention,
     HardMonotonicDecoder,
     InputFeedingDecoder,
@@ -77,6 +78,8 @@ CASES = [
     ("parallel", WaitK(1), {"prefix": "two one"}),
     ("parallel", WaitK(2), {"bad_words": ["one", "two"], "no_repeat_ngram_size": 2}),
     ("feeding", WaitK(2), {}),
+    ("feeding", WaitK(2), {"num_beams": 3, "coverage_penalty": 0.5}),
+    ("parallel", WaitK(2), {"details": ("times", "attention")}),
     ("hard", WaitK(2), {"num_beams": 3}),
     ("monotonic", Monotonic(), {"min_new_tokens": 4}),
     ("monotonic", Monotonic(), {"num_beams": 3, "min_new_tokens": 4}),
@@ -88,7 +91,7 @@ CASES = [
 def test_a_policy_writes_live_what_it_writes_of_the_whole(decoder: str, policy: Any, options: dict[str, Any]) -> None:
     made = predictor(decoder)
     config = GenerationConfig(max_new_tokens=8, policy=policy, **options)
-    expected = [next(made.stream([text], config))[0].text for text in TEXTS]
+    expected = [next(made.stream([text], replace(config, details=())))[0].text for text in TEXTS]
     assert len(set(expected)) > 1
     streams = LiveStreams(made, config)
     for seed in range(3):
@@ -190,7 +193,8 @@ def test_agreement_keeps_what_outputs_in_a_row_begin_with(agreement: int, prefix
             stream.finish()
         streams.compute([stream, other])
         given = torch.tensor([sure]) if sure else None
-        outputs.append(made.fast.generate([" ".join(words[:count])], config, given)[0][0].tokens.tolist())
+        left = replace(config, max_new_tokens=8 - len(sure), min_new_tokens=max(0, 3 - len(sure)))
+        outputs.append(made.fast.generate([" ".join(words[:count])], left, given)[0][0].tokens.tolist())
         if count > len(words):
             sure = outputs[-1]
         elif count >= agreement:
@@ -202,6 +206,48 @@ def test_agreement_keeps_what_outputs_in_a_row_begin_with(agreement: int, prefix
     other.finish()
     streams.compute([other])
     assert other.done
+
+
+def test_agreement_keeps_to_the_lengths_of_the_whole_output() -> None:
+    made = predictor("parallel", partial(TextEncoder, **SIZES))
+    config = GenerationConfig(max_new_tokens=6, min_new_tokens=5, prefix="two")
+    streams = LiveStreams(made, config)
+    opened, alone = [streams.open() for _ in TEXTS], [streams.open() for _ in TEXTS]
+    for pieces in zip(*(cut(text + " ", 4) for text in TEXTS), strict=True):
+        for several in (opened, alone):
+            for stream, piece in zip(several, pieces, strict=True):
+                stream.feed(piece)
+        streams.compute(opened)
+        for stream in alone:
+            streams.compute([stream])
+    for stream in (*opened, *alone):
+        stream.finish()
+    streams.compute(opened)
+    for stream in alone:
+        streams.compute([stream])
+    assert [stream.ids for stream in opened] == [stream.ids for stream in alone]
+    assert all(6 <= len(stream.ids) <= 7 and stream.done for stream in opened)
+    short = LiveStreams(made, replace(config, min_new_tokens=3, max_new_tokens=3)).open()
+    for word in TEXTS[2].split():
+        short.feed(word + " ")
+        short._streams.compute([short])
+    assert short.done
+    assert len(short.ids) == 4
+
+
+def test_what_looks_at_whole_sources_is_refused() -> None:
+    copies = make_model(output=CopyOutput, decoder=partial(ParallelDecoder, **SIZES, attention=GeneralAttention))
+    copies.attach(make_data(copy=True).processor)
+    with pytest.raises(UserError, match="this model copies from its whole source, and a stream has none"):
+        LiveStreams(Predictor(copies))
+    for decoder, options, told in (
+        ("parallel", {"replace_unknown": True}, "replace_unknown looks at the whole source"),
+        ("transducer", {"replace_unknown": True}, "replace_unknown looks at the whole source"),
+        ("transducer", {"policy": WaitK(2)}, "policy: a search frame by frame does not have it"),
+        ("parallel", {"policy": WaitK(2), "num_beams": 2, "force_words": ["two"]}, "force_words needs a beam from the"),
+    ):
+        with pytest.raises(UserError, match=told):
+            LiveStreams(predictor(decoder), GenerationConfig(**options))
 
 
 def test_streams_part_and_join_in_any_order() -> None:

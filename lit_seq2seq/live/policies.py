@@ -14,7 +14,7 @@ from lit_seq2seq.features import Processor
 from lit_seq2seq.live.roads import EncodedRoad, Reader, Row, StreamOutput, joined, rows
 from lit_seq2seq.search import GenerationConfig, check_attention, check_scores, prefix_of, stream
 from lit_seq2seq.search.task import Host
-from lit_seq2seq.types import Hypothesis, StepOutput
+from lit_seq2seq.types import Hypothesis, StepOutput, UserError
 
 
 class Writing(NamedTuple):
@@ -55,6 +55,9 @@ class PolicyRoad(EncodedRoad):
         decoder: what writes.
         device: of tensors; `None`: arrays of NumPy.
         host: the model, for scorers.
+
+    Raises:
+        UserError: an option needs a beam from the first token on.
     """
 
     def __init__(
@@ -68,6 +71,12 @@ class PolicyRoad(EncodedRoad):
         host: Host,
     ) -> None:
         super().__init__(processor, config, encoder)
+        needs = ["force_words"] * bool(config.force_words)
+        needs += [type(one).__name__ for one in config.constraints if one.needs_beam]
+        if needs:
+            raise UserError(
+                f"{needs[0]} needs a beam from the first token on, but a stream writes each token at once: leave it out"
+            )
         self.decoder, self.device, self.host = decoder, device, host
         self.past = rows(decoder.start(), 1)[0]
 
@@ -159,7 +168,7 @@ class PolicyWriter:
             first,
             batch_size=1,
             specials=target.specials,
-            config=replace(config.quick(1), policy=None),
+            config=replace(config.quick(1), policy=None, coverage_penalty=0.0),
             prefix=prefix_of(config, None, target, 1),
             device=road.device,
             vocabulary=target,

@@ -37,6 +37,9 @@ class Road(ABC):
         processor: of what is read and written.
         config: options of generation.
 
+    Raises:
+        UserError: options or model look at a whole source.
+
     Attributes:
         grows: whether what is held of a stream grows with it.
         again: whether a piece gives all positions so far, not those that are new.
@@ -46,7 +49,11 @@ class Road(ABC):
     again: ClassVar[bool] = False
 
     def __init__(self, processor: Processor, config: GenerationConfig) -> None:
-        self.processor, self.config = processor, config
+        self.processor, self.config = processor, replace(config, details=())
+        if processor.copy:
+            raise UserError("this model copies from its whole source, and a stream has none: use lit-seq2seq generate")
+        if config.replace_unknown:
+            raise UserError("replace_unknown looks at the whole source, and a stream has none: leave it out")
 
     @abstractmethod
     def reader(self, sampling_rate: int | None) -> FeatureStream:
@@ -228,17 +235,24 @@ class Agreement(Road):
     def read(
         self, states: Sequence[Any], pieces: Sequence[Sequence[Array]], last: Sequence[bool]
     ) -> list[StreamOutput]:
-        """Write all outputs together; see `Road.read`."""
-        sure = [known for known, _ in states]
-        prefix: Any = self.processor.target.collate([np.array(one or self.prefix, np.int32) for one in sure]).values
-        source = self.processor.source_feature.collate([some[-1] for some in pieces])
-        found = self.write(source, prefix if prefix.shape[1] else None, self.config)
+        """Write all outputs that lack as many tokens of `min_new_tokens` together; see `Road.read`."""
+        begins, most = [known or self.prefix for known, _ in states], self.config.max_new_tokens + len(self.prefix)
+        lacking = [max(0, self.config.min_new_tokens + len(self.prefix) - len(one)) for one in begins]
+        found: dict[int, list[int]] = {}
+        for least in sorted(set(lacking)):
+            some = [place for place, lacks in enumerate(lacking) if lacks == least]
+            prefix: Any = self.processor.target.collate([np.array(begins[place], np.int32) for place in some]).values
+            source = self.processor.source_feature.collate([pieces[place][-1] for place in some])
+            left = most - min(len(begins[place]) for place in some)
+            config = replace(self.config, min_new_tokens=least, max_new_tokens=left)
+            outputs = self.write(source, prefix if prefix.shape[1] else None, config)
+            found |= {place: best.tokens.tolist()[:most] for place, [best] in zip(some, outputs, strict=True)}
         written = []
-        for (known, before), [best], ends in zip(states, found, last, strict=True):
-            outputs = [*before, best.tokens.tolist()][-self.outputs :]
-            agreed = outputs[-1] if ends else common(outputs) if len(outputs) == self.outputs else []
-            new = agreed[len(known) :]
-            written.append(StreamOutput(([*known, *new], outputs), new, ends))
+        for place, ((known, before), ends) in enumerate(zip(states, last, strict=True)):
+            latest = [*before, found[place]][-self.outputs :]
+            agreed = latest[-1] if ends else common(latest) if len(latest) == self.outputs else []
+            sure = [*known, *agreed[len(known) :]]
+            written.append(StreamOutput((sure, latest), sure[len(known) :], ends or len(sure) >= most))
         return written
 
 

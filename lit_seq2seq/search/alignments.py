@@ -20,7 +20,7 @@ from lit_seq2seq.types import Hypothesis, Padded, SpecialIds, StepFunction, Step
 
 _WITHOUT = (
     *("do_sample", "bad_words", "force_words", "constraints", "no_repeat_ngram_size", "repetition_penalty", "prefix"),
-    *("min_new_tokens", "coverage_penalty", "ctc_weight", "num_beam_groups", "shortlist"),
+    *("min_new_tokens", "coverage_penalty", "ctc_weight", "num_beam_groups", "shortlist", "policy"),
 )
 _ROOM = 16  # by how many tokens the space for outputs grows
 
