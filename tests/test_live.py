@@ -193,6 +193,8 @@ def test_agreement_keeps_what_outputs_in_a_row_begin_with(agreement: int, prefix
             stream.finish()
         streams.compute([stream, other])
         given = torch.tensor([sure]) if sure else None
+        if len(sure) == config.max_new_tokens:
+            break
         left = replace(config, max_new_tokens=8 - len(sure), min_new_tokens=max(0, 3 - len(sure)))
         outputs.append(made.fast.generate([" ".join(words[:count])], left, given)[0][0].tokens.tolist())
         if count > len(words):
@@ -202,6 +204,7 @@ def test_agreement_keeps_what_outputs_in_a_row_begin_with(agreement: int, prefix
             sure = [row[0] for row in columns]
         assert stream.ids == sure
     assert stream.done
+    assert stream.ids == sure
     assert stream.text == made.model.processor.target.decode(sure)
     other.finish()
     streams.compute([other])
