@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
-from datasets import load_dataset
 from matplotlib.figure import Figure
 
 from benchmarks.arena import WORK
+from lit_seq2seq.cli import guarded
+from lit_seq2seq.data import open_dataset
 from lit_seq2seq.inference.pipelines import load_model
 from lit_seq2seq.inference.predictor import Predictor
 from lit_seq2seq.metrics import BLEU
 from lit_seq2seq.metrics.lag import Lag
 from lit_seq2seq.search import WaitK
+from lit_seq2seq.types import UserError
 
 Row = dict[str, Any]
 
@@ -50,6 +53,19 @@ def measure(predictor: Predictor, pairs: Sequence[tuple[str, str]], k: int | Non
     delays = [[min(one, length) for one in found.delays[:count] or [length] * count] for found, count, length in known]
     lag.update(delays, lengths, wanted)
     return {"k": k, "bleu": float(bleu.compute()), **{name: float(value) for name, value in lag.compute().items()}}
+
+
+def read(place: str, split: str, columns: tuple[str, str]) -> list[tuple[str, str]]:
+    """Read the pairs of a split; a file that is none of several splits is the one that is asked for."""
+    splits = open_dataset(place, columns=columns, train_split=split)
+    if split not in splits:
+        raise UserError(f"there is no split {split!r}: choose with --split among {', '.join(splits)}")
+    there = splits[split].column_names or []
+    for name, option in zip(columns, ("--source", "--target"), strict=True):
+        if name not in there:
+            raise UserError(f"there is no column {name!r}: choose with {option} among {', '.join(there)}")
+    source, target = columns
+    return [(row[source], row[target]) for row in splits[split]]
 
 
 def curve(rows: Iterable[Row]) -> list[Row]:
@@ -107,9 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="PNG or SVG")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    data = load_dataset(given.data, split=given.split)
-    data = data.select(range(min(len(data), given.rows or len(data))))
-    pairs = list(zip(data[given.source], data[given.target], strict=True))
+    pairs = read(given.data, given.split, (given.source, given.target))[: given.rows]
     options = {} if given.beams is None else {"num_beams": given.beams}
     rows = []
     for place in given.model:
@@ -125,4 +139,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

@@ -16,6 +16,7 @@ from lit_seq2seq import LitSeq2Seq
 from lit_seq2seq.metrics import BLEU
 from lit_seq2seq.nn import GeneralAttention, ParallelDecoder, TextEncoder, ZeroBridge
 from lit_seq2seq.search import GenerationConfig, WaitK
+from lit_seq2seq.types import UserError
 from tests.nn.cases import disturb
 from tests.tiny import SIZES, make_data, make_model, make_trainer, rows
 
@@ -119,6 +120,17 @@ def test_growth_measures_training_and_streaming(tmp_path, monkeypatch):
     found = growth.load(7, batches=1)
     assert (found["start_s"], found["per_cpu_second"], found["padding"]) == (1, 6, 0)
     assert found["peak_mib"] == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, rel=0.01)
+
+
+def test_the_pairs_of_the_curve_of_lag_come_from_a_file_too(tmp_path):
+    (tmp_path / "pairs.csv").write_text("en,de\none,eins\n")
+    place = str(tmp_path / "pairs.csv")
+    assert lag.read(place, "test", ("en", "de")) == [("one", "eins")]
+    with pytest.raises(UserError, match="no column 'german': choose with --target among en, de"):
+        lag.read(place, "test", ("en", "german"))
+    rows(train=4)["test"].to_json(tmp_path / "test.jsonl")
+    with pytest.raises(UserError, match=r"no split 'validation': choose with --split among .*test"):
+        lag.read(str(tmp_path), "validation", ("source", "target"))
 
 
 def test_the_curve_of_lag_is_what_the_test_of_a_run_says(tmp_path):

@@ -85,6 +85,10 @@ def test_a_transducer_reads_sound_without_torch(variant: Any, tmp_path: Path) ->
         texts.append([one.text for one in live])
     assert texts[0] == texts[1]
     if variant == "fp32":
+        command = [sys.executable, "-m", "runtime", "--live", "true", "--sampling_rate", "-3"]
+        done = subprocess.run(command, input=b"abcd", capture_output=True, check=False, cwd=tmp_path)
+        assert done.returncode == 1
+        assert b"set --sampling_rate" in done.stderr
         assert both(Predictor(model.model), tmp_path, [[sound] for sound in sounds])[0] == texts[0]
 
 

@@ -61,7 +61,7 @@ class FeatureStream(ABC):
 
     def _check(self) -> None:
         if self._ended:
-            raise UserError("this input has ended: begin another one by in_pieces()")
+            raise UserError("this input has ended: begin another one")
 
     @abstractmethod
     def _take(self, raw: Any, last: bool) -> Array:

@@ -58,9 +58,11 @@ def main(folder: Path) -> int:
 def _write_live(model: Model, options: dict[str, Any], rate: int | None) -> None:
     """Write while the input is still coming."""
     medium, live = model.processor.source_feature.medium, None
-    if medium == "audio" and rate is None:
+    if medium == "audio" and (rate is None or rate < 1):
         raise UserError("standard input has samples of sound, which do not tell their rate: set --sampling_rate")
-    pieces = samples(rate // 10) if medium == "audio" and rate else (frames if medium == "frames" else texts)("-")
+    pieces = (
+        samples(max(1, rate // 10)) if medium == "audio" and rate else (frames if medium == "frames" else texts)("-")
+    )
     for piece in pieces:
         live = live or model.live(sampling_rate=rate, **options)
         if piece is None:
