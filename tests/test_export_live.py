@@ -1,5 +1,6 @@
 """Exported models write while they read what the model in torch writes."""
 
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -57,6 +58,16 @@ def test_a_transducer_reads_text_without_torch(tmp_path: Path) -> None:
     lines = "\n".join(TEXTS) + "\n"
     assert streamed(["runtime", "--live", "true"], lines, cwd=tmp_path).splitlines() == expected
     assert streamed(["lit_seq2seq", "stream", "--model", str(tmp_path)], lines).splitlines() == expected
+    command = [sys.executable, "-m", "runtime", "--live", "true"]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, cwd=tmp_path) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"eins zwei drei vier\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == (b"", b"")
+        assert process.returncode == 130
 
 
 def streamed(command: list[str], text: str, **options: Any) -> str:
