@@ -118,7 +118,7 @@ def test_sound_comes_as_samples() -> None:
             (lambda one: one.send_json({"text": "eins"}), 'expected samples as bytes or {"end": true}, but got'),
             (lambda one: one.send_bytes(b"abc"), "expected samples of 16 bits, but got 3 bytes"),
             (lambda one: one.send_text("eins"), "expected JSON, but it cannot be read"),
-            (lambda one: one.send_json({"end": True}), "expected sound or frames before the end"),
+            (lambda one: one.send_json({"end": True}), "there is nothing to read: the input has ended before"),
         ]:
             with client.websocket_connect("ws://localhost/live") as session:
                 wrong(session)

@@ -48,7 +48,7 @@ from lit_seq2seq.nn import ConvEncoder, GeneralAttention, MeanBridge, ParallelDe
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.search.config import search_options
 from lit_seq2seq.serve import api, make_app
-from lit_seq2seq.serve.api import Service, Streams, Work
+from lit_seq2seq.serve.api import Service, TokenStreams, Work
 from lit_seq2seq.serve.schema import (
     FileRequest,
     FramesRequest,
@@ -238,7 +238,7 @@ def test_a_stream_ends_when_its_time_is_over(service: Service) -> None:
 
 def test_a_stream_that_is_left_makes_room_for_the_next(service: Service) -> None:
     async def leave_and_come() -> list[str]:
-        streams = Streams(service, ThreadPoolExecutor(1))
+        streams = TokenStreams(service, ThreadPoolExecutor(1))
         left = streams.lines(service.work(TextRequest(text="eins zwei drei", min_new_tokens=6)))
         await anext(left)
         await left.aclose()

@@ -14,6 +14,8 @@ DICTATED = {
     "on_test_batch_end": "Lightning",
     "on_predict_batch_end": "Lightning",
     "RunTrainer.fit": "Lightning",
+    "SherpaEncoder.forward": "sherpa-onnx",
+    "recurrent": "torch.library, which takes no tensors by name",
 }
 """Callables whose arguments another package gives by their places."""
 TWINS = {"Ensemble", "Generated", "Hypothesis", "Network", "WaitK"}

@@ -59,7 +59,7 @@ class Packed:
         return self.first.map(made)
 
 
-class EncoderGraph(nn.Module):
+class SherpaEncoder(nn.Module):
     """Frames `(B, F, T)` and the state in; what the joiner reads of each position `(B, J + 1, R)` and the state out.
 
     The last value of a position tells whether there is one: layers that look ahead have fewer at first.
@@ -115,7 +115,7 @@ class EncoderGraph(nn.Module):
         }
 
 
-class DecoderGraph(nn.Module):
+class SherpaDecoder(nn.Module):
     """A symbol `(B, 1)` and the state, `(1, B, D)` twice, in; what the joiner reads and the next state out.
 
     Args:
@@ -152,7 +152,7 @@ class DecoderGraph(nn.Module):
         }
 
 
-class JoinerGraph(nn.Module):
+class SherpaJoiner(nn.Module):
     """A position `(B, J + 1, 1)` and a query `(B, J, 1)` in; log-probabilities of symbols, of the blank last, out."""
 
     order: Tensor
@@ -248,10 +248,10 @@ def write_sherpa(network: EncoderDecoder, processor: Processor, folder: Path) ->
     texts = symbols_of(processor.target)
     order = torch.tensor([*texts, specials.eos])
     frames, rows = frames_at_once(network, int(feature.config["stack"]))
-    encoder = EncoderGraph(network, feature, frames, rows)
-    decoder = DecoderGraph(transducer, order, specials.bos)
-    graphs: dict[str, EncoderGraph | DecoderGraph | JoinerGraph]
-    graphs = {"encoder": encoder, "decoder": decoder, "joiner": JoinerGraph(transducer, order)}
+    encoder = SherpaEncoder(network, feature, frames, rows)
+    decoder = SherpaDecoder(transducer, order, specials.bos)
+    graphs: dict[str, SherpaEncoder | SherpaDecoder | SherpaJoiner]
+    graphs = {"encoder": encoder, "decoder": decoder, "joiner": SherpaJoiner(transducer, order)}
     rowed = Dim("streams")
     folder.mkdir(parents=True, exist_ok=True)
     for name, graph in graphs.items():

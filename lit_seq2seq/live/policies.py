@@ -11,7 +11,7 @@ import numpy as np
 from lit_seq2seq import arrays
 from lit_seq2seq.arrays import Array
 from lit_seq2seq.features import Processor
-from lit_seq2seq.live.roads import EncodedRoad, Reader, Row, StreamOutput, joined, rows
+from lit_seq2seq.live.roads import EncodedRoad, Reader, RowState, StreamOutput, joined, rows
 from lit_seq2seq.search import GenerationConfig, check_attention, check_scores, prefix_of, stream
 from lit_seq2seq.search.task import Host
 from lit_seq2seq.types import Hypothesis, StepOutput, UserError
@@ -20,7 +20,7 @@ from lit_seq2seq.types import Hypothesis, StepOutput, UserError
 class Writing(NamedTuple):
     """Where a stream under a policy stands: its encoder, all memory vectors `(S, M)`, what writes, tokens so far."""
 
-    encoder: Row
+    encoder: RowState
     memory: Array
     writer: PolicyWriter
     written: int = 0
@@ -205,7 +205,7 @@ class PolicyWriter:
     def _reach(self) -> int:
         return int(self.policy.reach(np.array([len(self.ids)]))[0])
 
-    def take(self, output: StepOutput[Any], past: Row) -> None:
+    def take(self, output: StepOutput[Any], past: RowState) -> None:
         """Choose a token, unless attention has stopped nowhere and there may be more to look at."""
         self._looked = self.policy.attends and not self.ended
         if self._looked and not bool(output.attention.any()):  # type: ignore[union-attr]

@@ -76,7 +76,7 @@ class Road(ABC):
         """
 
 
-class Row(NamedTuple):
+class RowState(NamedTuple):
     """The state of one of the streams that were computed together, which are taken apart only where they part."""
 
     batch: Any
@@ -84,12 +84,12 @@ class Row(NamedTuple):
     size: int
 
 
-def rows(batch: Any, size: int) -> list[Row]:
+def rows(batch: Any, size: int) -> list[RowState]:
     """Return the states of the streams of a batch."""
-    return [Row(batch, place, size) for place in range(size)]
+    return [RowState(batch, place, size) for place in range(size)]
 
 
-def joined(states: Sequence[Row]) -> Any:
+def joined(states: Sequence[RowState]) -> Any:
     """Put the states of streams together, taking those that were computed together in one go."""
     batches: dict[int, list[int]] = {}
     for at, state in enumerate(states):
@@ -132,8 +132,8 @@ class EncodedRoad(Road):
         return self.processor.source_feature.in_pieces(sampling_rate)
 
     def encode(
-        self, states: Sequence[Row], pieces: Sequence[Sequence[Array]], last: Sequence[bool]
-    ) -> tuple[Padded, list[Row]]:
+        self, states: Sequence[RowState], pieces: Sequence[Sequence[Array]], last: Sequence[bool]
+    ) -> tuple[Padded, list[RowState]]:
         """Return the new memory vectors of streams, and the states of their encoders."""
         whole = [some[0] if len(some) == 1 else np.concatenate(some) for some in pieces]
         source = self.processor.source_feature.collate(whole)
@@ -145,8 +145,8 @@ class EncodedRoad(Road):
 class Listening(NamedTuple):
     """Where a stream of a transducer stands: its encoder, the search, and what a way derived from this one keeps."""
 
-    encoder: Row
-    search: Row
+    encoder: RowState
+    search: RowState
     kept: Any = None
 
 

@@ -83,7 +83,7 @@ def plot_live(
     for unit, x, size, delay in zip(units, begins, sizes, delays, strict=True):
         if max(x, free) + size - gap > right:
             top, free = top + _ROW, min(x, right - size)
-        parts.append(film.text(unit, max(x, free), top + 14, delay, "new"))
+        parts.append(film.text(unit, max(x, free), top + 14, delay, kind="new"))
         free = max(x, free) + size
     height = top + _ROW + _EDGE / 2
     area = f'viewBox="0 0 {right + _EDGE:.0f} {height:.0f}" width="{right + _EDGE:.0f}" height="{height:.0f}"'
@@ -111,7 +111,7 @@ class Film:
         """Return when a delay is reached, as a share of the whole."""
         return self.seconds * delay / max(self.length, 1e-9) / self.whole
 
-    def text(self, text: str, x: float, y: float, delay: float, kind: str = "old") -> str:
+    def text(self, text: str, x: float, y: float, delay: float, *, kind: str = "old") -> str:
         """Draw a text that appears."""
         begin = min(self.at(delay), 1 - _FADE / self.whole)
         moves = self._moves("0;0;1;1", [0, begin, begin + _FADE / self.whole, 1])

@@ -17,7 +17,7 @@ from lit_seq2seq.types import Hypothesis, Padded, StepOutput, Value
 
 
 @dataclass(frozen=True)
-class Reading(Value):
+class StreamState(Value):
     """The state of a graph, by the names of its inputs."""
 
     values: Mapping[str, Array]
@@ -44,28 +44,28 @@ class Pieces:
         """Open another graph."""
         return Session(self._folder / f"{part}.{self._variant}.onnx", self._threads)
 
-    def first_of(self, part: str, count: int) -> Reading:
+    def first_of(self, part: str, count: int) -> StreamState:
         """Return the first state of a graph for `count` rows."""
         parts = {name.partition(".")[2]: value for name, value in self.first.items() if name.startswith(f"{part}.")}
-        return Reading({name: np.repeat(value, count, axis=0) for name, value in parts.items()})
+        return StreamState({name: np.repeat(value, count, axis=0) for name, value in parts.items()})
 
-    def begin(self, batch_size: int) -> Reading:
+    def begin(self, batch_size: int) -> StreamState:
         """Make the state of the encoder before the first piece."""
         return self.first_of("pieces", batch_size)
 
-    def extend(self, state: Reading, piece: Padded, last: Any) -> tuple[Padded, Reading]:
+    def extend(self, state: StreamState, piece: Padded, last: Any) -> tuple[Padded, StreamState]:
         """Read on."""
         given: Any = piece.values
         if not given.shape[1]:
             given = np.zeros((len(given), 1, *given.shape[2:]), given.dtype)
         lengths = np.asarray(piece.lengths, np.int64)
         found = self.graph({**state.values, "source": given, "lengths": lengths, "last": np.asarray(last)})
-        after = Reading({name: found[f"next.{name}"] for name in state.values})
+        after = StreamState({name: found[f"next.{name}"] for name in state.values})
         memory: Any = found["memory"]
         return Padded(memory, found["memory_lengths"]), after
 
 
-class Prediction:
+class PredictionGraphs:
     """A transducer's prediction network and joint layer; see `lit_seq2seq.search.alignments.Transducer`.
 
     Args:
@@ -76,14 +76,14 @@ class Prediction:
         self._pieces = pieces
         self._predict, self._joiner = pieces.open("prediction"), pieces.open("joiner")
 
-    def begin(self, count: int) -> Reading:
+    def begin(self, count: int) -> StreamState:
         """Make the state of outputs before BOS."""
         return self._pieces.first_of("prediction", count)
 
-    def read(self, tokens: Array, state: Reading) -> tuple[Array, Reading]:
+    def read(self, tokens: Array, state: StreamState) -> tuple[Array, StreamState]:
         """Read a token for each output."""
         found = self._predict({**state.values, "tokens": tokens})
-        return found["queries"], Reading({name: found[f"next.{name}"] for name in state.values})
+        return found["queries"], StreamState({name: found[f"next.{name}"] for name in state.values})
 
     def join(self, frames: Array, queries: Array) -> Array:
         """Compute log-probabilities of symbols."""
@@ -91,7 +91,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Past(Reading):
+class GraphPast(StreamState):
     """What a decoder has made of outputs, apart from their sources; `(B, 1, ...)`."""
 
     @classmethod
@@ -130,7 +130,7 @@ def _wide(array: Array, size: int) -> Array:
     return np.pad(array[:, :, :size], [(0, 0), (0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 3))
 
 
-class Decoder:
+class GraphDecoder:
     """The decoder of an exported model; see `lit_seq2seq.live.policies.Deciding`.
 
     Args:
@@ -158,14 +158,18 @@ class Decoder:
         state = {name: found[name] for name in self._network.decoder.inputs if name != "tokens"}
         return Start(GraphState(state), found["mask"], None)
 
-    def _past(self, state: GraphState) -> Past:
-        return Past({name: value for name, value in state.values.items() if not name.startswith(("memory", "summary"))})
+    def _past(self, state: GraphState) -> GraphPast:
+        return GraphPast(
+            {name: value for name, value in state.values.items() if not name.startswith(("memory", "summary"))}
+        )
 
-    def start(self) -> Past:
+    def start(self) -> GraphPast:
         """Start over a source of which nothing is known."""
         return self._past(self._begin([np.zeros((1, self.nothing.shape[1]), np.float32)]).state)
 
-    def step(self, memories: list[Array], past: Past, seen: list[int], last: list[int]) -> tuple[StepOutput[Any], Past]:
+    def step(
+        self, memories: list[Array], past: GraphPast, seen: list[int], last: list[int]
+    ) -> tuple[StepOutput[Any], GraphPast]:
         """Read the last tokens."""
         state = past.over(self._begin(memories).state.values, seen)
         made = self._network.step(np.array(last), GraphState(state))

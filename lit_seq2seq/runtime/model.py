@@ -19,7 +19,7 @@ from lit_seq2seq.live.policies import PolicyRoad
 from lit_seq2seq.live.roads import Agreement, FrameRoad
 from lit_seq2seq.live.streams import Live, Streams
 from lit_seq2seq.reranking import Reranker, SlotCoverage, reranked
-from lit_seq2seq.runtime.live import Decoder, Pieces, Prediction
+from lit_seq2seq.runtime.live import GraphDecoder, Pieces, PredictionGraphs
 from lit_seq2seq.runtime.network import Decodable, Ensemble, Named, Network, Start
 from lit_seq2seq.search import prefix_of
 from lit_seq2seq.search.alignments import AlignmentSearch
@@ -139,13 +139,13 @@ class Model:
         pieces, host = Pieces(self.folder, self._variant, self._threads), self.network.host(1, self._other)
         if "prediction" in self.network.live:
             given: Any = {"device": None, "vocabulary": self.vocabulary, "host": host}
-            search = AlignmentSearch(Prediction(pieces), config, self.vocabulary.specials, **given)
+            search = AlignmentSearch(PredictionGraphs(pieces), config, self.vocabulary.specials, **given)
             return Streams(FrameRoad(self.processor, config, pieces, search=search))
         assert isinstance(self.network, Network)
         feature = self.processor.source_feature
         empty = feature.collate([feature.nothing()[:0]])
         assert isinstance(empty, Padded)
-        decoder = Decoder(self.network, pieces, empty, self._search)
+        decoder = GraphDecoder(self.network, pieces, empty, self._search)
         return Streams(PolicyRoad(self.processor, config, pieces, decoder=decoder, device=None, host=host))
 
     def _search(self, start: Start, config: GenerationConfig) -> list[list[Hypothesis]]:

@@ -25,7 +25,7 @@ from lit_seq2seq.serve.service import Service, Work
 from lit_seq2seq.types import Generated, UserError
 
 
-class Streams:
+class TokenStreams:
     """Streams one after the other, each of them computed in one thread."""
 
     def __init__(self, service: Service, thread: ThreadPoolExecutor) -> None:
@@ -87,7 +87,7 @@ def make_app(
     )
     _add_predictions(app, service, batches)
     if stream:
-        _add_stream(app, service, Streams(service, second))
+        _add_stream(app, service, TokenStreams(service, second))
         if service.predictor.model.processor.source_feature.medium in PIECES:
             app.router.routes.append(live_route(sessions, LOCAL if local else []))
     asked = {"max_length": limits.max_length, "max_bytes": limits.max_bytes, "timeout": limits.timeout}
@@ -124,7 +124,7 @@ def _add_predictions(app: FastAPI, service: Service, batches: Batcher[Work, list
             return await answer(asked)
 
 
-def _add_stream(app: FastAPI, service: Service, streams: Streams) -> None:
+def _add_stream(app: FastAPI, service: Service, streams: TokenStreams) -> None:
     kind = service.request
 
     @app.post("/stream")
