@@ -91,6 +91,7 @@ PLAN = [
     Job("speech/fsdd_transducer", ("wer", "cer"), "fsdd", option="--data.dataset.init_args.dataset"),
     Job("speech/an4", ("wer", "cer"), "an4_mfcc"),
     Job("speech/an4_transducer", ("wer", "cer"), "an4_mfcc"),
+    Job("speech/an4_live", ("wer", "cer"), "an4_mfcc"),
     Job("data_to_text/builtin", ("exact_match", "bleu")),
     Job("data_to_text/e2e", ("bleu", "slot_error_rate"), "e2e_nlg"),
     Job("text_generation/builtin", ("ppl", "distinct1", "distinct2")),
