@@ -14,7 +14,7 @@ from lit_seq2seq.nn.cells import CellName
 from lit_seq2seq.nn.decoders.base import BridgeFactory, Decoder, DecoderOutput, DecoderState
 from lit_seq2seq.nn.encoders.base import EncoderShape
 from lit_seq2seq.nn.kernels.products import Linear
-from lit_seq2seq.nn.ops import dropout, wide
+from lit_seq2seq.nn.ops import dropout_mask, wide
 from lit_seq2seq.nn.recurrent import CellFactory, RecurrentStack, kernel_of
 from lit_seq2seq.types import Encoded, Padded, Value
 
@@ -122,9 +122,14 @@ class AlignedDecoder(Decoder):
         return self.join(state.memory.values[:, None], self.query(hidden)[:, :, None])
 
     def join(self, values: Tensor, queries: Tensor) -> Tensor:
-        """Compute the log-probability of each symbol from memory and target, both `(..., J)`: `(..., V)`."""
+        """Compute the log-probability of each symbol from memory and target, both `(..., J)`: `(..., V)`.
+
+        In training the same units are dropped at all positions of the source, as in Gal & Ghahramani (2016).
+        """
         inner = torch.tanh(queries + values)
-        return wide(self.symbols(dropout(inner, self.dropout, self.training))).log_softmax(dim=-1)
+        if self.training and self.dropout:
+            inner = inner * dropout_mask(inner, queries.shape, self.dropout)
+        return wide(self.symbols(inner)).log_softmax(dim=-1)
 
 
 def traced_back(last: Tensor, sources: Sequence[Tensor], target: Padded) -> Tensor:
