@@ -27,7 +27,7 @@ from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.types import Padded
 from tests.nn.cases import SIZES, SOURCE, TARGET, assert_close, cross_entropy, disturb, gradient_of, row
-from tests.tiny import write_recipe
+from tests.tiny import needs_bfloat16, write_recipe
 
 STEPS, LENGTH = 3, 4
 MEMORY = Padded(torch.randn(2, LENGTH, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([LENGTH, 3]))
@@ -250,6 +250,7 @@ def test_labels_are_smoothed_over_the_summed_distribution() -> None:
     assert_close(cross_entropy(network, SOURCE, TARGET, 0.1)[0], expected)
 
 
+@needs_bfloat16
 def test_sixteen_bits_keep_the_sum_over_alignments_in_thirty_two() -> None:
     network = summing().train()
     expected = cross_entropy(network, SOURCE, TARGET)[0]

@@ -18,7 +18,7 @@ from lit_seq2seq.nn.transfer import transfer_weights
 from lit_seq2seq.search import GenerationConfig, search
 from lit_seq2seq.types import Padded, SpecialIds
 from tests.nn.cases import SIZES, SOURCE, SPECIALS, TARGET, assert_close, cross_entropy, disturb, gradient_of, row
-from tests.tiny import write_recipe
+from tests.tiny import needs_bfloat16, write_recipe
 
 
 def network(size: int = 8, specials: SpecialIds = SPECIALS, **options: object) -> EncoderDecoder:
@@ -175,6 +175,7 @@ def test_long_sources_stay_exact_and_so_do_gradients(scale: float) -> None:
     assert torch.cosine_similarity(gradient.double(), precise, dim=0) > 0.9999
 
 
+@needs_bfloat16
 def test_sixteen_bits_keep_the_sum_over_alignments_in_thirty_two() -> None:
     made = network().train()
     expected = cross_entropy(made, SOURCE, TARGET)[0]
