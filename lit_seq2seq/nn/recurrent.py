@@ -157,7 +157,12 @@ class RecurrentLayer(Layer):
 
         Returns:
             Outputs `(B, T, H * directions)`, zero at padding, and the state after each sequence's last real step.
+
+        Raises:
+            ValueError: inputs are of another size, which the kernels would not notice.
         """
+        if x.shape[-1] != self.rnn.input_size:
+            raise ValueError(f"expected inputs of {self.rnn.input_size} numbers each, got {x.shape[-1]}")
         if self.windows is not None or (self.training and (self.chunks is not None or self.state_dropout > 0)):
             return self.run_all(x, state, lengths)
         if torch.compiler.is_exporting() and lengths is not None:

@@ -256,3 +256,10 @@ def test_a_layer_of_sixteen_bits_gives_sixteen_bits(name: str) -> None:
     x = torch.randn(2, 5, 3).bfloat16()
     outputs, state = layer(x)
     assert (outputs.dtype, layer.step(x[:, 0], state)[0].dtype) == (torch.bfloat16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 1])], ids=["whole", "padded"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_a_layer_refuses_inputs_of_another_size(cell: str, lengths: Tensor | None) -> None:
+    with pytest.raises(ValueError, match="expected inputs of 5 numbers each, got 4"):
+        RecurrentLayer(5, 8, cell)(torch.zeros(2, 3, 4), lengths=lengths)
