@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from lit_seq2seq.features.augmentation import SpecAugment
+from lit_seq2seq.features.augmentation import Band, SpecAugment, mel
 from lit_seq2seq.features.feature import Array, Medium, is_column
 from lit_seq2seq.features.frames import SLOPE, FloatArray, SampleWindows, Stage
 from lit_seq2seq.features.recordings import MAX_SECONDS, open_audio, read_audio, read_piece, resampler, samples_of
@@ -150,6 +150,12 @@ class LogMel(Recordings):
         """Number of bands."""
         return int(self.config["n_mels"])
 
+    @property
+    def band(self) -> Band:
+        """`fmin` and `fmax`."""
+        fmin, fmax = self.config["fmin"], self.config["fmax"]
+        return fmin, self.sampling_rate / 2 if fmax is None else fmax
+
     def time(self, count: int, length: int) -> float:
         """Count the samples of frames, also of those behind by which slopes are measured; see `Feature.time`."""
         frames = min(count * self._stack + SLOPE * self._order, length * self._stack)
@@ -160,7 +166,7 @@ class LogMel(Recordings):
         return self._energies(self.samples(raw))
 
     def _energies(self, samples: FloatArray) -> FloatArray:
-        return log_mel(samples, **{name: self.config[name] for name in _SETTINGS})
+        return logmel(samples, **{name: self.config[name] for name in _SETTINGS})
 
     def _windows(self) -> Stage:
         return SampleWindows(self._energies, self.channels, self._length, hop=self._hop)
@@ -235,7 +241,7 @@ def _duration(seconds: float) -> float:
     return seconds
 
 
-def log_mel(
+def logmel(
     samples: FloatArray,
     sampling_rate: int,
     n_mels: int,
@@ -296,12 +302,8 @@ def mel_filters(bands: int, points: int, sampling_rate: int, fmin: float, *, fma
         fmin: lower edge of the lowest triangle in hertz.
         fmax: upper edge of the highest triangle in hertz.
     """
-    edges = np.linspace(_mel(fmin), _mel(fmax), bands + 2)
-    mel = _mel(np.arange(points // 2 + 1) * sampling_rate / points)[:, None]
-    rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
+    edges = np.linspace(mel(fmin), mel(fmax), bands + 2)
+    bins = mel(np.arange(points // 2 + 1) * sampling_rate / points)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     return np.asarray(np.maximum(np.minimum(rising, falling), 0), dtype=np.float32)
-
-
-def _mel(hertz: Any) -> Any:
-    return 2595 * np.log10(1 + np.asarray(hertz, dtype=np.float64) / 700)

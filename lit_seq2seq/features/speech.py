@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from lit_seq2seq.features.augmentation import SpecAugment
+from lit_seq2seq.features.augmentation import Band, SpecAugment, warping
 from lit_seq2seq.features.feature import Array, Feature, Medium, is_column
 from lit_seq2seq.features.frames import (
     SMALLEST_DEVIATION,
@@ -28,6 +28,8 @@ from lit_seq2seq.features.streams import FeatureStream, GrowingStream, VectorStr
 from lit_seq2seq.types import UserError
 
 Normalization = Literal["none", "utterance", "speaker", "global", "running"]
+Statistics = tuple[list[float], list[float]]
+"""Mean and deviation of each channel."""
 _LEARNED = ("global", "running")
 
 
@@ -65,16 +67,33 @@ class VectorFeature(Feature):
         if stack < 1:
             raise UserError(f"stack must be at least 1, but is {stack}")
         self.spec_augment = SpecAugment(**spec_augment) if isinstance(spec_augment, Mapping) else spec_augment
+        self._warps = self.spec_augment is not None and self.spec_augment.warp > 0
         plain = None if self.spec_augment is None else dataclasses.asdict(self.spec_augment)
         common = {"deltas": deltas, "normalize": normalize, "stack": stack, "spec_augment": plain, "store": store}
         self.config = {**config, **common}
         self._order, self._stack = deltas, stack
-        self.statistics: tuple[list[float], list[float]] | None = None
+        self.statistics: Statistics | None = None
+        self._speaker: Statistics | None = None
+        if self._warps and self.band is None:
+            raise UserError(
+                f"warp of spec_augment needs channels of known frequencies, which {type(self).__name__} does not tell: "
+                "leave it out, or set cepstra of Frames"
+            )
 
     @property
     @abstractmethod
     def channels(self) -> int:
         """Number of values of a frame, before derivatives and stacking."""
+
+    @property
+    def band(self) -> Band | None:
+        """Lowest and highest frequency of the channels in hertz, if they are equally spaced in mel, or are cepstra."""
+        return None
+
+    @property
+    def cepstral(self) -> bool:
+        """Whether the channels are cepstra of the mel scale."""
+        return False
 
     @abstractmethod
     def frames(self, raw: Any) -> FloatArray:
@@ -92,7 +111,12 @@ class VectorFeature(Feature):
     @property
     def is_trained(self) -> bool:
         """Whether there are no statistics to be learned."""
-        return self.config["normalize"] not in _LEARNED or self.statistics is not None
+        return not self._learns or self.statistics is not None
+
+    @property
+    def _learns(self) -> bool:
+        """Whether statistics of the training data are needed, for normalisation or for warping what is normalised."""
+        return self.config["normalize"] in _LEARNED or (self._warps and self.config["normalize"] != "none")
 
     @property
     def stored_as(self) -> str | None:
@@ -109,19 +133,19 @@ class VectorFeature(Feature):
         if not self.by_speaker:
             return self
         feature = copy.copy(self)
-        feature.statistics = self._statistics(raw)
+        feature._speaker = self._statistics(raw)
         return feature
 
     def train(self, raw: Iterable[Any], total: int | None = None) -> None:
-        """Learn mean and deviation of each channel, where `normalize` is `global` or `running`."""
-        if self.config["normalize"] not in _LEARNED:
+        """Learn mean and deviation of each channel, where `normalize` or `warp` asks for them."""
+        if not self._learns:
             return
         from tqdm import tqdm
 
         values = (value for item in raw for value in (item if isinstance(item, list) else [item]))
         self.statistics = self._statistics(tqdm(values, total=total, desc="statistics", disable=None))
 
-    def _statistics(self, raw: Iterable[Any]) -> tuple[list[float], list[float]]:
+    def _statistics(self, raw: Iterable[Any]) -> Statistics:
         count, summed, squares = 0, np.zeros(1), np.zeros(1)
         for value in raw:
             frames = self._derived(value).astype(np.float64)
@@ -137,8 +161,21 @@ class VectorFeature(Feature):
         return [stacked(self._normalized(self._derived(value)), self._stack) for value in raw]
 
     def augment(self, array: Array) -> Array:
-        """Mask blocks of frames and channels, if there is a `spec_augment`."""
-        return array if self.spec_augment is None else self.spec_augment(array.astype(np.float32), self.channels)
+        """Stretch, warp and mask, if there is a `spec_augment`."""
+        if self.spec_augment is None:
+            return array
+        return self.spec_augment(array.astype(np.float32), self.channels, self._warped)
+
+    def _warped(self, array: FloatArray, factor: float) -> FloatArray:
+        """Multiply the frequencies of `(T, F)`, which are in units of deviations, by a factor."""
+        assert self.band is not None
+        raw = warping(factor, self.channels, self.band, self.cepstral)  # (C, C)
+        ones = np.ones(self.channels * (1 + self._order))
+        scale = (ones if self.statistics is None else np.array(self.statistics[1])).reshape(-1, self.channels)
+        matrices = raw * scale[:, None, :] / scale[:, :, None]  # (1 + order, C, C)
+        groups = array.reshape(len(array), self._stack, *scale.shape)
+        warped = np.einsum("tsgj,gij->tsgi", groups, matrices.astype(np.float32), optimize=True)
+        return np.asarray(warped, dtype=np.float32).reshape(array.shape)
 
     def nothing(self) -> Array:
         """Return a single position of zeros."""
@@ -162,7 +199,7 @@ class VectorFeature(Feature):
 
     def _normalized(self, frames: FloatArray) -> FloatArray:
         if self.config["normalize"] in ("utterance", "speaker"):
-            return normalized(frames, self.statistics)
+            return normalized(frames, self._speaker)
         return self._normalizer()(frames, True)
 
     def _normalizer(self) -> Stage:
@@ -212,11 +249,14 @@ class Frames(VectorFeature):
 
     Args:
         channels: number of values of a frame.
+        cepstra: if the values are cepstra of the mel scale from c_0 on, the lowest and the highest frequency of their
+            filters in hertz, which `warp` of `spec_augment` needs.
 
     Raises:
         UserError: a setting is out of its range.
     """
 
+    random_settings: ClassVar[tuple[str, ...]] = (*VectorFeature.random_settings, "cepstra")
     medium: ClassVar[Medium | None] = "frames"
     column_kind: ClassVar[str] = "a list of frames, each a list of numbers,"
     input_kind: ClassVar[str] = "an array of frames (T, F), or a list of lists of numbers"
@@ -230,16 +270,31 @@ class Frames(VectorFeature):
         stack: int = 1,
         *,
         spec_augment: SpecAugment | None = None,
+        cepstra: Sequence[float] | None = None,
         store: bool = True,
     ) -> None:
-        super().__init__(deltas, normalize, stack, spec_augment, store=store, channels=channels)
         if channels < 1:
             raise UserError(f"channels must be at least 1, but is {channels}")
+        if cepstra is not None and not (len(cepstra) == 2 and 0 <= cepstra[0] < cepstra[1]):
+            raise UserError(f"cepstra must be two frequencies, 0 <= lowest < highest, but is {list(cepstra)}")
+        self._cepstra = None if cepstra is None else (cepstra[0], cepstra[1])
+        plain = None if cepstra is None else list(cepstra)
+        super().__init__(deltas, normalize, stack, spec_augment, store=store, channels=channels, cepstra=plain)
 
     @property
     def channels(self) -> int:
         """Number of values of a frame."""
         return int(self.config["channels"])
+
+    @property
+    def band(self) -> Band | None:
+        """`cepstra`."""
+        return self._cepstra
+
+    @property
+    def cepstral(self) -> bool:
+        """Whether `cepstra` is set."""
+        return self._cepstra is not None
 
     def accepts_column(self, column: object) -> bool:
         """Tell whether a column holds lists of lists of numbers."""

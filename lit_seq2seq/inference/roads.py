@@ -13,6 +13,7 @@ from lit_seq2seq.features.feature import Array
 from lit_seq2seq.inference.model import ModelHost, Seq2SeqModel
 from lit_seq2seq.live.policies import PolicyRoad
 from lit_seq2seq.live.roads import Agreement, FrameRoad, Listening, Road, StreamOutput, joined
+from lit_seq2seq.nn.network import EncoderDecoder
 from lit_seq2seq.reranking import reranked
 from lit_seq2seq.search import GenerationConfig
 from lit_seq2seq.search.alignments import AlignmentSearch
@@ -171,6 +172,8 @@ def road_of(model: Seq2SeqModel, config: GenerationConfig, agreement: int) -> Ro
     if writes:
         return TransducerRoad(model, config)
     if config.policy is not None:
+        if not isinstance(model.searched, EncoderDecoder):
+            raise UserError("a policy leads one model, but these are several: give one, or set policy to null")
         reader, decoder = TorchReader(model, "generation.policy"), TorchDecoder(model)
         host = ModelHost(model, decoder.blank)
         return PolicyRoad(model.processor, config, reader, decoder=decoder, device=model.device, host=host)
