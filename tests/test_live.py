@@ -253,6 +253,15 @@ def test_what_looks_at_whole_sources_is_refused() -> None:
             LiveStreams(predictor(decoder), GenerationConfig(**options))
 
 
+def test_several_models_have_no_policy_but_agree() -> None:
+    both = pipeline("translation", [predictor("parallel").model, predictor("parallel").model])
+    with pytest.raises(UserError, match="a policy leads one model, but these are several: give one, or set policy to"):
+        both.live(policy=WaitK(2))
+    live = both.live()
+    live.feed("eins zwei drei")
+    assert live.finish() == both("eins zwei drei")[0]["translation_text"]
+
+
 def test_streams_part_and_join_in_any_order() -> None:
     for decoder, policy in (("transducer", None), ("feeding", WaitK(2))):
         made = predictor(decoder)

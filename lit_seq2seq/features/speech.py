@@ -170,8 +170,8 @@ class VectorFeature(Feature):
         """Multiply the frequencies of `(T, F)`, which are in units of deviations, by a factor."""
         assert self.band is not None
         raw = warping(factor, self.channels, self.band, self.cepstral)  # (C, C)
-        ones = np.ones(self.channels * (1 + self._order))
-        scale = (ones if self.statistics is None else np.array(self.statistics[1])).reshape(-1, self.channels)
+        deviations = self._learned()[1] if self._learns else np.ones(self.channels * (1 + self._order))
+        scale = np.reshape(deviations, (-1, self.channels))
         matrices = raw * scale[:, None, :] / scale[:, :, None]  # (1 + order, C, C)
         groups = array.reshape(len(array), self._stack, *scale.shape)
         warped = np.einsum("tsgj,gij->tsgi", groups, matrices.astype(np.float32), optimize=True)
@@ -209,10 +209,13 @@ class VectorFeature(Feature):
             return lambda frames, last: frames
         if kind not in _LEARNED:
             raise UserError(f"normalize={kind} reads the whole input: set it to running, global or none, and train")
-        if self.statistics is None:
-            raise UserError("this feature has no statistics yet: call train(values), or set normalize to utterance")
-        statistics = self.statistics
+        statistics = self._learned()
         return Running(statistics) if kind == "running" else lambda frames, last: normalized(frames, statistics)
+
+    def _learned(self) -> Statistics:
+        if self.statistics is None:
+            raise UserError("this feature has no statistics yet: call train(values)")
+        return self.statistics
 
     def in_pieces(self, sampling_rate: int | None = None) -> FeatureStream:
         """Begin to read pieces of sound, or of frames; see `Feature.in_pieces`."""

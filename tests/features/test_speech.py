@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lit_seq2seq.features import Frames, Processor, SpecAugment, Tokenizer
-from lit_seq2seq.features.augmentation import stretched
+from lit_seq2seq.features import Frames, LogMel, Processor, SpecAugment, Tokenizer
+from lit_seq2seq.features.augmentation import hertz, mel, stretched, warping
 from lit_seq2seq.features.frames import deltas
 from lit_seq2seq.types import UserError
 
@@ -80,6 +80,48 @@ def test_stretching_changes_the_duration_and_keeps_the_course():
     assert len(stretched(line[:1], 0.3)) == 1
 
 
+def test_a_warped_spectrum_has_its_peak_at_another_frequency():
+    band, count = (100.0, 8000.0), 200
+    centres = hertz(np.linspace(*mel(band), count + 2)[1:-1])
+    energies = np.exp(-(((centres - 2000) / 300) ** 2))
+    for factor in (0.8, 1.0, 1.25):
+        moved = warping(factor, count, band, cepstral=False) @ energies
+        assert abs(centres[moved.argmax()] - 2000 / factor) < 30
+        np.testing.assert_allclose(warping(factor, count, band, cepstral=False).sum(axis=1), 1)  # silence stays
+
+
+def test_cepstra_are_warped_as_the_bands_they_stand_for():
+    band, count = (100.0, 8000.0), 40
+    smooth = np.cos(np.pi * np.arange(13)[:, None] * (np.arange(count) + 0.5) / count)  # (C, M)
+    energies = RNG.normal(size=13) @ smooth  # no more than 13 cepstra tell
+    cepstra = smooth @ energies / count
+    np.testing.assert_allclose(warping(1.0, 13, band, cepstral=True) @ cepstra, cepstra, atol=1e-10)
+    moved = smooth @ warping(0.9, count, band, cepstral=False) @ energies / count
+    np.testing.assert_allclose(warping(0.9, 13, band, cepstral=True) @ cepstra, moved, atol=1e-10)
+
+
+@pytest.mark.parametrize("normalize", ["none", "utterance", "speaker", "global"])
+def test_warping_what_is_normalised_is_warping_first(normalize, monkeypatch):
+    band, options = (100.0, 8000.0), {"deltas": 1, "normalize": normalize}
+    augment = SpecAugment(time_masks=0, channel_masks=0, warp=0.2)
+    feature = Frames(4, **options, stack=2, cepstra=band, spec_augment=augment)
+    assert feature.is_trained == (normalize == "none")
+    feature.train([FRAMES])
+    adapted, plain = feature.adapted([FRAMES]), Frames(4, **options, stack=2).adapted([FRAMES])
+    plain.train([FRAMES])
+    [array], [same] = adapted.encode([FRAMES]), plain.encode([FRAMES])
+    np.testing.assert_array_equal(array, same)
+    monkeypatch.setattr("lit_seq2seq.features.augmentation.drawn", lambda: 0.75)
+    matrix = warping(1.1, 4, band, cepstral=True)
+    before = Frames(4, deltas=1, normalize="none").encode([FRAMES, FRAMES @ matrix.T.astype(np.float32)])
+    mean, deviation = (0, 1) if normalize == "none" else (before[0].mean(0) @ np.kron(np.eye(2), matrix.T), None)
+    deviation = before[0].std(0) if deviation is None else deviation
+    expected = (np.concatenate([before[1], before[1][-1:]]) - mean) / deviation
+    np.testing.assert_allclose(adapted.augment(array), expected.reshape(6, 16), atol=1e-4)
+    saved = Frames.from_dict(json.loads(json.dumps(adapted.to_dict())))
+    np.testing.assert_allclose(saved.augment(array), adapted.augment(array))
+
+
 def test_masks_leave_the_array_alone_and_follow_the_seed():
     mask, before = SpecAugment(), FRAMES.copy()
     torch.manual_seed(3)
@@ -104,7 +146,8 @@ def test_what_is_saved_loads_identically(tmp_path):
 
 
 def test_masks_are_no_part_of_what_a_model_needs():
-    assert Frames(4, spec_augment=SpecAugment()).identity() == Frames(4, store=False).identity()
+    augmented = Frames(4, cepstra=[0, 8000], spec_augment=SpecAugment(warp=0.1))
+    assert augmented.identity() == Frames(4, store=False).identity()
     assert Frames(4, deltas=1).identity() != Frames(4).identity()
 
 
@@ -131,6 +174,10 @@ def test_frames_that_do_not_fit_are_explained(raw, message):
         (lambda: Frames(4, stack=0), "stack must be at least 1, but is 0"),
         (lambda: SpecAugment(time_masks=-1), "time_masks of spec_augment must be at least 0, but is -1"),
         (lambda: SpecAugment(stretch=1), "stretch of spec_augment must be at least 0 and below 1, but is 1"),
+        (lambda: SpecAugment(warp=-0.1), "warp of spec_augment must be at least 0 and below 1, but is -0.1"),
+        (lambda: Frames(4, cepstra=[300, 200]), "cepstra must be two frequencies, 0 <= lowest < highest"),
+        (lambda: Frames(4, spec_augment=SpecAugment(warp=0.1)), "which Frames does not tell: leave it out, or set cep"),
+        (lambda: LogMel(spec_augment=SpecAugment(warp=0.1)).augment(FRAMES), "this feature has no statistics yet"),
         (lambda: SpecAugment(time_share=0), "time_share of spec_augment must be above 0"),
         (lambda: Frames(4, normalize="global").encode([FRAMES]), "this feature has no statistics yet"),
         (lambda: Frames(4, normalize="global").train([]), "expected data to learn the normalisation from"),
