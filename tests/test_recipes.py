@@ -24,8 +24,10 @@ from lit_seq2seq.cli.recipe import main
 from lit_seq2seq.cli.summary import generate_command, typed
 from lit_seq2seq.features import Feature, Records, Tokenizer
 from lit_seq2seq.features import Image as ImageFeature
+from lit_seq2seq.inference.roads import writes_early
 from lit_seq2seq.types import UserError
 from tests.backbones import write_backbone
+from tests.nn.cases import disturb
 from tests.tiny import Trained, make_model, pairs, write_csv
 
 ROOT = Path(__file__).parent.parent
@@ -191,6 +193,43 @@ def test_a_recipe_trains_from_any_folder(path: Path, tmp_path: Path, monkeypatch
     assert monitor in recipe.trainer.callback_metrics
     assert list(tmp_path.rglob("last.ckpt"))
     assert list(Path.cwd().iterdir()) == []
+
+
+# what docs/live.md says of each recipe
+STREAMED: dict[str, list[str]] = {
+    "speech/telephone_live.yaml": [],
+    "speech/fsdd_transducer.yaml": [],
+    "speech/an4_live.yaml": [],
+    "transduction/g2p_transducer.yaml": ["--model.encoder.init_args.bidirectional", "false"],
+    "translation/multi30k_wait_k.yaml": [],
+    "translation/builtin.yaml": ["--config", "recipes/objectives/wait_k.yaml"],
+}
+
+
+@pytest.mark.parametrize("recipe", STREAMED)
+def test_what_the_page_says_is_enough_to_stream(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    path, settings = ROOT / "recipes" / recipe, STREAMED[recipe]
+    page = (ROOT / "docs" / "live.md").read_text(encoding="utf-8")
+    assert path.name in page
+    assert " ".join(settings) in page
+    built = load_recipe(path, [*small(path, tmp_path), *settings])
+    model, data = built.model, built.datamodule
+    model.attach(data.processor)
+    disturb(model.net).eval()
+    assert writes_early(model.model)
+    (source, _), *_ = data.first_rows("validation", 1)
+    sound = isinstance(source, dict)
+    whole = np.asarray(source["array"], dtype=np.int16) if sound else source
+    options = {"sampling_rate": source["sampling_rate"]} if sound else {}
+    written = []
+    for count in (1, 3):
+        live = pipeline(model.model.task, model.model).live(**options, max_new_tokens=9)
+        for begin in range(0, len(whole), 1 + len(whole) // count):
+            live.feed(whole[begin : begin + 1 + len(whole) // count])
+        live.finish()
+        written.append(live.text)
+    assert written[0] == written[1] != ""
 
 
 def test_the_stages_of_a_pretrained_image_model_learn_one_after_the_other(tmp_path: Path) -> None:
