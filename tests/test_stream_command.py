@@ -203,6 +203,26 @@ def test_interrupting_the_recording_writes_the_rest(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+def test_interrupting_a_pipe_writes_the_rest(tmp_path: Path) -> None:
+    feature = LogMel(sampling_rate=800, n_mels=4, window=0.02, hop=0.01, fmin=0, normalize="none")
+    made = save(tmp_path / "model", feature)
+    samples = np.random.default_rng(2).integers(-9000, 9000, 1111).astype(np.int16)
+    [[expected]] = made.stream([samples])
+    command = [sys.executable, "-m", "lit_seq2seq", "stream", "--model", str(tmp_path / "model"), "--sampling_rate=800"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(samples[:1000].tobytes())
+        process.stdin.flush()
+        written = os.read(process.stdout.fileno(), 1000)
+        process.send_signal(signal.SIGINT)  # what the program at the other end gets, too
+        process.stdin.write(samples[1000:].tobytes())
+        process.stdin.close()
+        written += process.stdout.read()
+    assert written.decode() == expected.text + "\n"
+    assert process.returncode == 0
+
+
 def test_frames_come_as_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     made = save(tmp_path / "model", Frames(3, normalize="none"))
     frames = np.random.default_rng(2).normal(size=(2, 9, 3)).round(3).tolist()

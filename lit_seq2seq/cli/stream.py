@@ -136,7 +136,15 @@ def _reader(feature: Feature, options: Namespace) -> tuple[Iterator[Any], int | 
         return _recording(options)
     if rate is None:
         raise UserError("standard input has samples of sound, which do not tell their rate: set --sampling_rate")
-    return samples(_size(options, rate)), rate
+    return _piped(_size(options, rate)), rate
+
+
+def _piped(size: int) -> Iterator[Any]:
+    """Read samples until the pipe is closed, as Ctrl-C makes the program at its other end do."""
+    from lit_seq2seq.cli.microphone import on_interrupt
+
+    with on_interrupt():
+        yield from samples(size)
 
 
 def _size(options: Namespace, rate: int) -> int:

@@ -143,6 +143,10 @@ class OptionParser(jsonargparse.ArgumentParser):
             there = [name for name, value in vars(importlib.import_module(module)).items() if isinstance(value, type)]
             close = difflib.get_close_matches(wrong, there, n=1)
             text = f"there is no class {module}.{wrong}" + (f" - did you mean {module}.{close[0]}?" if close else "")
+        if missing := re.fullmatch(r"argument \S*?(--\S+): expected (at least )?one argument", text):
+            kinds = {option: getattr(one, "_typehint", None) for one in self._actions for option in one.option_strings}
+            example = "true" if kinds.get(missing[1]) is bool else "VALUE"
+            text = f"{missing[1]} needs a value, as in {missing[1]} {example}"
         text = re.sub(_AMBIGUOUS, r'Parser key "\1": several classes are called \2: give the path of one, \3', text)
         text = re.sub(
             _NO_CLASS, r'Parser key "\1": expected the path of a class, such as my_parts.MyClass, got \2', text
