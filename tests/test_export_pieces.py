@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from lit_seq2seq.export import write_graphs
 from lit_seq2seq.export.graphs import flatten
@@ -22,6 +23,7 @@ from lit_seq2seq.nn import (
     ParallelDecoder,
     PyramidalEncoder,
     TextEncoder,
+    TransducerDecoder,
 )
 from lit_seq2seq.runtime.network import Session
 from lit_seq2seq.types import Encoded, Padded
@@ -132,3 +134,21 @@ def test_the_states_before_the_first_piece_are_known() -> None:
     found = begins(network)
     assert {name.partition(".")[0] for name in found} == {"pieces", "prediction"}
     assert all(len(value) == 1 for value in found.values())
+
+
+class Peeking(TextEncoder):
+    """How it reads on depends on what it reads."""
+
+    def extend(self, state: Any, piece: Padded, last: Tensor) -> tuple[Padded, Any]:
+        return super().extend(state, piece if piece.values.sum() > -1 else piece.select(torch.tensor([0])), last)
+
+
+@slow
+def test_the_rest_is_exported_where_reading_in_pieces_cannot_be(tmp_path: Path) -> None:
+    encoder = partial(Peeking, **SIZES, bidirectional=False)
+    network = EncoderDecoder(SOURCE_SIZE, TARGET_SIZE, encoder, partial(TransducerDecoder, **SIZES)).eval()
+    with pytest.warns(UserWarning, match=r"cannot write while it reads with Peeking and TransducerDecoder \(.*\)$"):
+        assert write_graphs(network, SOURCE, tmp_path) == []
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{part}.fp32.onnx" for part in ("encoder", "decoder", "output")
+    }

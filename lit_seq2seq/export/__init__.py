@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -156,32 +157,43 @@ def write_graphs(
     Raises:
         UserError: torch cannot trace it.
     """
-    from lit_seq2seq.export.graphs import trace
+    from lit_seq2seq.export.graphs import Graph, trace
     from lit_seq2seq.export.onnx import halve, quantize, quietly, to_onnx
     from lit_seq2seq.export.pieces import PARTS as LIVE_PARTS
     from lit_seq2seq.export.pieces import begins, trace_pieces
     from lit_seq2seq.runtime.network import BEGINS, PARTS
 
+    def forget_live() -> None:
+        for old in [folder / BEGINS, *(path for part in LIVE_PARTS for path in folder.glob(f"{part}.*"))]:
+            old.unlink(missing_ok=True)
+
+    def write(found: dict[str, Graph]) -> dict[str, Graph]:
+        for name, graph in found.items():
+            to_onnx(graph, folder / f"{name}.fp32.onnx")
+        return found
+
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [folder / BEGINS, *(path for part in LIVE_PARTS for path in folder.glob(f"{part}.*"))]:
-        old.unlink(missing_ok=True)
-    live = []
+    forget_live()
+    who, live = f"{type(network.encoder).__name__} and {type(network.decoder).__name__}", list[str]()
     try:
         with quietly():
-            graphs = dict(zip(PARTS, trace(network, source), strict=True))
-            if writes_early(network):
-                assert isinstance(source, Padded)
-                pieces = trace_pieces(network, source)
-                graphs, live = graphs | pieces, list(pieces)
-                np.savez(folder / BEGINS, **begins(network))
-        for name, graph in graphs.items():
-            to_onnx(graph, folder / f"{name}.fp32.onnx")
+            traced = dict(zip(PARTS, trace(network, source), strict=True))
+        graphs = write(traced)
     except Exception as error:  # torch has no common one
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"a model with {type(network.encoder).__name__} and {type(network.decoder).__name__} cannot be exported "
-            f"({type(error).__name__}: {reason:.200}): use lit-seq2seq generate or serve"
+            f"a model with {who} cannot be exported ({_reason(error)}): use lit-seq2seq generate or serve"
         ) from error
+    if writes_early(network):
+        assert isinstance(source, Padded)
+        try:
+            with quietly():
+                pieces = trace_pieces(network, source)
+            write(pieces)
+            np.savez(folder / BEGINS, **begins(network))
+            graphs, live = graphs | pieces, list(pieces)
+        except Exception as error:  # the rest works
+            forget_live()
+            warnings.warn(f"the runtime cannot write while it reads with {who} ({_reason(error)})", stacklevel=2)
     for name, graph in graphs.items():
         full = folder / f"{name}.fp32.onnx"
         for variant, make in (("fp16", halve), ("int8", quantize)):
@@ -192,6 +204,10 @@ def write_graphs(
         if programs:
             torch.export.save(graph.program, folder / f"{name}.pt2")
     return live
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.200}"
 
 
 def _require_packages() -> None:

@@ -115,6 +115,26 @@ def test_parts_of_the_joint_layer_give_what_the_whole_does(monkeypatch: pytest.M
         torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-5)
 
 
+def test_dropout_of_the_joint_layer_is_the_same_at_all_positions_and_when_computed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = network(dropout=0.5).train()
+    decoder = made.decoder
+    assert isinstance(decoder, TransducerDecoder)
+    alike = decoder.join(
+        torch.ones(2, 1, 6, decoder.symbols.in_features), torch.ones(2, 3, 1, decoder.symbols.in_features)
+    )
+    assert_close(alike, alike[:, :, :1].expand_as(alike))  # (B, T, S, V)
+    assert not torch.allclose(alike[:, 0], alike[:, 1])
+    found, parameters = [], list(made.parameters())
+    monkeypatch.setattr(transducer, "BLOCK", 4 * 5 * 8 * 2)
+    for again in (transducer.checkpoint, lambda function, *given, use_reentrant: function(*given)):
+        monkeypatch.setattr(transducer, "checkpoint", again)
+        torch.manual_seed(3)
+        found.append(gradient_of(cross_entropy(made, SOURCE, TARGET)[0], parameters))
+    assert torch.equal(*found)
+
+
 def test_fast_emit_weighs_the_symbols_of_the_target_in_the_gradient() -> None:
     """By equation 8 of the paper: the gradient by each log-probability of a symbol grows, that by a blank does not."""
     source, target = row(SOURCE, 0), row(TARGET, 3)
