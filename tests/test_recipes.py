@@ -158,6 +158,8 @@ def small(path: Path, folder: Path) -> list[str]:
             arguments.append(f"--data.dataset={json.dumps(images(folder, *columns))}")
             return [*arguments, "--data.name=null"]
         arguments.append(f"--data.dataset={vectors(folder, *columns, feature['init_args'].get('channels'))}")
+        if "speaker" in where:
+            arguments += ["--data.columns.speaker=null", "--data.source_feature.init_args.normalize=utterance"]
         return [*arguments, "--data.name=null", "--data.train_split=train", "--data.target_tokenizer.vocab_size=60"]
     columns = (where["source"] or "nothing", where["target"], where.get("tags", []))
     arguments.append(f"--data.dataset={json.dumps(files(folder, *columns, records=records))}")

@@ -31,6 +31,7 @@ from tests.nn import cases, test_attention, test_cell_contract, test_encoders
 from tests.nn.pieces import check_pieces
 from tests.test_docs import ROOT, run_here, run_page, shell
 from tests.test_export import OTHER_VERSION
+from tests.tiny import needs_bfloat16
 
 WALKS = ["N N E", "W", "S E S E S", "", "E W"]
 
@@ -77,7 +78,7 @@ def test_the_page_runs_and_each_way_to_use_the_model_writes_the_same(place: Path
     assert f"[{{'generated_text': '{expected[0]}'}}, {{'generated_text': '" in said
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_bfloat16), torch.int8])
 def test_it_decodes_in_fewer_bits(predictor: Predictor, dtype: torch.dtype) -> None:
     fast = Predictor(predictor.model, dtype=dtype)
     assert len(list(fast.stream(WALKS))) == len(WALKS)
