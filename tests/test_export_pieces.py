@@ -1,5 +1,6 @@
 """Graphs of encoders that read in pieces give what the encoder makes of the whole."""
 
+import errno
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -152,3 +153,17 @@ def test_the_rest_is_exported_where_reading_in_pieces_cannot_be(tmp_path: Path) 
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{part}.fp32.onnx" for part in ("encoder", "decoder", "output")
     }
+
+
+@slow
+def test_a_file_that_cannot_be_written_is_no_limit_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    network = EncoderDecoder(SOURCE_SIZE, TARGET_SIZE, ONWARD, partial(TransducerDecoder, **SIZES)).eval()
+    for function in ("numpy.savez", "lit_seq2seq.export.onnx.to_onnx"):
+        monkeypatch.setattr(function, full)
+        with pytest.raises(OSError, match="No space left"):
+            write_graphs(network, SOURCE, tmp_path)

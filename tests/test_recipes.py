@@ -69,13 +69,14 @@ def files(folder: Path, source: str, target: str, features: list[str], records: 
     return found
 
 
-def vectors(folder: Path, source: str, target: str, channels: int | None) -> str:
+def vectors(folder: Path, source: str, target: str, *, channels: int | None, speaker: str | None = None) -> str:
     """Write a folder of the three splits with ready frames, or with samples where `channels` is unknown."""
     rng = np.random.default_rng(0)
     shape = (300,) if channels is None else (30, channels)
     for seed, split in enumerate(("train", "validation", "test")):
         texts = pairs(20, seed)["target"]
         columns = {source: [rng.normal(size=shape).astype(np.float32).tolist() for _ in texts], target: texts}
+        columns |= {speaker: ["ann", "bob"] * (len(texts) // 2)} if speaker else {}
         Dataset.from_dict(columns).to_parquet(folder / f"{split}.parquet")
     return json.dumps({split: str(folder / f"{split}.parquet") for split in ("train", "validation", "test")})
 
@@ -157,9 +158,8 @@ def small(path: Path, folder: Path) -> list[str]:
         if feature["class_path"].endswith("Image"):
             arguments.append(f"--data.dataset={json.dumps(images(folder, *columns))}")
             return [*arguments, "--data.name=null"]
-        arguments.append(f"--data.dataset={vectors(folder, *columns, feature['init_args'].get('channels'))}")
-        if "speaker" in where:
-            arguments += ["--data.columns.speaker=null", "--data.source_feature.init_args.normalize=utterance"]
+        ready = vectors(folder, *columns, channels=feature["init_args"].get("channels"), speaker=where.get("speaker"))
+        arguments.append(f"--data.dataset={ready}")
         return [*arguments, "--data.name=null", "--data.train_split=train", "--data.target_tokenizer.vocab_size=60"]
     columns = (where["source"] or "nothing", where["target"], where.get("tags", []))
     arguments.append(f"--data.dataset={json.dumps(files(folder, *columns, records=records))}")

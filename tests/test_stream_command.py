@@ -11,6 +11,7 @@ import time
 import xml.etree.ElementTree as ET
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,20 +204,25 @@ def test_interrupting_the_recording_writes_the_rest(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-def test_interrupting_a_pipe_writes_the_rest(tmp_path: Path) -> None:
-    feature = LogMel(sampling_rate=800, n_mels=4, window=0.02, hop=0.01, fmin=0, normalize="none")
-    made = save(tmp_path / "model", feature)
-    samples = np.random.default_rng(2).integers(-9000, 9000, 1111).astype(np.int16)
-    [[expected]] = made.stream([samples])
-    command = [sys.executable, "-m", "lit_seq2seq", "stream", "--model", str(tmp_path / "model"), "--sampling_rate=800"]
+@pytest.mark.parametrize("kind", ["text", "sound"])
+def test_interrupting_a_pipe_writes_the_rest(tmp_path: Path, kind: str) -> None:
+    source: Any = "vier drei eins zwei fünf fünf eins"
+    given, feature, options = source.encode(), None, []
+    if kind == "sound":
+        feature = LogMel(sampling_rate=800, n_mels=4, window=0.02, hop=0.01, fmin=0, normalize="none")
+        source = np.random.default_rng(2).integers(-9000, 9000, 1111).astype(np.int16)
+        given, options = source.tobytes(), ["--sampling_rate=800"]
+    [[expected]] = save(tmp_path / "model", feature).stream([source])
+    command = [sys.executable, "-m", "lit_seq2seq", "stream", "--model", str(tmp_path / "model"), *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(samples[:1000].tobytes())
+        early = len(given) * 2 // 3
+        process.stdin.write(given[:early])
         process.stdin.flush()
         written = os.read(process.stdout.fileno(), 1000)
         process.send_signal(signal.SIGINT)  # what the program at the other end gets, too
-        process.stdin.write(samples[1000:].tobytes())
+        process.stdin.write(given[early:])
         process.stdin.close()
         written += process.stdout.read()
     assert written.decode() == expected.text + "\n"

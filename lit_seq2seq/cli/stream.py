@@ -129,22 +129,23 @@ def _reader(feature: Feature, options: Namespace) -> tuple[Iterator[Any], int | 
         print("speak; Ctrl-C ends", file=sys.stderr, flush=True)
         return chain(microphone(rate, _size(options, rate)), [None]), rate
     if medium in ("text", "frames"):
-        return (texts if medium == "text" else frames)(options.input), None
+        pieces = (texts if medium == "text" else frames)(options.input)
+        return (_piped(pieces) if options.input == "-" and not sys.stdin.isatty() else pieces), None
     if medium != "audio":
         raise UserError("this model reads no text, sound or frames in pieces: use lit-seq2seq generate")
     if options.input != "-":
         return _recording(options)
     if rate is None:
         raise UserError("standard input has samples of sound, which do not tell their rate: set --sampling_rate")
-    return _piped(_size(options, rate)), rate
+    return _piped(samples(_size(options, rate))), rate
 
 
-def _piped(size: int) -> Iterator[Any]:
-    """Read samples until the pipe is closed, as Ctrl-C makes the program at its other end do."""
+def _piped(pieces: Iterator[Any]) -> Iterator[Any]:
+    """Read until the pipe is closed, as Ctrl-C makes the program at its other end do; a second one ends this."""
     from lit_seq2seq.cli.microphone import on_interrupt
 
     with on_interrupt():
-        yield from samples(size)
+        yield from pieces
 
 
 def _size(options: Namespace, rate: int) -> int:

@@ -159,13 +159,8 @@ def write_graphs(
     """
     from lit_seq2seq.export.graphs import Graph, trace
     from lit_seq2seq.export.onnx import halve, quantize, quietly, to_onnx
-    from lit_seq2seq.export.pieces import PARTS as LIVE_PARTS
     from lit_seq2seq.export.pieces import begins, trace_pieces
     from lit_seq2seq.runtime.network import BEGINS, PARTS
-
-    def forget_live() -> None:
-        for old in [folder / BEGINS, *(path for part in LIVE_PARTS for path in folder.glob(f"{part}.*"))]:
-            old.unlink(missing_ok=True)
 
     def write(found: dict[str, Graph]) -> dict[str, Graph]:
         for name, graph in found.items():
@@ -173,12 +168,14 @@ def write_graphs(
         return found
 
     folder.mkdir(parents=True, exist_ok=True)
-    forget_live()
+    _forget_live(folder)
     who, live = f"{type(network.encoder).__name__} and {type(network.decoder).__name__}", list[str]()
     try:
         with quietly():
             traced = dict(zip(PARTS, trace(network, source), strict=True))
         graphs = write(traced)
+    except OSError:
+        raise
     except Exception as error:  # torch has no common one
         raise UserError(
             f"a model with {who} cannot be exported ({_reason(error)}): use lit-seq2seq generate or serve"
@@ -191,8 +188,10 @@ def write_graphs(
             write(pieces)
             np.savez(folder / BEGINS, **begins(network))
             graphs, live = graphs | pieces, list(pieces)
+        except OSError:
+            raise
         except Exception as error:  # the rest works
-            forget_live()
+            _forget_live(folder)
             warnings.warn(f"the runtime cannot write while it reads with {who} ({_reason(error)})", stacklevel=2)
     for name, graph in graphs.items():
         full = folder / f"{name}.fp32.onnx"
@@ -204,6 +203,15 @@ def write_graphs(
         if programs:
             torch.export.save(graph.program, folder / f"{name}.pt2")
     return live
+
+
+def _forget_live(folder: Path) -> None:
+    """Remove what an export has written for models that write while they read."""
+    from lit_seq2seq.export.pieces import PARTS
+    from lit_seq2seq.runtime.network import BEGINS
+
+    for old in [folder / BEGINS, *(path for part in PARTS for path in folder.glob(f"{part}.*"))]:
+        old.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:

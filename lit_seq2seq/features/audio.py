@@ -166,7 +166,7 @@ class LogMel(Recordings):
         return self._energies(self.samples(raw))
 
     def _energies(self, samples: FloatArray) -> FloatArray:
-        return logmel(samples, **{name: self.config[name] for name in _SETTINGS})
+        return log_mel(samples, **{name: self.config[name] for name in _SETTINGS})
 
     def _windows(self) -> Stage:
         return SampleWindows(self._energies, self.channels, self._length, hop=self._hop)
@@ -241,7 +241,7 @@ def _duration(seconds: float) -> float:
     return seconds
 
 
-def logmel(
+def log_mel(
     samples: FloatArray,
     sampling_rate: int,
     n_mels: int,

@@ -181,6 +181,11 @@ class VectorFeature(Feature):
         """Return a single position of zeros."""
         return np.zeros((1, self.size), dtype=np.float32)
 
+    def identity(self) -> dict[str, Any]:
+        """Leave out statistics that only warping needs; see `Feature.identity`."""
+        values = super().identity()
+        return values if self.config["normalize"] in _LEARNED else {**values, "statistics": None}
+
     def to_dict(self) -> dict[str, Any]:
         """Describe settings and statistics."""
         return {"config": self.config, "statistics": self.statistics}

@@ -147,6 +147,8 @@ def test_what_is_saved_loads_identically(tmp_path):
 
 def test_masks_are_no_part_of_what_a_model_needs():
     augmented = Frames(4, cepstra=[0, 8000], spec_augment=SpecAugment(warp=0.1))
+    augmented.train([FRAMES])
+    assert augmented.statistics is not None
     assert augmented.identity() == Frames(4, store=False).identity()
     assert Frames(4, deltas=1).identity() != Frames(4).identity()
 
